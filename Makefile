@@ -1,0 +1,51 @@
+# Turntable: `make demo` runs the whole loop, `make test` runs everything that proves it. Both set up what they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt dev.txt)
+BIN := .venv/bin
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: help setup demo serve test lint format loadtest clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: .venv/.installed ## make .venv with pinned packages (seconds when nothing changed)
+
+.venv/.installed: $(LISTS) pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; install it, or give one with PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "setup: virtual environment"
+	@$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv==$(UV_VERSION)
+	@echo "setup: packages (pinned, about 3 GB unpacked)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(addprefix -r ,$(LISTS))
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -c 'import torch' || \
+		{ echo "error: torch does not import; if a CUDA build came without CUDA, add PyTorch's CPU wheels with UV_FIND_LINKS or UV_INDEX and run make setup again" >&2; exit 2; }
+	@touch $@ && echo "setup: done"
+
+demo: setup ## the whole loop: base model, engine, data, training, proof, a chat, the bill
+	@$(BIN)/turntable demo
+
+serve: setup ## the gateway on port 8080 with the embedded base and all published adapters
+	@$(BIN)/turntable serve
+
+test: setup lint ## everything, the real CPU engine included
+	@$(BIN)/pytest
+
+lint: setup ## ruff, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## put the code into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+loadtest: setup ## measure the running gateway
+	@$(BIN)/turntable loadtest run
+
+clean: ## remove the virtual environment and all caches; keeps var/
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
