@@ -1,0 +1,113 @@
+"""A client of the gateway's admin API: how the trainer publishes and how operators talk to a running gateway."""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import httpx
+
+from adapters.archive import pack
+from adapters.errors import AdminError
+
+_TIMEOUT = httpx.Timeout(10.0, read=300.0, write=300.0)  # an upload waits for the engine to load and prove the adapter
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedVersion:
+    """What the gateway answered to a publish: `version` is like `v3`."""
+
+    name: str
+    version: str
+    digest: str
+    state: str
+
+
+class AdminClient:
+    """Talks to `{gateway_url}/admin/v1` with an admin key; every failure is an `AdminError` in the gateway's own
+    words.
+    """
+
+    def __init__(self, gateway_url: str, admin_key: str) -> None:
+        self._url = gateway_url.rstrip("/")
+        try:
+            self._http = httpx.Client(
+                base_url=self._url,
+                headers={"authorization": f"Bearer {admin_key}"},
+                timeout=_TIMEOUT,
+                trust_env=False,
+            )
+        except httpx.InvalidURL as error:
+            raise AdminError(
+                f"'{gateway_url}' is not an address ({error}); write it like http://127.0.0.1:8080."
+            ) from error
+        except UnicodeEncodeError as error:
+            raise AdminError("The admin key holds characters that no key has; copy it again.") from error
+
+    def publish(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        opened: Callable[[BinaryIO], AbstractContextManager[BinaryIO]] | None = None,
+    ) -> PublishedVersion:
+        """Pack and upload an adapter directory; returns once the gateway has checked it and the engine has loaded it.
+
+        `opened` may wrap the archive's file to show progress while it is read.
+        """
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            pack(directory, Path(scratch) / "adapter.tar.gz").open("rb") as raw,
+            opened(raw) if opened else raw as file,
+        ):
+            answer = self.request(
+                "POST",
+                "/adapters",
+                data={"name": name},
+                files={"file": ("adapter.tar.gz", file, "application/gzip")},
+            )
+        return PublishedVersion(answer["name"], answer["version"], answer["digest"], answer["state"])
+
+    def promote(self, name: str, version: str, *, expect_live: str | None = None) -> dict[str, Any]:
+        """Make a version live; new requests for `name` go to it at once."""
+        body = {"version": version} | ({"expect_live": expect_live} if expect_live else {})
+        return self.request("POST", f"/adapters/{name}/promote", json=body)
+
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """One call below /admin/v1, returning the JSON object answered."""
+        try:
+            response = self._http.request(method, f"/admin/v1{path}", **options)
+        except httpx.HTTPError as error:
+            raise AdminError(
+                f"No gateway answers at {self._url} ({error}); start one with `turntable serve`."
+            ) from error
+        if not response.is_success:
+            raise AdminError(_message(response), response.status_code)
+        try:
+            return dict(response.json())
+        except (ValueError, TypeError) as error:
+            raise AdminError(
+                f"What answers at {self._url} is not a gateway; check the address.", response.status_code
+            ) from error
+
+    def close(self) -> None:
+        """Close the connections to the gateway."""
+        self._http.close()
+
+    def __enter__(self) -> "AdminClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"The gateway answered HTTP {response.status_code} without an explanation; look at its log."

@@ -1,0 +1,154 @@
+"""The content-addressed store: one immutable directory per version, named by its digest.
+
+    <root>/<digest>/adapter_config.json
+                    adapter_model.safetensors
+                    training.json               (when the trainer left one)
+                    manifest.json               written last: its presence means the version is complete
+
+A version is assembled in `<root>/.incoming-*` and renamed into place, so a crash at any moment leaves either nothing
+or a leftover that the next start sweeps away.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from adapters.archive import ADAPTER_FILES
+from adapters.errors import StoreError
+from adapters.manifest import (
+    MANIFEST_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    content_digest,
+    file_sha256,
+)
+from adapters.peft_config import PeftConfig
+
+_INCOMING = ".incoming-"
+_DISK_ERRORS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    }
+)
+
+
+class Store:
+    """Versions under `root`, each addressed by its digest."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._putting = threading.Lock()
+        with _disk(root):
+            root.mkdir(parents=True, exist_ok=True)
+            for leftover in root.glob(f"{_INCOMING}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def path(self, digest: str) -> Path:
+        """Where the files of a version lie; the path contains the digest, so changed weights have a changed path."""
+        return self.root / digest
+
+    @contextlib.contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A scratch directory on the store's own disk, gone afterwards unless `put` took it."""
+        with _disk(self.root):
+            scratch = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.root))
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def put(self, directory: Path, config: PeftConfig) -> Manifest:
+        """Store a checked adapter directory and return its manifest; storing the same content twice is one version.
+
+        A version whose bytes have changed on disk is replaced.
+        """
+        with self.incoming() as scratch:
+            for name in ADAPTER_FILES:
+                if (directory / name).is_file():
+                    shutil.copyfile(directory / name, scratch / name)
+            manifest = _describe(scratch, config)
+            (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+            with self._putting:
+                if self._is_whole(manifest.digest):
+                    return self.read(manifest.digest)
+                shutil.rmtree(self.path(manifest.digest), ignore_errors=True)
+                _sync(*scratch.iterdir(), scratch)
+                scratch.rename(self.path(manifest.digest))
+                _sync(self.root)
+            return manifest
+
+    def read(self, digest: str) -> Manifest:
+        """The manifest of a stored version; raises `StoreError` when the version is absent or incomplete."""
+        try:
+            return Manifest.model_validate_json((self.path(digest) / MANIFEST_FILE).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StoreError(f"Version {digest[:12]} is not in the store or is damaged; publish it again.") from error
+
+    def verify(self, digest: str) -> Path:
+        """Re-hash a version's files and return their directory; raises `StoreError` when a byte has changed."""
+        manifest, directory = self.read(digest), self.path(digest)
+        for name, expected in manifest.files.items():
+            if not (directory / name).is_file() or file_sha256(directory / name) != expected:
+                raise StoreError(f"{name} of version {digest[:12]} has changed on disk; publish the adapter again.")
+        return directory
+
+    def _is_whole(self, digest: str) -> bool:
+        try:
+            self.verify(digest)
+        except StoreError:
+            return False
+        return True
+
+
+def _describe(directory: Path, config: PeftConfig) -> Manifest:
+    files = {name: file_sha256(directory / name) for name in ADAPTER_FILES if (directory / name).is_file()}
+    training = directory / TRAINING_FILE
+    return Manifest(
+        digest=content_digest(config.raw, files[WEIGHTS_FILE]),
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        target_modules=config.target_modules,
+        weights_bytes=(directory / WEIGHTS_FILE).stat().st_size,
+        files=files,
+        training=json.loads(training.read_bytes()) if training.is_file() else {},
+        created_at=datetime.now(UTC),
+    )
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:  # a lost connection is an OSError too, and not this disk's fault
+            raise
+        raise StoreError(
+            f"The adapter store {root} cannot be written ({error.strerror}); free or fix that disk."
+        ) from error
