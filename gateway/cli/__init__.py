@@ -1,0 +1,1 @@
+"""The gateway's commands: `turntable serve`, `turntable usage`, `turntable costs`."""

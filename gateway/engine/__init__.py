@@ -1,0 +1,1 @@
+"""Everything that knows vLLM: its URLs, its process, its adapters."""

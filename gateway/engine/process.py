@@ -1,0 +1,134 @@
+"""A managed vLLM process: its command, its environment, its log, its start and its end."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from gateway.settings import inherited_environment
+
+_STOP_GRACE_S = 15.0
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How to start vLLM for one base model on this machine. The engine listens on loopback and never asks a hub."""
+
+    model_path: Path
+    served_model_name: str
+    port: int
+    max_loras: int
+    max_lora_rank: int
+    max_model_len: int | None
+    kv_cache_gib: int
+    extra_args: tuple[str, ...]
+    log_path: Path
+
+    def command(self) -> list[str]:
+        """The command line; the module form, because the CPU build's `vllm` command does not start."""
+        arguments: dict[str, object] = {
+            "--model": self.model_path,
+            "--served-model-name": self.served_model_name,
+            "--host": "127.0.0.1",
+            "--port": self.port,
+            "--max-loras": self.max_loras,
+            "--max-cpu-loras": 2 * self.max_loras,
+            "--max-lora-rank": self.max_lora_rank,
+            "--uvicorn-log-level": "warning",
+        }
+        if self.max_model_len is not None:
+            arguments["--max-model-len"] = self.max_model_len
+        pairs = [text for pair in arguments.items() for text in map(str, pair)]
+        return [
+            sys.executable,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            *pairs,
+            "--enable-lora",
+            "--enable-prompt-tokens-details",
+            *self.extra_args,
+        ]
+
+    def environment(self) -> Mapping[str, str]:
+        """Runtime loading on, hub and usage reports off, no plugin but ours."""
+        return inherited_environment() | {
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+            "VLLM_PLUGINS": "turntable_shields",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "DO_NOT_TRACK": "1",
+        }
+
+
+class EngineProcess:
+    """One running vLLM under its guard."""
+
+    def __init__(self, process: asyncio.subprocess.Process, pipe: int, log_path: Path) -> None:
+        self._process = process
+        self._pipe = pipe
+        self._log_path = log_path
+
+    @classmethod
+    async def start(cls, spec: EngineSpec) -> "EngineProcess":
+        """Start vLLM in a process group of its own, its output appended to the log."""
+        spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        read_end, write_end = os.pipe()
+        guard = [sys.executable, "-m", "gateway.engine.guard", str(read_end)]
+        try:
+            with spec.log_path.open("ab") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *guard,
+                    *spec.command(),
+                    env=spec.environment(),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(read_end,),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(read_end)
+        return cls(process, write_end, spec.log_path)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code once the process has ended."""
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        """Wait until the engine ends by itself; returns its exit code."""
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End the whole process group: closing the pipe tells the guard, and killing the guard ends what is left."""
+        with contextlib.suppress(OSError):
+            os.close(self._pipe)
+        try:
+            async with asyncio.timeout(_STOP_GRACE_S):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+    def last_error(self) -> str:
+        """The newest line of the log that explains a failure, for a one-sentence report."""
+        with contextlib.suppress(OSError), self._log_path.open("rb") as log:
+            log.seek(max(0, self._log_path.stat().st_size - 20_000))
+            lines = [line for line in log.read().decode(errors="replace").splitlines() if "Error" in line]
+            if lines:
+                return lines[-1].split("] ", 1)[-1].strip()[:300]
+        return "it left no error in its log"
+
+
+def engine_build() -> str | None:
+    """Which vLLM is installed here, as `name version`; None when there is none, and then only attaching is possible."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return f"{name} {metadata.version(name)}"
+    return None

@@ -1,0 +1,167 @@
+"""Every error an HTTP client can see, as one tree; the only place that knows status codes.
+
+    GatewayError
+    ├── InvalidRequestError      400  the request is malformed; `param` names the field
+    ├── AuthenticationError      401  no key, or a key nobody gave out
+    ├── ModelNotFoundError       404  no such model, or not for this key (the two are never told apart)
+    ├── UnknownUrlError          404  no such path
+    ├── NotFoundError            404  no such adapter or version, on the admin surface
+    ├── MethodNotAllowedError    405
+    ├── ConflictError            409  the state is not the one the request expects
+    ├── RequestTooLargeError     413
+    ├── AdapterRefusedError      422  preflight or the engine refused an adapter
+    ├── InternalError            500  a defect of ours; the log has the trace
+    ├── EngineFailedError        502  the engine broke off or answered nonsense
+    ├── EngineUnavailableError   503  no engine serves right now; `retry-after` says when to come back
+    ├── DiskError                507  the data directory cannot take it
+    └── EngineTimeoutError       504
+
+The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, all four always there.
+"""
+
+from typing import Any, ClassVar
+
+import orjson
+
+
+class GatewayError(Exception):
+    """Root of the tree. `str(error)` is one sentence for the client, free of paths, keys and traces."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document in OpenAI's shape."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+    def body(self) -> bytes:
+        """`document` as JSON bytes."""
+        return orjson.dumps(self.document())
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Extra response headers, such as `retry-after`."""
+        return []
+
+
+class InvalidRequestError(GatewayError):
+    """The request cannot be understood; `param` names the field at fault."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class AuthenticationError(GatewayError):
+    """No key, or one that nobody gave out."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFoundError(GatewayError):
+    """No such model, or none that this key may use."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model `{model[:100]}` does not exist or you do not have access to it.")
+
+
+class UnknownUrlError(GatewayError):
+    """No such path: only listed paths exist."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class NotFoundError(GatewayError):
+    """No such adapter or version."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class MethodNotAllowedError(GatewayError):
+    """The path exists, the method does not."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_supported"
+
+
+class ConflictError(GatewayError):
+    """The state is not the one that the request expects; nothing was changed."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class RequestTooLargeError(GatewayError):
+    """The body is larger than this server takes."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class AdapterRefusedError(GatewayError):
+    """An adapter failed preflight or the engine refused it; `param` names the file, field or tensor."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "adapter_refused"
+
+
+class InternalError(GatewayError):
+    """A defect of ours; the log has the trace."""
+
+    def __init__(self) -> None:
+        super().__init__("The gateway failed on this request; its log has the details under this request id.")
+
+
+class EngineFailedError(GatewayError):
+    """The engine broke off or answered what no engine should."""
+
+    status = 502
+    code = "engine_failed"
+
+
+class EngineUnavailableError(GatewayError):
+    """No engine serves right now; a client may retry after `retry_after_s`."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "engine_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"retry-after", str(self.retry_after_s).encode())]
+
+
+class EngineTimeoutError(GatewayError):
+    """The engine did not answer in time."""
+
+    status = 504
+    code = "engine_timeout"
+
+
+class DiskError(GatewayError):
+    """The data directory cannot be written; nothing was registered."""
+
+    status = 507
+    code = "storage_failed"

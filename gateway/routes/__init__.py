@@ -1,0 +1,3 @@
+"""HTTP in, HTTP out: parse, call one service, answer. Chat is raw ASGI because it is the hot path; the rest is
+FastAPI.
+"""

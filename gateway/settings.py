@@ -1,0 +1,90 @@
+"""Settings: the only reader of the environment and of turntable.toml. Frozen, checked at start, passed along."""
+
+import os
+import shlex
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+EMBEDDED = "embedded"
+
+
+class Settings(BaseSettings):
+    """What `turntable serve` runs with: command line over `TURNTABLE_*` over turntable.toml over these defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TURNTABLE_", toml_file="turntable.toml", frozen=True, extra="forbid", validate_default=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address the gateway listens on; loopback unless told.")
+    port: int = Field(8080, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
+    data_dir: Path = Field(Path("var"), description="Everything durable: database, adapters, logs, keys.")
+    database_url: str = Field("", description="SQLAlchemy URL; empty means `turntable.db` in the data directory.")
+    admin_key: SecretStr | None = Field(None, description="The admin key; generated on first start when not given.")
+    model: str = Field(EMBEDDED, description="Base model: `embedded`, a local directory, or a hub name.")
+    engine_url: str = Field("", description="Attach to this running vLLM instead of starting one.")
+    served_model_name: str = Field("base", description="The name by which applications ask for the base model.")
+    engine_port: int = Field(
+        8001, ge=0, le=65535, description="Loopback port of the managed engine; 0 takes a free one."
+    )
+    engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="More arguments for vLLM, as written there."
+    )
+    max_model_len: int | None = Field(
+        None, gt=0, description="Context length in tokens; the model's own when not given."
+    )
+    max_loras: int = Field(8, gt=0, description="Adapter slots in the engine.")
+    max_lora_rank: int = Field(16, gt=0, description="Highest adapter rank the engine takes.")
+    kv_cache_gib: int = Field(1, gt=0, description="CPU engines: memory for the KV cache.")
+    engine_usd_per_hour: Decimal | None = Field(None, ge=0, description="What the engine's machine costs per hour.")
+    start_timeout_s: float = Field(600, gt=0, description="How long an engine may take until it is healthy.")
+    connect_timeout_s: float = Field(2, gt=0, description="How long to wait for a connection to the engine.")
+    idle_timeout_s: float = Field(300, gt=0, description="Longest silence of the engine within one answer.")
+    shutdown_timeout_s: float = Field(30, gt=0, description="How long running requests may take to finish at shutdown.")
+    max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
+    max_upload_bytes: int = Field(4 << 30, gt=0, description="Largest adapter, packed or unpacked.")
+
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _split_arguments(cls, value: object) -> object:
+        return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'turntable.db'}"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Root of the adapter store."""
+        return self.data_dir / "adapters"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Where the engine's log is kept."""
+        return self.data_dir / "logs"
+
+
+def inherited_environment() -> dict[str, str]:
+    """This process's environment without our own variables, which hold keys: what a child process may see."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TURNTABLE_")}

@@ -1,0 +1,72 @@
+"""A gateway in this process, attached to a canned engine: for faults that a real engine cannot be asked for."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from gateway.app import Setup, Turntable
+from gateway.settings import Settings
+from loadtest.canned.engine import CannedSettings
+from loadtest.canned.server import CannedServer, serving
+
+KEY = "tt-test-key"
+
+
+class Attached:
+    """A gateway and the engine it is attached to."""
+
+    def __init__(self, url: str, engine: CannedServer, data_dir: Path) -> None:
+        self.url = url
+        self.engine = engine.engine
+        self.data_dir = data_dir
+        self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=20)
+
+    def chat(self, **fields: object) -> httpx.Response:
+        """One chat request with defaults for what a test does not care about."""
+        body = {"model": "base", "messages": [{"role": "user", "content": "hi"}]} | fields
+        return self.http.post("/v1/chat/completions", json=body)
+
+
+@contextmanager
+def running_gateway(settings: Settings, engine_url: str) -> Iterator[str]:
+    """Serve a gateway attached to `engine_url` on a free port; yields its URL once it is ready."""
+    given_up: list[str] = []
+    setup = Setup(settings, KEY, engine_url, None, None, lambda _line: None, given_up.append)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(Turntable(setup), log_config=None, access_log=False, http="httptools", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join()
+    assert not given_up
+
+
+def wait_until_ready(url: str) -> None:
+    """Poll /ready until the engine serves."""
+    with httpx.Client(base_url=url, timeout=20) as http:
+        while http.get("/ready").status_code != httpx.codes.OK:
+            threading.Event().wait(0.05)
+
+
+@pytest.fixture(scope="session")
+def attached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
+    data_dir = tmp_path_factory.mktemp("attached")
+    with (
+        serving(CannedSettings(tokens=8, itl_ms=5)) as engine,
+        running_gateway(Settings(data_dir=data_dir), engine.url) as url,
+    ):
+        wait_until_ready(url)
+        gateway = Attached(url, engine, data_dir)
+        yield gateway
+        gateway.http.close()

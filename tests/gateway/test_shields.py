@@ -1,0 +1,30 @@
+"""The shield against vLLM's CPU mixed-batch leak: the defect in the bare op, and its absence in the shielded one."""
+
+import subprocess
+import sys
+
+# In a process of its own: the shield changes vLLM's modules for good.
+PROBE = """
+import torch
+from vllm.lora.ops.torch_ops import lora_ops
+
+def delta_of_base_token():
+    weights = torch.stack([torch.zeros(4, 8), torch.ones(4, 8)]).unsqueeze(1)  # two slots, the last one full
+    shrunk = torch.zeros(2, 4)
+    slots = torch.tensor([0, -1])  # an adapter token, then a base token
+    lora_ops.bgmv_shrink(torch.ones(2, 8), weights, shrunk, slots, 1.0)
+    return shrunk[1].abs().sum().item()
+
+from gateway.engine_plugin.shields import register
+bare = delta_of_base_token()
+register()
+register()
+print(bare, delta_of_base_token())
+"""
+
+
+def test_base_tokens_get_nothing_from_the_last_slot_once_shielded() -> None:
+    result = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    bare, shielded = map(float, result.stdout.split()[-2:])
+    assert bare > 0, "vLLM has mended its CPU op: the shield is no longer needed"
+    assert shielded == 0

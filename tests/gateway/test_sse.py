@@ -1,0 +1,128 @@
+"""The stream rewriter: the same bytes out for any chunking, and only the stated rewriting."""
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.sse import DONE, StreamRewriter
+from gateway.usage import Usage
+
+ENGINE, CLIENT, PRINT = "tone@0123456789ab", "tone", "turntable+tone@0123456789ab"
+TRICKY = [
+    '"model":"tone@0123456789ab"',
+    ',"usage":{"prompt_tokens":9}',
+    '"choices":[]',
+    "\n\ndata: [DONE]\n\n",
+    "ü€😀",
+    "}{",
+]
+
+
+def rewriter(*, include_usage: bool = False, continuous_usage: bool = False) -> StreamRewriter:
+    return StreamRewriter(
+        engine_model=ENGINE,
+        client_model=CLIENT,
+        fingerprint=PRINT,
+        include_usage=include_usage,
+        continuous_usage=continuous_usage,
+    )
+
+
+def event(document: object) -> bytes:
+    return b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+def usage_of(done: int) -> dict[str, object]:
+    return {"prompt_tokens": 5, "total_tokens": 5 + done, "completion_tokens": done, "prompt_tokens_details": None}
+
+
+def engine_stream(texts: list[str]) -> bytes:
+    chunks = [
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": ENGINE,
+            "choices": [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}],
+            "usage": usage_of(count),
+        }
+        for count, text in enumerate(texts, 1)
+    ]
+    last = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": ENGINE,
+        "choices": [],
+        "usage": usage_of(len(texts)) | {"prompt_tokens_details": {"cached_tokens": 3}},
+        "system_fingerprint": "vllm-0.32.0-858b47d9",
+    }
+    return b"".join(map(event, [*chunks, last])) + DONE
+
+
+def documents(stream: bytes) -> list[dict[str, object]]:
+    events = stream.removesuffix(DONE).split(b"\n\n")[:-1]
+    return [orjson.loads(event.removeprefix(b"data: ")) for event in events]
+
+
+texts_strategy = st.lists(st.one_of(st.text(), st.sampled_from(TRICKY)), max_size=6)
+
+
+@given(texts_strategy, st.lists(st.integers(min_value=1, max_value=200), max_size=60), st.booleans(), st.booleans())
+def test_any_chunking_gives_the_same_bytes(
+    texts: list[str], sizes: list[int], include_usage: bool, continuous_usage: bool
+) -> None:
+    stream = engine_stream(texts)
+    whole = rewriter(include_usage=include_usage, continuous_usage=continuous_usage)
+    expected = whole.feed(stream)
+    pieces = rewriter(include_usage=include_usage, continuous_usage=continuous_usage)
+    got, rest = b"", stream
+    for size in sizes:
+        got += pieces.feed(rest[:size])
+        rest = rest[size:]
+    got += pieces.feed(rest)
+    assert got == expected
+    assert pieces.usage == whole.usage
+
+
+@given(texts_strategy)
+def test_only_the_name_and_the_usage_change(texts: list[str]) -> None:
+    came, left = documents(engine_stream(texts)), documents(rewriter(include_usage=True).feed(engine_stream(texts)))
+    for before, after in zip(came[:-1], left[:-1], strict=True):
+        expected = before | {"model": CLIENT, "system_fingerprint": PRINT}
+        del expected["usage"]
+        assert after == expected
+    assert left[-1] == came[-1] | {"model": CLIENT, "system_fingerprint": PRINT}
+
+
+def test_clients_that_did_not_ask_for_usage_get_none() -> None:
+    left = documents(rewriter().feed(engine_stream(["a", "b"])))
+    assert len(left) == 2
+    assert not any("usage" in document for document in left)
+
+
+def test_clients_that_asked_for_running_usage_get_it_on_every_chunk() -> None:
+    left = documents(rewriter(include_usage=True, continuous_usage=True).feed(engine_stream(["a", "b"])))
+    assert [document["usage"]["completion_tokens"] for document in left] == [1, 2, 2]  # type: ignore[index]
+
+
+def test_usage_is_known_after_every_chunk() -> None:
+    stream = rewriter()
+    assert stream.usage is None
+    first, rest = engine_stream(["a", "b", "c"]).split(b"\n\n", 1)
+    stream.feed(first + b"\n\n")
+    assert stream.usage == Usage(prompt_tokens=5, completion_tokens=1)
+    assert not stream.saw_final_usage
+    stream.feed(rest)
+    assert stream.usage == Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=3)
+    assert stream.saw_final_usage
+    assert stream.saw_done
+
+
+def test_an_error_event_of_the_engine_is_not_passed_on() -> None:
+    stream = rewriter()
+    error = {
+        "error": {"message": "CUDA error in /srv/models/x", "type": "InternalServerError", "param": None, "code": 500}
+    }
+    assert stream.feed(event(error)) == b""
+    assert stream.saw_error
