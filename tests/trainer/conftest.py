@@ -1,0 +1,39 @@
+"""Small data files, and a gateway whose models say what they always say."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.trainer import scripted_gateway
+
+WriteJsonl = Callable[..., Path]
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> WriteJsonl:
+    """Writes rows (dicts, or strings as they stand) to a JSONL file and returns its path."""
+
+    def write(*rows: object, name: str = "train.jsonl") -> Path:
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        path = tmp_path / name
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return path
+
+    return write
+
+
+def chat(asked: str = "Where is my parcel?", answered: str = "On its way.", **more: object) -> dict[str, object]:
+    """One good row."""
+    return {
+        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}],
+        **more,
+    }
+
+
+@pytest.fixture(scope="session")
+def gateway_url() -> Iterator[str]:
+    """A server whose models say what they always say; see `scripted_gateway`."""
+    with scripted_gateway.running() as url:
+        yield url

@@ -1,0 +1,146 @@
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters import BaseModel
+from trainer.artifact import default_directory, staged, write_artifact
+from trainer.curves import StepMetrics
+from trainer.errors import RunError
+from trainer.optimise import Trained
+from trainer.recipe import Recipe
+
+Tensors = dict[str, torch.Tensor]
+RECIPE = Recipe.model_validate({"name": "x", "train": "t.jsonl", "lora": {"r": 8}, "directory": Path()})
+PART = {"file": "t.jsonl", "sha256": "0" * 64, "rows": 9, "dropped_lines": []}
+FACTS = {
+    "name": "x",
+    "base_model": "embedded",
+    "base_config_sha256": "1" * 64,
+    "chat_template_sha256": "2" * 64,
+    "recipe": RECIPE.model_dump(mode="json"),
+    "recipe_sha256": RECIPE.sha256,
+    "data": {"train": PART, "valid": PART},
+    "seed": 0,
+    "target_modules": ["q_proj"],
+    "trainable_parameters": 10,
+    "steps": 1,
+    "best_epoch": 1.0,
+    "train_loss": 1.0,
+    "valid_loss_before": 2.0,
+    "valid_loss": 1.0,
+    "trained_tokens_per_epoch": 5,
+    "trained_tokens": 5,
+    "device": "cpu",
+    "finished_at": "2026-01-01T00:00:00+00:00",
+    "wall_s": 1.0,
+}
+
+
+@pytest.fixture
+def base(base_model: Path) -> BaseModel:
+    return replace(BaseModel.read(base_model), config_sha256="1" * 64)
+
+
+def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensors: None) -> Trained:
+    """Random weights for every query projection of the base, changed as asked."""
+    tensors: Tensors = {}
+    for module, (out_features, in_features) in base.modules.items():
+        if module.endswith("q_proj"):
+            tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(8, in_features, dtype=torch.bfloat16)
+            tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(out_features, 8, dtype=torch.bfloat16)
+    change(tensors)
+    metrics = (StepMetrics(1, 1.0, 1.0, None, 1e-3, 10),)
+    return Trained(tensors, ("q_proj",), metrics, 1, 10, 1.0, 1.0, 2.0, 1.0, 1.0, 10, "cpu")
+
+
+def write(final: Path, base: BaseModel, outcome: Trained) -> None:
+    with staged(final) as staging:
+        write_artifact(staging, RECIPE, base, "embedded", outcome, FACTS)
+
+
+def fill(name_part: str, value: float) -> Callable[[Tensors], object]:
+    return lambda tensors: next(t for name, t in tensors.items() if name_part in name).fill_(value)
+
+
+def drop(name_part: str) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.pop(next(name for name in tensors if name_part in name))
+
+
+def widen(tensors: Tensors) -> None:
+    name = next(name for name in tensors if "lora_A" in name)
+    tensors[name] = torch.randn(8, 7, dtype=torch.bfloat16)
+
+
+def test_a_sound_adapter_is_written_with_the_fields_the_engine_serves(tmp_path: Path, base: BaseModel) -> None:
+    write(tmp_path / "run", base, trained(base))
+    config = json.loads((tmp_path / "run" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config.keys() == {
+        "peft_type",
+        "task_type",
+        "base_model_name_or_path",
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "use_rslora",
+        "bias",
+        "init_lora_weights",
+        "inference_mode",
+    }
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (fill("lora_A", float("nan")), "the loss diverged: base_model"),
+        (fill("lora_B", float("inf")), "the loss diverged: base_model"),
+        (fill("lora_B", 0.0), "is all zero: nothing was learnt there"),
+        (drop("lora_B"), "the trained adapter is not fit to serve: adapter_model.safetensors"),
+        (widen, "the trained adapter is not fit to serve: adapter_model.safetensors"),
+    ],
+)
+def test_an_unsound_adapter_is_refused_and_nothing_is_left(
+    tmp_path: Path, base: BaseModel, change: Callable[[Tensors], object], said: str
+) -> None:
+    with pytest.raises(RunError, match=re.escape(said)):
+        write(tmp_path / "run", base, trained(base, change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_base_is_refused(tmp_path: Path, base: BaseModel) -> None:
+    with pytest.raises(RunError, match="base_config_sha256"):
+        write(tmp_path / "run", replace(base, config_sha256="f" * 64), trained(base))
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "runs" / "x") as staging:
+        raise KeyboardInterrupt(staging)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_what_a_killed_run_left_does_not_stop_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".x.partial").mkdir()
+    with staged(tmp_path / "x") as staging:
+        (staging / "file").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["x", "x/file"]
+
+
+def test_two_runs_of_one_second_have_two_directories(tmp_path: Path) -> None:
+    taken = set()
+    for _ in range(3):
+        directory = default_directory(tmp_path, "x")
+        directory.mkdir(parents=True)
+        taken.add(directory)
+    assert len(taken) == 3
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("", encoding="utf-8")
+    with pytest.raises(RunError, match="cannot be written"), staged(tmp_path / "runs" / "x"):
+        pass

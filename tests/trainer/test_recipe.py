@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import RecipeError
+from trainer.recipe import Recipe, read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+MINIMAL = 'name = "triage"\ntrain = "train.jsonl"\n'
+
+
+def read(tmp_path: Path, text: str, name: str = "recipe.toml") -> Recipe:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return read_recipe(path)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, text)
+    return str(caught.value)
+
+
+def test_two_lines_are_a_recipe_with_the_documented_defaults(tmp_path: Path) -> None:
+    recipe = read(tmp_path, MINIMAL)
+    assert (recipe.base_model, recipe.valid_fraction, recipe.seed) == ("embedded", 0.1, 0)
+    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (16, 32, 0.05)
+    assert (recipe.lora.target_modules, recipe.training.learning_rate) == ("all-linear", 2e-4)
+    assert recipe.training.effective_batch_size == 8
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    recipe = read(tmp_path, MINIMAL + 'valid = "../valid.jsonl"\n')
+    assert recipe.train_path == tmp_path / "train.jsonl"
+    assert recipe.valid_path == tmp_path / "../valid.jsonl"
+
+
+def test_the_hash_is_of_the_content_and_not_of_its_place_or_spelling(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    plain = read(tmp_path, MINIMAL)
+    spelt_out = read(tmp_path / "elsewhere", "# a comment\ntrain = 'train.jsonl'\nname = 'triage'\nseed = 0\n")
+    assert plain.sha256 == spelt_out.sha256
+    assert plain.sha256 != read(tmp_path, MINIMAL + "seed = 1\n").sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + "[lora]\nrank = 8\n", "lora.rank is not a field; [lora] takes r, lora_alpha"),
+        (MINIMAL + "epochs = 3\n", "epochs is not a field; a file of this kind takes name, base_model"),
+        (MINIMAL + 'directory = "x"\n', "directory is not a field"),
+        ('name = "triage"\n', "train is missing"),
+        (MINIMAL + "[lora]\nr = 24\n", "lora.r is 24, a rank the engine does not take; use one of 1, 8, 16, 32"),
+        (MINIMAL + '[lora]\nr = "16"\n', "lora.r is '16'"),
+        (MINIMAL + "[lora]\nr = true\n", "lora.r is True"),
+        (
+            MINIMAL + '[lora]\ntarget_modules = ["q_proj", "lm_head"]\n',
+            "names lm_head, which the engine does not adapt",
+        ),
+        (MINIMAL + '[lora]\ntarget_modules = "q_proj"\n', 'write "all-linear" or a list'),
+        (MINIMAL + "[lora]\ntarget_modules = []\n", 'write "all-linear" or a list'),
+        (MINIMAL + "[training]\nlearning_rate = 0\n", "training.learning_rate is 0"),
+        (MINIMAL + 'valid = "v.jsonl"\nvalid_fraction = 0.2\n', "valid and valid_fraction are both set"),
+        (MINIMAL + "[training]\nper_device_train_batch_size = 64\n", "effective batch of 64 rows"),
+        (
+            MINIMAL + "[training]\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 5\n",
+            "effective batch of 40 rows",
+        ),
+        (MINIMAL + '[training]\nlr_scheduler_type = "constant"\nwarmup_fraction = 0.1\n', "constant_with_warmup"),
+        ('name = "Triage"\ntrain = "t.jsonl"\n', "name is not usable"),
+        ('name = "triage@v3"\ntrain = "t.jsonl"\n', "write the adapter's name alone"),
+        ("name = \n", "is not valid TOML"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_named_with_what_it_takes(tmp_path: Path, text: str, said: str) -> None:
+    message = refusal(tmp_path, text)
+    assert said in message
+    assert "recipe.toml" in message
+
+
+def test_all_faults_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL + "speed = 1\n[lora]\nr = 3\n[training]\nmax_length = 1\n")
+    assert [word in message for word in ("speed", "lora.r", "training.max_length")] == [True, True, True]
+
+
+def test_a_large_batch_is_allowed_when_asked_for(tmp_path: Path) -> None:
+    text = MINIMAL + "[training]\nper_device_train_batch_size = 64\nallow_large_batch = true\n"
+    assert read(tmp_path, text).training.effective_batch_size == 64
+
+
+def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere\.toml cannot be read \(No such file"):
+        read_recipe(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/recipe.toml")), ids=lambda path: path.parent.name)
+def test_example_recipes_are_valid_and_fit_in_thirty_lines(path: Path) -> None:
+    read_recipe(path)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 30

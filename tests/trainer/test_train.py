@@ -1,0 +1,176 @@
+"""Real runs on the embedded base model: small data, real TRL, real files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors import safe_open
+
+from adapters import BaseModel, preflight
+from tests.trainer.conftest import WriteJsonl, chat
+from trainer.errors import DataError, RunError
+from trainer.recipe import Recipe
+from trainer.rendering import IGNORED, Rendered, Renderer
+from trainer.splits import read_split
+from trainer.train import Run, train
+
+ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(24)]
+QUIET = Console(quiet=True)
+
+
+def small_recipe(folder: Path, base_model: Path, **training: object) -> Recipe:
+    """24 rows, a quarter held out, two epochs at rank 8."""
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return Recipe.model_validate(
+        {
+            "name": "late",
+            "base_model": str(base_model),
+            "train": "train.jsonl",
+            "valid_fraction": 0.25,
+            "lora": {"r": 8},
+            "training": {"learning_rate": 1e-3, "num_train_epochs": 2, **training},
+            "directory": folder,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> tuple[Recipe, Run]:
+    folder = tmp_path_factory.mktemp("run")
+    recipe = small_recipe(folder, base_model)
+    return recipe, train(recipe, folder / "var", QUIET)
+
+
+def rendered_valid(recipe: Recipe, base_model: Path) -> list[Rendered]:
+    renderer = Renderer.load(base_model)
+    return [renderer.render(example) for example in read_split(recipe).valid.examples]
+
+
+def test_a_run_leaves_one_complete_directory(finished: tuple[Recipe, Run]) -> None:
+    recipe, run = finished
+    assert [path.name for path in (recipe.directory / "var" / "runs").iterdir()] == [run.directory.name]
+    assert sorted(path.name for path in run.directory.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "loss.png",
+        "metrics.jsonl",
+        "training.json",
+    ]
+
+
+def test_the_adapter_is_bf16_and_passes_the_gateways_preflight(finished: tuple[Recipe, Run], base_model: Path) -> None:
+    directory = finished[1].directory
+    base = BaseModel.read(base_model)
+    assert preflight(directory, base, max_rank=8).r == 8
+    with safe_open(directory / "adapter_model.safetensors", framework="pt") as tensors:
+        names = list(tensors.keys())
+        assert {str(tensors.get_slice(name).get_dtype()) for name in names} == {"BF16"}
+    adapted = [name for name in base.modules if name.split(".")[-1] not in ("embed_tokens", "lm_head")]
+    assert len(names) == 2 * len(adapted)
+
+
+def test_the_config_names_the_base_and_no_path_of_this_machine(finished: tuple[Recipe, Run], base_model: Path) -> None:
+    config = json.loads((finished[1].directory / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == base_model.name
+    assert (config["r"], config["lora_alpha"], config["bias"]) == (8, 32, "none")
+    texts = [
+        (finished[1].directory / name).read_text(encoding="utf-8") for name in ("adapter_config.json", "README.md")
+    ]
+    assert not any(str(finished[0].directory) in text for text in texts)
+
+
+def test_the_facts_say_what_was_trained_on_what(finished: tuple[Recipe, Run], base_model: Path) -> None:
+    recipe, run = finished
+    facts = json.loads((run.directory / "training.json").read_text(encoding="utf-8"))
+    assert facts["recipe_sha256"] == recipe.sha256
+    assert facts["base_config_sha256"] == BaseModel.read(base_model).config_sha256
+    assert facts["data"]["train"]["sha256"] == read_split(recipe).train.sha256
+    assert (facts["data"]["train"]["rows"], facts["data"]["valid"]["rows"]) == (18, 6)
+    assert facts["steps"] == 2 * 3
+    assert facts["valid_loss"] < facts["valid_loss_before"]
+    assert facts["versions"].keys() >= {"torch", "transformers", "peft", "trl"}
+
+
+def test_nothing_is_cut_and_every_row_is_seen_once_per_epoch(finished: tuple[Recipe, Run], base_model: Path) -> None:
+    recipe, run = finished
+    renderer = Renderer.load(base_model)
+    rows = [renderer.render(example) for example in read_split(recipe).train.examples]
+    assert run.facts["input_tokens"] == 2 * sum(len(row.input_ids) for row in rows)
+    assert run.facts["trained_tokens"] == 2 * sum(row.trained_tokens for row in rows)
+
+
+def test_the_loss_is_over_learnt_tokens_only(finished: tuple[Recipe, Run], base_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    recipe, run = finished
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16).eval()
+    rows = rendered_valid(recipe, base_model)
+    assert len(rows) <= recipe.training.per_device_train_batch_size, "one batch, so the mean is over its tokens"
+    total = 0.0
+    for row in rows:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float()
+        labels = torch.tensor(row.labels[1:])
+        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum").item()
+    expected = total / sum(row.trained_tokens for row in rows)
+    assert run.facts["valid_loss_before"] == pytest.approx(expected, rel=0.01)
+
+
+def test_metrics_are_one_line_per_logged_step(finished: tuple[Recipe, Run]) -> None:
+    lines = (finished[1].directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [json.loads(line) for line in lines]
+    assert [step["step"] for step in steps if step["loss"] is not None] == [1, 2, 3, 4, 5, 6]
+    assert [step["step"] for step in steps if step["eval_loss"] is not None] == [0, 3, 6]
+    assert steps[-1].keys() == {"step", "epoch", "loss", "eval_loss", "learning_rate", "tokens"}
+
+
+def test_the_same_recipe_gives_the_same_bytes_and_another_seed_does_not(
+    finished: tuple[Recipe, Run], tmp_path: Path
+) -> None:
+    recipe, run = finished
+
+    again = train(recipe, tmp_path, QUIET, out=tmp_path / "again")
+    other = train(recipe.model_copy(update={"seed": 1}), tmp_path, QUIET, out=tmp_path / "other")
+    first, same, different = ((r.directory / "adapter_model.safetensors").read_bytes() for r in (run, again, other))
+    assert first == same
+    assert first != different
+
+
+def test_broken_data_is_refused_before_anything_is_written(tmp_path: Path, base_model: Path) -> None:
+    recipe = small_recipe(tmp_path, base_model)
+    (tmp_path / "train.jsonl").write_text('{"messages": []}\n', encoding="utf-8")
+    with pytest.raises(DataError):
+        train(recipe, tmp_path / "var", QUIET)
+    assert not (tmp_path / "var").exists()
+
+
+def test_rows_the_template_cannot_render_leave_no_run(tmp_path: Path, base_model: Path, jsonl: WriteJsonl) -> None:
+    recipe = small_recipe(tmp_path, base_model)
+    jsonl(*ROWS, chat("What is <|end|>?"))
+    with pytest.raises(DataError, match=r"train.jsonl:25: messages\[0\].content holds"):
+        train(recipe, tmp_path / "var", QUIET)
+    assert list((tmp_path / "var" / "runs").iterdir()) == []
+
+
+def test_a_run_without_held_out_rows_keeps_the_last_weights(tmp_path: Path, base_model: Path) -> None:
+    recipe = small_recipe(tmp_path, base_model, num_train_epochs=1).model_copy(update={"valid_fraction": 0.0})
+    run = train(recipe, tmp_path / "var", QUIET)
+    assert (run.facts["valid_loss"], run.facts["best_epoch"]) == (None, None)
+    assert "not measured" in (run.directory / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_existing_run_directory_is_not_overwritten(finished: tuple[Recipe, Run]) -> None:
+    recipe, run = finished
+    with pytest.raises(RunError, match="exists already; give another --out"):
+        train(recipe, recipe.directory / "var", QUIET, out=run.directory)
+
+
+def test_a_base_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, Path("nowhere/at-all"))
+    with pytest.raises(
+        RunError, match="base_model: nowhere/at-all is neither a folder beside the recipe nor in the local"
+    ):
+        train(recipe, tmp_path / "var", QUIET)

@@ -1,0 +1,6 @@
+"""The trainer: from a JSONL file of conversations to an adapter that is proven on held-out rows.
+
+`recipe` says what to train, `dataset` and `prepare` get the data right, `rendering` turns conversations into token
+ids and labels, `train` runs the optimisation, `artifact` leaves a checked run directory, `publish` hands it to a
+gateway, and `evaluate` compares models through that gateway. Torch is imported only by what needs it.
+"""
