@@ -1,0 +1,24 @@
+"""Black-box load testing of any OpenAI-compatible server: streamed chat requests, raw timestamps, honest percentiles.
+
+Nothing of the gateway, the trainer or the adapter store is imported here: the load tester must be able to fail when
+the gateway lies. `loadtest.canned` is a server to test it, and the gateway, against.
+"""
+
+from loadtest.client import RequestRecord
+from loadtest.errors import LoadtestError
+from loadtest.report import Report
+from loadtest.run import RunSettings, run_load
+from loadtest.stats import Distribution, Summary, summarise
+from loadtest.workload import RequestSpec
+
+__all__ = [
+    "Distribution",
+    "LoadtestError",
+    "Report",
+    "RequestRecord",
+    "RequestSpec",
+    "RunSettings",
+    "Summary",
+    "run_load",
+    "summarise",
+]

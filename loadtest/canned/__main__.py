@@ -1,0 +1,38 @@
+"""`python -m loadtest.canned`: serve a canned engine until Ctrl-C."""
+
+from typing import Annotated
+
+import typer
+
+from loadtest.canned.engine import CannedSettings, Fault
+from loadtest.canned.server import serve
+
+
+def main(
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    served_model_name: Annotated[str, typer.Option(help="Name of the base model.")] = "base",
+    ttft_ms: Annotated[float, typer.Option(min=0, help="Time to the first token.")] = 0,
+    itl_ms: Annotated[float, typer.Option(min=0, help="Time between tokens; 0 sends them all at once.")] = 0,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 16,
+    max_loras: Annotated[int, typer.Option(min=1, help="Adapters that run at a time.")] = 8,
+    load_ms: Annotated[float, typer.Option(min=0, help="Time to bring an adapter into a slot.")] = 0,
+    fault: Annotated[Fault | None, typer.Option(help="What goes wrong with every request.")] = None,
+    api_key: Annotated[str, typer.Option(help="Key that callers must send.")] = "",
+) -> None:
+    """Serve an OpenAI-compatible engine that answers with canned words, for tests and benchmarks."""
+    settings = CannedSettings(
+        served_model_name=served_model_name,
+        ttft_ms=ttft_ms,
+        itl_ms=itl_ms,
+        tokens=tokens,
+        max_loras=max_loras,
+        load_ms=load_ms,
+        fault=fault,
+        api_key=api_key,
+    )
+    serve(settings, host, port)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,100 @@
+"""The canned engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import orjson
+
+from loadtest.canned.chat import chat
+from loadtest.canned.engine import CannedEngine
+from loadtest.canned.exchange import Exchange, Receive, RejectedError, Scope, Send
+from loadtest.canned.wire import VERSION, model_list
+
+
+class CannedApp:
+    """The ASGI application of one canned engine."""
+
+    def __init__(self, engine: CannedEngine) -> None:
+        self._engine = engine
+        self._routes: dict[str, tuple[str, Callable[[Exchange], Awaitable[None]]]] = {
+            "/health": ("GET", _health),
+            "/version": ("GET", _version),
+            "/v1/models": ("GET", _models),
+            "/v1/chat/completions": ("POST", chat),
+            "/v1/load_lora_adapter": ("POST", _load),
+            "/v1/unload_lora_adapter": ("POST", _unload),
+            "/canned/stats": ("GET", _stats),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(self._engine, scope, receive, send)
+        route = self._routes.get(scope["path"])
+        if not self._authorised(scope["path"], exchange.headers):
+            await exchange.answer(401, b'{"error":"Unauthorized"}')
+        elif route is None:
+            await exchange.answer(404, b'{"detail":"Not Found"}')
+        elif route[0] != scope["method"]:
+            await exchange.answer(405, b'{"detail":"Method Not Allowed"}')
+        else:
+            try:
+                await route[1](exchange)
+            except RejectedError as refusal:
+                await exchange.answer(refusal.status, refusal.body)
+
+    def _authorised(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        key = self._engine.settings.api_key
+        if not key or not path.startswith("/v1"):
+            return True
+        return headers.get(b"authorization") == f"Bearer {key}".encode()
+
+
+async def _health(exchange: Exchange) -> None:
+    await exchange.answer(200, b"", content_type=None)
+
+
+async def _version(exchange: Exchange) -> None:
+    await exchange.answer(200, orjson.dumps({"version": VERSION}))
+
+
+async def _stats(exchange: Exchange) -> None:
+    await exchange.answer(200, orjson.dumps(exchange.engine.stats()))
+
+
+async def _models(exchange: Exchange) -> None:
+    engine = exchange.engine
+    await exchange.answer(200, model_list(engine.settings.served_model_name, engine.adapters))
+
+
+async def _load(exchange: Exchange) -> None:
+    body = await exchange.json_body()
+    name, path = body.get("lora_name"), body.get("lora_path")
+    engine = exchange.engine
+    if not name or not path:
+        raise _refused("Both 'lora_name' and 'lora_path' must be provided.")
+    if name == engine.settings.served_model_name:
+        raise _refused(f"The lora adapter '{name}' conflicts with a served base model.")
+    if name in engine.adapters and not body.get("load_inplace"):
+        advice = "If you want to load the adapter in place, set 'load_inplace' to True."
+        raise _refused(f"The lora adapter '{name}' has already been loaded. {advice}")
+    if not (Path(path) / "adapter_config.json").is_file():
+        raise RejectedError(404, "NotFoundError", f"Loading lora {name} failed: No adapter found for <path>")
+    await engine.load(name, path)
+    success = f"Success: LoRA adapter '{name}' added successfully."
+    await exchange.answer(200, success.encode(), content_type=None)
+
+
+async def _unload(exchange: Exchange) -> None:
+    name = (await exchange.json_body()).get("lora_name")
+    adapters = exchange.engine.adapters
+    if not name:
+        raise _refused("'lora_name' needs to be provided to unload a LoRA adapter.")
+    if name not in adapters:
+        raise RejectedError(404, "NotFoundError", f"The lora adapter '{name}' cannot be found.")
+    del adapters[name]
+    success = f"Success: LoRA adapter '{name}' removed successfully."
+    await exchange.answer(200, success.encode(), content_type=None)
+
+
+def _refused(message: str) -> RejectedError:
+    return RejectedError(400, "InvalidUserInput", message)

@@ -1,0 +1,150 @@
+"""What stands in for the model: settings, faults, adapters and their slots, and counters.
+
+As in vLLM, at most `max_loras` different adapters run at a time, requests for others wait, bringing an adapter into a
+slot takes `load_ms` during which no request makes progress, and unloading only forgets the name.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Fault(StrEnum):
+    """What can go wrong on purpose, with one request (its field `canned_fault`) or with all of them."""
+
+    DROP = "drop"
+    """The connection closes before the first byte of the answer."""
+    DROP_MID_STREAM = "drop_mid_stream"
+    """The connection closes after half of the tokens."""
+    HANG = "hang"
+    """No answer until the client gives up."""
+    HANG_MID_STREAM = "hang_mid_stream"
+    """Half of the tokens, then silence until the client gives up."""
+    ERROR_500 = "error_500"
+    """A 500 whose message carries a file path."""
+    ERROR_MID_STREAM = "error_mid_stream"
+    """Half of the tokens, then an error event and `[DONE]`, as vLLM reports a failed generation."""
+    SLOW = "slow"
+    """Ten times the configured time to first token and between tokens."""
+    WRONG_USAGE = "wrong_usage"
+    """Usage claims one token more than was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class CannedSettings:
+    """How the engine behaves: times in milliseconds, `tokens` per answer unless the request asks for fewer."""
+
+    served_model_name: str = "base"
+    ttft_ms: float = 0
+    itl_ms: float = 0
+    tokens: int = 16
+    max_loras: int = 8
+    load_ms: float = 0
+    fault: Fault | None = None
+    api_key: str = ""
+
+
+@dataclass
+class CannedEngine:
+    """The state of one canned engine; counters may be read from another thread."""
+
+    settings: CannedSettings
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Loaded adapter names and their paths, as `/v1/models` lists them."""
+    received: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=100))
+    """The latest chat request bodies, as they arrived."""
+    running: int = 0
+    finished: int = 0
+    aborted: int = 0
+    """Requests whose connection ended before the answer was complete."""
+    loads: int = 0
+    """How often an adapter was brought into a slot."""
+    _slots: dict[str, None] = field(default_factory=dict)
+    _active: Counter[str] = field(default_factory=Counter)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _load_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _stepping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._stepping.set()
+
+    def knows(self, model: str) -> bool:
+        """Whether `model` is the base model or a loaded adapter."""
+        return model == self.settings.served_model_name or model in self.adapters
+
+    def stats(self) -> dict[str, Any]:
+        """The counters and the adapters in slots, least recently used first."""
+        return {
+            "running": self.running,
+            "finished": self.finished,
+            "aborted": self.aborted,
+            "loads": self.loads,
+            "resident": list(self._slots),
+        }
+
+    async def load(self, name: str, path: str) -> None:
+        """Bring an adapter into a slot and list it."""
+        await self._bring_in(name)
+        self.adapters[name] = path
+
+    @asynccontextmanager
+    async def running_request(self, model: str) -> AsyncIterator[None]:
+        """Hold a place in the batch, and the adapter's slot, for the length of one request."""
+        self.running += 1
+        try:
+            if model == self.settings.served_model_name:
+                yield
+            else:
+                async with self._slot(model):
+                    yield
+        finally:
+            self.running -= 1
+
+    async def pause(self, wait_ms: float) -> None:
+        """Pass time as a decoding step does: longer when an adapter load stalls the engine."""
+        if wait_ms > 0:
+            await asyncio.sleep(wait_ms / 1000)
+        await self._stepping.wait()
+
+    @asynccontextmanager
+    async def _slot(self, name: str) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._has_room(name))
+            self._active[name] += 1
+        try:
+            await self._bring_in(name)
+            yield
+        finally:
+            self._active[name] -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _has_room(self, name: str) -> bool:
+        active = {other for other, requests in self._active.items() if requests}
+        return name in active or len(active) < self.settings.max_loras
+
+    async def _bring_in(self, name: str) -> None:
+        async with self._load_lock:
+            if name not in self._slots:
+                await self._stall()
+                self._evict()
+                self.loads += 1
+            self._slots.pop(name, None)
+            self._slots[name] = None
+
+    async def _stall(self) -> None:
+        self._stepping.clear()
+        try:
+            await asyncio.sleep(self.settings.load_ms / 1000)
+        finally:
+            self._stepping.set()
+
+    def _evict(self) -> None:
+        if len(self._slots) < self.settings.max_loras:
+            return
+        idle = [name for name in self._slots if not self._active[name]]
+        del self._slots[idle[0] if idle else next(iter(self._slots))]

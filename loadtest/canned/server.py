@@ -1,0 +1,43 @@
+"""Running the canned engine: in the foreground, or in a thread of this process for tests and benchmarks."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import uvicorn
+
+from loadtest.canned.app import CannedApp
+from loadtest.canned.engine import CannedEngine, CannedSettings
+
+
+@dataclass(frozen=True, slots=True)
+class CannedServer:
+    """A canned engine that answers at `url`; its state can be read and changed through `engine`."""
+
+    url: str
+    engine: CannedEngine
+
+
+@contextmanager
+def serving(settings: CannedSettings | None = None) -> Iterator[CannedServer]:
+    """Serve a canned engine on a free loopback port for the length of the `with` block."""
+    engine = CannedEngine(settings or CannedSettings())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(CannedApp(engine), lifespan="off", log_level="warning", access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        # The listener takes connections from here on, so nobody has to wait for the thread.
+        thread.start()
+        try:
+            yield CannedServer(f"http://127.0.0.1:{listener.getsockname()[1]}", engine)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def serve(settings: CannedSettings, host: str, port: int) -> None:
+    """Serve a canned engine until interrupted."""
+    uvicorn.run(CannedApp(CannedEngine(settings)), host=host, port=port, lifespan="off", access_log=False)

@@ -1,0 +1,80 @@
+"""What is asked for: the prompts, and which model gets which request."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from loadtest.errors import InvalidWorkloadError
+
+Messages = list[dict[str, Any]]
+
+BUILT_IN_PROMPTS = (
+    "My parcel was due on Monday and the tracking page has not moved since. Where is it?",
+    "I was charged twice for the same order last night. Please refund one of the payments.",
+    "The app closes by itself whenever I open the settings on my tablet.",
+    "How do I change the e-mail address of my account?",
+    "The blender arrived with a cracked jug. Can you send me a new one?",
+    "I cannot log in: the code from the text message is always called expired.",
+    "Do you deliver to the islands, and what does it cost?",
+    "Please cancel my subscription at the end of this month.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSpec:
+    """One request before it is sent; `index` counts from 0 in sending order."""
+
+    index: int
+    model: str
+    messages: Messages
+    max_tokens: int
+
+
+def built_in_prompts() -> list[Messages]:
+    """Short customer messages, for when no prompt file is given."""
+    return [[{"role": "user", "content": text}] for text in BUILT_IN_PROMPTS]
+
+
+def read_prompts(path: Path) -> list[Messages]:
+    """The prompts of a JSONL file whose lines hold `messages` (a final assistant turn is left out) or `prompt`."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InvalidWorkloadError(f"{path}: cannot be read ({error.strerror}).") from error
+    prompts = [_prompt(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise InvalidWorkloadError(f"{path}: has no prompts; give at least one JSON line.")
+    return prompts
+
+
+def _prompt(line: bytes, where: str) -> Messages:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InvalidWorkloadError(f"{where}: not JSON ({error}).") from None
+    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
+        return [{"role": "user", "content": row["prompt"]}]
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise InvalidWorkloadError(f'{where}: needs "messages" (a list of objects) or "prompt" (a text).')
+    asked = messages[:-1] if messages and messages[-1].get("role") == "assistant" else messages
+    if not asked:
+        raise InvalidWorkloadError(f"{where}: has no message to answer.")
+    return asked
+
+
+def plan_requests(
+    models: Sequence[str], prompts: Sequence[Messages], requests: int, max_tokens: int, seed: int
+) -> Iterator[RequestSpec]:
+    """The requests in sending order: equal shares per model in shuffled rounds, prompts drawn at random."""
+    rng = np.random.default_rng(seed)
+    names = list(models)
+    for index in range(requests):
+        place = index % len(names)
+        if place == 0:
+            rng.shuffle(names)
+        yield RequestSpec(index, names[place], prompts[int(rng.integers(len(prompts)))], max_tokens)

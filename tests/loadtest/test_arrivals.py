@@ -1,0 +1,69 @@
+"""Who is sent when, with a clock that only moves when a request takes time."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from loadtest.arrivals import closed_loop, open_loop, poisson_offsets
+from loadtest.workload import RequestSpec
+
+
+class FakeServer:
+    """Takes two seconds of its own clock per request and keeps the times it saw."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.now_s = now_s
+        self.intended_s: list[float] = []
+        self.sent_s: list[float] = []
+
+    def clock(self) -> float:
+        return self.now_s
+
+    async def send(self, spec: RequestSpec, intended_s: float) -> None:
+        self.intended_s.append(intended_s)
+        self.sent_s.append(self.now_s)
+        self.now_s += 2
+
+
+def specs(count: int) -> list[RequestSpec]:
+    return [RequestSpec(index, "base", [], 1) for index in range(count)]
+
+
+async def test_an_open_loop_keeps_the_intended_times_when_the_client_is_late() -> None:
+    server = FakeServer(now_s=100.0)
+    await open_loop(iter(specs(3)), [1.0, 2.0, 3.0], None, server.clock, server.send)
+    assert server.intended_s == [1.0, 2.0, 3.0]
+    assert server.sent_s == [100.0, 102.0, 104.0]
+
+
+async def test_waiting_for_room_in_a_capped_open_loop_does_not_move_the_intended_time() -> None:
+    server = FakeServer()
+    await open_loop(iter(specs(3)), [0.0, 0.0, 0.0], 1, server.clock, server.send)
+    assert server.intended_s == [0.0, 0.0, 0.0]
+    assert server.sent_s == [0.0, 2.0, 4.0]
+
+
+async def test_a_closed_loop_worker_means_to_send_when_it_is_free() -> None:
+    server = FakeServer()
+    await closed_loop(iter(specs(3)), 1, server.clock, server.send)
+    assert server.intended_s == server.sent_s == [0.0, 2.0, 4.0]
+
+
+async def test_workers_share_the_requests() -> None:
+    server = FakeServer()
+    await closed_loop(iter(specs(10)), 4, server.clock, server.send)
+    assert len(server.sent_s) == 10
+
+
+def test_poisson_gaps_have_the_mean_and_spread_of_their_rate() -> None:
+    offsets_s = np.array(list(islice(poisson_offsets(rate_per_s=50.0, seed=7), 20_000)))
+    gaps_s = np.diff(offsets_s)
+    assert gaps_s.min() > 0
+    assert gaps_s.mean() == pytest.approx(1 / 50, rel=0.03)
+    assert gaps_s.std() == pytest.approx(1 / 50, rel=0.05)
+
+
+def test_the_same_seed_gives_the_same_arrivals() -> None:
+    first, again, other = (list(islice(poisson_offsets(5.0, seed), 20)) for seed in (1, 1, 2))
+    assert first == again != other

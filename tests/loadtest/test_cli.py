@@ -1,0 +1,131 @@
+"""`turntable loadtest run` as a user meets it: output, files, exit codes, Ctrl-C."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from loadtest.canned import CannedSettings, Fault, serving
+from loadtest.cli import app
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
+    clean: dict[str, str | None] = dict.fromkeys(("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY", "TURNTABLE_DATA_DIR"))
+    return CliRunner().invoke(app, ["run", *arguments], env={**clean, "COLUMNS": "100", **(env or {})})
+
+
+def test_a_clean_run_exits_0_and_shows_every_metric() -> None:
+    with serving() as server:
+        result = run("--url", server.url, "--requests", "6")
+    assert result.exit_code == 0, result.output
+    for word in ("TTFT", "ITL", "TPOT", "E2E", "req/s", "tok/s", "p99"):
+        assert word in result.stdout
+
+
+def test_failed_requests_exit_1_and_are_named() -> None:
+    with serving(CannedSettings(fault=Fault.DROP_MID_STREAM)) as server:
+        result = run("--url", server.url, "--requests", "3")
+    assert result.exit_code == 1
+    assert "3 failed: truncated" in result.stdout
+
+
+def test_a_suspicious_usage_is_said_in_the_table_output() -> None:
+    with serving(CannedSettings(tokens=4, fault=Fault.WRONG_USAGE)) as server:
+        result = run("--url", server.url, "--requests", "2")
+    assert "2 answers claim more tokens than chunks (10 tokens, 8 chunks in all)" in result.stdout
+
+
+def test_the_report_and_the_records_are_written_as_json(tmp_path: Path) -> None:
+    report_file, records_file = tmp_path / "report.json", tmp_path / "records.jsonl"
+    with serving(CannedSettings(tokens=3)) as server:
+        result = run("--url", server.url, "--requests", "4", "--json", str(report_file), "--records", str(records_file))
+    assert result.exit_code == 0
+    report = json.loads(report_file.read_text())
+    assert report["partial"] is False
+    assert report["settings"]["concurrency"] == 8
+    assert report["total"]["completion_tokens"] == 12
+    assert "chunks with text" in report["definitions"]["itl"]
+    records = [json.loads(line) for line in records_file.read_text().splitlines()]
+    assert sorted(record["index"] for record in records) == [0, 1, 2, 3]
+    assert all(len(record["chunk_s"]) == 3 for record in records)
+
+
+def test_json_to_a_dash_is_all_that_is_printed() -> None:
+    with serving() as server:
+        result = run("--url", server.url, "--requests", "2", "--json", "-")
+    assert json.loads(result.stdout)["total"]["succeeded"] == 2
+
+
+def test_what_cannot_start_is_one_sentence_on_stderr_and_exit_2(tmp_path: Path, unused_tcp_port: int) -> None:
+    with serving(CannedSettings(api_key="right")) as server:
+        wrong = [
+            run("--url", f"http://127.0.0.1:{unused_tcp_port}"),
+            run("--url", server.url, "--key", "wrong"),
+            run("--url", server.url, "--key", "right", "--models", "base,nope"),
+            run("--url", server.url, "--key", "right", "--prompts", str(tmp_path / "none.jsonl")),
+            run("--url", server.url, "--key", "right", "--json", str(tmp_path / "no" / "report.json")),
+            run("--url", "not an address"),
+        ]
+    for result in wrong:
+        assert result.exit_code == 2, result.output
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"])
+def test_the_key_comes_from_the_environment(variable: str) -> None:
+    with serving(CannedSettings(api_key="tt-1")) as server:
+        assert run("--url", server.url, "--requests", "1", env={variable: "tt-1"}).exit_code == 0
+
+
+def test_the_api_key_goes_before_the_admin_key() -> None:
+    env = {"TURNTABLE_API_KEY": "tt-api", "TURNTABLE_ADMIN_KEY": "tt-admin"}
+    with serving(CannedSettings(api_key="tt-api")) as server:
+        assert run("--url", server.url, "--requests", "1", env=env).exit_code == 0
+
+
+def test_a_local_gateways_admin_key_is_found_in_its_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "admin.key").write_text("tt-local\n")
+    with serving(CannedSettings(api_key="tt-local")) as server:
+        result = run("--url", server.url, "--requests", "1", "--data-dir", str(tmp_path))
+    assert result.exit_code == 0, result.output
+
+
+def test_ctrl_c_gives_a_report_on_what_was_answered_marked_partial(tmp_path: Path) -> None:
+    report_file = tmp_path / "report.json"
+    settings = CannedSettings(ttft_ms=5)
+    with serving(settings) as server:
+        arguments = ["--url", server.url, "--requests", "100000", "--concurrency", "2", "--json", str(report_file)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from loadtest.cli import app; app()", "run", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: server.engine.finished >= 3)
+        server.engine.settings = replace(settings, fault=Fault.HANG)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    report = json.loads(report_file.read_text())
+    assert report["partial"] is True
+    total = report["total"]
+    # Two at a time: when the server has answered three, the client has read at least one of them.
+    assert total["succeeded"] >= 1
+    assert total["succeeded"] + total["unfinished"] == total["requests"]
+    assert "PARTIAL" in stdout
+    assert (process.returncode, stderr) == (1, "")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.01)
