@@ -1,0 +1,1 @@
+"""Complete, runnable examples: data, recipe, evaluation, and the demo that runs them."""

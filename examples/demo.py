@@ -1,0 +1,166 @@
+"""`turntable demo`: the whole loop on one machine, with the very commands a person would type.
+
+Build the base, serve it, check data, train an adapter, publish it into the running engine, measure it against the base,
+talk to it, and see what it cost. Every step must really succeed, or the demo fails.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from openai import OpenAI, OpenAIError
+from rich.console import Console
+
+EXAMPLE = Path(__file__).parent / "support-triage"
+ADAPTER = "support-triage"
+MESSAGE = (
+    "Hi, I was charged twice for order 48213 on my card and I need the second payment back before Friday, "
+    "please fix this today."
+)
+SYSTEM = "Triage the customer message. Reply with JSON: category, priority, summary."
+_USD_PER_HOUR = "0.10"  # about what a small two-core cloud machine costs; any price can be given
+_STEPS = 8
+
+app = typer.Typer(add_completion=False)
+console = Console(highlight=False)
+
+
+class DemoError(Exception):
+    """A step failed; the message says which."""
+
+
+@app.command()
+def demo(
+    data_dir: Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where everything is kept.")] = Path(
+        "var"
+    ),
+) -> None:
+    """Run the whole loop: base model, engine, data, training, publishing, proof, a chat, the bill."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    try:
+        Demo(data_dir).run()
+    except DemoError as error:
+        console.print(f"[red]demo failed:[/red] {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing is left running, and the next run continues with what is finished")
+        sys.exit(130)
+    console.print(f"\nThe whole loop took {time.monotonic() - started:.0f} s. Next:")
+    console.print("  make serve")
+    body = f'{{"model":"{ADAPTER}","messages":[{{"role":"user","content":"{MESSAGE}"}}]}}'
+    console.print(
+        f'  curl -s localhost:8080/v1/chat/completions -H "Authorization: Bearer $(cat {data_dir}/admin.key)" '
+        f"-d {shlex.quote(body)}",
+        soft_wrap=True,
+    )
+
+
+class Demo:
+    """The eight steps over one data directory and one free port."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._port = _free_port()
+        self._url = f"http://127.0.0.1:{self._port}"
+        self._environment = os.environ | {"TURNTABLE_DATA_DIR": str(data_dir), "TURNTABLE_GATEWAY_URL": self._url}
+
+    def run(self) -> None:
+        """Run every step in order; raises `DemoError` at the first that fails."""
+        self._step(1, "Build the embedded base model (once)")
+        self._turntable("base", "build")
+        self._step(2, "Start the gateway and a real vLLM engine")
+        with self._gateway() as gateway:
+            self._wait_until_ready(gateway)
+            self._step(3, "Check the training data")
+            self._turntable("data", "check", EXAMPLE / "train.jsonl", EXAMPLE / "test.jsonl")
+            self._step(4, "Train a LoRA adapter")
+            run_dir = self._data_dir / "runs" / f"demo-{time.strftime('%Y%m%dT%H%M%S')}"
+            self._turntable("train", EXAMPLE / "recipe.toml", "--out", run_dir)
+            self._step(5, "Publish it into the running engine and make it live")
+            self._turntable("adapters", "add", ADAPTER, run_dir, "--promote")
+            self._step(6, "Measure base and adapter on messages neither has seen")
+            task = EXAMPLE / "task.toml"
+            self._turntable("compare", task, "--models", f"base,{ADAPTER}", "--require", f"{ADAPTER}:schema_valid=0.9")
+            self._step(7, "Talk to it with the OpenAI SDK, streaming")
+            self._chat()
+            self._step(8, "What it cost, and what it would have cost elsewhere")
+            self._turntable("costs")
+
+    def _step(self, number: int, title: str) -> None:
+        console.rule(f"[bold]{number}/{_STEPS}  {title}", align="left")
+
+    def _turntable(self, *arguments: str | Path) -> None:
+        texts = [str(argument) for argument in arguments]
+        console.print(f"[cyan]$ turntable {shlex.join(texts)}[/cyan]", soft_wrap=True)
+        code = subprocess.run([_command(), *texts], env=self._environment, check=False).returncode
+        if code:
+            raise DemoError(f"`turntable {shlex.join(texts)}` ended with code {code}.")
+
+    @contextmanager
+    def _gateway(self) -> Iterator["subprocess.Popen[bytes]"]:
+        options = ["--port", str(self._port), "--engine-port", "0", "--engine-usd-per-hour", _USD_PER_HOUR]
+        console.print(f"[cyan]$ turntable serve {shlex.join(options)}[/cyan]", soft_wrap=True)
+        gateway = subprocess.Popen([_command(), "serve", *options], env=self._environment)
+        try:
+            yield gateway
+        finally:
+            gateway.terminate()
+            gateway.wait()
+
+    def _wait_until_ready(self, gateway: "subprocess.Popen[bytes]") -> None:
+        while gateway.poll() is None:
+            try:
+                if httpx.get(f"{self._url}/ready").status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass  # not listening yet
+            time.sleep(0.2)
+        raise DemoError("the gateway ended before its engine was ready (see above).")
+
+    def _chat(self) -> None:
+        key = (self._data_dir / "admin.key").read_text(encoding="utf-8").strip()
+        console.print(f"[cyan]user:[/cyan] {MESSAGE}")
+        console.print(f"[cyan]{ADAPTER}:[/cyan] ", end="")
+        answer = ""
+        try:
+            with OpenAI(base_url=f"{self._url}/v1", api_key=key) as client:
+                for chunk in client.chat.completions.create(
+                    model=ADAPTER,
+                    messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": MESSAGE}],
+                    temperature=0,
+                    max_tokens=96,
+                    stream=True,
+                ):
+                    piece = chunk.choices[0].delta.content or ""
+                    console.print(piece, end="", markup=False)
+                    answer += piece
+        except OpenAIError as error:
+            raise DemoError(f"the chat request failed: {error}") from error
+        console.print()
+        if not answer.strip():
+            raise DemoError("the adapter answered nothing.")
+
+
+def _command() -> str:
+    return str(Path(sys.executable).with_name("turntable"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    app()
