@@ -1,0 +1,50 @@
+# Two images from the same pinned lists as `make setup`:
+#
+#   docker build --target gateway -t turntable-gateway .
+#       The gateway alone, without torch: attach it to an engine with TURNTABLE_ENGINE_URL.
+#   docker build --target engine-trainer -t turntable .
+#       The same, with vLLM and the trainer: `turntable serve` starts its own engine, `turntable train` trains.
+#       For NVIDIA GPUs add --build-arg ENGINE=gpu. On a CPU the lists mean PyTorch's CPU build: hand its package
+#       index to pip with --build-arg PIP_EXTRA_INDEX_URL=… (or a folder of wheels with PIP_FIND_LINKS).
+
+FROM python:3.11-slim AS packages
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
+RUN --mount=type=bind,source=requirements,target=/requirements \
+    pip install --no-deps -r /requirements/gateway.txt -r /requirements/postgres.txt
+RUN useradd --uid 10001 --create-home turntable && install -d -o turntable -g turntable /data
+ENV TURNTABLE_HOST=0.0.0.0 TURNTABLE_DATA_DIR=/data
+# turntable.toml, when there is one, is read from here.
+WORKDIR /data
+VOLUME /data
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=2)"]
+ENTRYPOINT ["turntable"]
+CMD ["serve"]
+
+
+FROM packages AS gateway
+RUN --mount=type=bind,target=/source,rw pip install --no-deps /source
+USER turntable
+
+
+FROM packages AS engine-trainer
+ARG ENGINE=cpu
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
+# vLLM's CPU kernels link libnuma; torch compiles kernels with a C++ compiler when it runs.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ libnuma1 && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,source=requirements,target=/requirements \
+    case "$ENGINE" in \
+        cpu) pip install --no-deps -r /requirements/engine-cpu.txt ;; \
+        gpu) pip install -c /requirements/gateway.txt "vllm==0.32.0" ;; \
+        *) echo "error: ENGINE is cpu or gpu, not '$ENGINE'" >&2; exit 2 ;; \
+    esac
+RUN --mount=type=bind,source=requirements,target=/requirements \
+    pip install --no-deps -r /requirements/trainer.txt
+RUN python -c "import torch" || { echo "error: torch does not import; on a CPU pass PyTorch's CPU package index as" \
+    "PIP_EXTRA_INDEX_URL, on a GPU build with ENGINE=gpu" >&2; exit 2; }
+RUN --mount=type=bind,target=/source,rw pip install --no-deps /source
+USER turntable

@@ -1,0 +1,137 @@
+"""Writes the reference blocks of README.md from the code: `python docs/build_reference.py [--check]`.
+
+A block lies between `<!-- generated:NAME -->` and `<!-- /generated -->`; NAME is `tree`, `commands` or `settings`. With
+`--check` nothing is written, and a stale block is an error.
+"""
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from gateway.settings import Settings
+from turntable import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"<!-- generated:(?P<name>\w+) -->\n.*?<!-- /generated -->", re.DOTALL)
+LISTED = ("adapters", "gateway", "trainer", "loadtest", "examples")
+NAMED = {
+    "tests": "Mirrors the packages, plus whole-loop tests in tests/e2e",
+    "docs": "How a request lives, decisions and measurements; build_reference.py writes these blocks",
+    "requirements": "Every package pinned, one list per purpose",
+}
+
+
+def main() -> None:
+    """Rewrite the blocks of the README, or only check them."""
+    parser = argparse.ArgumentParser(description="Write the generated blocks of README.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a block is stale")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file to work on")
+    arguments = parser.parse_args()
+    text = arguments.readme.read_text(encoding="utf-8")
+    unknown = {match["name"] for match in BLOCK.finditer(text)} - BUILDERS.keys()
+    if unknown:
+        fail(2, f"{arguments.readme.name}: no such block: {', '.join(sorted(unknown))}; use {', '.join(BUILDERS)}")
+    rebuilt = BLOCK.sub(lambda match: block(match["name"]), text)
+    if not arguments.check:
+        arguments.readme.write_text(rebuilt, encoding="utf-8")
+    elif rebuilt != text:
+        stale = [old["name"] for old in BLOCK.finditer(text) if old.group() != block(old["name"])]
+        names = ", ".join(dict.fromkeys(stale))
+        fail(1, f"{arguments.readme.name}: stale blocks: {names}; run `python docs/build_reference.py`")
+
+
+def fail(code: int, sentence: str) -> None:
+    """Leave with one sentence on standard error."""
+    sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(code)
+
+
+def block(name: str) -> str:
+    """A whole block with its markers."""
+    return f"<!-- generated:{name} -->\n{BUILDERS[name]()}\n<!-- /generated -->"
+
+
+def tree() -> str:
+    """The folders and modules with the first sentence of each docstring."""
+    entries = [("turntable.py", first_sentence(ROOT / "turntable.py"))]
+    for folder in LISTED:
+        entries += folder_entries(ROOT / folder, depth=0)
+    entries += [(f"{name}/", sentence) for name, sentence in NAMED.items() if (ROOT / name).is_dir()]
+    return fenced(aligned(entries))
+
+
+def folder_entries(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
+    """A package, its modules, then its sub-packages, indented by depth."""
+    indent = "  " * depth
+    yield f"{indent}{folder.name}/", first_sentence(folder / "__init__.py")
+    for file in sorted(folder.glob("*.py")):
+        if file.name != "__init__.py":
+            yield f"{indent}  {file.name}", first_sentence(file)
+    for package in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        yield from folder_entries(package, depth + 1)
+
+
+def first_sentence(file: Path) -> str:
+    """The first sentence of a module's docstring, on one line."""
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(docstring.partition("\n\n")[0].split())
+    return re.split(r"(?<=[^.])\.(?:\s|$)", paragraph, maxsplit=1)[0].rstrip(":")
+
+
+def commands() -> str:
+    """Every command with its arguments and the first sentence of its help."""
+    return fenced(aligned([entry for name in COMMANDS for entry in command_entries(name)]))
+
+
+def command_entries(name: str) -> Iterator[tuple[str, str]]:
+    """The command `turntable NAME`, or the commands of that group."""
+    yield from leaves(f"turntable {name}", typer.main.get_command(COMMANDS[name].load()))
+
+
+def leaves(path: str, command: Any) -> Iterator[tuple[str, str]]:
+    """The commands without sub-commands below a Click command."""
+    children = getattr(command, "commands", {})
+    for name, child in children.items():
+        yield from leaves(f"{path} {name}", child)
+    if not children:
+        pieces = command.collect_usage_pieces(typer.Context(command))
+        arguments = [re.sub(r"[{}]", "", piece).upper() for piece in pieces if piece != "[OPTIONS]"]
+        yield " ".join([path, *arguments]), " ".join((command.help or "").partition("\n\n")[0].split()).rstrip(".")
+
+
+def settings() -> str:
+    """Every setting with its environment variable, default and meaning."""
+    prefix = Settings.model_config["env_prefix"]
+    rows = [
+        f"| `{name}` | `{(prefix + name).upper()}` | {shown(field.default)} | {field.description or ''} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| setting | environment | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def shown(default: object) -> str:
+    """A default as the table shows it; nothing for one that is empty."""
+    return "" if default is None or default == "" or default == () else f"`{default}`"
+
+
+def aligned(entries: list[tuple[str, str]]) -> list[str]:
+    """Two columns as lines."""
+    width = max(len(left) for left, _ in entries)
+    return [f"{left:<{width}}  {right}".rstrip() for left, right in entries]
+
+
+def fenced(lines: list[str]) -> str:
+    """Lines as a Markdown code block."""
+    return "\n".join(["```", *lines, "```"])
+
+
+BUILDERS: dict[str, Callable[[], str]] = {"tree": tree, "commands": commands, "settings": settings}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What the documents say about the code is generated from it, and what they point to exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+BLOCKS = ("tree", "commands", "settings")
+
+
+def build_reference(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "docs" / "build_reference.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_readme_has_every_block_and_none_is_stale() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in BLOCKS:
+        assert f"<!-- generated:{name} -->" in text, f"README.md has no block '{name}'"
+    checked = build_reference("--check")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_stale_blocks_are_named_and_rebuilt_from_the_code_and_the_rest_left_alone(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"text\n<!-- generated:{name} -->\nold words\n<!-- /generated -->\n" for name in BLOCKS))
+    stale = build_reference("--check", "--readme", readme)
+    assert stale.returncode == 1
+    assert f"stale blocks: {', '.join(BLOCKS)}" in stale.stderr
+    assert readme.read_text().count("old words") == 3
+    assert build_reference("--readme", readme).returncode == 0
+    text = readme.read_text()
+    assert re.search(r"(?m)^  stats\.py +Metrics derived from raw records$", text)
+    assert re.search(r"(?m)^turntable adapters promote NAME VERSION +Make a version live", text)
+    assert "| `data_dir` | `TURNTABLE_DATA_DIR` | `var` |" in text
+    assert (text.count("text\n<!--"), text.count("old words")) == (3, 0)
+
+
+def test_an_unknown_block_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- generated:weather -->\n<!-- /generated -->\n")
+    refused = build_reference("--readme", readme)
+    assert refused.returncode == 2
+    assert "no such block: weather" in refused.stderr
+    assert "weather -->\n<!-- /generated" in readme.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link) and not link.startswith("#")]
+    broken = [link for link in local if not (page.parent / link).exists()]
+    assert not broken, f"{page.relative_to(ROOT)} links to {', '.join(broken)}, which do not exist"
