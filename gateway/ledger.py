@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 
 from gateway.errors import DiskError
-from gateway.usage import Usage
+from gateway.usage import Evidence, Usage
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ usage_ledger = Table(
     Column("cached_tokens", BigInteger),
     Column("completion_tokens", BigInteger),
     Column("ttft_us", BigInteger),
+    Column("endpoint", String(64)),
+    Column("engine", String(64)),
+    Column("client_request_id", String(128)),
 )
 
 
@@ -66,14 +69,6 @@ class Finish(StrEnum):
     CLIENT_ABORT = "client_abort"
     REFUSED = "refused"
     ENGINE_ERROR = "engine_error"
-
-
-class Evidence(StrEnum):
-    """Where a row's token counts come from: the engine's final count, its last running count, or nowhere."""
-
-    EXACT = "exact"
-    LAST_CONTINUOUS = "last_continuous"
-    NONE = "none"
 
 
 def now_us() -> int:
@@ -92,12 +87,21 @@ class Entry:
     adapter: str | None
     digest: str | None
     stream: bool
+    endpoint: str
+    client_request_id: str | None = None
+    engine: str | None = None
     opened_us: int = field(default_factory=now_us)
+    sent_us: int | None = None
     first_byte_us: int | None = None
+    chunks: int = 0
     status: int = 200
     finish: Finish = Finish.COMPLETED
     usage: Usage = field(default_factory=Usage)
     evidence: Evidence = Evidence.NONE
+
+    def mark_sent(self) -> None:
+        """Note the moment in which the engine gets the request."""
+        self.sent_us = now_us()
 
     def mark_first_byte(self) -> None:
         """Note the moment of the first byte of the answer, once."""
@@ -122,6 +126,8 @@ class Entry:
             "adapter": self.adapter,
             "digest": self.digest,
             "stream": self.stream,
+            "endpoint": self.endpoint,
+            "client_request_id": self.client_request_id,
         }
 
     def settled_row(self) -> dict[str, Any]:
@@ -136,6 +142,7 @@ class Entry:
             "cached_tokens": self.usage.cached_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "ttft_us": self.ttft_us,
+            "engine": self.engine,
         }
 
 
@@ -168,9 +175,9 @@ class Ledger:
             log.exception("ledger: opening a row failed")
             raise DiskError("The usage ledger cannot be written, so no request is taken; free that disk.") from error
 
-    async def settle(self, entry: Entry) -> None:
-        """Close the row; a row that is not open any more stays as it is."""
-        await self._submit(False, entry.settled_row())
+    def settle(self, entry: Entry) -> asyncio.Future[None]:
+        """Close the row: done once committed; a row that is not open any more stays as it is."""
+        return self._submit(False, entry.settled_row())
 
     def rows(self, *, since_us: int = 0, until_us: int | None = None) -> Sequence[Mapping[str, Any]]:
         """The rows opened in a window, oldest first."""

