@@ -2,7 +2,8 @@
 
     GatewayError
     ├── InvalidRequestError      400  the request is malformed; `param` names the field
-    │   └── SuspectRequestError  400  this very request was running when an engine died
+    │   ├── SuspectRequestError  400  this very request was running when an engine died
+    │   └── BadFramingError      400  the message is not plain HTTP/1.1
     ├── AuthenticationError      401  no key, or a key nobody gave out
     ├── ModelNotFoundError       404  no such model, or not for this key (the two are never told apart)
     ├── UnknownUrlError          404  no such path
@@ -11,6 +12,7 @@
     ├── ClientTooSlowError       408  the body did not arrive in time
     ├── ConflictError            409  the state is not the one the request expects
     ├── RequestTooLargeError     413
+    ├── HeadersTooLargeError     431
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
     ├── InternalError            500  a defect of ours; the log has the trace
     ├── EngineFailedError        502  the engine failed on the request or answered nonsense
@@ -75,6 +77,12 @@ class SuspectRequestError(InvalidRequestError):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"x-should-retry", b"false")]
+
+
+class BadFramingError(InvalidRequestError):
+    """Where the message ends, or to whom it goes, can be read in more than one way."""
+
+    code = "bad_framing"
 
 
 class AuthenticationError(GatewayError):
@@ -142,6 +150,14 @@ class RequestTooLargeError(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class HeadersTooLargeError(GatewayError):
+    """The request line and headers are larger than this server takes."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class AdapterRefusedError(GatewayError):

@@ -20,6 +20,7 @@ from gateway.auth import KEY_FILE, load_or_create_admin_key
 from gateway.cli.base import ServeError, find_base_model
 from gateway.engine.process import EngineSpec, engine_build
 from gateway.engine_plugin.shields import CPU_SHIELDS
+from gateway.front_door import Limits, strict_protocol
 from gateway.settings import Settings
 
 app = typer.Typer()
@@ -75,20 +76,25 @@ def _run(settings: Settings) -> str:
     with _bind(settings.host, settings.port, "--port") as listener:
         engine_urls, spec, base_dir = _plan_engine(settings)
         setup = Setup(settings, _admin_key(settings), engine_urls, spec, base_dir, _announce, give_up)
-        config = uvicorn.Config(
-            _build(setup),
-            log_config=None,
-            access_log=False,
-            http="httptools",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
-        )
+        config = server_config(_build(setup), settings)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)
         _announce("listening on http://{}:{} (Ctrl-C stops)".format(*listener.getsockname()[:2]))
         uvicorn.Server(config).run(sockets=[listener])
     return failures[0] if failures else ""
+
+
+def server_config(app: Turntable, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the gateway: no logs of its own, our front door, a deadline for shutting down."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=strict_protocol(Limits(settings.header_timeout_s, settings.max_header_bytes, settings.max_connections)),
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
+    )
 
 
 def _check_data_dir(data_dir: Path) -> None:

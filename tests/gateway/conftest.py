@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from gateway.app import Setup, Turntable
+from gateway.cli.serve import server_config
 from gateway.settings import Settings
 from loadtest.canned.engine import CannedSettings
 from loadtest.canned.server import CannedServer, serving
@@ -39,8 +40,7 @@ def running_gateway(settings: Settings, *engine_urls: str) -> Iterator[str]:
     given_up: list[str] = []
     setup = Setup(settings, KEY, engine_urls, None, None, lambda _line: None, given_up.append)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(Turntable(setup), log_config=None, access_log=False, http="httptools", ws="none")
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(Turntable(setup), settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
