@@ -28,9 +28,11 @@ from gateway.errors import (
 from gateway.ledger import Entry, Finish, Ledger, now_us
 from gateway.metrics import Metrics
 from gateway.resolve import Target
-from gateway.usage import Evidence
+from gateway.usage import Evidence, Usage
 
 log = logging.getLogger(__name__)
+# The client left, or the answer took too long: the engine has worked all the same.
+_CUT_OFF = frozenset({499, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,11 @@ class Inference:
             Deadline(self._timeouts, is_stream=call.request.stream).enforced() as deadline,
             contextlib.AsyncExitStack() as stack,
         ):
-            response = await self._send(stack, call, entry, body)
+            response, engine = await self._send(stack, call, entry, body)
             if response.status != 200:
                 raise translate(call.api.path, response.status, await response.read())
             yield Exchange(call, entry, response, deadline)
+            engine.learn_pace((now_us() - entry.opened_us) / 1e6, entry.usage.completion_tokens)
 
     @contextlib.asynccontextmanager
     async def _slot(self, target: Target) -> AsyncIterator[None]:
@@ -174,7 +177,7 @@ class Inference:
             stack.enter_context(self._suspects.watch(engine.name, hash(call.request.body)))
             entry.mark_sent()
             try:
-                return await stack.enter_async_context(engine.post(call.api.path, body, call.headers))
+                return await stack.enter_async_context(engine.post(call.api.path, body, call.headers)), engine
             except EngineUnreachableError:
                 if not may_retry:
                     raise
@@ -208,9 +211,22 @@ class Inference:
             entry.status = error.status
             raise
         finally:
+            if entry.status in _CUT_OFF and entry.evidence is Evidence.NONE:
+                self._estimate(entry, call)
             self._count(entry, call.target)
             if call.api.metered:
                 self._settle(entry)
+
+    def _estimate(self, entry: Entry, call: Call) -> None:
+        """Tokens of a whole answer that was cut off: four bytes are about a prompt token, and the engine's pace tells
+        how far it got.
+        """
+        engine = next((engine for engine in self._pool.engines if engine.name == entry.engine), None)
+        if engine is None or entry.sent_us is None or not engine.s_per_token:
+            return
+        generated = int((now_us() - entry.sent_us) / 1e6 / engine.s_per_token)
+        entry.usage = Usage(len(call.request.body) // 4, min(generated, call.api.most_tokens(call.request)))
+        entry.evidence = Evidence.ESTIMATED
 
     def _count(self, entry: Entry, target: Target) -> None:
         label, metrics, latency_us = target.label, self._metrics, now_us() - entry.opened_us

@@ -77,6 +77,11 @@ class Api(ABC):
         """What the engine is asked: its own name for the model, all else as the client wrote it."""
         return orjson.dumps(request.document | {"model": engine_model})
 
+    def most_tokens(self, request: InferenceRequest) -> int:
+        """How many tokens a request may generate at the most, as its client limited it; a large number otherwise."""
+        limits = [request.document.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+        return min((limit for limit in limits if isinstance(limit, int)), default=1 << 31)
+
     @abstractmethod
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         """A complete answer for the client, and its tokens; raises `EngineFailedError` when it is not one."""

@@ -10,6 +10,8 @@ from gateway.engine.loader import AdapterLoader
 from gateway.engine.supervisor import EngineState, Supervisor
 from gateway.errors import EngineBrokeOffError, EngineUnreachableError
 
+_NEWEST = 0.1  # weight of the newest answer in a running mean
+
 
 @dataclass(eq=False)
 class Engine:
@@ -21,6 +23,14 @@ class Engine:
     supervisor: Supervisor
     breaker: Breaker = field(default_factory=Breaker)
     running: int = 0
+    s_per_token: float = 0.0
+    """How long a generated token lately took, waiting and prompt included; 0 until an answer was seen."""
+
+    def learn_pace(self, seconds: float, tokens: int) -> None:
+        """Take a finished answer into the running mean of `s_per_token`."""
+        if tokens:
+            newest = seconds / tokens
+            self.s_per_token += (newest - self.s_per_token) * (_NEWEST if self.s_per_token else 1)
 
     @property
     def is_ready(self) -> bool:
