@@ -16,6 +16,7 @@ from gateway.admission import Admission
 from gateway.apis import Api, InferenceRequest, Names
 from gateway.auth import Caller
 from gateway.engine.client import EngineResponse, translate
+from gateway.engine.engine import Engine
 from gateway.engine.pool import EnginePool
 from gateway.engine.suspects import Suspects
 from gateway.errors import (
@@ -167,7 +168,9 @@ class Inference:
             self._metrics.queue_s.labels(target.label).observe(time.perf_counter() - asked_s)
             yield
 
-    async def _send(self, stack: contextlib.AsyncExitStack, call: Call, entry: Entry, body: bytes) -> EngineResponse:
+    async def _send(
+        self, stack: contextlib.AsyncExitStack, call: Call, entry: Entry, body: bytes
+    ) -> tuple[EngineResponse, Engine]:
         """Hand the request to an engine; to a second one only when the first never accepted it."""
         version = call.target.version
         engine = await stack.enter_async_context(self._pool.hold(version))

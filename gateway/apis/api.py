@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 import orjson
 
+from gateway.apis.request_shields import shield
 from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
 from gateway.usage import Evidence, Usage
 
@@ -68,6 +69,7 @@ class Api(ABC):
         model = self._model(document, base)
         for name, kinds in self.required.items():
             _demand(document, name, kinds)
+        shield(self.path, document, len(body))
         stream = document.get("stream")
         if stream is not None and not isinstance(stream, bool):
             raise InvalidRequestError("'stream' has the wrong type; it must be true or false.", param="stream")
@@ -75,7 +77,7 @@ class Api(ABC):
 
     def engine_body(self, request: InferenceRequest, engine_model: str) -> bytes:
         """What the engine is asked: its own name for the model, all else as the client wrote it."""
-        return orjson.dumps(request.document | {"model": engine_model})
+        return dump(request.document | {"model": engine_model})
 
     def most_tokens(self, request: InferenceRequest) -> int:
         """How many tokens a request may generate at the most, as its client limited it; a large number otherwise."""
@@ -100,6 +102,14 @@ class Api(ABC):
 
     def _model(self, document: dict[str, Any], base: str) -> str:
         return _demand(document, "model", (str,))  # type: ignore[no-any-return]
+
+
+def dump(document: dict[str, Any]) -> bytes:
+    """A request for the engine as JSON; raises `InvalidRequestError` when it is nested too deep to be written."""
+    try:
+        return orjson.dumps(document)
+    except TypeError as error:
+        raise InvalidRequestError("The request is nested too deep; 250 levels are served.") from error
 
 
 def read_answer(body: bytes) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from gateway.apis.api import Api, InferenceRequest, Names, read_answer
+from gateway.apis.api import Api, InferenceRequest, Names, dump, read_answer
 from gateway.apis.completions_stream import CompletionsStream
 from gateway.errors import EngineFailedError, InvalidRequestError
 from gateway.usage import Usage
@@ -30,7 +30,7 @@ class Completions(Api):
         changed: dict[str, Any] = {"model": engine_model}
         if request.stream:
             changed["stream_options"] = _options(request) | _ASK_FOR_USAGE
-        return orjson.dumps(request.document | changed)
+        return dump(request.document | changed)
 
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from gateway.apis.api import Api, InferenceRequest, Names, read_answer
+from gateway.apis.api import Api, InferenceRequest, Names, dump, read_answer
 from gateway.apis.named_events import NamedEvents
 from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
 from gateway.usage import Usage
@@ -29,7 +29,7 @@ class Responses(Api):
 
     def engine_body(self, request: InferenceRequest, engine_model: str) -> bytes:
         """The engine is told to store nothing, which is also what it does when asked otherwise."""
-        return orjson.dumps(request.document | {"model": engine_model, "store": False})
+        return dump(request.document | {"model": engine_model, "store": False})
 
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)

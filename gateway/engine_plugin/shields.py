@@ -39,7 +39,8 @@ def mend_mixed_batches() -> None:
         inputs: Any, lora_b_weights: Any, output_tensor: Any, lora_indices_tensor: Any, scaling: float = 1.0
     ) -> None:
         shrink(inputs, lora_b_weights, output_tensor, lora_indices_tensor, scaling)
-        output_tensor[lora_indices_tensor < 0] = 0
+        if len(lora_indices_tensor) == len(output_tensor):  # not so for prompt log-probabilities, refused at the gate
+            output_tensor[lora_indices_tensor < 0] = 0
 
     shielded_shrink.turntable_shield = True  # type: ignore[attr-defined]
     for module in (lora_ops, torch_ops, punica_cpu):

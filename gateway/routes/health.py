@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Response
 
+from gateway.apis.request_shields import REQUEST_SHIELDS
 from gateway.engine.engine import Engine
 from gateway.engine.pool import EnginePool
 from gateway.metrics import Metrics
@@ -51,5 +52,5 @@ def _describe(engine: Engine) -> dict[str, Any]:
         "running": engine.running,
         "resident": sorted(engine.loader.resident),
         "warm": list(engine.loader.warm),
-        "shields": list(engine.supervisor.shields),
+        "shields": [*engine.supervisor.shields, *REQUEST_SHIELDS],
     }

@@ -4,7 +4,7 @@ The engine had our shield `cpu-mixed-batch` and two adapters loaded. Without tha
 log-probabilities that "die" alone need other requests beside them, or `n`; the batch then dies just the same.
 They are data for tests of the shield. `python -m tests.gateway.killers http://127.0.0.1:8001 NAME` sends one to a bare
 engine (base model served as `base`, one adapter loaded as `ADAPTER`) and says what the engine's health is afterwards.
-docs/decisions/0005 has the effect of each and what the gateway does with it.
+docs/decisions/0006 has the effect of each and what the gateway does with it.
 """
 
 import sys

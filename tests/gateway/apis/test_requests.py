@@ -90,3 +90,11 @@ def test_streams_always_ask_the_engine_for_running_usage_and_keep_the_clients_ot
 
 def test_tokenizing_without_a_model_means_the_base() -> None:
     assert parse(APIS["/tokenize"], {"prompt": "hi"}).model == "base"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+def test_a_request_nested_without_end_is_the_clients_mistake(path: str) -> None:
+    nested = b'{"a":' * 600 + b"1" + b"}" * 600
+    body = orjson.dumps(GOOD[path] | {"model": "m"})[:-1] + b',"tools":[' + nested + b"]}"
+    with pytest.raises(InvalidRequestError):
+        APIS[path].engine_body(APIS[path].parse(body, "base"), "m")
