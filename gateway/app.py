@@ -77,12 +77,7 @@ class Turntable:
             settings.max_in_flight, max_waiting=settings.max_queue, max_wait_s=settings.queue_timeout_s
         )
         self._suspects = Suspects(settings.suspect_s)
-        self._pool = EnginePool(
-            [
-                build_engine(f"engine-{number}", url, setup, registry, store, metrics, self._suspects)
-                for number, url in enumerate(setup.engine_urls)
-            ]
-        )
+        self._pool = build_pool(setup, registry, store, metrics, self._suspects)
         keyring = Keyring(setup.admin_key)
         resolver = Resolver(registry, base)
         timeouts = Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s)
@@ -160,7 +155,17 @@ class Turntable:
             await asyncio.sleep(_HEARTBEAT_S)
 
 
-def build_engine(
+def build_pool(setup: Setup, registry: Registry, store: Store, metrics: Metrics, suspects: Suspects) -> EnginePool:
+    """One engine per URL, each with its client, loader and supervisor."""
+    return EnginePool(
+        [
+            _build_engine(f"engine-{number}", url, setup, registry, store, metrics, suspects)
+            for number, url in enumerate(setup.engine_urls)
+        ]
+    )
+
+
+def _build_engine(
     name: str, url: str, setup: Setup, registry: Registry, store: Store, metrics: Metrics, suspects: Suspects
 ) -> Engine:
     """One engine with its client, loader and supervisor."""

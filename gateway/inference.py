@@ -47,6 +47,8 @@ class Call:
     request: InferenceRequest
     target: Target
     headers: Mapping[str, str]
+    received_s: float
+    """When its body was complete, on `time.perf_counter`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +152,25 @@ class Inference:
         self._pool.require_ready()
         body = call.api.engine_body(call.request, call.target.engine_model)
         async with (
-            self._slot(call.target),
+            self._slot(call.target) as waited_s,
             self._row(call) as entry,
             Deadline(self._timeouts, is_stream=call.request.stream).enforced() as deadline,
             contextlib.AsyncExitStack() as stack,
         ):
             response, engine = await self._send(stack, call, entry, body)
+            self._metrics.overhead_s.labels(call.target.label).observe(entry.sent_s - call.received_s - waited_s)
             if response.status != 200:
                 raise translate(call.api.path, response.status, await response.read())
             yield Exchange(call, entry, response, deadline)
             engine.learn_pace((now_us() - entry.opened_us) / 1e6, entry.usage.completion_tokens)
 
     @contextlib.asynccontextmanager
-    async def _slot(self, target: Target) -> AsyncIterator[None]:
+    async def _slot(self, target: Target) -> AsyncIterator[float]:
         asked_s = time.perf_counter()
         async with self._admission.slot():
-            self._metrics.queue_s.labels(target.label).observe(time.perf_counter() - asked_s)
-            yield
+            waited_s = time.perf_counter() - asked_s
+            self._metrics.queue_s.labels(target.label).observe(waited_s)
+            yield waited_s
 
     async def _send(
         self, stack: contextlib.AsyncExitStack, call: Call, entry: Entry, body: bytes
@@ -225,9 +229,9 @@ class Inference:
         how far it got.
         """
         engine = next((engine for engine in self._pool.engines if engine.name == entry.engine), None)
-        if engine is None or entry.sent_us is None or not engine.s_per_token:
+        if engine is None or not entry.sent_s or not engine.s_per_token:
             return
-        generated = int((now_us() - entry.sent_us) / 1e6 / engine.s_per_token)
+        generated = int((time.perf_counter() - entry.sent_s) / engine.s_per_token)
         entry.usage = Usage(len(call.request.body) // 4, min(generated, call.api.most_tokens(call.request)))
         entry.evidence = Evidence.ESTIMATED
 

@@ -91,7 +91,7 @@ class Entry:
     client_request_id: str | None = None
     engine: str | None = None
     opened_us: int = field(default_factory=now_us)
-    sent_us: int | None = None
+    sent_s: float = 0.0
     first_byte_us: int | None = None
     chunks: int = 0
     status: int = 200
@@ -100,8 +100,8 @@ class Entry:
     evidence: Evidence = Evidence.NONE
 
     def mark_sent(self) -> None:
-        """Note the moment in which the engine gets the request."""
-        self.sent_us = now_us()
+        """Note the moment in which the engine gets the request, on `time.perf_counter`."""
+        self.sent_s = time.perf_counter()
 
     def mark_first_byte(self) -> None:
         """Note the moment of the first byte of the answer, once."""

@@ -31,7 +31,7 @@ class Metrics:
         self.queue_s = histogram("turntable_queue_seconds", "Waiting for a slot.", model, _LATENCY_BUCKETS_S)
         self.overhead_s = histogram(
             "turntable_overhead_seconds",
-            "The gateway's own time before the engine has the request, without queueing and adapter loads.",
+            "From the complete request to the engine having it, without queueing; a cold adapter's load included.",
             model,
             _OVERHEAD_BUCKETS_S,
         )

@@ -86,6 +86,7 @@ class InferenceEndpoint:
             raise MethodNotAllowedError(f"{scope['method']} is not allowed here; use POST.")
         caller = self._keyring.authenticate(headers)
         body = await self._read_body(headers, receive)
+        received_s = time.perf_counter()
         request = reply.api.parse(body, self._base)
         target = self._resolver.resolve(request.model)
         if target.version is not None:
@@ -97,6 +98,7 @@ class InferenceEndpoint:
             api=reply.api,
             request=request,
             target=target,
+            received_s=received_s,
             headers={k.decode("latin-1"): headers[k].decode("latin-1") for k in _TRACE_HEADERS if k in headers},
         )
         async with cancel_when_client_gone(receive):
