@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
-LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt dev.txt)
+LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt otel.txt dev.txt)
 BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 

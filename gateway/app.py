@@ -39,6 +39,7 @@ from gateway.routes.inference import InferenceEndpoint, Receive, Scope, Send
 from gateway.routes.models import model_routes
 from gateway.routes.usage import usage_routes
 from gateway.settings import Settings
+from gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 _HEARTBEAT_S = 1.0
@@ -80,9 +81,18 @@ class Turntable:
         self._pool = build_pool(setup, registry, store, metrics, self._suspects)
         keyring = Keyring(setup.admin_key)
         resolver = Resolver(registry, base)
-        timeouts = Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s)
+        self._telemetry = Telemetry(settings.otlp_endpoint) if settings.otlp_endpoint else None
+        inference = Inference(
+            self._admission,
+            self._suspects,
+            self._ledger,
+            self._pool,
+            metrics,
+            Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s),
+            ended=self._telemetry.record if self._telemetry else None,
+        )
         self._inference = InferenceEndpoint(
-            Inference(self._admission, self._suspects, self._ledger, self._pool, metrics, timeouts),
+            inference,
             keyring,
             resolver,
             base=base,
@@ -90,6 +100,13 @@ class Turntable:
             body_timeout_s=settings.body_timeout_s,
             keep_alive_s=settings.keep_alive_s,
         )
+        self._rest = self._build_rest(setup, registry, store, keyring, resolver)
+        self._entrance = with_cors(self._dispatch, settings.cors_origins)
+
+    def _build_rest(
+        self, setup: Setup, registry: Registry, store: Store, keyring: Keyring, resolver: Resolver
+    ) -> FastAPI:
+        settings, base = setup.settings, setup.settings.served_model_name
         publisher = Publisher(
             registry,
             store,
@@ -103,16 +120,16 @@ class Turntable:
         def authenticated(request: Request) -> Caller:
             return keyring.authenticate(dict(request.scope["headers"]))
 
-        self._rest = FastAPI(title="Turntable", lifespan=self._lifespan)
+        rest = FastAPI(title="Turntable", lifespan=self._lifespan)
         for routes in (
             model_routes(registry, resolver, base, authenticated),
             adapter_routes(publisher, registry, store, authenticated),
             usage_routes(self._ledger, self._runs, base=base, admin=authenticated),
-            health_routes(self._pool, metrics, admin=authenticated),
+            health_routes(self._pool, self._metrics, admin=authenticated),
         ):
-            self._rest.include_router(routes)
-        add_error_handlers(self._rest)
-        self._entrance = with_cors(self._dispatch, settings.cors_origins)
+            rest.include_router(routes)
+        add_error_handlers(rest)
+        return rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -138,6 +155,8 @@ class Turntable:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await asyncio.to_thread(self._ledger.close)
+                if self._telemetry is not None:
+                    await asyncio.to_thread(self._telemetry.close)
 
     async def _supervise(self, engine: Engine) -> None:
         try:

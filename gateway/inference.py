@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.admission import Admission
@@ -127,7 +127,7 @@ class Deadline:
 
 
 class Inference:
-    """Opens exchanges: the one place where a request's steps stand in order."""
+    """Opens exchanges: the one place where a request's steps stand in order. `ended` sees every request at its end."""
 
     def __init__(
         self,
@@ -137,6 +137,8 @@ class Inference:
         pool: EnginePool,
         metrics: Metrics,
         timeouts: Timeouts,
+        *,
+        ended: Callable[[Call, Entry], None] | None = None,
     ) -> None:
         self._admission = admission
         self._suspects = suspects
@@ -144,6 +146,7 @@ class Inference:
         self._pool = pool
         self._metrics = metrics
         self._timeouts = timeouts
+        self._ended = ended
 
     @contextlib.asynccontextmanager
     async def exchange(self, call: Call) -> AsyncIterator[Exchange]:
@@ -221,6 +224,8 @@ class Inference:
             if entry.status in _CUT_OFF and entry.evidence is Evidence.NONE:
                 self._estimate(entry, call)
             self._count(entry, call.target)
+            if self._ended is not None:
+                self._ended(call, entry)
             if call.api.metered:
                 self._settle(entry)
 

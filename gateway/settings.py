@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     suspect_s: float = Field(
         600, ge=0, description="How long a request is refused that was running when an engine died; 0 never does."
     )
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector (OTLP over HTTP) that gets a span per request; none by default."
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins whose web pages may call this API; none by default."
     )

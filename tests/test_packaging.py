@@ -25,9 +25,13 @@ INSTALLED = {
     "engine-cpu": ["gateway", "engine-cpu"],
     "trainer": ["gateway", "engine-cpu", "trainer"],
     "postgres": ["gateway", "postgres"],
+    "otel": ["gateway", "otel"],
     "dev": ["gateway", "engine-cpu", "dev"],
 }
-DOCKER_LISTS = {"gateway": {"gateway", "postgres"}, "engine-trainer": {"gateway", "postgres", "engine-cpu", "trainer"}}
+DOCKER_LISTS = {
+    "gateway": {"gateway", "postgres", "otel"},
+    "engine-trainer": {"gateway", "postgres", "otel", "engine-cpu", "trainer"},
+}
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "turntable.py", "adapters", "gateway", "trainer", "loadtest")
 
 

@@ -22,6 +22,7 @@ from gateway.engine.process import EngineSpec, engine_build
 from gateway.engine_plugin.shields import CPU_SHIELDS
 from gateway.front_door import Limits, strict_protocol
 from gateway.settings import Settings
+from gateway.telemetry import TelemetryMissingError
 
 app = typer.Typer()
 console = Console(stderr=True, highlight=False)
@@ -163,6 +164,8 @@ def _admin_key(settings: Settings) -> str:
 def _build(setup: Setup) -> Turntable:
     try:
         return Turntable(setup)
+    except TelemetryMissingError as error:
+        raise ServeError(str(error)) from error
     except SQLAlchemyError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ServeError(f"The database {setup.settings.database} cannot be opened ({reason}).") from error

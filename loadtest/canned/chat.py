@@ -17,6 +17,7 @@ async def chat(exchange: Exchange) -> None:
     engine = exchange.engine
     body = await exchange.json_body()
     engine.received.append(body)
+    engine.headers.append(exchange.headers)
     _check(engine, body)
     fault = _fault(engine, body)
     try:

@@ -57,6 +57,8 @@ class CannedEngine:
     """Loaded adapter names and their paths, as `/v1/models` lists them."""
     received: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=100))
     """The latest chat request bodies, as they arrived."""
+    headers: deque[dict[bytes, bytes]] = field(default_factory=lambda: deque(maxlen=100))
+    """The headers of the latest chat requests."""
     running: int = 0
     finished: int = 0
     aborted: int = 0
