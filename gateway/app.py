@@ -143,20 +143,19 @@ class Turntable:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
+        tasks = [asyncio.create_task(self._supervise(engine)) for engine in self._pool.engines]
+        tasks.append(asyncio.create_task(self._beat()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             for engine in self._pool.engines:
-                await stack.enter_async_context(engine.client)
-            tasks = [asyncio.create_task(self._supervise(engine)) for engine in self._pool.engines]
-            tasks.append(asyncio.create_task(self._beat()))
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await asyncio.to_thread(self._ledger.close)
-                if self._telemetry is not None:
-                    await asyncio.to_thread(self._telemetry.close)
+                engine.client.close()
+            await asyncio.to_thread(self._ledger.close)
+            if self._telemetry is not None:
+                await asyncio.to_thread(self._telemetry.close)
 
     async def _supervise(self, engine: Engine) -> None:
         try:

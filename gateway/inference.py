@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from gateway.admission import Admission
 from gateway.apis import Api, InferenceRequest, Names
 from gateway.auth import Caller
-from gateway.engine.client import EngineResponse, translate
+from gateway.engine.client import translate
 from gateway.engine.engine import Engine
+from gateway.engine.http import Connection
 from gateway.engine.pool import EnginePool
 from gateway.engine.suspects import Suspects
 from gateway.errors import (
@@ -62,7 +63,7 @@ class Timeouts:
 class Exchange:
     """One request whose engine answer has begun: either `read()` or `stream()`."""
 
-    def __init__(self, call: Call, entry: Entry, response: EngineResponse, deadline: "Deadline") -> None:
+    def __init__(self, call: Call, entry: Entry, response: Connection, deadline: "Deadline") -> None:
         self._call = call
         self._entry = entry
         self._response = response
@@ -177,7 +178,7 @@ class Inference:
 
     async def _send(
         self, stack: contextlib.AsyncExitStack, call: Call, entry: Entry, body: bytes
-    ) -> tuple[EngineResponse, Engine]:
+    ) -> tuple[Connection, Engine]:
         """Hand the request to an engine; to a second one only when the first never accepted it."""
         version = call.target.version
         engine = await stack.enter_async_context(self._pool.hold(version))

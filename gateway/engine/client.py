@@ -1,49 +1,21 @@
-"""The only file that knows vLLM's URLs. Speaks HTTP to one engine over aiohttp and turns its failures into ours."""
+"""The only file that knows vLLM's URLs: what the gateway asks of one engine, and what its errors mean."""
 
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
 import orjson
 
-from gateway.errors import (
-    AdapterRefusedError,
-    EngineBrokeOffError,
-    EngineFailedError,
-    EngineTimeoutError,
-    EngineUnreachableError,
-    GatewayError,
-    InvalidRequestError,
-)
+from gateway.engine.http import Connection, ConnectionPool
+from gateway.errors import AdapterRefusedError, EngineFailedError, GatewayError, InvalidRequestError
 
-_KEEP_ALIVE_S = 3.0  # less than the five seconds after which vLLM closes an idle connection
-_JSON = {"content-type": "application/json"}
+_HEALTHY_S = 1.0
 _CONTEXT_LENGTH = re.compile(rb"maximum context length|longer than the maximum model length")
 _VALIDATION = re.compile(r"'loc': 'body\.([\w.]+)', 'msg': '([^']*)'")
 _NOTE = re.compile(r" \(parameter=.*\)$", re.MULTILINE)
 _PATHS = re.compile(r"(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]*")
-
-
-class EngineResponse:
-    """An answer of the engine whose headers have come: `status`, then either `read()` or `chunks()`."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-
-    async def read(self) -> bytes:
-        """The whole body; raises `EngineBrokeOffError`."""
-        with _engine_errors():
-            return await self._response.read()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, chunk by chunk; raises `EngineBrokeOffError`."""
-        with _engine_errors():
-            async for chunk in self._response.content.iter_any():
-                yield chunk
 
 
 class EngineClient:
@@ -51,65 +23,53 @@ class EngineClient:
 
     def __init__(self, url: str, *, connect_timeout_s: float, idle_timeout_s: float) -> None:
         self.url = url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=idle_timeout_s)
-        self._session: aiohttp.ClientSession
+        self._connections = ConnectionPool(self.url, connect_timeout_s=connect_timeout_s, idle_timeout_s=idle_timeout_s)
 
-    async def __aenter__(self) -> "EngineClient":
-        """Open the one session of the process's life; it belongs to the running event loop."""
-        self._session = aiohttp.ClientSession(
-            self.url,
-            timeout=self._timeout,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-            auto_decompress=False,
-            skip_auto_headers=("accept-encoding", "user-agent"),
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
-
-    @contextlib.asynccontextmanager
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[EngineResponse]:
+    def post(
+        self, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> contextlib.AbstractAsyncContextManager[Connection]:
         """Send a request; leaving the context early closes the connection, and the engine stops working on it.
 
         Raises `EngineUnreachableError` only when the engine never saw the request.
         """
-        with _engine_errors():
-            response = await self._session.post(path, data=body, headers={**_JSON, **headers})
-        try:
-            yield EngineResponse(response)
-        finally:
-            response.close()  # a finished response is already back in the pool; an unfinished one must not be
+        return self._connections.request("POST", path, body, headers)
 
     async def is_healthy(self) -> bool:
-        """Whether the engine answers its health check within a second."""
+        """Whether the engine answers its health check in time."""
         try:
-            async with asyncio.timeout(1), self._session.get("/health") as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(_HEALTHY_S), self._connections.request("GET", "/health") as answer:
+                await answer.read()
+                return answer.status == 200
+        except (GatewayError, TimeoutError):
             return False
 
     async def models(self) -> list[dict[str, Any]]:
         """The models the engine lists: the base first, then the adapters it knows by name."""
-        with _engine_errors():
-            async with self._session.get("/v1/models") as response:
-                return list(orjson.loads(await response.read())["data"])
+        return list((await self._get("/v1/models"))["data"])
 
     async def version(self) -> str:
         """The engine's own version."""
-        with _engine_errors():
-            async with self._session.get("/version") as response:
-                return str(orjson.loads(await response.read())["version"])
+        return str((await self._get("/version"))["version"])
 
     async def load_adapter(self, engine_name: str, path: str) -> None:
         """Load an adapter into a slot; raises `AdapterRefusedError` in the engine's words when it will not."""
         body = orjson.dumps({"lora_name": engine_name, "lora_path": path})
-        with _engine_errors():
-            async with self._session.post("/v1/load_lora_adapter", data=body, headers=_JSON) as response:
-                answer = await response.read()
-        if response.status == 200 or b"already been loaded" in answer:
-            return
-        raise AdapterRefusedError(f"The engine refused the adapter: {engine_message(answer)}")
+        async with self.post("/v1/load_lora_adapter", body, {}) as answer:
+            told = await answer.read()
+        if answer.status != 200 and b"already been loaded" not in told:
+            raise AdapterRefusedError(f"The engine refused the adapter: {engine_message(told)}")
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        self._connections.close()
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        async with self._connections.request("GET", path) as answer:
+            body = await answer.read()
+        try:
+            return dict(orjson.loads(body))
+        except ValueError as error:
+            raise EngineFailedError(f"The engine answered {answer.status} to {path}, without JSON.") from error
 
 
 def translate(path: str, status: int, body: bytes) -> GatewayError:
@@ -145,17 +105,3 @@ def _engine_param(body: bytes) -> str | None:
     except (ValueError, KeyError, TypeError):
         return None
     return param.removeprefix("body.") if isinstance(param, str) else None
-
-
-@contextlib.contextmanager
-def _engine_errors() -> Any:
-    try:
-        yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise EngineUnreachableError from error
-    except TimeoutError as error:
-        raise EngineTimeoutError(
-            "The engine fell silent for too long; try again, or with fewer tokens.", code="engine_idle_timeout"
-        ) from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise EngineBrokeOffError from error

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from gateway.engine.breaker import Breaker
-from gateway.engine.client import EngineClient, EngineResponse
+from gateway.engine.client import EngineClient
+from gateway.engine.http import Connection
 from gateway.engine.loader import AdapterLoader
 from gateway.engine.supervisor import EngineState, Supervisor
 from gateway.errors import EngineBrokeOffError, EngineUnreachableError
@@ -43,13 +44,13 @@ class Engine:
         return self.is_ready and self.breaker.allows
 
     @contextlib.asynccontextmanager
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[EngineResponse]:
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Connection]:
         """Send a request and tell the circuit how the connection fared."""
         self.breaker.begin()
         try:
-            async with self.client.post(path, body, headers) as response:
+            async with self.client.post(path, body, headers) as connection:
                 self.breaker.succeeded()
-                yield response
+                yield connection
         except (EngineUnreachableError, EngineBrokeOffError):
             self.breaker.failed()
             raise
