@@ -33,14 +33,17 @@ class Admission:
         return len(self._waiting)
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot; raises `OverloadedError` when the queue is full or the wait too long."""
+    async def slot(self) -> AsyncIterator[float]:
+        """Hold a slot, told how many seconds that took; raises `OverloadedError` when the queue is full or too slow."""
+        waited_s = 0.0
         if self.running < self._slots:
             self.running += 1
         else:
+            asked_s = time.monotonic()
             await self._wait()
+            waited_s = time.monotonic() - asked_s
         try:
-            yield
+            yield waited_s
         finally:
             self._release()
 

@@ -168,6 +168,8 @@ class Turntable:
         """Once a second: which engines are up, for the bill, and gauges that nobody else keeps."""
         while True:
             self._metrics.waiting.set(self._admission.waiting)
+            for engine in self._pool.engines:
+                self._metrics.in_flight.labels(engine.name).set(engine.running)
             self._metrics.suspects.set(len(self._suspects))
             await asyncio.to_thread(self._runs.heartbeat, [engine.name for engine in self._pool.ready])
             await asyncio.sleep(_HEARTBEAT_S)
@@ -202,7 +204,7 @@ def _build_engine(
         announce=lambda line: setup.announce(prefix + line),
         died=lambda: suspects.engine_died(name),
     )
-    return Engine(name, client, loader, supervisor)
+    return Engine(name, client, loader, supervisor, suspects)
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -6,12 +6,16 @@ clients that take for ever, and more connections than this process can hold. Ref
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.errors import BadFramingError, ClientTooSlowError, GatewayError, HeadersTooLargeError, OverloadedError
+
+WHEN_GONE = "turntable.when_gone"
+"""Key of `scope["extensions"]`: a function that takes what to call when the client is gone, or None to forget it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class StrictHttp(HttpToolsProtocol):
     _in_headers = True
     _header_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
+    _gone: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -47,6 +52,8 @@ class StrictHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
         super().connection_lost(exc)
+        if self._gone is not None:
+            self._gone()
 
     def data_received(self, data: bytes) -> None:
         if self._in_headers:
@@ -68,6 +75,7 @@ class StrictHttp(HttpToolsProtocol):
             raise BadFramingError("HTTP/1.0 has no transfer-encoding.")
         if version == "1.1" and names.count(b"host") != 1:
             raise BadFramingError("A request needs exactly one host header.")
+        self.scope["extensions"] = {WHEN_GONE: self._when_gone}  # type: ignore[dict-item]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -77,6 +85,11 @@ class StrictHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadFramingError("This is no well-formed HTTP request."))
+
+    def _when_gone(self, callback: Callable[[], object] | None) -> None:
+        self._gone = callback
+        if callback is not None and self.transport.is_closing():
+            callback()
 
     def _set_deadline(self) -> None:
         self._deadline = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)

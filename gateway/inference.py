@@ -156,25 +156,19 @@ class Inference:
         self._pool.require_ready()
         body = call.api.engine_body(call.request, call.target.engine_model)
         async with (
-            self._slot(call.target) as waited_s,
+            self._admission.slot() as waited_s,
             self._row(call) as entry,
             Deadline(self._timeouts, is_stream=call.request.stream).enforced() as deadline,
             contextlib.AsyncExitStack() as stack,
         ):
             response, engine = await self._send(stack, call, entry, body)
-            self._metrics.overhead_s.labels(call.target.label).observe(entry.sent_s - call.received_s - waited_s)
+            metrics = self._metrics.of_requests(call.target.label, engine.name)
+            metrics.queue_s.observe(waited_s)
+            metrics.overhead_s.observe(entry.sent_s - call.received_s - waited_s)
             if response.status != 200:
                 raise translate(call.api.path, response.status, await response.read())
             yield Exchange(call, entry, response, deadline)
             engine.learn_pace((now_us() - entry.opened_us) / 1e6, entry.usage.completion_tokens)
-
-    @contextlib.asynccontextmanager
-    async def _slot(self, target: Target) -> AsyncIterator[float]:
-        asked_s = time.perf_counter()
-        async with self._admission.slot():
-            waited_s = time.perf_counter() - asked_s
-            self._metrics.queue_s.labels(target.label).observe(waited_s)
-            yield waited_s
 
     async def _send(
         self, stack: contextlib.AsyncExitStack, call: Call, entry: Entry, body: bytes
@@ -184,11 +178,10 @@ class Inference:
         engine = await stack.enter_async_context(self._pool.hold(version))
         for may_retry in (len(self._pool.engines) > 1, False):
             entry.engine = engine.name
-            stack.enter_context(self._metrics.in_flight.labels(engine.name).track_inprogress())
-            stack.enter_context(self._suspects.watch(engine.name, hash(call.request.body)))
             entry.mark_sent()
+            posted = engine.post(call.api.path, body, call.headers, fingerprint=hash(call.request.body))
             try:
-                return await stack.enter_async_context(engine.post(call.api.path, body, call.headers)), engine
+                return await stack.enter_async_context(posted), engine
             except EngineUnreachableError:
                 if not may_retry:
                     raise
@@ -242,18 +235,17 @@ class Inference:
         entry.evidence = Evidence.ESTIMATED
 
     def _count(self, entry: Entry, target: Target) -> None:
-        label, metrics, latency_us = target.label, self._metrics, now_us() - entry.opened_us
-        metrics.requests.labels(label, str(entry.status)).inc()
-        metrics.tokens.labels(label, "prompt").inc(entry.usage.prompt_tokens)
-        metrics.tokens.labels(label, "completion").inc(entry.usage.completion_tokens)
+        self._metrics.requests.labels(target.label, str(entry.status)).inc()
         if entry.engine is None:
             return
-        metrics.latency_s.labels(label, entry.engine).observe(latency_us / 1e6)
+        metrics, latency_us = self._metrics.of_requests(target.label, entry.engine), now_us() - entry.opened_us
+        metrics.prompt_tokens.inc(entry.usage.prompt_tokens)
+        metrics.completion_tokens.inc(entry.usage.completion_tokens)
+        metrics.latency_s.observe(latency_us / 1e6)
         if entry.ttft_us is not None:
-            metrics.ttft_s.labels(label, entry.engine).observe(entry.ttft_us / 1e6)
+            metrics.ttft_s.observe(entry.ttft_us / 1e6)
             if entry.chunks > 1:
-                itl_s = (latency_us - entry.ttft_us) / (entry.chunks - 1) / 1e6
-                metrics.itl_s.labels(label, entry.engine).observe(itl_s)
+                metrics.itl_s.observe((latency_us - entry.ttft_us) / (entry.chunks - 1) / 1e6)
 
     def _settle(self, entry: Entry) -> None:
         """Hand the row to the ledger's writer; nobody waits, and what fails is told."""

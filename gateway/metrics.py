@@ -2,6 +2,8 @@
 names, our endpoints, HTTP statuses.
 """
 
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -9,11 +11,25 @@ _TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 
 
+@dataclass(frozen=True, slots=True)
+class RequestMetrics:
+    """What every request of one model on one engine is counted in; looking labels up costs more than counting."""
+
+    ttft_s: Histogram
+    itl_s: Histogram
+    latency_s: Histogram
+    queue_s: Histogram
+    overhead_s: Histogram
+    prompt_tokens: Counter
+    completion_tokens: Counter
+
+
 class Metrics:
     """The gateway's counters over a registry of their own, so that several gateways can live in one process."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        self._of_requests: dict[tuple[str, str], RequestMetrics] = {}
 
         def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
             return Histogram(name, text, labels, buckets=buckets, registry=registry)
@@ -56,6 +72,21 @@ class Metrics:
         self.unsettled = Counter(
             "turntable_ledger_unsettled", "Rows whose settling could not be written.", registry=registry
         )
+
+    def of_requests(self, model: str, engine: str) -> RequestMetrics:
+        """The metrics of one model on one engine; both come from closed lists."""
+        known = self._of_requests.get((model, engine))
+        if known is None:
+            known = self._of_requests[model, engine] = RequestMetrics(
+                ttft_s=self.ttft_s.labels(model, engine),
+                itl_s=self.itl_s.labels(model, engine),
+                latency_s=self.latency_s.labels(model, engine),
+                queue_s=self.queue_s.labels(model),
+                overhead_s=self.overhead_s.labels(model),
+                prompt_tokens=self.tokens.labels(model, "prompt"),
+                completion_tokens=self.tokens.labels(model, "completion"),
+            )
+        return known
 
     def render(self) -> bytes:
         """The exposition text."""

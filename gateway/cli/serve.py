@@ -93,6 +93,7 @@ def server_config(app: Turntable, settings: Settings) -> uvicorn.Config:
         access_log=False,
         http=strict_protocol(Limits(settings.header_timeout_s, settings.max_header_bytes, settings.max_connections)),
         ws="none",
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
     )

@@ -9,6 +9,7 @@ from gateway.engine.client import EngineClient
 from gateway.engine.http import Connection
 from gateway.engine.loader import AdapterLoader
 from gateway.engine.supervisor import EngineState, Supervisor
+from gateway.engine.suspects import Suspects
 from gateway.errors import EngineBrokeOffError, EngineUnreachableError
 
 _NEWEST = 0.1  # weight of the newest answer in a running mean
@@ -22,6 +23,7 @@ class Engine:
     client: EngineClient
     loader: AdapterLoader
     supervisor: Supervisor
+    suspects: Suspects
     breaker: Breaker = field(default_factory=Breaker)
     running: int = 0
     s_per_token: float = 0.0
@@ -44,13 +46,16 @@ class Engine:
         return self.is_ready and self.breaker.allows
 
     @contextlib.asynccontextmanager
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Connection]:
-        """Send a request and tell the circuit how the connection fared."""
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int
+    ) -> AsyncIterator[Connection]:
+        """Send a request; the circuit learns how the connection fared, and what is running if the engine dies."""
         self.breaker.begin()
         try:
-            async with self.client.post(path, body, headers) as connection:
-                self.breaker.succeeded()
-                yield connection
+            with self.suspects.watch(self.name, fingerprint):
+                async with self.client.post(path, body, headers) as connection:
+                    self.breaker.succeeded()
+                    yield connection
         except (EngineUnreachableError, EngineBrokeOffError):
             self.breaker.failed()
             raise

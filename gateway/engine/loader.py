@@ -37,11 +37,8 @@ class AdapterLoader:
         return frozenset(self._resident)
 
     @contextlib.asynccontextmanager
-    async def pin(self, version: Version | None) -> AsyncIterator[None]:
-        """Hold a version in the engine for the length of a request; the base (None) is always there."""
-        if version is None:
-            yield
-            return
+    async def pin(self, version: Version) -> AsyncIterator[None]:
+        """Hold a version in the engine for the length of a request."""
         name = version.engine_name
         self.pins[name] += 1
         self._touch(name)

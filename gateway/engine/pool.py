@@ -49,8 +49,11 @@ class EnginePool:
         engine = self.choose(version, avoid=avoid)
         engine.running += 1
         try:
-            async with engine.loader.pin(version):
+            if version is None:
                 yield engine
+            else:
+                async with engine.loader.pin(version):
+                    yield engine
         finally:
             engine.running -= 1
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 from gateway.apis import APIS, Api
@@ -18,6 +19,7 @@ from gateway.errors import (
     MethodNotAllowedError,
     RequestTooLargeError,
 )
+from gateway.front_door import WHEN_GONE
 from gateway.inference import Call, Inference
 from gateway.resolve import Resolver
 from gateway.routes.keep_alive import KeepAlive
@@ -38,6 +40,14 @@ _EVENTS: Headers = [
 ]
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count()
+
+
+def _new_id() -> str:
+    """A request id that no other process and no other request has."""
+    return f"req_{_PROCESS}{next(_NUMBERS):08x}"
 
 
 class ClientGoneError(Exception):
@@ -101,7 +111,7 @@ class InferenceEndpoint:
             received_s=received_s,
             headers={k.decode("latin-1"): headers[k].decode("latin-1") for k in _TRACE_HEADERS if k in headers},
         )
-        async with cancel_when_client_gone(receive):
+        with cancelled_when_gone(scope):
             if call.request.stream:
                 await self._stream(call, reply)
             else:
@@ -152,7 +162,7 @@ class Reply:
         self._started_s = time.perf_counter()
         self.sent_s = self._started_s
         self.api = api
-        self.own_id = f"req_{secrets.token_hex(12)}"
+        self.own_id = _new_id()
         self.client_id = client_id.decode() if _REQUEST_ID.fullmatch(client_id) else None
         self.headers: Headers = [(b"x-request-id", (self.client_id or self.own_id).encode())]
         """Sent with the response, whatever it is."""
@@ -195,21 +205,20 @@ class Reply:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-@contextlib.asynccontextmanager
-async def cancel_when_client_gone(receive: Receive) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def cancelled_when_gone(scope: Scope) -> Iterator[None]:
     """Cancel what runs inside as soon as the client closes its connection, and turn that into `ClientGoneError`."""
     task = asyncio.current_task()
     assert task is not None, "requests run in tasks"
     gone = False
 
-    async def watch() -> None:
+    def cancel() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    when_gone = scope["extensions"][WHEN_GONE]
+    when_gone(cancel)
     try:
         yield
     except asyncio.CancelledError:
@@ -217,4 +226,4 @@ async def cancel_when_client_gone(receive: Receive) -> AsyncIterator[None]:
             raise ClientGoneError from None
         raise
     finally:
-        watcher.cancel()
+        when_gone(None)
