@@ -203,9 +203,9 @@ class Inference:
             endpoint=call.api.path,
             client_request_id=call.client_id,
         )
-        if call.api.metered:
-            await self._ledger.open(entry)
         try:
+            if call.api.metered:
+                await self._ledger.open(entry)
             yield entry
         except asyncio.CancelledError:
             entry.finish, entry.status = Finish.CLIENT_ABORT, 499

@@ -73,6 +73,7 @@ class CountTokens(_AnthropicApi):
     """POST /v1/messages/count_tokens."""
 
     path = "/v1/messages/count_tokens"
+    streams = False
     metered = False
     required: ClassVar = {"messages": (list,)}
 

@@ -57,6 +57,8 @@ class Api(ABC):
     path: ClassVar[str]
     metered: ClassVar[bool] = True
     """Whether answers cost tokens: such requests are on the ledger."""
+    streams: ClassVar[bool] = True
+    """Whether `stream` means anything; where it does not, it is one of the fields nobody here knows."""
     required: ClassVar[dict[str, tuple[type, ...]]] = {}
     """Fields besides `model` that a request must have, with their types; empty values count as missing."""
 
@@ -73,7 +75,7 @@ class Api(ABC):
         stream = document.get("stream")
         if stream is not None and not isinstance(stream, bool):
             raise InvalidRequestError("'stream' has the wrong type; it must be true or false.", param="stream")
-        return InferenceRequest(model, bool(stream), document, body)
+        return InferenceRequest(model, bool(stream) and self.streams, document, body)
 
     def engine_body(self, request: InferenceRequest, engine_model: str) -> bytes:
         """What the engine is asked: its own name for the model, all else as the client wrote it."""

@@ -76,6 +76,7 @@ class Embeddings(Api):
     """POST /v1/embeddings; only embedding models answer."""
 
     path = "/v1/embeddings"
+    streams = False
     required: ClassVar = {"input": (str, list)}
 
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:

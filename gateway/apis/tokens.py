@@ -10,6 +10,7 @@ class Tokenize(Api):
     """POST /tokenize."""
 
     path = "/tokenize"
+    streams = False
     metered = False
 
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:

@@ -42,14 +42,6 @@ _TRACE_HEADERS = (b"traceparent", b"tracestate")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count()
-
-
-def _new_id() -> str:
-    """A request id that no other process and no other request has."""
-    return f"req_{_PROCESS}{next(_NUMBERS):08x}"
-
-
 class ClientGoneError(Exception):
     """The client closed its connection; there is nobody left to answer."""
 
@@ -75,12 +67,16 @@ class InferenceEndpoint:
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._keep_alive_s = keep_alive_s
+        # A request id that no other process and no other request has, without asking the system each time.
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; after the first byte, errors become events."""
         api = APIS[scope["path"]]
         headers = dict(scope["headers"])
-        reply = Reply(send, api, headers.get(b"x-request-id", b""))
+        own_id = f"req_{self._process}{next(self._numbers):08x}"
+        reply = Reply(send, api, own_id, client_id=headers.get(b"x-request-id", b""))
         try:
             await self._answer(scope, headers, receive, reply)
         except ClientGoneError:
@@ -155,14 +151,14 @@ class InferenceEndpoint:
 class Reply:
     """Sends one response; remembers whether it has begun, which decides how an error can still be told."""
 
-    def __init__(self, send: Send, api: Api, client_id: bytes) -> None:
+    def __init__(self, send: Send, api: Api, own_id: str, *, client_id: bytes) -> None:
         self._send = send
         self._begun = False
         self._ended = False
         self._started_s = time.perf_counter()
         self.sent_s = self._started_s
         self.api = api
-        self.own_id = _new_id()
+        self.own_id = own_id
         self.client_id = client_id.decode() if _REQUEST_ID.fullmatch(client_id) else None
         self.headers: Headers = [(b"x-request-id", (self.client_id or self.own_id).encode())]
         """Sent with the response, whatever it is."""

@@ -119,6 +119,16 @@ def test_a_client_that_goes_away_stops_the_engine(attached: Attached, stream: bo
     assert eventually(lambda: attached.engine.running == 0)
 
 
+def test_a_client_that_leaves_before_its_row_is_written_leaves_no_open_row(attached: Attached) -> None:
+    content = b'{"model":"base","messages":[{"role":"user","content":"hi"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
+    host, port = attached.url.removeprefix("http://").split(":")
+    for _ in range(200):
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}authorization: Bearer {KEY}\r\n\r\n".encode() + content)
+    assert eventually(lambda: ledger(attached)[0]["unsettled"] == 0)
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with serving() as engine, running_gateway(Settings(data_dir=tmp_path, max_body_bytes=1000), engine.url) as url:
         wait_until_ready(url)

@@ -98,3 +98,8 @@ def test_a_request_nested_without_end_is_the_clients_mistake(path: str) -> None:
     body = orjson.dumps(GOOD[path] | {"model": "m"})[:-1] + b',"tools":[' + nested + b"]}"
     with pytest.raises(InvalidRequestError):
         APIS[path].engine_body(APIS[path].parse(body, "base"), "m")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/messages/count_tokens", "/tokenize", "/detokenize"])
+def test_what_has_no_streams_is_never_taken_for_one(path: str) -> None:
+    assert not parse(APIS[path], GOOD[path] | {"model": "m", "stream": True}).stream
