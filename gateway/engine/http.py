@@ -151,6 +151,11 @@ class Connection(asyncio.Protocol):
         self._fail(EngineBrokeOffError())
 
     # httptools.HttpResponseParser
+    def on_message_begin(self) -> None:
+        """The parser has met the first byte of an answer; a second answer is one that nobody asked for."""
+        if self.is_complete:
+            raise EngineBrokeOffError
+
     def on_headers_complete(self) -> None:
         """The parser has read all headers."""
         status = self._parser.get_status_code()
