@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            if self._error is not None:
+            if self._error is not None and not self.is_complete:
                 self._waiter.set_exception(self._error)
             else:
                 self._waiter.set_result(None)

@@ -138,10 +138,10 @@ async def test_silence_has_a_limit_before_and_within_an_answer(answer: bytes) ->
 async def test_a_reader_that_waits_is_not_taken_for_a_silent_engine_and_holds_the_engine_back() -> None:
     blocks = [b"%x\r\n" % (1 << 16) + b"x" * (1 << 16) + b"\r\n"] * 200
     server = Server(CHUNKED[: CHUNKED.index(b"4\r\n")], *blocks, b"0\r\n\r\n")
-    async with pool_to(server, idle_timeout_s=0.05) as pool, pool.request("GET", "/") as connection:
+    async with pool_to(server, idle_timeout_s=1) as pool, pool.request("GET", "/") as connection:
         chunks = connection.chunks()
         first = await anext(chunks)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.5)
         second = await anext(chunks)
         assert len(second) < 2 << 20
         rest = [chunk async for chunk in chunks]
