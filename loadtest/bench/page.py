@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from loadtest.bench.bars import BARS
-from loadtest.bench.results import Result, Sample, Spread
+from loadtest.bench.results import BUSY, Result, Sample, Spread
 from loadtest.bench.soak import SLOPE_LIMIT_MIB, Soak
 from loadtest.bench.systems import DIRECT, NAMES, ROUTER
 from loadtest.bench.workloads import BURST, LOAD70, PACED, PLAIN, STREAMS256
@@ -15,6 +15,9 @@ LABELS = {
     LOAD70: "plain requests at 70 % load",
     STREAMS256: "256 streams at a time",
 }
+
+SHARED_CORES = 0.25
+"""Above this, somebody else's work is in the figures."""
 
 
 def bars(run: Result) -> str:
@@ -61,8 +64,15 @@ def bottleneck(run: Result) -> str:
                 rows.append((LABELS[workload], name, *(_cell(_cores(found, which)) for which in cores)))
     text = _table(("workload", "system", "its cores", "client", "engine", "others"), rows)
     faults = run.faults()
-    verdict = "Every answer was right, and neither client nor engine was the bottleneck."
-    return "\n".join([text, "", *([f"* {fault}" for fault in faults] or [verdict])])
+    verdict = f"Every answer was right, and neither client nor engine used more than {BUSY:.0%} of a core."
+    lines = [text, "", *([f"* {fault}" for fault in faults] or [verdict])]
+    others = max((sample.other_cores for sample in run.samples), default=0.0)
+    if others > SHARED_CORES:
+        lines += [
+            "",
+            f"**The machine was shared**: others used up to {_short(others)} cores. Do not quote absolute figures.",
+        ]
+    return "\n".join(lines)
 
 
 def origin(run: Result) -> str:

@@ -70,6 +70,12 @@ def test_a_busy_client_before_an_idle_system_makes_the_run_invalid() -> None:
     assert not result(sample("direct", client_cores=0.95, system_cores=0.5)).faults()
 
 
+def test_the_page_says_when_the_machine_was_shared() -> None:
+    warning = "**The machine was shared**: others used up to 1.20 cores."
+    assert warning in page.bottleneck(result(sample("direct"), sample("turntable", other_cores=1.2)))
+    assert "shared" not in page.bottleneck(result(sample("direct"), sample("turntable", other_cores=0.1)))
+
+
 def test_failed_answers_are_faults() -> None:
     run = result(sample("litellm", failed=3, errors={"no [DONE]": 2, "status 500": 1}))
     assert run.faults() == ["litellm, plain, round 1: 3 of 103 failed (2 x no [DONE], 1 x status 500)"]
