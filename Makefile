@@ -7,10 +7,10 @@ LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgr
 BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup demo serve test lint format loadtest clean
+.PHONY: help setup demo serve test lint format loadtest bench bench-soak clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
 
 setup: .venv/.installed ## make .venv with pinned packages (seconds when nothing changed)
 
@@ -47,5 +47,20 @@ format: setup ## put the code into shape
 loadtest: setup ## measure the running gateway
 	@$(BIN)/turntable loadtest run
 
+# Exit code 1 is a verdict; its figures belong on the page too.
+bench: setup .bench/.installed ## CPU, latency, memory, cold start beside vllm-router and LiteLLM; writes docs/benchmarks.md
+	@code=0; $(BIN)/turntable loadtest bench --json docs/benchmarks/gateway.json || code=$$?; \
+		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
+bench-soak: setup ## memory of the gateway over 100,000 requests
+	@code=0; $(BIN)/turntable loadtest soak --json docs/benchmarks/soak.json || code=$$?; \
+		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
+.bench/.installed: requirements/bench-vllm-router.txt requirements/bench-litellm.txt | setup
+	@for name in vllm-router litellm; do \
+		echo "bench: $$name" && $(PYTHON) -m venv .bench/$$name && \
+		$(BIN)/uv pip install --quiet --python .bench/$$name/bin/python --no-deps -r requirements/bench-$$name.txt || exit 2; \
+	done; touch $@
+
 clean: ## remove the virtual environment and all caches; keeps var/
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -14,12 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from loadtest.bench.cli import app as bench_app
 from loadtest.client import RequestRecord
 from loadtest.errors import InvalidWorkloadError, LoadtestError
 from loadtest.report import Report, print_report
 from loadtest.run import DEFAULT_CONCURRENCY, RunSettings, run_load
 
 app = typer.Typer(help="Measure latency and throughput of an OpenAI-compatible server.", no_args_is_help=True)
+app.add_typer(bench_app)
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
