@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadtest.bench.results import Result, Spread
-from loadtest.bench.systems import LITELLM, ROUTER, ROUTER_RR, TURNTABLE
+from loadtest.bench.systems import LITELLM, ROUTER, TURNTABLE
 from loadtest.bench.workloads import BURST, LOAD70, PACED, PLAIN, STREAMS256
 
 
@@ -39,12 +39,9 @@ def _added(workload: str, metric: str, percentile: str) -> Callable[[Result], Sp
 
 BARS = (
     Bar("CPU per plain request, over vllm-router", 1.5, "×", _over(ROUTER, PLAIN)),
-    Bar("CPU per plain request, over vllm-router-rr", 1.5, "×", _over(ROUTER_RR, PLAIN)),
     Bar("CPU per plain request, over LiteLLM", 1 / 30, "×", _over(LITELLM, PLAIN)),
     Bar("CPU per stream in a burst, over vllm-router", 0.8, "×", _over(ROUTER, BURST)),
-    Bar("CPU per stream in a burst, over vllm-router-rr", 0.8, "×", _over(ROUTER_RR, BURST)),
     Bar("CPU per stream paced at 10 ms, over vllm-router", 0.7, "×", _over(ROUTER, PACED)),
-    Bar("CPU per stream paced at 10 ms, over vllm-router-rr", 0.7, "×", _over(ROUTER_RR, PACED)),
     Bar("latency p50 added at 70 % load", 2, " ms", _added(LOAD70, "latency", "p50_ms")),
     Bar("latency p99 added at 70 % load", 10, " ms", _added(LOAD70, "latency", "p99_ms")),
     Bar("TTFT p99 added at 256 streams", 10, " ms", _added(STREAMS256, "ttft", "p99_ms")),

@@ -43,7 +43,7 @@ def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]
     """The canned engine in a process of its own."""
     port = free_port()
     pace = ["--itl-ms", str(itl_ms), "--tokens", str(words)]
-    command = [sys.executable, "-m", "loadtest.canned", "--port", str(port), *pace]
+    command = [sys.executable, "-m", "loadtest.canned", "--port", str(port), "--no-coalesce", *pace]
     with _process("engine", command, {}, folder) as started:
         cold_start_s, _ = started.answered(port, lambda: "")
         yield Running("engine", started.process.pid, port, "", cold_start_s)

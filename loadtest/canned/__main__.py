@@ -17,6 +17,7 @@ def main(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 16,
     max_loras: Annotated[int, typer.Option(min=1, help="Adapters that run at a time.")] = 8,
     load_ms: Annotated[float, typer.Option(min=0, help="Time to bring an adapter into a slot.")] = 0,
+    coalesce: Annotated[bool, typer.Option(help="Send tokens that come without a pause in one piece.")] = True,
     fault: Annotated[Fault | None, typer.Option(help="What goes wrong with every request.")] = None,
     api_key: Annotated[str, typer.Option(help="Key that callers must send.")] = "",
 ) -> None:
@@ -28,6 +29,7 @@ def main(
         tokens=tokens,
         max_loras=max_loras,
         load_ms=load_ms,
+        coalesce=coalesce,
         fault=fault,
         api_key=api_key,
     )

@@ -87,7 +87,7 @@ async def _stream(
     continuous = include_usage and bool(options.get("continuous_usage_stats"))
     events = [reply.opening(continuous=continuous)]
     for index, event in enumerate(reply.words(include_usage=include_usage, continuous=continuous)):
-        if index and itl_ms:
+        if index and (itl_ms or not exchange.engine.settings.coalesce):
             await exchange.write(b"".join(events))
             events.clear()
             await exchange.engine.pause(itl_ms)

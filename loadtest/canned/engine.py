@@ -44,6 +44,8 @@ class CannedSettings:
     tokens: int = 16
     max_loras: int = 8
     load_ms: float = 0
+    coalesce: bool = True
+    """Whether tokens that come without a pause are sent in one piece; vLLM sends every token by itself."""
     fault: Fault | None = None
     api_key: str = ""
 
