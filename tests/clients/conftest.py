@@ -1,6 +1,12 @@
 """What the clients are asked, and a gateway over a canned engine for what a real engine cannot be told to do."""
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -31,6 +37,34 @@ TOOL: Any = {
         "parameters": Ticket.model_json_schema(),
     },
 }
+
+
+@dataclass(frozen=True)
+class Away:
+    """A gateway whose engine does not run."""
+
+    url: str
+    engine_port: int
+
+    @contextmanager
+    def engine_back(self) -> Iterator[None]:
+        """A canned engine runs where the gateway looks for one, and the gateway has seen it."""
+        command = [sys.executable, "-m", "loadtest.canned", "--port", str(self.engine_port)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                wait_until_ready(self.url)
+                yield
+            finally:
+                process.terminate()
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> Iterator[Away]:
+    """A gateway that waits for an engine on a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with running_gateway(Settings(data_dir=tmp_path), f"http://127.0.0.1:{port}") as url:
+        yield Away(url, port)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def run_suite(name: str, url: str, key: str) -> None:
     assert totals["pass"] == totals["tests"] > 0, done.stdout
 
 
-@pytest.mark.parametrize("suite", ["openai", "vercel"])
+@pytest.mark.parametrize("suite", ["openai", "anthropic", "vercel", "vercel-providers"])
 def test_a_javascript_client_works_over_the_real_engine(served: Served, suite: str) -> None:
     run_suite(suite, served.url, served.key)
 

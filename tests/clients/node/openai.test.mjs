@@ -5,7 +5,7 @@ import { test } from "node:test";
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { ask, key, structured, ticketSchema, url } from "./gateway.mjs";
+import { ask, key, question, structured, ticketSchema, url } from "./gateway.mjs";
 
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
 const greedy = { model: "base", messages: ask, temperature: 0, max_tokens: 24 };
@@ -78,6 +78,23 @@ test("parse returns what the zod schema describes", async () => {
     response_format: zodResponseFormat(Ticket, "ticket"),
   });
   Ticket.parse(completion.choices[0].message.parsed);
+});
+
+test("a response streams its text and is parsed at the end", async () => {
+  const respond = { model: "base", input: question, temperature: 0, max_output_tokens: 24 };
+  const stream = client.responses.stream(respond);
+  const deltas = [];
+  stream.on("response.output_text.delta", (event) => deltas.push(event.delta));
+  const final = await stream.finalResponse();
+  assert.equal(deltas.join(""), final.output_text);
+  assert.equal(final.output_text, (await client.responses.create(respond)).output_text);
+  assert.ok(final.usage.output_tokens > 0);
+});
+
+test("a legacy completion answers, and embeddings are refused as a bad request", async () => {
+  const complete = { model: "base", prompt: "Where is", max_tokens: 8, ignore_eos: true };
+  assert.equal((await client.completions.create(complete)).usage.completion_tokens, 8);
+  await assert.rejects(client.embeddings.create({ model: "base", input: question }), OpenAI.BadRequestError);
 });
 
 test("models can be listed and looked up", async () => {
