@@ -13,7 +13,13 @@ from tests.conftest import Served
 
 PROMPT = "Where is"
 # A legacy completion may end at once after a whole sentence; `ignore_eos` is vLLM's way to get all tokens asked for.
-COMPLETE: Any = {"model": "base", "prompt": PROMPT, "temperature": 0, "max_tokens": 8, "extra_body": {"ignore_eos": True}}
+COMPLETE: Any = {
+    "model": "base",
+    "prompt": PROMPT,
+    "temperature": 0,
+    "max_tokens": 8,
+    "extra_body": {"ignore_eos": True},
+}
 RESPOND: Any = {"model": "base", "input": QUESTION, "temperature": 0, "max_output_tokens": 24}
 # As `STRUCTURED` in conftest; the penalty is vLLM's addition to this API.
 DECISIVE: Any = RESPOND | {"max_output_tokens": 400, "extra_body": {"frequency_penalty": 1}}

@@ -112,9 +112,7 @@ def test_a_conversation_goes_on_after_the_tools_result(served: Served) -> None:
 
 
 def test_parse_returns_an_instance_of_the_model_asked_for(served: Served) -> None:
-    completion = served.openai.chat.completions.parse(
-        model="base", messages=ASK, response_format=Ticket, **STRUCTURED
-    )
+    completion = served.openai.chat.completions.parse(model="base", messages=ASK, response_format=Ticket, **STRUCTURED)
     assert isinstance(completion.choices[0].message.parsed, Ticket)
 
 
@@ -154,8 +152,9 @@ def test_an_answer_ends_before_the_stop_sequence(served: Served) -> None:
 
 def test_the_same_seed_gives_the_same_answer_and_others_differ(served: Served) -> None:
     def text(seed: int) -> str | None:
-        completion = served.openai.chat.completions.create(**GREEDY | {"temperature": 1}, seed=seed)
-        return completion.choices[0].message.content
+        asked = GREEDY | {"temperature": 1, "seed": seed}
+        content: str | None = served.openai.chat.completions.create(**asked).choices[0].message.content
+        return content
 
     assert text(1) == text(1)
     assert len({text(seed) for seed in range(8)}) > 1

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 from gateway.settings import inherited_environment
 from tests.conftest import Served
 
