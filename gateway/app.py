@@ -34,9 +34,11 @@ from gateway.metrics import Metrics
 from gateway.publish import Publisher
 from gateway.resolve import Resolver
 from gateway.routes.adapters import adapter_routes
+from gateway.routes.docs import add_docs
 from gateway.routes.health import health_routes
 from gateway.routes.inference import InferenceEndpoint, Receive, Scope, Send
 from gateway.routes.models import model_routes
+from gateway.routes.request_id import RequestIds, identified
 from gateway.routes.usage import usage_routes
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -79,7 +81,7 @@ class Turntable:
         )
         self._suspects = Suspects(settings.suspect_s)
         self._pool = build_pool(setup, registry, store, metrics, self._suspects)
-        keyring = Keyring(setup.admin_key)
+        keyring, ids = Keyring(setup.admin_key), RequestIds()
         resolver = Resolver(registry, base)
         self._telemetry = Telemetry(settings.otlp_endpoint) if settings.otlp_endpoint else None
         inference = Inference(
@@ -95,12 +97,13 @@ class Turntable:
             inference,
             keyring,
             resolver,
+            ids,
             base=base,
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
             keep_alive_s=settings.keep_alive_s,
         )
-        self._rest = self._build_rest(setup, registry, store, keyring, resolver)
+        self._rest = identified(self._build_rest(setup, registry, store, keyring, resolver), ids)
         self._entrance = with_cors(self._dispatch, settings.cors_origins)
 
     def _build_rest(
@@ -120,7 +123,7 @@ class Turntable:
         def authenticated(request: Request) -> Caller:
             return keyring.authenticate(dict(request.scope["headers"]))
 
-        rest = FastAPI(title="Turntable", lifespan=self._lifespan)
+        rest = FastAPI(title="Turntable", lifespan=self._lifespan, docs_url=None, redoc_url=None)
         for routes in (
             model_routes(registry, resolver, base, authenticated),
             adapter_routes(publisher, registry, store, authenticated),
@@ -128,6 +131,7 @@ class Turntable:
             health_routes(self._pool, self._metrics, admin=authenticated),
         ):
             rest.include_router(routes)
+        add_docs(rest)
         add_error_handlers(rest)
         return rest
 

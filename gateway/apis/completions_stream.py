@@ -61,6 +61,8 @@ class CompletionsStream:
         return Usage(sum(by_prompt.values()), completion_tokens), Evidence.LAST_CONTINUOUS
 
     def _rewrite(self, event: bytes) -> bytes:
+        if self.saw_error:
+            return b""  # the engine ends a failed stream with [DONE] too, which clients take for success
         if event == b"data: [DONE]":
             self.saw_end = True
             return DONE

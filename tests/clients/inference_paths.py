@@ -48,8 +48,8 @@ _REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "/v1/responses": (_SAMPLING | {"input": _TEXT, "max_output_tokens": _LIMIT}, ["input", "max_output_tokens"]),
     "/v1/embeddings": ({"input": _TEXT, "stream": {"type": "boolean"}}, ["input"]),
     "/v1/messages": (_SAMPLING | {"messages": _MESSAGES, "max_tokens": _LIMIT}, ["messages", "max_tokens"]),
-    "/v1/messages/count_tokens": ({"messages": _MESSAGES}, ["messages"]),
-    "/tokenize": ({"prompt": _TEXT}, ["prompt"]),
+    "/v1/messages/count_tokens": ({"messages": _MESSAGES, "stream": {"type": "boolean"}}, ["messages"]),
+    "/tokenize": ({"prompt": _TEXT, "stream": {"type": "boolean"}}, ["prompt"]),
     "/detokenize": ({"tokens": {"type": "array", "items": {"type": "integer"}, "maxItems": 4}}, ["tokens"]),
 }
 

@@ -57,10 +57,6 @@ def test_a_wrong_key_is_an_authentication_error(served: Served) -> None:
     assert (raised.value.status_code, raised.value.code) == (401, "invalid_api_key")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="error and [DONE] in one piece: the gateway sends [DONE] ahead of the error, and clients stop there",
-)
 def test_an_error_within_a_stream_is_raised_after_what_came_before(canned: Attached) -> None:
     with OpenAI(base_url=f"{canned.url}/v1", api_key=KEY, max_retries=0) as client:
         stream = client.chat.completions.create(

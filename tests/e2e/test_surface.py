@@ -82,11 +82,12 @@ def test_a_client_that_leaves_ends_the_engines_work_on_every_endpoint(served: Se
     booked, counted = totals(served), engine_totals(served)
     with socket.create_connection((host, int(port))) as client:
         client.sendall(f"{head}authorization: Bearer {served.key}\r\n\r\n".encode() + content)
-        assert eventually(lambda: engine_metric(served, "num_requests_running") == 1)
+        # An answer that ends by itself, as messages may, can be over before anybody looks.
+        assert eventually(lambda: engine_totals(served) != counted)
     assert eventually(lambda: engine_metric(served, "num_requests_running") == 0)
     after, now = totals(served), engine_totals(served)
     assert after["requests"] - booked["requests"] == 1
-    assert now["completion_tokens"] - counted["completion_tokens"] < 1800
+    assert 0 < now["completion_tokens"] - counted["completion_tokens"] < 1800
     assert 0 < after["completion_tokens"] - booked["completion_tokens"] < 1800
     assert after["prompt_tokens"] > booked["prompt_tokens"]
 

@@ -1,6 +1,7 @@
 """What clients see when things go wrong between the gateway and its engine."""
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -204,6 +205,20 @@ def test_the_clients_request_id_is_kept_and_every_answer_has_one(attached: Attac
         assert response.headers["x-request-id"].startswith("req_")
     odd = attached.http.post("/v1/chat/completions", json=body, headers={"x-request-id": "a b" + "c" * 200})
     assert odd.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/nobody", "/nowhere", "/health", "/docs"])
+def test_every_answer_has_an_id_the_clients_own_if_it_sent_one(attached: Attached, path: str) -> None:
+    assert attached.http.get(path).headers["x-request-id"].startswith("req_")
+    assert attached.http.get(path, headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_the_api_describes_itself_without_loading_anything(attached: Attached) -> None:
+    paths = attached.http.get("/openapi.json").json()["paths"]
+    page = attached.http.get("/docs").text
+    assert {"/v1/chat/completions", "/v1/messages", "/v1/models", "/admin/v1/adapters"} <= paths.keys()
+    assert all(path in page for path in paths)
+    assert not re.search(r"(src|href)=\"https?:|<script", page)
 
 
 def test_a_reader_that_stops_reading_does_not_fill_the_gateways_memory(attached: Attached) -> None:

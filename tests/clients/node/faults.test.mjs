@@ -36,12 +36,14 @@ test("silence is a timeout", async () => {
   await assert.rejects(client.chat.completions.create(failing("hang")), OpenAI.APIConnectionTimeoutError);
 });
 
-test("a stream that breaks off is an error after what came before", async () => {
-  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
-  const stream = await client.chat.completions.create({ ...failing("drop_mid_stream"), stream: true });
-  const chunks = [];
-  await assert.rejects(async () => {
-    for await (const chunk of stream) chunks.push(chunk);
-  }, OpenAI.APIError);
-  assert.ok(chunks.length > 0);
-});
+for (const fault of ["drop_mid_stream", "error_mid_stream"]) {
+  test(`a stream with ${fault} is an error after what came before`, async () => {
+    const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
+    const stream = await client.chat.completions.create({ ...failing(fault), stream: true });
+    const chunks = [];
+    await assert.rejects(async () => {
+      for await (const chunk of stream) chunks.push(chunk);
+    }, OpenAI.APIError);
+    assert.ok(chunks.length > 0);
+  });
+}

@@ -42,6 +42,20 @@ def test_what_failed_just_before_is_suspected_too_and_what_failed_long_ago_is_no
         suspects.check(2)
 
 
+def test_what_met_an_engine_already_dead_is_innocent() -> None:
+    clock = Clock()
+    suspects = Suspects(60, clock)
+    with suspects.watch("engine-0", 3), pytest.raises(EngineFailedError), suspects.watch("engine-0", 1):
+        raise EngineFailedError("It died.")
+    clock.now_s = 1
+    with pytest.raises(EngineFailedError), suspects.watch("engine-0", 2):
+        raise EngineFailedError("It is dead.")
+    suspects.engine_died("engine-0")
+    suspects.check(2)
+    with pytest.raises(SuspectRequestError):
+        suspects.check(1)
+
+
 def test_what_ended_well_is_never_suspected() -> None:
     suspects = Suspects(60)
     with suspects.watch("engine-0", 1):
