@@ -83,7 +83,7 @@ class Exchange:
         rewriter = self._call.api.stream(self._call.request, self._names)
         entry = self._entry
         try:
-            async for chunk in self._response.chunks():
+            while chunk := await self._response.next_chunk():
                 if events := rewriter.feed(chunk):
                     if entry.first_byte_us is None:
                         entry.mark_first_byte()

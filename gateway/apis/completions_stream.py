@@ -13,9 +13,10 @@ DONE = b"data: [DONE]\n\n"
 _END = b"\n\n"
 _USAGE = b',"usage":{'
 _ERROR = b'data: {"error"'
-_NO_CHOICES = b'"choices":[]'
-_INDEX = b'"choices":[{"index":'
+_CHOICES = b'"choices":['
+_INDEX = b'{"index":'
 _FINGERPRINT = b',"system_fingerprint":"'
+_AFTER_TEXT_BYTES = 512  # what follows the choices of an event is shorter than this
 
 
 class CompletionsStream:
@@ -37,6 +38,7 @@ class CompletionsStream:
         self._continuous_usage = continuous_usage
         self._per_prompt = per_prompt
         self._has_many = per_prompt * prompts > 1
+        self._theirs, self._ours = b"\0", b""
         self._tail = b""
         self._final_usage = b""
         self._running_usage: dict[int, bytes] = {}
@@ -66,35 +68,50 @@ class CompletionsStream:
         if event == b"data: [DONE]":
             self.saw_end = True
             return DONE
-        if event.startswith(_ERROR):
-            self.saw_error = True
-            return b""
-        start = event.rfind(_USAGE)
-        if start < 0:
-            return self._rename(event) + _END
-        end = _object_end(event, start + len(_USAGE) - 1)
-        usage = event[start + len(_USAGE) - 1 : end]
-        if _NO_CHOICES in event:
-            self._final_usage = usage
-            return self._rename(event) + _END if self._include_usage else b""
-        self._running_usage[_index(event) if self._has_many else 0] = usage
-        return self._rename(event if self._continuous_usage else event[:start] + event[end:]) + _END
+        if not event.startswith(self._theirs) and not self._learn_head(event):
+            if event.startswith(_ERROR):
+                self.saw_error = True
+                return b""
+            return event + _END
+        rest = event[len(self._theirs) :]
+        start = rest.rfind(_USAGE)
+        if start >= 0:
+            start += len(_USAGE) - 1
+            end = _object_end(rest, start)
+            if rest.startswith(b"]"):  # no choices: the count of the whole answer
+                self._final_usage = rest[start:end]
+                if not self._include_usage:
+                    return b""
+            else:
+                self._running_usage[_index(rest) if self._has_many else 0] = rest[start:end]
+                if not self._continuous_usage:
+                    rest = rest[: start - len(_USAGE) + 1] + rest[end:]
+        return self._ours + _without_fingerprint(rest) + _END
 
-    def _rename(self, event: bytes) -> bytes:
-        theirs = event.rfind(_FINGERPRINT)
-        if theirs >= 0:
-            event = event[:theirs] + event[event.index(b'"', theirs + len(_FINGERPRINT)) + 1 :]
-        return event.replace(self._engine_model, self._client_model, 1)
+    def _learn_head(self, event: bytes) -> bool:
+        """All events of a stream begin alike, up to their choices; False when this one has no such beginning."""
+        name = event.find(self._engine_model)
+        end = event.find(_CHOICES, name) + len(_CHOICES)
+        if name < 0 or end < len(_CHOICES):
+            return False
+        self._theirs = event[:end]
+        self._ours = self._theirs.replace(self._engine_model, self._client_model, 1)
+        return True
 
 
-def _index(event: bytes) -> int:
-    start = event.find(_INDEX) + len(_INDEX)
-    return int(event[start : event.index(b",", start)])
+def _without_fingerprint(rest: bytes) -> bytes:
+    start = rest.rfind(_FINGERPRINT, max(0, len(rest) - _AFTER_TEXT_BYTES))
+    return rest if start < 0 else rest[:start] + rest[rest.index(b'"', start + len(_FINGERPRINT)) + 1 :]
 
 
-def _object_end(event: bytes, start: int) -> int:
+def _index(rest: bytes) -> int:
+    start = rest.find(_INDEX) + len(_INDEX)
+    return int(rest[start : rest.index(b",", start)])
+
+
+def _object_end(data: bytes, start: int) -> int:
     """Index just past the JSON object that begins at `start`; usage objects hold no strings."""
-    end = event.index(b"}", start) + 1
-    while event.count(b"{", start, end) != event.count(b"}", start, end):
-        end = event.index(b"}", end) + 1
+    end = data.index(b"}", start) + 1
+    while data.count(b"{", start, end) != data.count(b"}", start, end):
+        end = data.index(b"}", end) + 1
     return end

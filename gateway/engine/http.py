@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
     async def send(self, request: bytes) -> int:
         """Send a whole request; returns the answer's status once its headers are here.
 
-        Raises `EngineBrokeOffError` and `EngineTimeoutError`, as do `read` and `chunks`.
+        Raises `EngineBrokeOffError` and `EngineTimeoutError`, as do `read` and `next_chunk`.
         """
         self._parser = httptools.HttpResponseParser(self)
         self._has_headers = self.is_complete = False
@@ -65,15 +65,11 @@ class Connection(asyncio.Protocol):
             await self._more()
         return self._take()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes: what has arrived since the last look, never empty."""
-        while True:
-            if self._parts:
-                yield self._take()
-            elif self.is_complete:
-                return
-            else:
-                await self._more()
+    async def next_chunk(self) -> bytes:
+        """What has arrived of the body since the last look, as soon as there is something; empty at its end."""
+        while not self._parts and not self.is_complete:
+            await self._more()
+        return self._take()
 
     def close(self) -> None:
         """Close at once; the engine notices and stops working on the request."""

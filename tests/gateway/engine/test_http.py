@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.engine.http import ConnectionPool
+from gateway.engine.http import Connection, ConnectionPool
 from gateway.errors import EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -18,6 +18,14 @@ async def request_of(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
     return head + await reader.readexactly(length)
+
+
+async def chunks_of(connection: Connection) -> list[bytes]:
+    """The rest of the body, as it came."""
+    chunks = []
+    while chunk := await connection.next_chunk():
+        chunks.append(chunk)
+    return chunks
 
 
 class Server:
@@ -71,7 +79,7 @@ async def test_an_answer_in_any_pieces_is_the_same_answer(size: int, answer: byt
     async with pool_to(server) as pool:
         async with pool.request("POST", "/x", b"{}", {"traceparent": "00-1"}) as connection:
             assert connection.status == status
-            assert b"".join([chunk async for chunk in connection.chunks()]) == body
+            assert b"".join(await chunks_of(connection)) == body
         async with pool.request("GET", "/y") as connection:
             assert await connection.read() == body
     assert server.connections == 1
@@ -139,12 +147,11 @@ async def test_a_reader_that_waits_is_not_taken_for_a_silent_engine_and_holds_th
     blocks = [b"%x\r\n" % (1 << 16) + b"x" * (1 << 16) + b"\r\n"] * 200
     server = Server(CHUNKED[: CHUNKED.index(b"4\r\n")], *blocks, b"0\r\n\r\n")
     async with pool_to(server, idle_timeout_s=1) as pool, pool.request("GET", "/") as connection:
-        chunks = connection.chunks()
-        first = await anext(chunks)
+        first = await connection.next_chunk()
         await asyncio.sleep(1.5)
-        second = await anext(chunks)
+        second = await connection.next_chunk()
         assert len(second) < 2 << 20
-        rest = [chunk async for chunk in chunks]
+        rest = await chunks_of(connection)
     assert len(first) + len(second) + sum(map(len, rest)) == 200 << 16
 
 
