@@ -16,13 +16,15 @@ class FakeServer:
         self.now_s = now_s
         self.intended_s: list[float] = []
         self.sent_s: list[float] = []
+        self.lag_s: list[float] = []
 
     def clock(self) -> float:
         return self.now_s
 
-    async def send(self, spec: RequestSpec, intended_s: float) -> None:
+    async def send(self, spec: RequestSpec, intended_s: float, lag_s: float) -> None:
         self.intended_s.append(intended_s)
         self.sent_s.append(self.now_s)
+        self.lag_s.append(lag_s)
         self.now_s += 2
 
 

@@ -4,8 +4,10 @@ import pytest
 
 from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.errors import InvalidWorkloadError, ServerError
+from loadtest.records import RequestRecord
 from loadtest.report import Report
-from loadtest.run import RunSettings, run_load
+from loadtest.run import run_load
+from loadtest.settings import RunSettings
 
 
 async def report_on(settings: RunSettings) -> Report:
@@ -40,8 +42,9 @@ async def test_every_model_has_its_row_and_the_rows_add_up() -> None:
 async def test_an_open_loop_counts_waiting_from_the_intended_time() -> None:
     with serving(CannedSettings(ttft_ms=30)) as server:
         settings = RunSettings(server.url, ("base",), requests=8, concurrency=1, rate_per_s=10_000)
-        result = await run_load(settings, lambda record: None)
-    records = sorted(result.records, key=lambda record: record.sent_s)
+        unsorted: list[RequestRecord] = []
+        result = await run_load(settings, unsorted.append)
+    records = sorted(unsorted, key=lambda record: record.sent_s)
     # One at a time, 30 ms each, all meant to leave within a few milliseconds: the last one waited for seven others.
     last = records[-1]
     assert last.sent_s - last.intended_s >= 7 * 0.030 - (last.intended_s - records[0].intended_s)

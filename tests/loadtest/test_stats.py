@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtest.client import INTERRUPTED, RequestRecord
+from loadtest.records import INTERRUPTED, RequestRecord
+from loadtest.samples import Distribution
 from loadtest.stats import (
-    Distribution,
     duration_s,
     e2e_ms,
     itl_ms,
@@ -97,7 +97,7 @@ def test_interrupted_requests_are_neither_answered_nor_failed() -> None:
 
 def test_percentiles_interpolate_between_samples() -> None:
     distribution = Distribution.of([float(value) for value in range(1, 102)])
-    assert distribution == Distribution(count=101, mean_ms=51, p50_ms=51, p90_ms=91, p99_ms=100, max_ms=101)
+    assert distribution == Distribution(count=101, mean_ms=51, p50_ms=51, p90_ms=91, p95_ms=96, p99_ms=100, max_ms=101)
     assert Distribution.of([]) is None
 
 
