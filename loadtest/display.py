@@ -9,10 +9,14 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from loadtest.collector import Snapshot
+from loadtest.comparison import Comparison
+from loadtest.confidence import Estimate
 from loadtest.drive import OnSnapshot
+from loadtest.measures import estimates
 from loadtest.report import Report
 from loadtest.samples import Distribution
 from loadtest.stats import Summary
+from loadtest.study import Study
 
 MOST_ROWS = 20
 """Models shown; with more of them the busiest ones are."""
@@ -141,3 +145,46 @@ def _p99(row: tuple[str, Summary]) -> float:
 
 def _usd(value: float | None) -> str:
     return "-" if value is None else f"${value:.3g}"
+
+
+def print_study(study: Study, console: Console) -> None:
+    """Show a row per load level, and what follows from them."""
+    names = ("offered", "answered/s", "good/s", "failed", "TTFT p50 ms", "TTFT p99 ms", "ITL p99 ms", "$/good request")
+    table = Table("level", *(Column(name, justify="right") for name in names), "verdict")
+    for level in study.levels:
+        known = {path: Estimate(**row) for path, row in estimates([one.as_json() for one in level.reports]).items()}
+        cells = [
+            _estimate(known.get(path))
+            for path in (
+                "total.requests_per_s", "total.good_per_s", "total.failed", "total.ttft.p50_ms", "total.ttft.p99_ms",
+                "total.itl.p99_ms", "cost.per_good_request",
+            )
+        ]  # fmt: skip
+        verdict = next((one.verdict for one in level.reports if one.verdict != "valid"), "valid")
+        table.add_row(level.label, "-" if level.load is None else f"{level.load:g}", *cells, verdict)
+    console.print(table)
+    for level in study.levels:
+        for reason in dict.fromkeys(reason for report in level.reports for reason in report.invalid):
+            console.print(f"{level.label}: INVALID: client-bound: {reason}", style="bold red", markup=False)
+    console.print(f"Verdict: {study.verdict}. {study.conclusion}", highlight=False, markup=False)
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Show every compared figure with its verdict."""
+    table = Table(
+        "level", "figure", *(Column(name, justify="right") for name in ("before", "after", "change")), "verdict"
+    )
+    for change in comparison.changes:
+        percent = "-" if change.percent is None else f"{change.percent:+.1f} %"
+        figure = f"{change.measure.label}, {change.measure.unit}"
+        table.add_row(change.level, figure, f"{change.before:.4g}", f"{change.after:.4g}", percent, change.verdict)
+    console.print(table)
+    for warning in comparison.warnings:
+        console.print(warning, highlight=False, markup=False)
+    console.print(f"Verdict: {comparison.verdict}.", highlight=False)
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate.mean:.4g}" + (f" ± {estimate.half_width:.2g}" if estimate.half_width is not None else "")

@@ -1,6 +1,7 @@
 """Files that a command was asked to write: opened before the test, so that a wrong path costs no hour of load."""
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -8,6 +9,7 @@ from typing import IO, Any
 import orjson
 
 from loadtest.errors import InvalidWorkloadError
+from loadtest.records import RequestRecord
 
 
 def opened(path: Path | None, files: ExitStack) -> IO[bytes] | None:
@@ -21,6 +23,19 @@ def opened(path: Path | None, files: ExitStack) -> IO[bytes] | None:
     except OSError as error:
         message = f"{path} cannot be written ({error.strerror}): give a path in an existing, writable folder."
         raise InvalidWorkloadError(message) from error
+
+
+def read_records(path: Path) -> Iterator[RequestRecord]:
+    """The records of `run --records`, one at a time; InvalidWorkloadError names file and line of what is none."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield RequestRecord.from_line(line)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise InvalidWorkloadError(f"{path}:{number}: is no record of a request.") from None
+    except OSError as error:
+        raise InvalidWorkloadError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def write_json(file: IO[bytes] | None, value: Any) -> None:

@@ -1,4 +1,6 @@
-"""Metrics derived from raw records, taken in one by one so that memory does not grow with their number.
+"""Metrics derived from raw records.
+
+Records are taken in one by one, so that memory does not grow with their number.
 
 - TTFT: from the intended send time to the first chunk with text.
 - ITL: gaps between consecutive chunks with text, all requests pooled. A chunk is not a token: a server may put
