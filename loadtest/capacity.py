@@ -104,6 +104,9 @@ def conclusion(bracket: Bracket, levels: list[Level], limits: Limits) -> str:
         known = f"{bracket.beyond:.4g} requests per second are" if bracket.beyond else "No rate is known to be"
         return f"{known} beyond the limits, and no rate was found within them."
     at_best = f"{bracket.within:.4g} requests per second are within the limits"
+    invalid = next((level for level in levels if level.is_invalid), None)
+    if invalid:
+        return f"{at_best}; at {invalid.load:.4g} the load tester gave out, so the server may take more."
     if bracket.beyond is None:
         return f"{at_best}; the search ended before a rate beyond them was found."
     broken = next((limits.broken_by(level.reports[-1]) for level in levels if level.load == bracket.beyond), [])

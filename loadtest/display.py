@@ -20,6 +20,14 @@ from loadtest.study import Study
 
 MOST_ROWS = 20
 """Models shown; with more of them the busiest ones are."""
+STUDY_COLUMNS = (
+    "total.requests_per_s",
+    "total.good_per_s",
+    "total.failed",
+    "total.ttft.p50_ms",
+    "total.ttft.p99_ms",
+    "total.itl.p99_ms",
+)
 LATENCIES = ("ttft", "itl", "tpot", "e2e")
 
 
@@ -149,19 +157,14 @@ def _usd(value: float | None) -> str:
 
 def print_study(study: Study, console: Console) -> None:
     """Show a row per load level, and what follows from them."""
-    names = ("offered", "answered/s", "good/s", "failed", "TTFT p50 ms", "TTFT p99 ms", "ITL p99 ms", "$/good request")
-    table = Table("level", *(Column(name, justify="right") for name in names), "verdict")
+    names = ("req/s", "good/s", "failed", "TTFT p50", "p99 ms", "ITL p99", "$/1k good")
+    table = Table("level", *(Column(name, justify="right") for name in names), "")
     for level in study.levels:
         known = {path: Estimate(**row) for path, row in estimates([one.as_json() for one in level.reports]).items()}
-        cells = [
-            _estimate(known.get(path))
-            for path in (
-                "total.requests_per_s", "total.good_per_s", "total.failed", "total.ttft.p50_ms", "total.ttft.p99_ms",
-                "total.itl.p99_ms", "cost.per_good_request",
-            )
-        ]  # fmt: skip
-        verdict = next((one.verdict for one in level.reports if one.verdict != "valid"), "valid")
-        table.add_row(level.label, "-" if level.load is None else f"{level.load:g}", *cells, verdict)
+        cells = [_estimate(known.get(path)) for path in STUDY_COLUMNS]
+        good_cost = known.get("cost.per_good_request")
+        verdict = "INVALID" if level.is_invalid else "partial" if level.is_partial else "ok"
+        table.add_row(level.label, *cells, f"{good_cost.mean * 1000:.3g}" if good_cost else "-", verdict)
     console.print(table)
     for level in study.levels:
         for reason in dict.fromkeys(reason for report in level.reports for reason in report.invalid):
