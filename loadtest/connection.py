@@ -92,6 +92,7 @@ class Connection(asyncio.Protocol):
             self._buffer = b""
             status, headers = _parsed_head(head)
             if status == 100:
+                self._take(data)
                 return
             self._keep_alive = headers.get(b"connection", b"").lower() != b"close"
             self._body = Body(status, headers)

@@ -75,7 +75,7 @@ def conversations(
         if sum(message["role"] == "user" for message in history) >= turns:
             history = _system(prefix)
         else:
-            history.append({"role": "assistant", "content": words(rng, ask.max_tokens)})
+            history = [*history, {"role": "assistant", "content": words(rng, ask.max_tokens)}]
         running.append(history)
 
 

@@ -86,7 +86,7 @@ def _rows(path: Path, file: IO[str], form: str) -> Iterator[TraceRow]:
     reader = csv.DictReader(file)
     missing = [name for name in COLUMNS[known] if name not in (reader.fieldnames or ())]
     if missing:
-        raise InvalidWorkloadError(f"{path}:1: a {known} trace needs the column {missing[0]!r}.")
+        raise InvalidWorkloadError(f"{path}:1: the {known} format needs the column {missing[0]!r}.")
     for fields in reader:
         row = _read(READERS[known], fields, f"{path}:{reader.line_num}")
         if known != "burstgpt" or row.output_tokens:
