@@ -32,7 +32,7 @@ class SwapPlan:
         """`support=2,3` names the adapter and the versions to promote."""
         name, _, numbers = text.partition("=")
         try:
-            versions = tuple(int(number) for number in numbers.split(","))
+            versions = tuple(int(number.strip().removeprefix("v")) for number in numbers.split(","))
         except ValueError:
             versions = ()
         if not name or not versions or min(versions) < 1:

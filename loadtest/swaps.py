@@ -71,7 +71,7 @@ class Swaps:
 async def _promote(plan: SwapPlan, admin: ChatClient, swap: Swap) -> None:
     url = f"{plan.admin_url.rstrip('/')}/admin/v1/adapters/{quote(plan.adapter, safe='')}/promote"
     try:
-        swap.status, answer = await admin.post(url, {"version": swap.version})
+        swap.status, answer = await admin.post(url, {"version": f"v{swap.version}"})
     except (aiohttp.ClientError, TimeoutError) as error:
         swap.error = str(error) or type(error).__name__
     else:

@@ -14,7 +14,7 @@ def test_a_hot_swap_under_load_loses_nothing_and_the_ledger_agrees(
     for seed in (11, 12):
         added = served.turntable("adapters", "add", "swapped", make_adapter(seed), "--json")
         assert added.returncode == 0, added.stderr
-    assert served.turntable("adapters", "promote", "swapped", "1").returncode == 0
+    assert served.turntable("adapters", "promote", "swapped", "v1").returncode == 0
     before = usage_of(served, "swapped")
     report_file, page = tmp_path / "report.json", tmp_path / "report.html"
     result = served.turntable(

@@ -199,7 +199,7 @@ async def promoting(seen: list[dict[str, object]]) -> AsyncIterator[str]:
     async def promote(request: web.Request) -> web.Response:
         body = await request.json()
         seen.append({"name": request.match_info["name"], "key": request.headers["Authorization"], **body})
-        if body["version"] == 3:
+        if body["version"] == "v3":
             return web.json_response({"error": {"message": "Version 3 is quarantined."}}, status=409)
         return web.json_response({})
 
@@ -231,11 +231,11 @@ async def test_versions_are_promoted_in_turn_until_the_load_ends() -> None:
     seen: list[dict[str, object]] = []
     async with promoting(seen) as admin_url:
         ticks = Ticks(stop=6)
-        swaps = Swaps(SwapPlan.parse("support=2,3", 0.01, admin_url, "tt-admin"), ticks)
+        swaps = Swaps(SwapPlan.parse("support=2,v3", 0.01, admin_url, "tt-admin"), ticks)
         async with swaps.running():
             await ticks.stopped.wait()
         promoted = len(seen)
-    assert [asked["version"] for asked in seen[:3]] == [2, 3, 2]
+    assert [asked["version"] for asked in seen[:3]] == ["v2", "v3", "v2"]
     assert {(asked["name"], asked["key"]) for asked in seen} == {("support", "Bearer tt-admin")}
     assert [(swap.status, swap.error) for swap in swaps.done[:2]] == [(200, None), (409, "Version 3 is quarantined.")]
     assert [(swap.at_s, swap.took_s) for swap in swaps.done[:3]] == [(0.0, 1.0), (2.0, 1.0), (4.0, 1.0)]
