@@ -29,23 +29,31 @@ class Limits:
     p99_itl_ms: float | None = None
     most_failed_share: float = 0.01
 
-    def broken_by(self, report: Report) -> list[str]:
-        """The limits a report breaks, as sentences."""
+    def broken_by(self, report: Report, allowance_ms: float = 0.0) -> list[str]:
+        """The limits that a report breaks by more than the allowance, as sentences."""
         total = report.total
         failed_share = 1 - total.succeeded / total.requests if total.requests else 1.0
         broken = []
         if failed_share > self.most_failed_share:
             broken.append(f"{failed_share:.1%} failed (limit {self.most_failed_share:.1%})")
         for name, found, limit in (("TTFT", total.ttft, self.p99_ttft_ms), ("ITL", total.itl, self.p99_itl_ms)):
-            if limit is not None and found is not None and found.p99_ms > limit:
+            if limit is not None and found is not None and found.p99_ms > limit + allowance_ms:
                 broken.append(f"p99 {name} {found.p99_ms:.1f} ms (limit {limit:g} ms)")
         return broken
 
     def outcome(self, report: Report) -> Outcome:
-        """What a probe's report says."""
-        if report.partial or report.invalid:
+        """What a probe's report says.
+
+        A late client makes latencies longer, never shorter: limits that are kept in spite of it are kept. Limits that
+        are broken count as broken by the server only if they are without the client's lateness, too.
+        """
+        if report.partial:
             return Outcome.UNKNOWN
-        return Outcome.BEYOND if self.broken_by(report) else Outcome.WITHIN
+        if not self.broken_by(report):
+            return Outcome.WITHIN
+        lags = [lag.p99_ms for lag in (report.total.lag, report.client.loop_lag) if lag]
+        allowance_ms = max(lags, default=0.0) if report.invalid else 0.0
+        return Outcome.BEYOND if self.broken_by(report, allowance_ms) else Outcome.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,8 @@ def conclusion(bracket: Bracket, levels: list[Level], limits: Limits) -> str:
         known = f"{bracket.beyond:.4g} requests per second are" if bracket.beyond else "No rate is known to be"
         return f"{known} beyond the limits, and no rate was found within them."
     at_best = f"{bracket.within:.4g} requests per second are within the limits"
-    invalid = next((level for level in levels if level.is_invalid), None)
+    unknown = [level for level in levels if limits.outcome(level.reports[-1]) is Outcome.UNKNOWN]
+    invalid = next((level for level in unknown if level.is_invalid), None)
     if invalid:
         return f"{at_best}; at {invalid.load:.4g} the load tester gave out, so the server may take more."
     if bracket.beyond is None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
@@ -158,7 +159,8 @@ def _usd(value: float | None) -> str:
 def print_study(study: Study, console: Console) -> None:
     """Show a row per load level, and what follows from them."""
     names = ("req/s", "good/s", "failed", "TTFT p50", "p99 ms", "ITL p99", "$/1k good")
-    table = Table("level", *(Column(name, justify="right") for name in names), "")
+    columns = (Column(name, justify="right", no_wrap=True) for name in names)
+    table = Table(Column("level", no_wrap=True), *columns, Column(no_wrap=True), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for level in study.levels:
         known = {path: Estimate(**row) for path, row in estimates([one.as_json() for one in level.reports]).items()}
         cells = [_estimate(known.get(path)) for path in STUDY_COLUMNS]
@@ -169,6 +171,8 @@ def print_study(study: Study, console: Console) -> None:
     for level in study.levels:
         for reason in dict.fromkeys(reason for report in level.reports for reason in report.invalid):
             console.print(f"{level.label}: INVALID: client-bound: {reason}", style="bold red", markup=False)
+    if any(len(level.reports) > 1 for level in study.levels):
+        console.print("Figures are means over repeats; --json and --html have their 95 % intervals.", highlight=False)
     console.print(f"Verdict: {study.verdict}. {study.conclusion}", highlight=False, markup=False)
 
 
@@ -188,6 +192,4 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _estimate(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    return f"{estimate.mean:.4g}" + (f" ± {estimate.half_width:.2g}" if estimate.half_width is not None else "")
+    return "-" if estimate is None else f"{estimate.mean:.4g}"

@@ -8,6 +8,8 @@ from typing import Self
 from loadtest.samples import Distribution, Samples
 
 MOST_CPU_SHARE = 0.9
+IDLE_CPU_SHARE = 0.5
+"""A late process that used less was not let run when it wanted to."""
 MOST_LAG_MS = 10.0
 MOST_LAG_SHARE_OF_TTFT = 0.05
 LEAST_FOR_P99 = 500
@@ -86,9 +88,11 @@ def client_bound(client: ClientLoad, lag: Distribution | None, ttft: Distributio
     late = _late(lag) if lag else None
     allowed_ms = max(MOST_LAG_MS, MOST_LAG_SHARE_OF_TTFT * ttft.p50_ms if ttft else 0.0)
     if late and late[1] > allowed_ms:
+        idle = client.cpu_share < IDLE_CPU_SHARE
+        remedy = "the machine was busy with other work" if idle else "use more --processes or a lower rate"
         reasons.append(
             f"{late[0]} of the requests left more than {late[1]:.1f} ms late by the client's own fault "
-            f"(limit {allowed_ms:.1f} ms): use more --processes, a lower rate, or a machine of its own."
+            f"(limit {allowed_ms:.1f} ms), at {client.cpu_share:.0%} of a core: {remedy}."
         )
     return reasons
 

@@ -13,7 +13,6 @@ from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings, SwapPlan
 from loadtest.stats import Slo
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-PROCESSES = 1
 MOST_RATE_PER_PROCESS = 2000
 
 Limit = Annotated[float | None, typer.Option(min=0.001, help="Limit in ms that a good request keeps.")]

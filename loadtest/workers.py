@@ -125,14 +125,18 @@ def _work(part: Part, pipe: "Connection[object, object]", folder: Path | None) -
             if file:
                 file.write(record.as_line())
 
-        asyncio.run(_work_on(part, pipe, keep))
+        result = asyncio.run(_work_on(part, pipe, keep))
+        if file:
+            # The other side reads it as soon as it has the result.
+            file.flush()
+        pipe.send(result)
 
 
-async def _work_on(part: Part, pipe: "Connection[object, object]", keep: Callable[[RequestRecord], None]) -> None:
+async def _work_on(part: Part, pipe: "Connection[object, object]", keep: Callable[[RequestRecord], None]) -> PartResult:
     driver = Driver(part, keep, pipe.send)
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, driver.interrupt)
     pipe.send(READY)
     told = await asyncio.to_thread(pipe.recv)
     assert isinstance(told, float)
     part.start_s = told
-    pipe.send(await driver.run())
+    return await driver.run()
