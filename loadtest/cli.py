@@ -199,3 +199,6 @@ def errors_shown() -> Iterator[None]:
     except LoadtestError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted while nothing was being measured: there is no report.", err=True)
+        sys.exit(1)

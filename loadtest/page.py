@@ -46,8 +46,11 @@ def html_page(document: Mapping[str, Any]) -> str:
 
 def charts_over_load(levels: Sequence[Json]) -> list[str]:
     """Latency percentiles, throughput and cost, over the load of each level."""
-    loads = [float(place if level["load"] is None else level["load"]) for place, level in enumerate(levels, 1)]
+    loads = [float(level["load"] or 0.0) for level in levels]
     x_label = "load of the level (requests per second, or users)"
+    if len(set(loads)) < len(levels):
+        # Mixes of models under one load: one beside the other.
+        loads, x_label = [float(place) for place in range(1, len(levels) + 1)], "level, in the order of the table"
 
     def over_load(name: str, path: str) -> Series:
         points = [(load, value) for load, level in zip(loads, levels, strict=True)

@@ -118,3 +118,11 @@ def test_a_report_says_what_was_asked_but_no_key() -> None:
     assert asked["concurrency"] == 8
     assert "key" not in asked
     assert replace(SETTINGS, seed=1) != SETTINGS
+
+
+def test_levels_under_one_load_are_drawn_one_beside_the_other() -> None:
+    mixes = Study("run", [Level(name, 8.0, [report()]) for name in ("base", "a")], "").as_json()
+    (svg, *_) = svgs(charts_over_load(mixes["levels"])[0])
+    (line, *_) = svg.iter("polyline")
+    first, second = (point.split(",")[0] for point in line.attrib["points"].split())
+    assert float(first) < float(second)
