@@ -1,7 +1,7 @@
 # Two images from the same pinned lists as `make setup`:
 #
 #   docker build --target gateway -t turntable-gateway .
-#       The gateway alone, without torch: attach it to an engine with TURNTABLE_ENGINE_URL.
+#       The gateway alone, without torch: attach it to an engine with TURNTABLE_ENGINES.
 #   docker build --target engine-trainer -t turntable .
 #       The same, with vLLM and the trainer: `turntable serve` starts its own engine, `turntable train` trains.
 #       For NVIDIA GPUs add --build-arg ENGINE=gpu. On a CPU the lists mean PyTorch's CPU build: hand its package
@@ -12,7 +12,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 RUN --mount=type=bind,source=requirements,target=/requirements \
-    pip install --no-deps -r /requirements/gateway.txt -r /requirements/postgres.txt
+    pip install --no-deps -r /requirements/gateway.txt -r /requirements/postgres.txt -r /requirements/otel.txt
 RUN useradd --uid 10001 --create-home turntable && install -d -o turntable -g turntable /data
 ENV TURNTABLE_HOST=0.0.0.0 TURNTABLE_DATA_DIR=/data
 # turntable.toml, when there is one, is read from here.

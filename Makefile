@@ -3,14 +3,15 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
-LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt dev.txt)
+LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt otel.txt dev.txt)
 BIN := .venv/bin
+NODE := tests/clients/node
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup demo serve test lint format loadtest clean
+.PHONY: help setup clients demo serve test lint format loadtest bench bench-soak clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
 
 setup: .venv/.installed ## make .venv with pinned packages (seconds when nothing changed)
 
@@ -26,13 +27,22 @@ setup: .venv/.installed ## make .venv with pinned packages (seconds when nothing
 		{ echo "error: torch does not import; if a CUDA build came without CUDA, add PyTorch's CPU wheels with UV_FIND_LINKS or UV_INDEX and run make setup again" >&2; exit 2; }
 	@touch $@ && echo "setup: done"
 
+clients: $(NODE)/node_modules/.installed ## the JavaScript clients of the tests, pinned, with the Node.js they need
+
+$(NODE)/node_modules/.installed: $(NODE)/package.json $(NODE)/package-lock.json
+	@command -v npm >/dev/null || \
+		{ echo "error: npm is not installed, and the tests of the JavaScript clients need it; install Node.js 20 or newer" >&2; exit 2; }
+	@echo "setup: JavaScript clients (pinned)"
+	@npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
 demo: setup ## the whole loop: base model, engine, data, training, proof, a chat, the bill
 	@$(BIN)/turntable demo
 
 serve: setup ## the gateway on port 8080 with the embedded base and all published adapters
 	@$(BIN)/turntable serve
 
-test: setup lint ## everything, the real CPU engine included
+test: setup clients lint ## everything, the real CPU engine included
 	@$(BIN)/pytest
 
 lint: setup ## ruff, mypy --strict
@@ -47,5 +57,20 @@ format: setup ## put the code into shape
 loadtest: setup ## measure the running gateway
 	@$(BIN)/turntable loadtest run
 
+# Exit code 1 is a verdict; its figures belong on the page too.
+bench: setup .bench/.installed ## CPU, latency, memory, cold start beside vllm-router and LiteLLM; writes docs/benchmarks.md
+	@code=0; $(BIN)/turntable loadtest bench --json docs/benchmarks/gateway.json || code=$$?; \
+		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
+bench-soak: setup ## memory of the gateway over 100,000 requests
+	@code=0; $(BIN)/turntable loadtest soak --json docs/benchmarks/soak.json || code=$$?; \
+		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
+.bench/.installed: requirements/bench-vllm-router.txt requirements/bench-litellm.txt | setup
+	@for name in vllm-router litellm; do \
+		echo "bench: $$name" && $(PYTHON) -m venv .bench/$$name && \
+		$(BIN)/uv pip install --quiet --python .bench/$$name/bin/python --no-deps -r requirements/bench-$$name.txt || exit 2; \
+	done; touch $@
+
 clean: ## remove the virtual environment and all caches; keeps var/
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .bench $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,7 +1,8 @@
-"""Writes the reference blocks of README.md from the code: `python docs/build_reference.py [--check]`.
+"""Writes the generated blocks of README.md and docs/benchmarks.md: `python docs/build_reference.py [--check]`.
 
-A block lies between `<!-- generated:NAME -->` and `<!-- /generated -->`; NAME is `tree`, `commands` or `settings`. With
-`--check` nothing is written, and a stale block is an error.
+A block lies between `<!-- generated:NAME -->` and `<!-- /generated -->`; NAME is `tree`, `commands` or `settings`, made
+from the code, or `bench_…`, made from the JSON in docs/benchmarks/. With `--check` nothing is written, and a stale
+block is an error.
 """
 
 import argparse
@@ -12,13 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import typer
 
 from gateway.settings import Settings
+from loadtest.bench import page as bench_page
+from loadtest.bench.results import Result
+from loadtest.bench.soak import Soak
 from turntable import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- generated:(?P<name>\w+) -->\n.*?<!-- /generated -->", re.DOTALL)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+MEASURED = ROOT / "docs" / "benchmarks"
 LISTED = ("adapters", "gateway", "trainer", "loadtest", "examples")
 NAMED = {
     "tests": "Mirrors the packages, plus whole-loop tests in tests/e2e",
@@ -28,22 +35,28 @@ NAMED = {
 
 
 def main() -> None:
-    """Rewrite the blocks of the README, or only check them."""
-    parser = argparse.ArgumentParser(description="Write the generated blocks of README.md.")
+    """Rewrite the blocks of the pages, or only check them."""
+    parser = argparse.ArgumentParser(description="Write the generated blocks of README.md and docs/benchmarks.md.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a block is stale")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file to work on")
+    parser.add_argument("--readme", type=Path, help="the one file to work on, instead of those two")
     arguments = parser.parse_args()
-    text = arguments.readme.read_text(encoding="utf-8")
+    for page in [arguments.readme] if arguments.readme else PAGES:
+        build(page, check=arguments.check)
+
+
+def build(page: Path, *, check: bool) -> None:
+    """Rewrite the blocks of one page, or only check them."""
+    text = page.read_text(encoding="utf-8")
     unknown = {match["name"] for match in BLOCK.finditer(text)} - BUILDERS.keys()
     if unknown:
-        fail(2, f"{arguments.readme.name}: no such block: {', '.join(sorted(unknown))}; use {', '.join(BUILDERS)}")
+        fail(2, f"{page.name}: no such block: {', '.join(sorted(unknown))}; use {', '.join(BUILDERS)}")
     rebuilt = BLOCK.sub(lambda match: block(match["name"]), text)
-    if not arguments.check:
-        arguments.readme.write_text(rebuilt, encoding="utf-8")
+    if not check:
+        page.write_text(rebuilt, encoding="utf-8")
     elif rebuilt != text:
         stale = [old["name"] for old in BLOCK.finditer(text) if old.group() != block(old["name"])]
         names = ", ".join(dict.fromkeys(stale))
-        fail(1, f"{arguments.readme.name}: stale blocks: {names}; run `python docs/build_reference.py`")
+        fail(1, f"{page.name}: stale blocks: {names}; run `python docs/build_reference.py`")
 
 
 def fail(code: int, sentence: str) -> None:
@@ -131,7 +144,28 @@ def fenced(lines: list[str]) -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-BUILDERS: dict[str, Callable[[], str]] = {"tree": tree, "commands": commands, "settings": settings}
+def bench(part: Callable[[Result], str]) -> Callable[[], str]:
+    """A block made from the last run of `make bench`."""
+    return lambda: part(Result.from_json(measured("gateway")))
+
+
+def measured(name: str) -> dict[str, Any]:
+    """The JSON of a measurement."""
+    document: dict[str, Any] = orjson.loads((MEASURED / f"{name}.json").read_bytes())
+    return document
+
+
+BUILDERS: dict[str, Callable[[], str]] = {
+    "tree": tree,
+    "commands": commands,
+    "settings": settings,
+    "bench_bars": bench(bench_page.bars),
+    "bench_ratios": bench(bench_page.ratios),
+    "bench_figures": bench(bench_page.figures),
+    "bench_bottleneck": bench(bench_page.bottleneck),
+    "bench_origin": bench(bench_page.origin),
+    "bench_soak": lambda: bench_page.soak(Soak(**measured("soak"))),
+}
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,12 @@ class Keyring:
         self._admin = self._digest(admin_key.encode())
         self._admin_caller = Caller(key_id="admin", tenant="default", is_admin=True)
 
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """The caller of `Authorization: Bearer tt-…`; raises `AuthenticationError`."""
-        value = next((v for k, v in headers if k == b"authorization"), b"")
-        scheme, _, key = value.partition(b" ")
-        if scheme.lower() != b"bearer" or not key.strip():
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """The caller of `Authorization: Bearer tt-…`, or of Anthropic's `x-api-key`; raises `AuthenticationError`."""
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            key = headers.get(b"x-api-key", b"")
+        if not key.strip():
             raise AuthenticationError(
                 "You did not provide an API key; send it as 'Authorization: Bearer tt-…'.", code="missing_api_key"
             )

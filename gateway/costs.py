@@ -56,7 +56,7 @@ def make_bill(
     total = (
         sum((end - start) * (price or 0) for start, end, price in spans) // _US_PER_HOUR if priced and spans else None
     )
-    busy_us = min(up_us, _union_us(_clip(rows, since_us, until_us)))
+    busy_us = min(up_us, _busy_us(rows, since_us, until_us))
     usages = usage_by_model(rows, base)
     active = (
         None if total is None else (total * busy_us // up_us if any(map(weight, map(_sum, usages.values()))) else 0)
@@ -96,6 +96,14 @@ def _split(amount: int | None, weights: Mapping[str, int]) -> dict[str, int | No
     for key in by_remainder[: amount - sum(parts.values())]:
         parts[key] += 1
     return {**parts}
+
+
+def _busy_us(rows: Iterable[Mapping[str, Any]], since_us: int, until_us: int) -> int:
+    """Time with at least one request running, summed over the engines."""
+    by_engine: dict[str | None, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_engine[row["engine"]].append(row)
+    return sum(_union_us(_clip(of_engine, since_us, until_us)) for of_engine in by_engine.values())
 
 
 def _clip(rows: Iterable[Mapping[str, Any]], since_us: int, until_us: int) -> list[tuple[int, int]]:

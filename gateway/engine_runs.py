@@ -2,11 +2,12 @@
 crashed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, Table, insert, select, update
+from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table, insert, select, update
 
 from gateway.ledger import now_us
 
@@ -17,6 +18,7 @@ _runs = Table(
     Column("started_us", BigInteger, nullable=False),
     Column("seen_us", BigInteger, nullable=False),
     Column("nano_usd_per_hour", BigInteger),
+    Column("engine", String(64)),
 )
 
 
@@ -27,6 +29,7 @@ class EngineRun:
     started_us: int
     seen_us: int
     nano_usd_per_hour: int | None
+    engine: str | None = None
 
 
 class EngineRuns:
@@ -35,26 +38,25 @@ class EngineRuns:
     def __init__(self, database: Engine, usd_per_hour: Decimal | None) -> None:
         self._database = database
         self._nano_usd_per_hour = None if usd_per_hour is None else int(usd_per_hour * 10**9)
-        self._run_id: int | None = None
+        self._run_ids: dict[str, int] = {}
 
-    def heartbeat(self) -> None:
-        """The engine is up at this moment: begins a run, or extends the present one."""
+    def heartbeat(self, up: Collection[str]) -> None:
+        """The engines that are up at this moment: begins their runs, or extends them; other runs have ended."""
         now = now_us()
+        self._run_ids = {engine: run_id for engine, run_id in self._run_ids.items() if engine in up}
+        if not up:
+            return
         with self._database.begin() as connection:
-            if self._run_id is None:
-                values = {"started_us": now, "seen_us": now, "nano_usd_per_hour": self._nano_usd_per_hour}
+            connection.execute(update(_runs).where(_runs.c.id.in_(self._run_ids.values())).values(seen_us=now))
+            for engine in set(up) - self._run_ids.keys():
+                values: dict[str, Any] = {"started_us": now, "seen_us": now, "engine": engine}
+                values["nano_usd_per_hour"] = self._nano_usd_per_hour
                 key = connection.execute(insert(_runs).values(values)).inserted_primary_key
                 assert key is not None, "an insert into one row yields its key"
-                self._run_id = key[0]
-            else:
-                connection.execute(update(_runs).where(_runs.c.id == self._run_id).values(seen_us=now))
-
-    def end(self) -> None:
-        """The engine is not up any more; the next heartbeat begins another run."""
-        self._run_id = None
+                self._run_ids[engine] = key[0]
 
     def list(self) -> Sequence[EngineRun]:
         """All runs, oldest first."""
         with self._database.connect() as connection:
             rows = connection.execute(select(_runs).order_by(_runs.c.started_us))
-            return [EngineRun(row.started_us, row.seen_us, row.nano_usd_per_hour) for row in rows]
+            return [EngineRun(row.started_us, row.seen_us, row.nano_usd_per_hour, row.engine) for row in rows]

@@ -2,17 +2,24 @@
 
     GatewayError
     ├── InvalidRequestError      400  the request is malformed; `param` names the field
+    │   ├── SuspectRequestError  400  this very request was running when an engine died
+    │   └── BadFramingError      400  the message is not plain HTTP/1.1
     ├── AuthenticationError      401  no key, or a key nobody gave out
     ├── ModelNotFoundError       404  no such model, or not for this key (the two are never told apart)
     ├── UnknownUrlError          404  no such path
     ├── NotFoundError            404  no such adapter or version, on the admin surface
     ├── MethodNotAllowedError    405
+    ├── ClientTooSlowError       408  the body did not arrive in time
     ├── ConflictError            409  the state is not the one the request expects
     ├── RequestTooLargeError     413
+    ├── HeadersTooLargeError     431
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
     ├── InternalError            500  a defect of ours; the log has the trace
-    ├── EngineFailedError        502  the engine broke off or answered nonsense
+    ├── EngineFailedError        502  the engine failed on the request or answered nonsense
+    │   └── EngineBrokeOffError       its connection ended before its answer did
     ├── EngineUnavailableError   503  no engine serves right now; `retry-after` says when to come back
+    │   ├── EngineUnreachableError    the engine never accepted the request: it may go to another one
+    │   └── OverloadedError           every slot is taken and the queue is full or too slow
     ├── DiskError                507  the data directory cannot take it
     └── EngineTimeoutError       504
 
@@ -55,6 +62,27 @@ class InvalidRequestError(GatewayError):
 
     status = 400
     type = "invalid_request_error"
+
+
+class SuspectRequestError(InvalidRequestError):
+    """This very request was running when an engine died, so it is not run again for a while."""
+
+    code = "suspect_request"
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(
+            "This very request was running when an engine died, so it is refused for the next "
+            f"{max(1, round(wait_s))} s to keep others safe; change it, or have the operator look at the engine's log."
+        )
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"x-should-retry", b"false")]
+
+
+class BadFramingError(InvalidRequestError):
+    """Where the message ends, or to whom it goes, can be read in more than one way."""
+
+    code = "bad_framing"
 
 
 class AuthenticationError(GatewayError):
@@ -100,6 +128,14 @@ class MethodNotAllowedError(GatewayError):
     code = "method_not_supported"
 
 
+class ClientTooSlowError(GatewayError):
+    """The request's body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
 class ConflictError(GatewayError):
     """The state is not the one that the request expects; nothing was changed."""
 
@@ -114,6 +150,14 @@ class RequestTooLargeError(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class HeadersTooLargeError(GatewayError):
+    """The request line and headers are larger than this server takes."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class AdapterRefusedError(GatewayError):
@@ -138,6 +182,13 @@ class EngineFailedError(GatewayError):
     code = "engine_failed"
 
 
+class EngineBrokeOffError(EngineFailedError):
+    """The engine's connection ended before its answer did."""
+
+    def __init__(self) -> None:
+        super().__init__("The engine broke off before its answer was complete.")
+
+
 class EngineUnavailableError(GatewayError):
     """No engine serves right now; a client may retry after `retry_after_s`."""
 
@@ -153,8 +204,21 @@ class EngineUnavailableError(GatewayError):
         return [(b"retry-after", str(self.retry_after_s).encode())]
 
 
+class EngineUnreachableError(EngineUnavailableError):
+    """The engine never accepted the request, so it may be sent to another one."""
+
+    def __init__(self) -> None:
+        super().__init__("The engine is not reachable; it is being restarted or has not come up yet.")
+
+
+class OverloadedError(EngineUnavailableError):
+    """Every slot is taken; `retry_after_s` is when the queue should have drained at its present rate."""
+
+    code = "server_is_overloaded"
+
+
 class EngineTimeoutError(GatewayError):
-    """The engine did not answer in time."""
+    """The engine did not answer in time; the code says which limit was passed."""
 
     status = 504
     code = "engine_timeout"

@@ -30,8 +30,7 @@ from adapters import (
 )
 from adapters.archive import unpack
 from adapters.ref import check_name
-from gateway.engine.loader import AdapterLoader
-from gateway.engine.supervisor import Supervisor
+from gateway.engine.pool import EnginePool
 from gateway.errors import (
     AdapterRefusedError,
     ConflictError,
@@ -51,8 +50,7 @@ class Publisher:
         self,
         registry: Registry,
         store: Store,
-        loader: AdapterLoader,
-        supervisor: Supervisor,
+        pool: EnginePool,
         *,
         base: BaseModel | None,
         base_name: str,
@@ -61,8 +59,7 @@ class Publisher:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._loader = loader
-        self._supervisor = supervisor
+        self._pool = pool
         self._base = base
         self._base_name = base_name
         self._max_rank = max_rank
@@ -88,8 +85,7 @@ class Publisher:
         with translated_errors():
             version = self._registry.snapshot.resolve(AdapterRef(name, version=number))
             if version.state is State.READY:
-                self._supervisor.require_ready()
-                await self._loader.ensure(version)
+                await self._pool.load(version)
             return await asyncio.to_thread(
                 partial(self._registry.promote, name, number, actor=actor, expect_live=expect_live)
             )
@@ -99,17 +95,17 @@ class Publisher:
             check_name(name)
         if name == self._base_name:
             raise InvalidRequestError(f"'{name}' is the base model's name; choose another.", param="name")
-        self._supervisor.require_ready()
+        self._pool.require_ready()
 
     async def _publish(self, name: str, directory: Path, actor: str) -> Version:
         config = await asyncio.to_thread(preflight, directory, self._base, max_rank=self._max_rank)
         manifest = await asyncio.to_thread(self._store.put, directory, config)
         version = await asyncio.to_thread(partial(self._registry.add, name, manifest, actor=actor))
         if version.state is State.READY:
-            await self._loader.ensure(version)
+            await self._pool.load(version)
             return version
         try:
-            await self._loader.ensure(version)
+            await self._pool.load(version)
         except AdapterRefusedError as error:
             await self._move(version, State.QUARANTINED, str(error), actor)
             raise

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="SQLAlchemy URL; empty means `turntable.db` in the data directory.")
     admin_key: SecretStr | None = Field(None, description="The admin key; generated on first start when not given.")
     model: str = Field(EMBEDDED, description="Base model: `embedded`, a local directory, or a hub name.")
-    engine_url: str = Field("", description="Attach to this running vLLM instead of starting one.")
+    engines: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Attach to these running vLLM servers (URLs) instead of starting one."
+    )
     served_model_name: str = Field("base", description="The name by which applications ask for the base model.")
     engine_port: int = Field(
         8001, ge=0, le=65535, description="Loopback port of the managed engine; 0 takes a free one."
@@ -47,9 +49,28 @@ class Settings(BaseSettings):
     kv_cache_gib: int = Field(1, gt=0, description="CPU engines: memory for the KV cache.")
     engine_usd_per_hour: Decimal | None = Field(None, ge=0, description="What the engine's machine costs per hour.")
     start_timeout_s: float = Field(600, gt=0, description="How long an engine may take until it is healthy.")
+    max_in_flight: int = Field(1024, gt=0, description="Requests that may run at a time; more wait in a queue.")
+    max_queue: int = Field(1024, ge=0, description="Requests that may wait; more are turned away with a 503.")
+    queue_timeout_s: float = Field(30, gt=0, description="How long a request may wait for its turn.")
     connect_timeout_s: float = Field(2, gt=0, description="How long to wait for a connection to the engine.")
+    first_byte_timeout_s: float = Field(300, gt=0, description="How long a stream may take until its first byte.")
     idle_timeout_s: float = Field(300, gt=0, description="Longest silence of the engine within one answer.")
+    total_timeout_s: float = Field(1800, gt=0, description="How long a whole answer may take.")
+    keep_alive_s: float = Field(15, ge=0, description="Silence after which a stream carries a comment; 0 sends none.")
+    suspect_s: float = Field(
+        600, ge=0, description="How long a request is refused that was running when an engine died; 0 never does."
+    )
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector (OTLP over HTTP) that gets a span per request; none by default."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose web pages may call this API; none by default."
+    )
     shutdown_timeout_s: float = Field(30, gt=0, description="How long running requests may take to finish at shutdown.")
+    header_timeout_s: float = Field(10, gt=0, description="How long a client may take to send a request's headers.")
+    body_timeout_s: float = Field(30, gt=0, description="How long a client may take to send a request's body.")
+    max_header_bytes: int = Field(64 << 10, gt=0, description="Largest request line with all headers.")
+    max_connections: int = Field(4096, gt=0, description="Open client connections; more are closed at once.")
     max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
     max_upload_bytes: int = Field(4 << 30, gt=0, description="Largest adapter, packed or unpacked.")
 
@@ -57,6 +78,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_arguments(cls, value: object) -> object:
         return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+    @field_validator("engines", "cors_origins", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

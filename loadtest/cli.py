@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from loadtest.bench.cli import app as bench_app
 from loadtest.capacity import Limits, find_capacity
 from loadtest.comparison import WORSE, compare
 from loadtest.delivery import Delivery
@@ -26,6 +27,7 @@ from loadtest.study import Study, compare_mixes, geometric, sweep
 from loadtest.traces import write_trace
 
 app = typer.Typer(help="Measure latency and throughput of an OpenAI-compatible server.", no_args_is_help=True)
+app.add_typer(bench_app)
 
 DEFAULT_LEVEL_S = 15.0
 

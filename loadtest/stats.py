@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from loadtest.records import INTERRUPTED, RequestRecord
-from loadtest.samples import Distribution, Samples
+from loadtest.samples import Distribution as Distribution
+from loadtest.samples import Samples
 
 METRICS = ("ttft", "itl", "tpot", "e2e", "send_delay", "lag", "queueing")
 

@@ -1,5 +1,6 @@
 """What the whole suite shares: the embedded base model (built once per checkout) and one real engine per run."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from openai import OpenAI
 ROOT = Path(__file__).parent.parent
 TURNTABLE = str(Path(sys.executable).with_name("turntable"))
 READY_TIMEOUT_S = 240
+# Tool calls, as an operator switches them on; the arguments of a call then always obey the tool's schema.
+ENGINE_ARGS = "--enable-auto-tool-choice --tool-call-parser hermes --tool-strict-level parameter"
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +60,8 @@ def served(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     data_dir = tmp_path_factory.mktemp("served")
     options = ["--data-dir", data_dir, "--model", base_model, "--max-loras", 2, "--engine-usd-per-hour", "0.10"]
     command = [TURNTABLE, "serve", "--port", "0", "--engine-port", "0", *map(str, options)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"TURNTABLE_ENGINE_ARGS": ENGINE_ARGS}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         url = next(line.split()[3] for line in lines if "listening on" in line)

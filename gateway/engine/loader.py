@@ -19,14 +19,17 @@ from gateway.metrics import Metrics
 class AdapterLoader:
     """Which versions the engine has by name, and how many requests hold each."""
 
-    def __init__(self, client: EngineClient, store: Store, metrics: Metrics) -> None:
+    def __init__(self, client: EngineClient, store: Store, metrics: Metrics, *, slots: int) -> None:
         self._client = client
         self._store = store
         self._metrics = metrics
+        self._slots = slots
         self._resident: set[str] = set()
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._one_at_a_time = asyncio.Lock()
         self.pins: Counter[str] = Counter()
+        self.warm: dict[str, None] = {}
+        """The latest adapters used here, as many as the engine has slots: what it needs not bring in again."""
 
     @property
     def resident(self) -> frozenset[str]:
@@ -34,19 +37,27 @@ class AdapterLoader:
         return frozenset(self._resident)
 
     @contextlib.asynccontextmanager
-    async def pin(self, version: Version | None) -> AsyncIterator[None]:
-        """Hold a version in the engine for the length of a request; the base (None) is always there."""
-        if version is None:
-            yield
-            return
+    async def pin(self, version: Version) -> AsyncIterator[None]:
+        """Hold a version in the engine for the length of a request."""
         name = version.engine_name
         self.pins[name] += 1
+        self._touch(name)
         try:
             if name not in self._resident:
                 await self.ensure(version)
             yield
         finally:
             self.pins[name] -= 1
+
+    def is_warm(self, version: Version | None) -> bool:
+        """Whether requests for a version start here at once; the base (None) always does."""
+        return version is None or version.engine_name in self.warm
+
+    def _touch(self, name: str) -> None:
+        self.warm.pop(name, None)
+        self.warm[name] = None
+        if len(self.warm) > self._slots:
+            del self.warm[next(iter(self.warm))]
 
     async def ensure(self, version: Version) -> None:
         """Load a version unless it is resident; concurrent callers share one load and its outcome."""
@@ -62,6 +73,7 @@ class AdapterLoader:
     async def restore(self, versions: Iterable[Version]) -> list[tuple[Version, AdapterRefusedError]]:
         """After an engine start: nothing is resident; load what is live, and report what the engine refused."""
         self._resident.clear()
+        self.warm.clear()
         failures: list[tuple[Version, AdapterRefusedError]] = []
         for version in versions:
             try:

@@ -27,6 +27,7 @@ class EngineSpec:
     kv_cache_gib: int
     extra_args: tuple[str, ...]
     log_path: Path
+    shields: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The command line; the module form, because the CPU build's `vllm` command does not start."""

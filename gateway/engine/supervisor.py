@@ -2,7 +2,7 @@
 
     starting -> ready -> (engine ends) -> restarting -> starting …
 
-A managed engine is restarted with growing pauses; an attached one is probed. Requests ask `require_ready` first, so a
+A managed engine is restarted with growing pauses; an attached one is probed. Requests go to ready engines only, so a
 dead engine is a 503 with a reason, not a hanging connection.
 """
 
@@ -17,12 +17,15 @@ from adapters import Registry, State
 from gateway.engine.client import EngineClient
 from gateway.engine.loader import AdapterLoader
 from gateway.engine.process import EngineProcess, EngineSpec
-from gateway.errors import EngineUnavailableError, GatewayError
+from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 
 _PROBE_S = 0.25
 _ATTACHED_PROBE_S = 1.0
 _MAX_PAUSE_S = 30.0
+_PROBES_TO_GIVE_UP = 2
+# Ended by an operator or the kernel (128 + SIGINT, SIGKILL, SIGTERM): no request is to blame for that.
+_KILLED_FROM_OUTSIDE = frozenset({130, 137, 143})
 
 
 class EngineState(StrEnum):
@@ -49,10 +52,13 @@ class EngineStatus:
 
 
 class Supervisor:
-    """Runs or watches one engine; `announce` receives a line per change for the operator."""
+    """Runs or watches one engine; `announce` receives a line per change for the operator, `died` is called when the
+    engine ended for a reason that may lie in a request.
+    """
 
     def __init__(
         self,
+        name: str,
         client: EngineClient,
         loader: AdapterLoader,
         registry: Registry,
@@ -61,7 +67,9 @@ class Supervisor:
         spec: EngineSpec | None,
         start_timeout_s: float,
         announce: Callable[[str], None],
+        died: Callable[[], None],
     ) -> None:
+        self._name = name
         self._client = client
         self._loader = loader
         self._registry = registry
@@ -69,6 +77,7 @@ class Supervisor:
         self._spec = spec
         self._start_timeout_s = start_timeout_s
         self._announce = announce
+        self._died = died
         self._process: EngineProcess | None = None
         self.status = EngineStatus(EngineState.STARTING, "The engine is starting.")
 
@@ -77,10 +86,10 @@ class Supervisor:
         """Whether this gateway started the engine itself."""
         return self._spec is not None
 
-    def require_ready(self) -> None:
-        """Raise `EngineUnavailableError` with the reason unless the engine serves."""
-        if self.status.state is not EngineState.READY:
-            raise EngineUnavailableError(self.status.reason)
+    @property
+    def shields(self) -> tuple[str, ...]:
+        """Names of the defects that our plugin mends in the engine; none in one that we did not start."""
+        return self._spec.shields if self._spec else ()
 
     async def run(self) -> None:
         """Supervise until cancelled; raises `EngineStartError` when a managed engine fails its very first start."""
@@ -95,7 +104,7 @@ class Supervisor:
         pause_s = 0.0
         while True:
             started = time.monotonic()
-            self._metrics.engine_starts.inc()
+            self._metrics.engine_starts.labels(self._name).inc()
             self._process = process = await EngineProcess.start(spec)
             if not await self._becomes_healthy(process) and not self.status.restarts:
                 raise EngineStartError(f"The engine did not start: {process.last_error()} (log: {spec.log_path}).")
@@ -104,6 +113,8 @@ class Supervisor:
                 await process.wait()
             await process.stop()
             code = process.exit_code
+            if code not in _KILLED_FROM_OUTSIDE:
+                self._died()
             self._set(EngineState.RESTARTING, f"The engine ended with code {code} and is being restarted.", died=True)
             self._announce(f"engine ended with code {code}; restarting (log: {spec.log_path})")
             pause_s = 0.0 if time.monotonic() - started > 2 * _MAX_PAUSE_S else min(_MAX_PAUSE_S, 2 * pause_s + 0.5)
@@ -122,13 +133,17 @@ class Supervisor:
         return False
 
     async def _watch(self) -> None:
+        failures = 0
         while True:
-            if await self._client.is_healthy():
-                if self.status.state is not EngineState.READY and await self._make_ready():
-                    self._announce(f"attached to {self._client.url}")
-            else:
+            failures = 0 if await self._client.is_healthy() else failures + 1
+            is_ready = self.status.state is EngineState.READY
+            if not failures and not is_ready and await self._make_ready():
+                self._announce(f"attached to {self._client.url}")
+            elif failures >= (_PROBES_TO_GIVE_UP if is_ready else 1):
+                if is_ready:
+                    self._died()
                 state = EngineState.RESTARTING if self.status.version else EngineState.STARTING
-                self._set(state, f"No engine answers at {self._client.url}.")
+                self._set(state, f"No engine answers at {self._client.url}.", died=is_ready)
             await asyncio.sleep(_ATTACHED_PROBE_S)
 
     async def _make_ready(self) -> bool:
@@ -149,4 +164,4 @@ class Supervisor:
     def _set(self, state: EngineState, reason: str, *, version: str = "", died: bool = False) -> None:
         restarts = self.status.restarts + died
         self.status = EngineStatus(state, reason, version or self.status.version, restarts)
-        self._metrics.engine_up.set(state is EngineState.READY)
+        self._metrics.engine_up.labels(self._name).set(state is EngineState.READY)

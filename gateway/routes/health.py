@@ -4,14 +4,13 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Response
 
-from gateway.engine.loader import AdapterLoader
-from gateway.engine.supervisor import Supervisor
+from gateway.apis.request_shields import REQUEST_SHIELDS
+from gateway.engine.engine import Engine
+from gateway.engine.pool import EnginePool
 from gateway.metrics import Metrics
 
 
-def health_routes(
-    supervisor: Supervisor, loader: AdapterLoader, metrics: Metrics, *, engine_url: str, admin: Any
-) -> APIRouter:
+def health_routes(pool: EnginePool, metrics: Metrics, *, admin: Any) -> APIRouter:
     """Routes for load balancers, Prometheus and operators."""
     routes = APIRouter(tags=["health"])
 
@@ -23,7 +22,7 @@ def health_routes(
     @routes.get("/ready")
     def ready() -> dict[str, str]:
         """200 while requests can be served; 503 with the reason otherwise."""
-        supervisor.require_ready()
+        pool.require_ready()
         return {"status": "ready"}
 
     @routes.get("/metrics")
@@ -33,18 +32,25 @@ def health_routes(
 
     @routes.get("/admin/v1/engines", dependencies=[Depends(admin)])
     def engines() -> dict[str, Any]:
-        """The engine: state, version, resident adapters, shields."""
-        status = supervisor.status
-        engine = {
-            "url": engine_url,
-            "managed": supervisor.is_managed,
-            "state": status.state,
-            "reason": status.reason,
-            "version": status.version,
-            "restarts": status.restarts,
-            "resident": sorted(loader.resident),
-            "shields": ["cpu-mixed-batch"] if supervisor.is_managed else [],
-        }
-        return {"object": "list", "data": [engine]}
+        """Every engine: state, circuit, version, adapters, shields."""
+        return {"object": "list", "data": [_describe(engine) for engine in pool.engines]}
 
     return routes
+
+
+def _describe(engine: Engine) -> dict[str, Any]:
+    status = engine.supervisor.status
+    return {
+        "name": engine.name,
+        "url": engine.client.url,
+        "managed": engine.supervisor.is_managed,
+        "state": status.state,
+        "reason": status.reason,
+        "circuit": engine.breaker.state,
+        "version": status.version,
+        "restarts": status.restarts,
+        "running": engine.running,
+        "resident": sorted(engine.loader.resident),
+        "warm": list(engine.loader.warm),
+        "shields": [*engine.supervisor.shields, *REQUEST_SHIELDS],
+    }

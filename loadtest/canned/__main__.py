@@ -21,6 +21,7 @@ def main(
     fault: Annotated[Fault | None, typer.Option(help="What goes wrong with requests.")] = None,
     fault_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the requests that go wrong.")] = 1.0,
     adapters: Annotated[str, typer.Option(help="Names of adapters that are loaded, separated by commas.")] = "",
+    coalesce: Annotated[bool, typer.Option(help="Send tokens that come without a pause in one piece.")] = True,
     api_key: Annotated[str, typer.Option(help="Key that callers must send.")] = "",
 ) -> None:
     """Serve an OpenAI-compatible engine that answers with canned words, for tests and benchmarks."""
@@ -32,6 +33,7 @@ def main(
         max_loras=max_loras,
         load_ms=load_ms,
         max_num_seqs=max_num_seqs,
+        coalesce=coalesce,
         fault=fault,
         fault_share=fault_share,
         api_key=api_key,

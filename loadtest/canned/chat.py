@@ -17,6 +17,7 @@ async def chat(exchange: Exchange) -> None:
     engine = exchange.engine
     body = await exchange.json_body()
     engine.received.append(body)
+    engine.headers.append(exchange.headers)
     _check(engine, body)
     fault = _fault(engine, body)
     try:
@@ -88,7 +89,7 @@ async def _stream(
     continuous = include_usage and bool(options.get("continuous_usage_stats"))
     events = [reply.opening(continuous=continuous)]
     for index, event in enumerate(reply.words(include_usage=include_usage, continuous=continuous)):
-        if index and itl_ms:
+        if index and (itl_ms or not exchange.engine.settings.coalesce):
             await exchange.write(b"".join(events))
             events.clear()
             await exchange.engine.pause(itl_ms)

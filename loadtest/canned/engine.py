@@ -46,6 +46,8 @@ class CannedSettings:
     load_ms: float = 0
     max_num_seqs: int = 1_000_000
     """Requests that run at a time; more wait their turn, as in vLLM."""
+    coalesce: bool = True
+    """Whether tokens that come without a pause are sent in one piece; vLLM sends every token by itself."""
     fault: Fault | None = None
     fault_share: float = 1.0
     """Share of the requests that `fault` meets, spread evenly."""
@@ -61,6 +63,8 @@ class CannedEngine:
     """Loaded adapter names and their paths, as `/v1/models` lists them."""
     received: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=100))
     """The latest chat request bodies, as they arrived."""
+    headers: deque[dict[bytes, bytes]] = field(default_factory=lambda: deque(maxlen=100))
+    """The headers of the latest chat requests."""
     running: int = 0
     waiting: int = 0
     """For a place in the batch."""

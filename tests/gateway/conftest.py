@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from gateway.app import Setup, Turntable
+from gateway.cli.serve import server_config
 from gateway.settings import Settings
 from loadtest.canned.engine import CannedSettings
 from loadtest.canned.server import CannedServer, serving
@@ -34,13 +35,12 @@ class Attached:
 
 
 @contextmanager
-def running_gateway(settings: Settings, engine_url: str) -> Iterator[str]:
-    """Serve a gateway attached to `engine_url` on a free port; yields its URL once it is ready."""
+def running_gateway(settings: Settings, *engine_urls: str) -> Iterator[str]:
+    """Serve a gateway attached to `engine_urls` on a free port; yields its URL once it is ready."""
     given_up: list[str] = []
-    setup = Setup(settings, KEY, engine_url, None, None, lambda _line: None, given_up.append)
+    setup = Setup(settings, KEY, engine_urls, None, None, lambda _line: None, given_up.append)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(Turntable(setup), log_config=None, access_log=False, http="httptools", ws="none")
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(Turntable(setup), settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -11,13 +11,19 @@ from gateway.errors import AuthenticationError
 KEYRING = Keyring("tt-secret")
 
 
-def authorization(value: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"host", b"x"), (b"authorization", value)]
+def authorization(value: bytes) -> dict[bytes, bytes]:
+    return {b"host": b"x", b"authorization": value}
 
 
 @pytest.mark.parametrize("value", [b"Bearer tt-secret", b"bearer tt-secret", b"Bearer  tt-secret "])
 def test_the_key_is_accepted(value: bytes) -> None:
     assert KEYRING.authenticate(authorization(value)).is_admin
+
+
+def test_the_key_is_accepted_where_anthropic_clients_put_it() -> None:
+    assert KEYRING.authenticate({b"x-api-key": b"tt-secret"}).is_admin
+    with pytest.raises(AuthenticationError):
+        KEYRING.authenticate({b"x-api-key": b"tt-secret", b"authorization": b"Bearer tt-other"})
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,7 @@ def test_anything_else_is_refused(value: bytes) -> None:
 
 def test_no_header_is_refused_and_told_apart_from_a_wrong_key() -> None:
     with pytest.raises(AuthenticationError) as missing:
-        KEYRING.authenticate([])
+        KEYRING.authenticate({})
     with pytest.raises(AuthenticationError) as wrong:
         KEYRING.authenticate(authorization(b"Bearer nope"))
     assert (missing.value.code, wrong.value.code) == ("missing_api_key", "invalid_api_key")

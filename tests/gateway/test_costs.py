@@ -16,6 +16,7 @@ SECOND, HOUR = 10**6, 3_600 * 10**6
 def row(adapter: str | None, start: int, end: int, usage: Usage) -> dict[str, Any]:
     return {
         "adapter": adapter,
+        "engine": "engine-0",
         "state": "settled",
         "opened_us": start,
         "settled_us": end,

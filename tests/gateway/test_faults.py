@@ -1,6 +1,7 @@
 """What clients see when things go wrong between the gateway and its engine."""
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -119,6 +120,16 @@ def test_a_client_that_goes_away_stops_the_engine(attached: Attached, stream: bo
     assert eventually(lambda: attached.engine.running == 0)
 
 
+def test_a_client_that_leaves_before_its_row_is_written_leaves_no_open_row(attached: Attached) -> None:
+    content = b'{"model":"base","messages":[{"role":"user","content":"hi"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
+    host, port = attached.url.removeprefix("http://").split(":")
+    for _ in range(200):
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}authorization: Bearer {KEY}\r\n\r\n".encode() + content)
+    assert eventually(lambda: ledger(attached)[0]["unsettled"] == 0)
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with serving() as engine, running_gateway(Settings(data_dir=tmp_path, max_body_bytes=1000), engine.url) as url:
         wait_until_ready(url)
@@ -146,16 +157,113 @@ def test_an_engine_that_is_not_there_is_a_503_with_retry_after_and_a_reason(tmp_
         assert httpx.get(f"{url}/health").status_code == 200
 
 
-def test_an_engine_that_falls_silent_is_a_504(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, idle_timeout_s=0.3)
+@pytest.mark.parametrize(
+    ("limits", "fault", "stream", "code"),
+    [
+        ({"idle_timeout_s": 0.3}, Fault.HANG, False, "engine_idle_timeout"),
+        ({"first_byte_timeout_s": 0.3}, Fault.HANG, True, "engine_first_byte_timeout"),
+        ({"total_timeout_s": 0.3}, Fault.HANG, False, "engine_total_timeout"),
+        ({"total_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_total_timeout"),
+        ({"idle_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_idle_timeout"),
+    ],
+)
+def test_each_time_limit_has_an_error_of_its_own(
+    tmp_path: Path, limits: dict[str, float], fault: Fault, stream: bool, code: str
+) -> None:
+    settings = Settings.model_validate({"data_dir": tmp_path} | limits)
+    with serving(CannedSettings(fault=fault)) as engine, running_gateway(settings, engine.url) as url:
+        wait_until_ready(url)
+        body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+        headers = {"authorization": f"Bearer {KEY}"}
+        response = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        assert response.status_code == (200 if fault is Fault.HANG_MID_STREAM else 504)
+        assert code in response.text
+        assert eventually(lambda: engine.engine.running == 0)
+
+
+def test_a_silent_stream_carries_comments_that_clients_ignore(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, keep_alive_s=0.05, first_byte_timeout_s=1)
     with serving(CannedSettings(fault=Fault.HANG)) as engine, running_gateway(settings, engine.url) as url:
         wait_until_ready(url)
-        response = httpx.post(
-            f"{url}/v1/chat/completions",
-            json={"model": "base", "messages": [{"role": "user", "content": "hi"}]},
-            headers={"authorization": f"Bearer {KEY}"},
-        )
-        assert response.status_code == 504
+        body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        response = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {KEY}"})
+        assert response.status_code == 200
+        assert response.text.count(": keep-alive\n\n") > 3
+        assert "engine_first_byte_timeout" in response.text.splitlines()[-2]
+        with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client, pytest.raises(APIError):
+            list(client.chat.completions.create(**body))  # type: ignore[call-overload]
+
+
+def test_the_clients_request_id_is_kept_and_every_answer_has_one(attached: Attached) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
+    answer = attached.http.post("/v1/chat/completions", json=body, headers={"x-request-id": "my-id-7"})
+    assert answer.headers["x-request-id"] == "my-id-7"
+    assert int(answer.headers["openai-processing-ms"]) >= 0
+    streamed = json.dumps(body | {"stream": True}).encode()
+    for content in (b"{", json.dumps(body | {"model": "nobody"}).encode(), streamed):
+        response = attached.http.post("/v1/chat/completions", content=content)
+        assert response.headers["x-request-id"].startswith("req_")
+    odd = attached.http.post("/v1/chat/completions", json=body, headers={"x-request-id": "a b" + "c" * 200})
+    assert odd.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/nobody", "/nowhere", "/health", "/docs"])
+def test_every_answer_has_an_id_the_clients_own_if_it_sent_one(attached: Attached, path: str) -> None:
+    assert attached.http.get(path).headers["x-request-id"].startswith("req_")
+    assert attached.http.get(path, headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_the_api_describes_itself_without_loading_anything(attached: Attached) -> None:
+    paths = attached.http.get("/openapi.json").json()["paths"]
+    page = attached.http.get("/docs").text
+    assert {"/v1/chat/completions", "/v1/messages", "/v1/models", "/admin/v1/adapters"} <= paths.keys()
+    assert all(path in page for path in paths)
+    assert not re.search(r"(src|href)=\"https?:|<script", page)
+
+
+def test_a_reader_that_stops_reading_does_not_fill_the_gateways_memory(attached: Attached) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    content = json.dumps(body | {"max_tokens": 200_000, "ignore_eos": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
+    host, port = attached.url.removeprefix("http://").split(":")
+    finished = attached.engine.finished
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(f"{head}authorization: Bearer {KEY}\r\n\r\n".encode() + content)
+        assert eventually(lambda: attached.engine.running == 1)
+        # Half a minute of tokens would arrive in a second if anybody in between kept taking them.
+        assert not any(attached.engine.finished > finished or threading.Event().wait(0.1) for _ in range(20))
+        assert attached.engine.running == 1
+    assert eventually(lambda: attached.engine.running == 0)
+
+
+def test_web_pages_may_call_only_from_origins_that_were_named(attached: Attached, tmp_path: Path) -> None:
+    preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    assert "access-control-allow-origin" not in attached.http.options("/v1/chat/completions", headers=preflight).headers
+    settings = Settings(data_dir=tmp_path, cors_origins=("https://app.example",))
+    with serving() as engine, running_gateway(settings, engine.url) as url:
+        allowed = httpx.options(f"{url}/v1/chat/completions", headers=preflight)
+        assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+        other = httpx.options(f"{url}/v1/chat/completions", headers=preflight | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_all_slots_taken_and_the_queue_full_is_a_503_with_retry_after(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, max_in_flight=1, max_queue=0)
+    with serving(CannedSettings(fault=Fault.HANG)) as engine, running_gateway(settings, engine.url) as url:
+        wait_until_ready(url)
+        content = b'{"model":"base","messages":[{"role":"user","content":"hi"}]}'
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
+        host, port = url.removeprefix("http://").split(":")
+        headers = {"authorization": f"Bearer {KEY}"}
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}authorization: Bearer {KEY}\r\n\r\n".encode() + content)
+            assert eventually(lambda: len(engine.engine.received) == 1)
+            refused = httpx.post(f"{url}/v1/chat/completions", content=content, headers=headers)
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "server_is_overloaded"
+        assert int(refused.headers["retry-after"]) >= 1
+        usage = httpx.get(f"{url}/admin/v1/usage", headers=headers).json()["data"]
+        assert usage[0]["requests"] == 1
 
 
 def test_metrics_count_requests_by_model_and_never_by_what_clients_invent(attached: Attached) -> None:

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine
 
 from gateway.database import open_database
-from gateway.ledger import Entry, Evidence, Finish, Ledger
-from gateway.usage import Usage
+from gateway.ledger import Entry, Finish, Ledger
+from gateway.usage import Evidence, Usage
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def entry(request_id: str = "req_1") -> Entry:
         adapter="tone",
         digest="0" * 64,
         stream=True,
+        endpoint="/v1/chat/completions",
     )
 
 
@@ -89,7 +90,7 @@ from gateway.ledger import Entry, Ledger
 async def main():
     ledger = Ledger(open_database(sys.argv[1]))
     for n in range(100_000):
-        row = Entry(f"req_{n}", "default", "admin", "base", None, None, False)
+        row = Entry(f"req_{n}", "default", "admin", "base", None, None, False, "/v1/completions")
         await ledger.open(row)
         print(n, flush=True)
         if n % 2:

@@ -1,10 +1,10 @@
-"""The shield against vLLM's CPU mixed-batch leak: the defect in the bare op, and its absence in the shielded one."""
+"""The shields of the engine plugin: each defect in the bare engine's own code, and its absence once shielded."""
 
 import subprocess
 import sys
 
 # In a process of its own: the shield changes vLLM's modules for good.
-PROBE = """
+MIXED_BATCH = """
 import torch
 from vllm.lora.ops.torch_ops import lora_ops
 
@@ -24,7 +24,30 @@ print(bare, delta_of_base_token())
 
 
 def test_base_tokens_get_nothing_from_the_last_slot_once_shielded() -> None:
-    result = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", MIXED_BATCH], capture_output=True, text=True, check=True)
     bare, shielded = map(float, result.stdout.split()[-2:])
     assert bare > 0, "vLLM has mended its CPU op: the shield is no longer needed"
     assert shielded == 0
+
+
+SPIN = """
+import os, time, zmq
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+calls = []
+os.sched_yield, time.sleep = lambda: calls.append("spin"), lambda _s: calls.append("sleep")
+waiting = SpinCondition(is_reader=True, context=zmq.Context(), notify_address="inproc://nobody")
+waiting.wait()
+from gateway.engine_plugin.shields import register
+register()
+waiting.record_read()
+waiting.wait()
+print(*calls)
+"""
+
+
+def test_waiting_engine_processes_sleep_once_shielded() -> None:
+    result = subprocess.run([sys.executable, "-c", SPIN], capture_output=True, text=True, check=True)
+    bare, shielded = result.stdout.split()[-2:]
+    assert bare == "spin", "vLLM no longer spins: the shield is no longer needed"
+    assert shielded == "sleep"

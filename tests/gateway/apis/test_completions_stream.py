@@ -4,8 +4,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sse import DONE, StreamRewriter
-from gateway.usage import Usage
+from gateway.apis import Names
+from gateway.apis.completions_stream import DONE, CompletionsStream
+from gateway.usage import Evidence, Usage
 
 ENGINE, CLIENT, PRINT = "tone@0123456789ab", "tone", "turntable+tone@0123456789ab"
 TRICKY = [
@@ -18,18 +19,13 @@ TRICKY = [
 ]
 
 
-def rewriter(*, include_usage: bool = False, continuous_usage: bool = False) -> StreamRewriter:
-    return StreamRewriter(
-        engine_model=ENGINE,
-        client_model=CLIENT,
-        fingerprint=PRINT,
-        include_usage=include_usage,
-        continuous_usage=continuous_usage,
-    )
+def rewriter(*, include_usage: bool = False, continuous_usage: bool = False) -> CompletionsStream:
+    return CompletionsStream(Names(ENGINE, CLIENT), include_usage=include_usage, continuous_usage=continuous_usage)
 
 
 def event(document: object) -> bytes:
-    return b"data: " + orjson.dumps(document) + b"\n\n"
+    data: bytes = orjson.dumps(document)
+    return b"data: " + data + b"\n\n"
 
 
 def usage_of(done: int) -> dict[str, object]:
@@ -82,7 +78,7 @@ def test_any_chunking_gives_the_same_bytes(
         rest = rest[size:]
     got += pieces.feed(rest)
     assert got == expected
-    assert pieces.usage == whole.usage
+    assert pieces.count() == whole.count()
 
 
 @given(texts_strategy)
@@ -108,15 +104,35 @@ def test_clients_that_asked_for_running_usage_get_it_on_every_chunk() -> None:
 
 def test_usage_is_known_after_every_chunk() -> None:
     stream = rewriter()
-    assert stream.usage is None
+    assert stream.count() == (Usage(), Evidence.NONE)
     first, rest = engine_stream(["a", "b", "c"]).split(b"\n\n", 1)
     stream.feed(first + b"\n\n")
-    assert stream.usage == Usage(prompt_tokens=5, completion_tokens=1)
-    assert not stream.saw_final_usage
+    assert stream.count() == (Usage(prompt_tokens=5, completion_tokens=1), Evidence.LAST_CONTINUOUS)
+    assert not stream.saw_end
     stream.feed(rest)
-    assert stream.usage == Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=3)
-    assert stream.saw_final_usage
-    assert stream.saw_done
+    assert stream.count() == (Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=3), Evidence.EXACT)
+    assert stream.saw_end
+
+
+def choice(index: int, prompt_tokens: int, completion_tokens: int) -> bytes:
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return event({"model": ENGINE, "choices": [{"index": index, "text": "x"}], "usage": usage})
+
+
+def test_a_broken_off_stream_of_many_choices_counts_each_choice_and_each_prompt_once() -> None:
+    stream = CompletionsStream(
+        Names(ENGINE, CLIENT), include_usage=False, continuous_usage=False, per_prompt=2, prompts=2
+    )
+    for index, prompt_tokens, done in ((0, 7, 1), (1, 7, 1), (2, 9, 1), (0, 7, 2), (0, 7, 3)):
+        stream.feed(choice(index, prompt_tokens, done))
+    assert stream.count() == (Usage(prompt_tokens=7 + 9, completion_tokens=3 + 1 + 1), Evidence.LAST_CONTINUOUS)
+
+
+def test_the_engines_own_fingerprint_never_stands_beside_ours() -> None:
+    fields = {"model": ENGINE, "choices": [{"index": 0, "delta": {}}], "system_fingerprint": "vllm-0.32.0-858b47d9"}
+    left = rewriter().feed(event(fields))
+    assert left.count(b"system_fingerprint") == 1
+    assert documents(left)[0]["system_fingerprint"] == PRINT
 
 
 def test_an_error_event_of_the_engine_is_not_passed_on() -> None:

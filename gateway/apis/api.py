@@ -1,0 +1,151 @@
+"""The common shape of an inference API: reading a request, asking the engine, rewriting its answer, telling errors."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import orjson
+
+from gateway.apis.request_shields import shield
+from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
+from gateway.usage import Evidence, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request as its client sent it: `document` is the whole JSON body, `body` its bytes."""
+
+    model: str
+    stream: bool
+    document: dict[str, Any]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a model is called: by the engine, by the client, and by `fingerprint`, which names the exact weights."""
+
+    engine_model: str
+    client_model: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The `system_fingerprint` of answers."""
+        return f"turntable+{self.engine_model}"
+
+
+class StreamRewriter(Protocol):
+    """Turns an engine's event stream into the client's, whatever the chunking, and keeps the token count."""
+
+    saw_end: bool
+    """The stream is complete."""
+    saw_error: bool
+    """The engine reported a failure inside the stream; its words were held back."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        ...
+
+    def count(self) -> tuple[Usage, Evidence]:
+        """The tokens of everything seen so far, and how well that is known."""
+        ...
+
+
+class Api(ABC):
+    """One path of the engine that clients may call."""
+
+    path: ClassVar[str]
+    metered: ClassVar[bool] = True
+    """Whether answers cost tokens: such requests are on the ledger."""
+    streams: ClassVar[bool] = True
+    """Whether `stream` means anything; where it does not, it is one of the fields nobody here knows."""
+    required: ClassVar[dict[str, tuple[type, ...]]] = {}
+    """Fields besides `model` that a request must have, with their types; empty values count as missing."""
+
+    keep_alive: ClassVar[bytes] = b": keep-alive\n\n"
+    """What a stream carries while the engine is silent; clients ignore it."""
+
+    def parse(self, body: bytes, base: str) -> InferenceRequest:
+        """Read a request body; raises `InvalidRequestError` naming the field. Unknown fields go to the engine."""
+        document = _object(body)
+        model = self._model(document, base)
+        for name, kinds in self.required.items():
+            _demand(document, name, kinds)
+        shield(self.path, document, len(body))
+        stream = document.get("stream")
+        if stream is not None and not isinstance(stream, bool):
+            raise InvalidRequestError("'stream' has the wrong type; it must be true or false.", param="stream")
+        return InferenceRequest(model, bool(stream) and self.streams, document, body)
+
+    def engine_body(self, request: InferenceRequest, engine_model: str) -> bytes:
+        """What the engine is asked: its own name for the model, all else as the client wrote it."""
+        return dump(request.document | {"model": engine_model})
+
+    def most_tokens(self, request: InferenceRequest) -> int:
+        """How many tokens a request may generate at the most, as its client limited it; a large number otherwise."""
+        limits = [request.document.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+        return min((limit for limit in limits if isinstance(limit, int)), default=1 << 31)
+
+    @abstractmethod
+    def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
+        """A complete answer for the client, and its tokens; raises `EngineFailedError` when it is not one."""
+
+    def stream(self, request: InferenceRequest, names: Names) -> StreamRewriter:
+        """A rewriter for the answer to one streaming request."""
+        raise EngineFailedError(f"{self.path} does not stream.")
+
+    def error_body(self, error: GatewayError) -> bytes:
+        """An error as the body of an HTTP response."""
+        return error.body()
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """An error as the last event of a stream that has begun."""
+        return b"data: " + error.body() + b"\n\n"
+
+    def _model(self, document: dict[str, Any], base: str) -> str:
+        return _demand(document, "model", (str,))  # type: ignore[no-any-return]
+
+
+def dump(document: dict[str, Any]) -> bytes:
+    """A request for the engine as JSON; raises `InvalidRequestError` when it is nested too deep to be written."""
+    try:
+        return orjson.dumps(document)
+    except TypeError as error:
+        raise InvalidRequestError("The request is nested too deep; 250 levels are served.") from error
+
+
+def read_answer(body: bytes) -> dict[str, Any]:
+    """An engine's answer as a JSON object; raises `EngineFailedError` when it is none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise EngineFailedError("The engine answered something that is not JSON.") from error
+    if not isinstance(document, dict):
+        raise EngineFailedError("The engine answered something that is not a JSON object.")
+    return document
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"The body is not JSON ({error}); send a JSON object.") from error
+    if not isinstance(document, dict):
+        raise InvalidRequestError("The body is not a JSON object; send one with at least a 'model'.")
+    return document
+
+
+_MEANINGS = {str: "text", list: "a list", int: "a whole number", dict: "an object"}
+
+
+def _demand(document: dict[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
+    value = document.get(name)
+    wanted = " or ".join(_MEANINGS[kind] for kind in kinds)
+    if value is None:
+        raise InvalidRequestError(f"'{name}' is missing; it must be {wanted}.", param=name)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        found = type(value).__name__
+        raise InvalidRequestError(f"'{name}' has the wrong type ({found}); it must be {wanted}.", param=name)
+    if value in ("", []):
+        raise InvalidRequestError(f"'{name}' is empty; it must be {wanted} with something in it.", param=name)
+    return value

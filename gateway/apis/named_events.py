@@ -1,0 +1,75 @@
+"""Streams of named events, as the Responses and Messages APIs send them: `event: NAME`, then `data: {…}`.
+
+Only the few events that carry a model name or usage are parsed; text deltas pass as bytes and are counted, because
+these APIs tell their token count only at the end.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import orjson
+
+from gateway.usage import Evidence, Usage
+
+_END = b"\n\n"
+_DATA = b"\ndata: "
+
+
+class NamedEvents(ABC):
+    """Rewrites one stream of named events; subclasses say what each event means."""
+
+    delta_suffix: bytes
+    """How the names of events with generated text end."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self._deltas = 0
+        self._usage: Usage | None = None
+        self.prompt_tokens = 0
+        self.saw_end = False
+        self.saw_error = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        data = self._tail + chunk if self._tail else chunk
+        *events, self._tail = data.split(_END)
+        return b"".join([self._rewrite(event) for event in events if event])
+
+    def count(self) -> tuple[Usage, Evidence]:
+        """The final usage; or, when the stream broke off, one token for each text delta."""
+        if self._usage is not None:
+            return self._usage, Evidence.EXACT
+        if not self._deltas and not self.prompt_tokens:
+            return Usage(), Evidence.NONE
+        return Usage(self.prompt_tokens, self._deltas), Evidence.ESTIMATED
+
+    def _rewrite(self, event: bytes) -> bytes:
+        if self.saw_error:
+            return b""
+        head, _, data = event.partition(_DATA)
+        name = head.removeprefix(b"event: ")
+        if name.endswith(self.delta_suffix):
+            self._deltas += 1
+            return event + _END
+        if name == b"error" or event.startswith(b'data: {"error"'):
+            self.saw_error = True
+            return b""
+        if name in self.rewritten:
+            document = orjson.loads(data)
+            self.rewrite(name, document)
+            return head + _DATA + orjson.dumps(document) + _END
+        self.saw_end = self.saw_end or name == self.last
+        return event + _END
+
+    rewritten: frozenset[bytes]
+    """Names of the events that `rewrite` must see."""
+    last: bytes
+    """Name of the event that ends the stream."""
+
+    @abstractmethod
+    def rewrite(self, name: bytes, document: dict[str, Any]) -> None:
+        """Change an event's document in place: model names for the client, usage for us."""
+
+    def settle(self, usage: Usage) -> None:
+        """Note the final token count."""
+        self._usage = usage

@@ -1,0 +1,111 @@
+"""Shields against requests that vLLM accepts and that then end it, or keep it from everybody else.
+
+What was seen on a real engine, with causes and measurements, is in docs/decisions/0006. Each shield has a name, shown
+in `GET /admin/v1/engines`; it refuses a request with the field at fault, or removes what no client needs.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gateway.errors import InvalidRequestError, RequestTooLargeError
+
+MOST_CHOICES = 128  # OpenAI's own limit
+MOST_MESSAGES = 2_048
+MOST_GRAMMAR_BYTES = 64 << 10
+MOST_TRUNCATED_BYTES = 256 << 10
+MOST_TEXT_BYTES = 1 << 20
+_CACHE_TRANSFER = ("kv_transfer_params", "ec_transfer_params")
+_GRAMMARS = ("structured_outputs", "response_format", "text", "tools")
+_TEXT_ONLY = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
+
+
+def shield(path: str, document: dict[str, Any], size: int) -> None:
+    """Check a request of `size` bytes and cut it back in place; raises `InvalidRequestError` naming the field."""
+    for apply in REQUEST_SHIELDS.values():
+        apply(path, document, size)
+
+
+def _prompt_logprobs(_path: str, document: dict[str, Any], _size: int) -> None:
+    """With LoRA enabled, log-probabilities of prompt tokens end the engine (vLLM issues 16668, 29955)."""
+    if document.pop("prompt_logprobs", None) is not None:
+        raise InvalidRequestError(
+            "'prompt_logprobs' is not served here: with adapters it ends the engine; leave it out.",
+            param="prompt_logprobs",
+        )
+    asks = document.get("logprobs") is not None or document.get("top_logprobs") is not None
+    if document.get("echo") and asks:
+        raise InvalidRequestError(
+            "'echo' together with log-probabilities is not served here: with adapters it ends the engine; "
+            "leave one of them out.",
+            param="echo",
+        )
+
+
+def _cache_transfer(_path: str, document: dict[str, Any], _size: int) -> None:
+    """Deeply nested, these end the engine when they are handed to its worker; nothing here transfers caches."""
+    for name in _CACHE_TRANSFER:
+        document.pop(name, None)
+
+
+def _many_choices(_path: str, document: dict[str, Any], _size: int) -> None:
+    """Thousands of choices for one prompt keep everybody else waiting for as long as they run."""
+    for name in ("n", "best_of"):
+        if isinstance(count := document.get(name), int) and count > MOST_CHOICES:
+            raise InvalidRequestError(f"'{name}' is {count}; at most {MOST_CHOICES} are served.", param=name)
+
+
+def _many_messages(_path: str, document: dict[str, Any], _size: int) -> None:
+    """The engine's front end stands still while it renders very many messages."""
+    for name in ("messages", "input"):
+        if isinstance(items := document.get(name), list) and len(items) > MOST_MESSAGES:
+            raise InvalidRequestError(
+                f"'{name}' has {len(items)} entries; at most {MOST_MESSAGES} are served.", param=name
+            )
+
+
+def _large_grammars(_path: str, document: dict[str, Any], size: int) -> None:
+    """Compiling a huge grammar, schema or list of choices goes on for long after the client has left."""
+    if size <= MOST_GRAMMAR_BYTES:
+        return
+    for name in _GRAMMARS:
+        if name in document and _length(document[name]) > MOST_GRAMMAR_BYTES:
+            raise InvalidRequestError(f"'{name}' is larger than {MOST_GRAMMAR_BYTES} bytes.", param=name)
+
+
+def _truncated_texts(_path: str, document: dict[str, Any], size: int) -> None:
+    """Truncation switches off the engine's length check, so it tokenises any length, for everybody to wait."""
+    if size <= MOST_TRUNCATED_BYTES:
+        return
+    for name in ("truncate_prompt_tokens", "truncation"):
+        if document.get(name) not in (None, "disabled"):
+            raise InvalidRequestError(
+                f"'{name}' is served for requests of up to {MOST_TRUNCATED_BYTES} bytes; shorten the text.", param=name
+            )
+
+
+def _large_texts(path: str, _document: dict[str, Any], size: int) -> None:
+    """The engine has one thread for tokenising: a huge text holds up everybody's prompts."""
+    if size > MOST_TEXT_BYTES and path in _TEXT_ONLY:
+        raise RequestTooLargeError(f"{path} takes up to {MOST_TEXT_BYTES} bytes; send the text in parts.")
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(name) + _length(inner) for name, inner in value.items())
+    return sum(map(_length, value)) if isinstance(value, list) else 1
+
+
+REQUEST_SHIELDS: Mapping[str, Callable[[str, dict[str, Any], int], None]] = MappingProxyType(
+    {
+        "prompt-logprobs": _prompt_logprobs,
+        "cache-transfer": _cache_transfer,
+        "many-choices": _many_choices,
+        "many-messages": _many_messages,
+        "large-grammars": _large_grammars,
+        "truncated-texts": _truncated_texts,
+        "large-texts": _large_texts,
+    }
+)

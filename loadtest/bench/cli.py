@@ -1,0 +1,107 @@
+"""`turntable loadtest bench` and `soak`: measure the gateway beside others, and write what was found as JSON."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from loadtest.bench import page
+from loadtest.bench.bars import BARS
+from loadtest.bench.machine import machine
+from loadtest.bench.results import Result
+from loadtest.bench.rounds import measure
+from loadtest.bench.soak import SLOPE_LIMIT_MIB, Soak
+from loadtest.bench.soak import soak as run_soak
+from loadtest.bench.systems import DIRECT, NAMES, SYSTEMS, TURNTABLE, chosen
+from loadtest.errors import InvalidWorkloadError, LoadtestError
+
+app = typer.Typer()
+
+ALL = ",".join(NAMES)
+
+Systems = Annotated[str, typer.Option(help="What to measure, separated by commas.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often everything is measured.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Length of one phase.")]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write all samples as JSON.")]
+Venvs = Annotated[Path, typer.Option(help="Where the others are installed, a virtual environment each.")]
+Requests = Annotated[int, typer.Option(min=20, help="How many requests to send.")]
+
+
+@app.command()
+def bench(
+    systems: Systems = ALL,
+    rounds: Rounds = 3,
+    seconds: Seconds = 3,
+    json_out: JsonOut = None,
+    venvs: Venvs = Path(".bench"),
+) -> None:
+    """Measure CPU, latency, memory and cold start beside vllm-router and LiteLLM, in front of a canned engine."""
+    with _errors_shown():
+        names = chosen(systems)
+        versions = _versions(names, venvs)
+        command = f"turntable loadtest bench --systems {','.join(names)} --rounds {rounds} --seconds {seconds:g}"
+        left_out = [name for name in NAMES if name not in names]
+        result = Result(_now(), command, machine(), versions, left_out, rounds, seconds)
+        measure(result, names, venvs, _say)
+        _write(json_out, result.as_json())
+    for text in (page.bars(result), page.ratios(result), page.figures(result), page.bottleneck(result)):
+        typer.echo(f"\n{text}")
+    if result.faults() or any(bar.verdict(result) == "missed" for bar in BARS):
+        sys.exit(1)
+
+
+@app.command()
+def soak(requests: Requests = 100_000, json_out: JsonOut = None, venvs: Venvs = Path(".bench")) -> None:
+    """Send many plain requests through Turntable and report how its memory moves."""
+    with _errors_shown():
+        versions, started = _versions([TURNTABLE], venvs), _now()
+        failed, rss_mib = run_soak(requests, venvs, _say)
+        found = Soak(started, machine(), versions, requests, failed, rss_mib)
+        _write(json_out, asdict(found))
+    typer.echo(page.soak(found))
+    if failed or found.slope_mib > SLOPE_LIMIT_MIB:
+        sys.exit(1)
+
+
+def _versions(names: list[str], venvs: Path) -> dict[str, str]:
+    found = {name: SYSTEMS[name].version(venvs) for name in names if name != DIRECT}
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        there = ",".join(name for name in names if name not in missing)
+        raise InvalidWorkloadError(
+            f"{' and '.join(missing)} left out: not installed in {venvs}; `make bench` installs them,"
+            f" or measure the rest with --systems {there}."
+        )
+    return {name: version for name, version in found.items() if version}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _write(path: Path | None, document: dict[str, object]) -> None:
+    if path is None:
+        return
+    try:
+        path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        raise InvalidWorkloadError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    try:
+        yield
+    except LoadtestError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,123 @@
+"""The systems under test: how each is started in front of the canned engine, and which are installed."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+from loadtest.errors import InvalidWorkloadError
+
+DIRECT = "direct"
+TURNTABLE = "turntable"
+ROUTER = "vllm-router"
+"""With its default policy, cache_aware."""
+ROUTER_RR = "vllm-router-rr"
+"""With the policy round_robin, its cheapest: what a pure relay in Rust costs."""
+LITELLM = "litellm"
+NAMES = (DIRECT, TURNTABLE, ROUTER, ROUTER_RR, LITELLM)
+LITELLM_KEY = "sk-bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one start of a system happens: its ports, the engine's port, an empty folder, and its venv."""
+
+    port: int
+    metrics_port: int
+    engine_port: int
+    folder: Path
+    binaries: Path
+
+    @property
+    def engine_url(self) -> str:
+        """The engine's address."""
+        return f"http://127.0.0.1:{self.engine_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What stands in front of the engine; `package` is the distribution whose version is reported, and `binary` names
+    its executable and its venv.
+    """
+
+    name: str
+    binary: str
+    package: str
+    command: Callable[[Place], list[str]]
+    key: Callable[[Place], str]
+    environment: dict[str, str]
+
+    def binaries(self, venvs: Path) -> Path:
+        """The folder with its executables: this environment for Turntable, its own venv for the others."""
+        return Path(sys.executable).parent if self.name == TURNTABLE else (venvs / self.binary / "bin").absolute()
+
+    def version(self, venvs: Path) -> str | None:
+        """The installed version; None when it is not installed."""
+        python = self.binaries(venvs) / "python"
+        if not (self.binaries(venvs) / self.binary).exists():
+            return None
+        program = f"import importlib.metadata as m; print(m.version({self.package!r}))"
+        shown = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+        return shown.stdout.strip() or None
+
+
+def _turntable(place: Place) -> list[str]:
+    binary = str(place.binaries / TURNTABLE)
+    where = ["--port", str(place.port), "--data-dir", str(place.folder)]
+    return [binary, "serve", "--engine-url", place.engine_url, *where]
+
+
+def _admin_key(place: Place) -> str:
+    try:
+        return (place.folder / "admin.key").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _no_key(_: Place) -> str:
+    return ""
+
+
+def _router(place: Place) -> list[str]:
+    where = ["--host", "127.0.0.1", "--port", str(place.port), "--worker-urls", place.engine_url]
+    # Its metrics port is a fixed one unless told.
+    options = ["--prometheus-port", str(place.metrics_port), "--log-level", "warning"]
+    return [str(place.binaries / ROUTER), *where, *options]
+
+
+def _router_rr(place: Place) -> list[str]:
+    return [*_router(place), "--policy", "round_robin"]
+
+
+def _litellm(place: Place) -> list[str]:
+    config = place.folder / "config.yaml"
+    text = f"""\
+        model_list:
+          - model_name: base
+            litellm_params: {{model: hosted_vllm/base, api_base: "{place.engine_url}/v1", api_key: none}}
+        general_settings: {{master_key: {LITELLM_KEY}}}
+        """
+    config.write_text(dedent(text), encoding="utf-8")
+    where = ["--host", "127.0.0.1", "--port", str(place.port), "--config", str(config)]
+    return [str(place.binaries / LITELLM), *where, "--num_workers", "1", "--telemetry", "False"]
+
+
+SYSTEMS = {
+    TURNTABLE: System(TURNTABLE, TURNTABLE, "turntable-gateway", _turntable, _admin_key, {}),
+    ROUTER: System(ROUTER, ROUTER, ROUTER, _router, _no_key, {}),
+    ROUTER_RR: System(ROUTER_RR, ROUTER, ROUTER, _router_rr, _no_key, {}),
+    # Without this, it fetches its price list from the network at start.
+    LITELLM: System(
+        LITELLM, LITELLM, LITELLM, _litellm, lambda _: LITELLM_KEY, {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    ),
+}
+
+
+def chosen(names: str) -> list[str]:
+    """The systems named, separated by commas, in the order of the rounds; `direct` is always among them."""
+    asked = {name.strip() for name in names.split(",")}
+    if unknown := sorted(asked - set(NAMES)):
+        raise InvalidWorkloadError(f"No system is called {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
+    return [name for name in NAMES if name in asked | {DIRECT}]

@@ -1,0 +1,31 @@
+"""Requests that kill a bare vLLM: through the gateway they harm nobody, and an engine that one did kill comes back."""
+
+import httpx
+import pytest
+
+from tests.conftest import Served
+from tests.e2e.test_serving import eventually
+from tests.gateway.killers import KILLERS, Killer, completion
+
+HARMLESS = completion(max_tokens=4)
+
+
+@pytest.mark.parametrize("killer", KILLERS, ids=[killer.name for killer in KILLERS])
+def test_no_killer_reaches_the_engine(served: Served, killer: Killer) -> None:
+    body = dict(killer.body) | {"model": "base"}
+    answer = served.http.post(killer.path, json=body)
+    assert answer.status_code in (200, 400), answer.text
+    assert served.http.post("/v1/completions", json=HARMLESS).status_code == 200
+
+
+def test_the_bare_engine_dies_of_one_and_comes_back(served: Served) -> None:
+    """When this fails because the engine lives on, vLLM has mended the defect and the shield may go."""
+    (engine,) = served.http.get("/admin/v1/engines").json()["data"]
+    killer = next(killer for killer in KILLERS if killer.name == "prompt_logprobs with n")
+    with pytest.raises(httpx.HTTPError):
+        httpx.post(engine["url"] + killer.path, json=dict(killer.body), timeout=30).raise_for_status()
+    assert eventually(lambda: served.http.get("/ready").status_code == 503)
+    served.wait_until_ready()
+    (again,) = served.http.get("/admin/v1/engines").json()["data"]
+    assert again["restarts"] == engine["restarts"] + 1
+    assert served.http.post("/v1/completions", json=HARMLESS).status_code == 200

@@ -1,0 +1,102 @@
+"""Streams of named events, as the engine sends them for responses and messages."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.apis import APIS, Names, StreamRewriter
+from gateway.usage import Evidence, Usage
+
+NAMES = Names("tone@0123456789ab", "tone")
+
+
+def event(name: str, **fields: object) -> bytes:
+    data: bytes = orjson.dumps({"type": name, **fields})
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
+RESPONSE = [
+    event("response.created", response={"model": NAMES.engine_model, "usage": None}),
+    event("response.in_progress", response={"model": NAMES.engine_model, "usage": None}),
+    event("response.output_text.delta", delta=' "model":"tone@0123456789ab" '),
+    event("response.output_text.delta", delta="ü😀"),
+    event("response.output_text.done", text="…"),
+    event(
+        "response.completed",
+        response={
+            "model": NAMES.engine_model,
+            "usage": {"input_tokens": 4, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 1}},
+        },
+    ),
+]
+MESSAGE = [
+    event("message_start", message={"model": NAMES.engine_model, "usage": {"input_tokens": 4, "output_tokens": 0}}),
+    event("content_block_start", index=0),
+    event("content_block_delta", delta={"type": "text_delta", "text": "You"}),
+    event("content_block_delta", delta={"type": "text_delta", "text": " can"}),
+    event("content_block_stop", index=0),
+    event("message_delta", usage={"input_tokens": 1, "cache_read_input_tokens": 3, "output_tokens": 3}),
+    event("message_stop"),
+]
+STREAMS = {"/v1/responses": RESPONSE, "/v1/messages": MESSAGE}
+
+
+def rewriter(path: str) -> StreamRewriter:
+    api = APIS[path]
+    body = {"model": "tone", "input": "x" * 40, "messages": [1], "max_tokens": 9, "stream": True}
+    return api.stream(api.parse(orjson.dumps(body), "base"), NAMES)
+
+
+@pytest.mark.parametrize("path", list(STREAMS))
+def test_the_model_gets_the_clients_name_and_text_passes_unchanged(path: str) -> None:
+    left = rewriter(path).feed(b"".join(STREAMS[path]))
+    events = left.split(b"\n\n")
+    assert [part.split(b"\n")[0] for part in events] == [
+        part.split(b"\n")[0] for part in b"".join(STREAMS[path]).split(b"\n\n")
+    ]
+    for before, after in zip(STREAMS[path], events, strict=False):
+        if b"delta\n" in before and b"message_delta" not in before:
+            assert after + b"\n\n" == before
+    assert b'"model":"tone"' in left
+
+
+@pytest.mark.parametrize(("path", "usage"), [("/v1/responses", Usage(4, 3, 1)), ("/v1/messages", Usage(4, 3, 3))])
+def test_a_complete_stream_is_counted_exactly(path: str, usage: Usage) -> None:
+    stream = rewriter(path)
+    stream.feed(b"".join(STREAMS[path]))
+    assert stream.saw_end
+    assert stream.count() == (usage, Evidence.EXACT)
+
+
+@pytest.mark.parametrize("path", list(STREAMS))
+def test_a_broken_off_stream_is_estimated_by_its_deltas(path: str) -> None:
+    stream = rewriter(path)
+    stream.feed(b"".join(STREAMS[path][:4]))
+    usage, evidence = stream.count()
+    assert not stream.saw_end
+    assert evidence is Evidence.ESTIMATED
+    assert usage.completion_tokens == 2
+    assert usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("path", list(STREAMS))
+@given(sizes=st.lists(st.integers(min_value=1, max_value=300), max_size=40))
+def test_any_chunking_gives_the_same_bytes(path: str, sizes: list[int]) -> None:
+    whole, pieces, rest = rewriter(path), rewriter(path), b"".join(STREAMS[path])
+    expected, got = whole.feed(rest), b""
+    for size in sizes:
+        got += pieces.feed(rest[:size])
+        rest = rest[size:]
+    assert got + pieces.feed(rest) == expected
+    assert pieces.count() == whole.count()
+
+
+@pytest.mark.parametrize("path", list(STREAMS))
+@pytest.mark.parametrize(
+    "failure", [b'event: error\ndata: {"type":"error"}\n\n', b'data: {"error": {"message": "/srv/x"}}\n\n']
+)
+def test_the_engines_words_about_a_failure_are_held_back(path: str, failure: bytes) -> None:
+    stream = rewriter(path)
+    assert stream.feed(failure) == b""
+    assert stream.saw_error

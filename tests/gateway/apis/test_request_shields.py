@@ -1,0 +1,71 @@
+"""Request shields: known killers are refused by name or cut back, everything like them that is harmless passes."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.apis import APIS
+from gateway.errors import GatewayError, InvalidRequestError, RequestTooLargeError
+from tests.gateway.killers import CHAT, COMPLETIONS, KILLERS, Killer, chained_rules, chat, completion
+
+CUT_BACK = ("kv_transfer_params", "ec_transfer_params")
+GRAMMAR = {"grammar": chained_rules(9_000)}
+CHOICES = {"choice": [f"c{number}" for number in range(20_000)]}
+MESSAGE = {"role": "user", "content": "x"}
+BOOK = "x" * 300_000
+STARVING: list[tuple[str, str, dict[str, Any], str]] = [
+    ("a chain of rules", COMPLETIONS, completion(structured_outputs=GRAMMAR), "structured_outputs"),
+    ("a long list", CHAT, chat(structured_outputs=CHOICES), "structured_outputs"),
+    ("many messages", CHAT, chat(messages=[MESSAGE] * 3_000), "messages"),
+    ("a book cut short", COMPLETIONS, completion(prompt=BOOK, truncate_prompt_tokens=9), "truncate_prompt_tokens"),
+    ("a book as input", "/v1/responses", {"model": "base", "input": BOOK, "truncation": "auto"}, "truncation"),
+]
+
+
+def parse(path: str, body: object) -> dict[str, Any]:
+    return APIS[path].parse(json.dumps(body).encode(), "base").document
+
+
+@pytest.mark.parametrize("killer", KILLERS, ids=[killer.name for killer in KILLERS])
+def test_every_known_killer_is_refused_by_field_or_loses_the_field(killer: Killer) -> None:
+    if killer.param in CUT_BACK:
+        assert killer.param not in parse(killer.path, killer.body)
+        return
+    with pytest.raises(InvalidRequestError) as refused:
+        parse(killer.path, killer.body)
+    assert refused.value.param == killer.param
+
+
+@pytest.mark.parametrize(("path", "body", "param"), [row[1:] for row in STARVING], ids=[row[0] for row in STARVING])
+def test_what_would_hold_up_everybody_else_is_refused(path: str, body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        parse(path, body)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/v1/messages/count_tokens"])
+def test_huge_texts_are_not_tokenised_for_nothing(path: str) -> None:
+    body = {"model": "base", "prompt": "x" * (2 << 20), "tokens": [1], "messages": [{"role": "user"}]}
+    with pytest.raises(RequestTooLargeError):
+        parse(path, body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, completion(prompt_logprobs=None, echo=True)),
+        (COMPLETIONS, completion(logprobs=5, n=128)),
+        (CHAT, chat(logprobs=True, top_logprobs=5, n=8)),
+        (CHAT, chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}})),
+        (CHAT, chat(messages=[{"role": "user", "content": "x" * 300_000}])),
+        (CHAT, chat(truncate_prompt_tokens=100)),
+        ("/v1/responses", {"model": "base", "input": "x" * 300_000, "truncation": "disabled"}),
+        ("/tokenize", {"prompt": "x" * 1000}),
+    ],
+)
+def test_harmless_requests_pass(path: str, body: dict[str, Any]) -> None:
+    try:
+        parse(path, body)
+    except GatewayError as error:
+        pytest.fail(f"refused: {error}")

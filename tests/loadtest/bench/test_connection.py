@@ -1,0 +1,88 @@
+"""The benchmark's client: an answer counts only when every word of it arrived."""
+
+import pytest
+
+from loadtest.bench.connection import Answer, Connection, joined, problem
+from loadtest.bench.driver import Phase, drive
+from loadtest.canned import CannedSettings, Fault, serving
+
+
+def answer(body: bytes, status: int = 200) -> Answer:
+    return Answer(status, body, chunked=False, first_text_s=None, end_s=0)
+
+
+def phase(url: str, *, stream: bool, words: int = 5, requests: int = 6) -> Phase:
+    return Phase(int(url.rpartition(":")[2]), "", stream, words, 60, concurrency=2, requests=requests)
+
+
+def test_chunks_are_joined_wherever_they_were_cut() -> None:
+    assert joined(b"3\r\ndat\r\nA;name=value\r\na: [DONE]\n\r\n0\r\n\r\n") == b"data: [DONE]\n"
+
+
+def test_a_stream_that_lacks_a_word_or_its_end_is_a_problem() -> None:
+    words = b'data: {"content":"w0 "}\n\ndata: {"content":"w1 "}\n\n'
+    assert problem(answer(words + b"data: [DONE]\n\n"), 2, stream=True) is None
+    assert problem(answer(words + b"data: [DONE]\n\n"), 3, stream=True) == "2 chunks instead of 3"
+    assert problem(answer(words), 2, stream=True) == "no [DONE]"
+
+
+def test_a_plain_answer_with_other_text_or_status_is_a_problem() -> None:
+    body = b'{"choices":[{"message":{"content":"w0 w1 "}}]}'
+    assert problem(answer(body), 2, stream=False) is None
+    assert problem(answer(body), 3, stream=False) == "wrong text"
+    assert problem(answer(body, 503), 2, stream=False) == "status 503"
+    assert problem(answer(b'{"error":1}'), 2, stream=False) == "not a chat completion"
+
+
+def test_an_answer_is_whole_only_with_its_last_byte() -> None:
+    connection, head = Connection(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+    seen: list[Answer] = []
+
+    class Waiting:
+        def done(self) -> bool:
+            return False
+
+        def set_result(self, found: Answer) -> None:
+            seen.append(found)
+
+    connection._answered = Waiting()  # type: ignore[assignment]
+    for byte in head + b"abc":
+        connection.data_received(bytes([byte]))
+    assert not seen
+    connection.data_received(b"d")
+    assert [(found.status, found.body, found.chunked) for found in seen] == [(200, b"abcd", False)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_right_answers_are_counted_and_timed(stream: bool) -> None:
+    with serving() as server:
+        outcome = drive(phase(server.url, stream=stream))
+    assert (outcome.completed, outcome.failed, outcome.peak_running) == (6, 0, 2)
+    assert outcome.latency is not None
+    assert outcome.latency.count == 6
+    assert (outcome.ttft is not None) == stream
+
+
+@pytest.mark.parametrize(
+    ("fault", "stream", "kind"),
+    [
+        (Fault.ERROR_500, False, "status 500"),
+        (Fault.DROP, True, "ConnectionResetError"),
+        (Fault.DROP_MID_STREAM, True, "ConnectionResetError"),
+        (Fault.ERROR_MID_STREAM, True, "2 chunks instead of 5"),
+    ],
+)
+def test_nobody_wins_by_failing(fault: Fault, stream: bool, kind: str) -> None:
+    with serving(CannedSettings(fault=fault)) as server:
+        outcome = drive(phase(server.url, stream=stream, requests=3))
+    assert (outcome.completed, outcome.errors) == (0, {kind: 3})
+    assert outcome.latency is None
+
+
+def test_an_open_loop_sends_at_its_rate_and_keeps_the_ramp_out_of_the_latencies() -> None:
+    with serving() as server:
+        port = int(server.url.rpartition(":")[2])
+        outcome = drive(Phase(port, "", False, 3, 1, rate_per_s=40, even=True, ramp_s=0.5))
+    assert (outcome.completed, outcome.failed) == (40, 0)
+    assert outcome.latency is not None
+    assert outcome.latency.count == 20
