@@ -4,11 +4,12 @@ Nothing of the gateway, the trainer or the adapter store is imported here: the l
 the gateway lies. `loadtest.canned` is a server to test it, and the gateway, against.
 """
 
-from loadtest.client import RequestRecord
 from loadtest.errors import LoadtestError
+from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import RunSettings, run_load
-from loadtest.stats import Distribution, Summary, summarise
+from loadtest.samples import Distribution
+from loadtest.stats import Slo, Summary, summarise
 from loadtest.workload import RequestSpec
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RequestRecord",
     "RequestSpec",
     "RunSettings",
+    "Slo",
     "Summary",
     "run_load",
     "summarise",

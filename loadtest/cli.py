@@ -4,47 +4,32 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Annotated
-from urllib.parse import urlsplit
+from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from loadtest.bench.cli import app as bench_app
-from loadtest.client import RequestRecord
+from loadtest.capacity import Limits, find_capacity
+from loadtest.comparison import WORSE, compare
+from loadtest.delivery import Delivery
+from loadtest.display import print_comparison, print_report
 from loadtest.errors import InvalidWorkloadError, LoadtestError
-from loadtest.report import Report, print_report
-from loadtest.run import DEFAULT_CONCURRENCY, RunSettings, run_load
+from loadtest.options import LoadOptions, command_of
+from loadtest.outputs import opened, read_json, read_records
+from loadtest.plan import planned_trace
+from loadtest.report import Report, tallied
+from loadtest.settings import RunSettings
+from loadtest.stats import Slo
+from loadtest.study import Study, compare_mixes, geometric, sweep
+from loadtest.traces import write_trace
 
 app = typer.Typer(help="Measure latency and throughput of an OpenAI-compatible server.", no_args_is_help=True)
 app.add_typer(bench_app)
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-Url = Annotated[str, typer.Option(help="The server's address.")]
-Models = Annotated[str, typer.Option(help="Models to ask, separated by commas, in equal shares.")]
-Requests = Annotated[int, typer.Option(min=1, help="How many requests to send.")]
-Concurrency = Annotated[int | None, typer.Option(min=1, help="Requests at a time: 8, or no limit with --rate.")]
-Rate = Annotated[float | None, typer.Option(min=0.001, help="Open loop: Poisson arrivals, so many per second.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
-Prompts = Annotated[Path | None, typer.Option(help="JSONL with `messages` or `prompt` per line; else built-in ones.")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same requests and arrival times.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds after which a request counts as failed.")]
-JsonOut = Annotated[
-    Path | None, typer.Option("--json", help="Write the report as JSON; - prints it, without the table.")
-]
-RecordsOut = Annotated[Path | None, typer.Option("--records", help="Write raw timestamps, one JSON line per request.")]
-DataDir = Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where a local gateway left admin.key.")]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        envvar=["TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"], help="API key; else a local gateway's admin.key."
-    ),
-]
+DEFAULT_LEVEL_S = 15.0
 
 
 @app.callback()
@@ -52,90 +37,170 @@ def group() -> None:
     """Measure latency and throughput of an OpenAI-compatible server."""
 
 
-@app.command()
-def run(
-    url: Url = "http://127.0.0.1:8080",
-    models: Models = "base",
-    requests: Requests = 64,
-    concurrency: Concurrency = None,
-    rate: Rate = None,
-    max_tokens: MaxTokens = 64,
-    prompts: Prompts = None,
-    seed: Seed = 0,
-    timeout_s: Timeout = 120,
-    json_out: JsonOut = None,
-    records_out: RecordsOut = None,
-    key: Key = None,
-    data_dir: DataDir = Path("var"),
-) -> None:
+@dataclass(frozen=True)
+class RunOptions(LoadOptions):
+    """The options of `run`."""
+
+    records: Annotated[Path | None, typer.Option(help="Write raw timestamps, one JSON line per request.")] = None
+    repeats: Annotated[int, typer.Option(min=1, help="Run so often, with other seeds: gives confidence intervals.")] = 1
+    mixes: Annotated[
+        str | None, typer.Option(help="Sets of models to compare in one run: 'base;a;a,b,c'. Replaces --models.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class SweepOptions(LoadOptions):
+    """The options of `sweep`."""
+
+    rates: Annotated[str | None, typer.Option(help="Requests per second of the levels: 1,2,4,8.")] = None
+    users: Annotated[str | None, typer.Option(help="Or users at a time, in a closed loop: 1,2,4,8.")] = None
+    from_rate: Annotated[float, typer.Option(min=0.001, help="Without a list: the first rate.")] = 1.0
+    factor: Annotated[float, typer.Option(min=1.1, help="Without a list: each rate over the one before.")] = 2.0
+    most_levels: Annotated[int, typer.Option(min=1, help="Without a list: how many levels at most.")] = 12
+    repeats: Annotated[int, typer.Option(min=1, help="Runs per level: gives confidence intervals.")] = 1
+
+
+@dataclass(frozen=True)
+class CapacityOptions(LoadOptions):
+    """The options of `capacity`."""
+
+    p99_ttft_ms: Annotated[float | None, typer.Option(min=0.001, help="Limit for the 99th percentile of TTFT.")] = None
+    p99_itl_ms: Annotated[float | None, typer.Option(min=0.001, help="Limit for the 99th percentile of ITL.")] = None
+    max_error_rate: Annotated[float, typer.Option(min=0, max=1, help="Limit for the share of failures.")] = 0.01
+    from_rate: Annotated[float, typer.Option(min=0.001, help="The first rate to try.")] = 1.0
+    tolerance: Annotated[float, typer.Option(min=0.001, help="End when the interval is so narrow, relatively.")] = 0.1
+    most_probes: Annotated[int, typer.Option(min=1, help="How many rates to try at most.")] = 14
+
+
+def run(options: RunOptions) -> None:
     """Send streamed chat requests; report TTFT, ITL, TPOT, latency and throughput, in total and per model."""
-    with _errors_shown(), ExitStack() as files:
-        settings = RunSettings(
-            url=url,
-            models=tuple(name.strip() for name in models.split(",")),
-            requests=requests,
-            concurrency=concurrency or (None if rate else DEFAULT_CONCURRENCY),
-            rate_per_s=rate,
-            max_tokens=max_tokens,
-            prompts=prompts,
-            seed=seed,
-            timeout_s=timeout_s,
-            key=key or _local_admin_key(url, data_dir),
-        )
-        json_file = _opened(json_out, files)
-        report = _measured(settings, _opened(records_out, files))
-        _deliver(report, json_file)
-    if report.total.failed or report.partial:
+    with errors_shown(), ExitStack() as files:
+        settings = options.settings()
+        delivery = Delivery(options, files, opened(options.records, files))
+        if options.mixes is None and options.repeats == 1:
+            report = asyncio.run(delivery.measure(settings, "run"))
+            delivery.deliver(report)
+            failed = report.total.failed or report.verdict != "valid"
+        else:
+            mixes = _mixes(options.mixes) if options.mixes else [settings.models]
+            study = asyncio.run(compare_mixes(mixes, settings, options.repeats, delivery.measure))
+            delivery.deliver_study(study)
+            failed = study.verdict != "valid" or any(one.total.failed for one in _reports(study))
+    if failed:
         sys.exit(1)
 
 
-def _measured(settings: RunSettings, records_file: IO[bytes] | None) -> Report:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("requests", total=settings.requests)
+def sweep_loads(options: SweepOptions) -> None:
+    """Raise the load level by level until the server is saturated; latency, throughput and cost at each."""
+    with errors_shown(), ExitStack() as files:
+        base = _timed(options.settings())
+        delivery = Delivery(options, files)
+        if options.users:
+            loads, unit = iter(_numbers(options.users, "--users")), "users"
+        else:
+            steps = geometric(options.from_rate, options.factor, options.most_levels)
+            loads, unit = iter(_numbers(options.rates, "--rates")) if options.rates else steps, "req/s"
 
-        def on_record(record: RequestRecord) -> None:
-            progress.advance(task)
-            if records_file:
-                records_file.write(orjson.dumps(asdict(record), option=orjson.OPT_APPEND_NEWLINE))
+        def with_load(load: float) -> RunSettings:
+            if options.users:
+                return replace(base, rate_per_s=None, ramp=None, concurrency=max(1, int(load)))
+            return replace(base, rate_per_s=load, ramp=None, concurrency=options.concurrency)
 
-        result = asyncio.run(run_load(settings, on_record))
-    return Report.of(settings, result)
-
-
-def _deliver(report: Report, json_file: IO[bytes] | None) -> None:
-    if json_file:
-        json_file.write(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    if json_file is not sys.stdout.buffer:
-        print_report(report, Console())
+        study = asyncio.run(sweep(loads, with_load, unit, options.repeats, delivery.measure))
+        delivery.deliver_study(study)
+    if study.verdict != "valid":
+        sys.exit(1)
 
 
-def _opened(path: Path | None, files: ExitStack) -> IO[bytes] | None:
-    if path is None:
-        return None
-    if str(path) == "-":
-        return sys.stdout.buffer
+def capacity(options: CapacityOptions) -> None:
+    """Find the highest rate that keeps the limits on p99 TTFT, p99 ITL and failures, by bisection."""
+    with errors_shown(), ExitStack() as files:
+        if options.p99_ttft_ms is None and options.p99_itl_ms is None:
+            raise InvalidWorkloadError("a capacity needs a limit: give --p99-ttft-ms, --p99-itl-ms or both.")
+        settings = replace(_timed(options.settings()), ramp=None, concurrency=options.concurrency)
+        limits = Limits(options.p99_ttft_ms, options.p99_itl_ms, options.max_error_rate)
+        delivery = Delivery(options, files)
+        search = find_capacity(
+            settings, limits, options.from_rate, options.tolerance, options.most_probes, delivery.measure
+        )
+        study, bracket = asyncio.run(search)
+        delivery.deliver_study(study)
+    if bracket.within is None or not bracket.is_settled:
+        sys.exit(1)
+
+
+app.command("run")(command_of(RunOptions, run))
+app.command("sweep")(command_of(SweepOptions, sweep_loads))
+app.command("capacity")(command_of(CapacityOptions, capacity))
+
+
+@app.command("compare")
+def compare_reports(before: Path, after: Path) -> None:
+    """Say which figures of two JSON reports differ by more than noise; exit 1 when any got worse."""
+    with errors_shown():
+        comparison = compare(read_json(before), read_json(after))
+    print_comparison(comparison, Console())
+    if comparison.verdict == WORSE:
+        sys.exit(1)
+
+
+@app.command("report")
+def report_records(
+    records: Path,
+    slo_ttft_ms: float | None = None,
+    slo_itl_ms: float | None = None,
+    slo_tpot_ms: float | None = None,
+    slo_e2e_ms: float | None = None,
+    usd_per_hour: float | None = None,
+) -> None:
+    """Make the report again from the raw timestamps of `run --records`, with another SLO or price."""
+    with errors_shown():
+        slo = Slo(slo_ttft_ms, slo_itl_ms, slo_tpot_ms, slo_e2e_ms)
+        settings = RunSettings("http://unknown", ("-",), slo=slo, usd_per_hour=usd_per_hour)
+        print_report(tallied(read_records(records), settings), Console())
+
+
+def write_plan(options: LoadOptions) -> None:
+    """Print the planned requests as a trace with an adapter column, for other tools, or to replay it."""
+    with errors_shown():
+        write_trace(sys.stdout, planned_trace(options.settings()))
+
+
+app.command("trace")(command_of(LoadOptions, write_plan))
+
+
+def _reports(study: Study) -> Iterator[Report]:
+    return (report for level in study.levels for report in level.reports)
+
+
+def _timed(settings: RunSettings) -> RunSettings:
+    if settings.requests is None and settings.duration_s is None:
+        return replace(settings, duration_s=DEFAULT_LEVEL_S)
+    return settings
+
+
+def _mixes(text: str) -> list[tuple[str, ...]]:
+    return [tuple(name.strip() for name in models.split(",")) for models in text.split(";")]
+
+
+def _numbers(text: str, option: str) -> list[float]:
     try:
-        return files.enter_context(path.open("wb"))
-    except OSError as error:
-        message = f"{path} cannot be written ({error.strerror}): give a path in an existing, writable folder."
-        raise InvalidWorkloadError(message) from error
-
-
-def _local_admin_key(url: str, data_dir: Path) -> str | None:
-    # The key of this machine's gateway is nobody else's business: it never goes to another host.
-    if urlsplit(url).hostname not in LOOPBACK:
-        return None
-    try:
-        return (data_dir / "admin.key").read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not 0 < min(numbers) <= max(numbers) < float("inf"):
+        raise InvalidWorkloadError(f"{option} must look like 1,2,4,8, not {text!r}.")
+    return sorted(numbers)
 
 
 @contextmanager
-def _errors_shown() -> Iterator[None]:
+def errors_shown() -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 2."""
     try:
         yield
     except LoadtestError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted while nothing was being measured: there is no report.", err=True)
+        sys.exit(1)

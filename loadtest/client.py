@@ -1,173 +1,166 @@
-"""One streamed chat request and the raw facts about it: times on one clock, chunks seen, usage claimed, error met."""
+"""One streamed chat request over raw connections, timed as its bytes come; and plain questions to the server."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import ssl
+from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
-from loadtest.arrivals import Clock
+from loadtest.connection import Connection
+from loadtest.events import EventReader, FailureError, error_message
+from loadtest.records import INTERRUPTED, RequestRecord
 from loadtest.workload import RequestSpec
 
-INTERRUPTED = "interrupted"
-"""The error of a request that was still running when the test was stopped: neither answered nor failed."""
+__all__ = ["INTERRUPTED", "ChatClient", "RequestRecord"]
+
 QUESTION_TIMEOUT = aiohttp.ClientTimeout(total=10)
-TEXT_FIELDS = ("content", "reasoning", "reasoning_content", "tool_calls")
-
-
-@dataclass(slots=True)
-class RequestRecord:
-    """What happened to one request; times are seconds from the start of the test."""
-
-    index: int
-    model: str
-    intended_s: float
-    """When the request was meant to leave; latencies are counted from here."""
-    sent_s: float
-    end_s: float = 0.0
-    status: int | None = None
-    chunk_s: list[float] = field(default_factory=list)
-    """Arrival of every chunk with text; chunks that arrived in one read share a time."""
-    empty_chunks: int = 0
-    """Chunks that stand for a token without visible text, such as an end-of-text token."""
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    """As the server's usage says; None when it said nothing."""
-    finish_reason: str | None = None
-    error: str | None = None
-    """Kind of failure: `connection`, `timeout`, `truncated`, `malformed`, `stream_error`, `http_<status>`."""
-    message: str | None = None
+MOST_IDLE_S = 4.0
+"""Servers drop idle connections after five seconds; a request must not be on its way to one just then."""
 
 
 class ChatClient:
     """Sends chat requests to one OpenAI-compatible server, as many at a time as asked for."""
 
-    def __init__(self, base_url: str, key: str | None, timeout_s: float, clock: Clock) -> None:
-        self._url = f"{base_url}/v1/chat/completions"
+    def __init__(self, base_url: str, key: str | None, timeout_s: float, clock: Callable[[], float]) -> None:
+        parts = urlsplit(base_url)
         self._clock = clock
+        self._timeout_s = timeout_s
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        lines = [
+            f"POST {parts.path}/v1/chat/completions HTTP/1.1",
+            f"Host: {parts.netloc.rpartition('@')[2]}",
+            "Content-Type: application/json",
+            "Accept: text/event-stream",
+            *([f"Authorization: Bearer {key}"] if key else []),
+            "Content-Length: ",
+        ]
+        self._head = "\r\n".join(lines).encode()
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=timeout_s),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=QUESTION_TIMEOUT, headers={"Authorization": f"Bearer {key}"} if key else {}
         )
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for connection in tuple(self._open):
+            connection.close()
         await self._session.close()
 
     async def get(self, url: str) -> tuple[int, Any]:
         """Status and decoded JSON (None when it is none) of a GET, which must not take long."""
-        async with self._session.get(url, timeout=QUESTION_TIMEOUT) as response:
+        async with self._session.get(url) as response:
             body = await response.read()
-        try:
-            return response.status, orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return response.status, None
+        return response.status, _json(body)
+
+    async def post(self, url: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Status and decoded JSON (None when it is none) of a POST, which must not take long."""
+        async with self._session.post(url, json=body) as response:
+            answer = await response.read()
+        return response.status, _json(answer)
 
     async def chat(self, spec: RequestSpec, record: RequestRecord) -> None:
         """Send one request and fill its record; only being cancelled is raised, and is on the record too."""
         try:
-            async with _failures_on(record):
-                await self._stream(spec, record)
+            await self._within_timeout(self._stream(spec, record), record)
+        except FailureError as failure:
+            record.error, record.message = failure.kind, str(failure)
+        except TimeoutError:
+            record.error, record.message = "timeout", "no complete answer in time"
+        except OSError as error:
+            record.error = "connection" if record.status is None else "truncated"
+            record.message = str(error) or type(error).__name__
+        except asyncio.CancelledError:
+            record.error = INTERRUPTED
+            raise
         finally:
             record.end_s = self._clock()
 
+    async def _within_timeout(self, work: Coroutine[Any, Any, None], record: RequestRecord) -> None:
+        async with asyncio.timeout(self._timeout_s):
+            await work
+
     async def _stream(self, spec: RequestSpec, record: RequestRecord) -> None:
-        body = {
+        body: dict[str, Any] = {
             "model": spec.model,
             "messages": spec.messages,
             "max_tokens": spec.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        headers = {"Content-Type": "application/json"}
-        async with self._session.post(self._url, data=orjson.dumps(body), headers=headers) as response:
-            record.status = response.status
-            if response.status != 200:
-                raise _FailureError(f"http_{response.status}", _error_message(await response.read()))
-            if response.content_type != "text/event-stream":
-                raise _FailureError("malformed", f"the answer is {response.content_type}, not an event stream")
-            await self._read_events(response.content, record)
+        if spec.exact:
+            body |= {"ignore_eos": True, "min_tokens": spec.max_tokens}
+        data = orjson.dumps(body)
+        answer = _Answer(record, self._clock)
+        connection = await self._connection()
+        try:
+            await connection.send(b"%b%d\r\n\r\n%b" % (self._head, len(data), data), answer)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.open:
+            connection.idle_since_s = self._clock()
+            self._idle.append(connection)
+        answer.check_complete()
 
-    async def _read_events(self, content: aiohttp.StreamReader, record: RequestRecord) -> None:
-        done = False
-        rest = b""
-        async for data in content.iter_any():
-            now_s = self._clock()
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                if line.startswith(b"data:"):
-                    payload = line[5:].strip()
-                    done = done or payload == b"[DONE]"
-                    if not done:
-                        _take_event(record, payload, now_s)
-        if not done:
-            raise _FailureError("truncated", "the stream ended without [DONE]")
-
-
-class _FailureError(Exception):
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+    async def _connection(self) -> Connection:
+        # The one used last first: the others grow old together and are closed together.
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and self._clock() - connection.idle_since_s < MOST_IDLE_S:
+                return connection
+            connection.close()
+        connection = Connection(self._open.discard)
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._ssl)
+        self._open.add(connection)
+        return connection
 
 
-@asynccontextmanager
-async def _failures_on(record: RequestRecord) -> AsyncIterator[None]:
+class _Answer:
+    """Turns the bytes of one answer into its record."""
+
+    def __init__(self, record: RequestRecord, clock: Callable[[], float]) -> None:
+        self._record = record
+        self._clock = clock
+        self._events = EventReader(record)
+        self._error_body: list[bytes] | None = None
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self._record.status = status
+        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if status != 200:
+            self._error_body = []
+        elif content_type != b"text/event-stream":
+            kind = content_type.decode(errors="replace") or "of no type"
+            raise FailureError("malformed", f"the answer is {kind}, not an event stream")
+
+    def on_data(self, data: bytes) -> None:
+        if self._error_body is None:
+            self._events.feed(data, self._clock())
+        else:
+            self._error_body.append(data)
+
+    def check_complete(self) -> None:
+        """Raise what is wrong with the answer now that it has ended."""
+        if self._error_body is not None:
+            raise FailureError(f"http_{self._record.status}", error_message(b"".join(self._error_body)))
+        if not self._events.done:
+            raise FailureError("truncated", "the stream ended without [DONE]")
+
+
+def _json(body: bytes) -> Any:
     try:
-        yield
-    except _FailureError as failure:
-        record.error, record.message = failure.kind, str(failure)
-    except TimeoutError:
-        record.error, record.message = "timeout", "no complete answer in time"
-    except aiohttp.ClientError as error:
-        record.error = "connection" if record.status is None else "truncated"
-        record.message = str(error)
-    except asyncio.CancelledError:
-        record.error = INTERRUPTED
-        raise
-
-
-def _take_event(record: RequestRecord, payload: bytes, now_s: float) -> None:
-    event = _object(payload)
-    if "error" in event:
-        raise _FailureError("stream_error", _error_message(payload))
-    usage = event.get("usage")
-    if isinstance(usage, dict):
-        record.prompt_tokens = _count(usage, "prompt_tokens")
-        record.completion_tokens = _count(usage, "completion_tokens")
-    for choice in event.get("choices") or ():
-        delta = choice.get("delta") or {}
-        if any(delta.get(name) for name in TEXT_FIELDS):
-            record.chunk_s.append(now_s)
-        elif "content" in delta and "role" not in delta:
-            record.empty_chunks += 1
-        record.finish_reason = choice.get("finish_reason") or record.finish_reason
-
-
-def _object(payload: bytes) -> dict[str, Any]:
-    try:
-        event: object = orjson.loads(payload)
+        return orjson.loads(body)
     except orjson.JSONDecodeError:
-        event = None
-    if isinstance(event, dict):
-        choices = event.get("choices") or []
-        if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
-            return event
-    raise _FailureError("malformed", f"an event is not a chat completion chunk: {payload[:80]!r}")
-
-
-def _count(usage: dict[str, Any], name: str) -> int | None:
-    value = usage.get(name)
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _error_message(body: bytes) -> str:
-    try:
-        return str(orjson.loads(body)["error"]["message"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        return None

@@ -1,23 +1,32 @@
-"""The result of a load test, as a table for people and as JSON for programs."""
+"""The result of a load test: what was asked, what came of it, and whether it can be believed."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from rich.console import Console
-from rich.table import Column, Table
-
+from loadtest.collector import Tallies
+from loadtest.meter import ClientLoad, client_bound
+from loadtest.money import Cost
+from loadtest.records import RequestRecord
 from loadtest.run import LoadRun, RunSettings
-from loadtest.stats import Distribution, Summary, duration_s, summarise
+from loadtest.settings import DEFAULT_CONCURRENCY
+from loadtest.stats import Summary, Tally, jain
+from loadtest.swaps import Swap
 
 DEFINITIONS = {
     "ttft": "intended send time to first chunk with text",
     "itl": "gaps between consecutive chunks with text, pooled over requests",
     "tpot": "first to last chunk with text over output tokens - 1, per request",
     "e2e": "intended send time to end of answer",
-    "send_delay": "intended to real send time",
-    "latencies": "answered requests only; failed requests are counted in errors",
+    "send_delay": "intended to real send time; of it, lag is the client's own and queueing is waiting for room",
+    "latencies": "answered requests only; failed requests are counted in errors, and as not good",
+    "good": "answered with its own TTFT, TPOT, E2E and p99 gap within the SLO",
     "tokens": "the server's usage; counted chunks where it gave none",
+    "cold": "sent before its model had given an answer in this test, warm-up included",
+    "fairness_answered": "Jain's index over models of the share of requests that were answered",
+    "fairness_ttft": "Jain's index over models of the mean TTFT",
+    "percentiles": "exact up to 100,000 samples, within 0.25 % beyond",
+    "cost": "price per hour times the length of the test, over what was done in it",
 }
 
 
@@ -28,69 +37,87 @@ class Report:
     settings: dict[str, Any]
     partial: bool
     duration_s: float
+    offered_per_s: float | None
+    """How many requests were meant to leave per second, as measured."""
     total: Summary
     models: dict[str, Summary]
+    cold: Summary | None
+    warm: Summary | None
+    near_swap: Summary | None
+    """Requests that ran during a promotion, or were sent within a second after one."""
+    fairness_answered: float | None
+    fairness_ttft: float | None
+    client: ClientLoad
+    invalid: list[str]
+    """Why the client set the pace; a test with any reason here says nothing about the server."""
+    cost: Cost | None
+    swaps: list[Swap] = field(default_factory=list)
+    warmup_failures: dict[str, str] = field(default_factory=dict)
+    ttft_shares: list[tuple[float, float]] = field(default_factory=list)
+    """The cumulative distribution of TTFT: milliseconds, and the share of answers up to there."""
 
     @classmethod
     def of(cls, settings: RunSettings, run: LoadRun) -> Self:
         """The report on a run."""
-        over_s = duration_s(run.records)
-        names = dict.fromkeys(settings.models)
-        asked = asdict(settings)
-        del asked["key"]
+        tallies = run.tallies
+        over_s = tallies.total.duration_s
+        total = tallies.total.summary(over_s)
+        models = {name: tally.summary(over_s) for name, tally in tallies.models.items()}
+        lag = total.lag if settings.is_open_loop else None
         return cls(
-            settings=asked | {"prompts": str(settings.prompts) if settings.prompts else "built-in"},
+            settings=_public(settings),
             partial=run.partial,
             duration_s=over_s,
-            total=summarise(run.records, over_s),
-            models={
-                name: summarise([record for record in run.records if record.model == name], over_s) for name in names
-            },
+            offered_per_s=tallies.total.offered_per_s if settings.is_open_loop else None,
+            total=total,
+            models=models,
+            cold=_if_any(tallies.cold, over_s),
+            warm=_if_any(tallies.warm, over_s),
+            near_swap=_if_any(tallies.near_swap, over_s),
+            fairness_answered=jain(row.succeeded / row.requests for row in models.values() if row.requests),
+            fairness_ttft=jain(row.ttft.mean_ms for row in models.values() if row.ttft),
+            client=run.client,
+            invalid=client_bound(run.client, lag, total.ttft, over_s),
+            cost=Cost.of(total, over_s, settings.usd_per_hour) if settings.usd_per_hour is not None else None,
+            swaps=run.swaps,
+            warmup_failures=run.warmup_failures,
+            ttft_shares=tallies.total.samples["ttft"].shares(),
         )
+
+    @property
+    def verdict(self) -> str:
+        """`valid`, `partial` or `INVALID: client-bound`."""
+        if self.invalid:
+            return "INVALID: client-bound"
+        return "partial" if self.partial else "valid"
 
     def as_json(self) -> dict[str, Any]:
         """Everything, with the definitions of the metrics."""
-        return {"tool": "turntable loadtest", "definitions": DEFINITIONS, **asdict(self)}
+        return {"tool": "turntable loadtest", "verdict": self.verdict, "definitions": DEFINITIONS, **asdict(self)}
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Show throughput and latencies as tables, and under them what needs attention."""
-    rows = [*report.models.items(), *([("total", report.total)] if len(report.models) > 1 else [])]
-    if report.partial:
-        console.print("PARTIAL: interrupted before the end.", style="bold red")
-    throughput = Table("model", *(Column(name, justify="right") for name in ("ok", "failed", "req/s", "tok/s")))
-    latency = Table("model", "metric", *(Column(name, justify="right") for name in ("p50 ms", "p90 ms", "p99 ms")))
-    for name, row in rows:
-        rates = (f"{row.requests_per_s:.1f}", f"{row.output_tokens_per_s:.0f}")
-        throughput.add_row(name, str(row.succeeded), str(row.failed), *rates)
-        for metric in ("ttft", "itl", "tpot", "e2e"):
-            latency.add_row(name, metric.upper(), *_percentiles(getattr(row, metric)))
-        latency.add_section()
-    console.print(throughput, latency)
-    console.print("Latencies are those of answered requests, from the intended send time.")
-    for line in _remarks(report.total):
-        console.print(line)
+def tallied(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
+    """The report on records read from disk; how loaded the client was is not on them."""
+    tallies = Tallies.empty(settings.slo)
+    for record in records:
+        tallies.add(record)
+    return Report.of(settings, LoadRun(tallies, ClientLoad(0, 0.0, 0.0, None), partial=False))
 
 
-def _percentiles(metric: Distribution | None) -> tuple[str, ...]:
-    if metric is None:
-        return ("-", "-", "-")
-    return tuple(f"{value_ms:.1f}" for value_ms in (metric.p50_ms, metric.p90_ms, metric.p99_ms))
+def _public(settings: RunSettings) -> dict[str, Any]:
+    asked = asdict(settings)
+    del asked["key"]
+    if asked["swaps"]:
+        del asked["swaps"]["admin_key"]
+    if not settings.is_open_loop:
+        asked["concurrency"] = settings.concurrency or DEFAULT_CONCURRENCY
+    made_up = settings.prompt_words or settings.output_tokens or settings.turns > 1 or settings.prefix_words
+    source = "trace lengths, random words" if settings.trace else "random words" if made_up else "built-in"
+    return asked | {
+        "prompts": str(settings.prompts) if settings.prompts else source,
+        "trace": str(settings.trace) if settings.trace else None,
+    }
 
 
-def _remarks(total: Summary) -> Sequence[str]:
-    remarks = [f"{count} failed: {kind}" for kind, count in total.errors.items()]
-    if total.unfinished:
-        remarks.append(f"{total.unfinished} requests were still running when the test was interrupted.")
-    if total.usage_missing:
-        remarks.append(f"{total.usage_missing} answers came without usage: their chunks were counted instead.")
-    if total.usage_below_chunks:
-        remarks.append(
-            f"{total.usage_below_chunks} answers claim fewer tokens than the chunks they came in: the usage is wrong."
-        )
-    if total.usage_above_chunks:
-        remarks.append(
-            f"{total.usage_above_chunks} answers claim more tokens than chunks "
-            f"({total.completion_tokens} tokens, {total.counted_chunks} chunks in all)."
-        )
-    return remarks
+def _if_any(tally: Tally, over_s: float) -> Summary | None:
+    return tally.summary(over_s) if tally.requests else None

@@ -1,4 +1,4 @@
-"""What is asked for: the prompts, and which model gets which request."""
+"""What is asked for: prompts and their lengths, and which model gets which request, in sending order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +32,20 @@ class RequestSpec:
     model: str
     messages: Messages
     max_tokens: int
+    exact: bool = False
+    """Ask the server to ignore the end of text, so that the answer has `max_tokens` tokens (a vLLM extension)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one request says, before it is known which model gets it; `model` when the source names one."""
+
+    messages: Messages
+    max_tokens: int
+    exact: bool = False
+    model: str | None = None
+    at_s: float | None = None
+    """When a trace sent it."""
 
 
 def built_in_prompts() -> list[Messages]:
@@ -67,14 +81,16 @@ def _prompt(line: bytes, where: str) -> Messages:
     return asked
 
 
-def plan_requests(
-    models: Sequence[str], prompts: Sequence[Messages], requests: int, max_tokens: int, seed: int
-) -> Iterator[RequestSpec]:
-    """The requests in sending order: equal shares per model in shuffled rounds, prompts drawn at random."""
+def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: int) -> Iterator[Ask]:
+    """Prompts drawn at random, without end."""
+    asks = [Ask(prompt, max_tokens) for prompt in prompts]
     rng = np.random.default_rng(seed)
-    names = list(models)
-    for index in range(requests):
-        place = index % len(names)
-        if place == 0:
-            rng.shuffle(names)
-        yield RequestSpec(index, names[place], prompts[int(rng.integers(len(prompts)))], max_tokens)
+    while True:
+        for place in rng.integers(len(asks), size=1024).tolist():
+            yield asks[place]
+
+
+def assigned(asks: Iterator[Ask], models: Iterator[str], requests: int) -> Iterator[RequestSpec]:
+    """The first `requests` asks with their models: the one they name, else the next one of `models`."""
+    for index, ask in zip(range(requests), asks, strict=False):
+        yield RequestSpec(index, ask.model or next(models), ask.messages, ask.max_tokens, ask.exact)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from loadtest.canned.engine import CannedSettings, Fault
+from loadtest.canned.engine import CannedEngine, CannedSettings, Fault
 from loadtest.canned.server import serve
 
 
@@ -17,8 +17,11 @@ def main(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 16,
     max_loras: Annotated[int, typer.Option(min=1, help="Adapters that run at a time.")] = 8,
     load_ms: Annotated[float, typer.Option(min=0, help="Time to bring an adapter into a slot.")] = 0,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests that run at a time.")] = 1_000_000,
+    fault: Annotated[Fault | None, typer.Option(help="What goes wrong with requests.")] = None,
+    fault_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the requests that go wrong.")] = 1.0,
+    adapters: Annotated[str, typer.Option(help="Names of adapters that are loaded, separated by commas.")] = "",
     coalesce: Annotated[bool, typer.Option(help="Send tokens that come without a pause in one piece.")] = True,
-    fault: Annotated[Fault | None, typer.Option(help="What goes wrong with every request.")] = None,
     api_key: Annotated[str, typer.Option(help="Key that callers must send.")] = "",
 ) -> None:
     """Serve an OpenAI-compatible engine that answers with canned words, for tests and benchmarks."""
@@ -29,11 +32,14 @@ def main(
         tokens=tokens,
         max_loras=max_loras,
         load_ms=load_ms,
+        max_num_seqs=max_num_seqs,
         coalesce=coalesce,
         fault=fault,
+        fault_share=fault_share,
         api_key=api_key,
     )
-    serve(settings, host, port)
+    names = [name for name in adapters.split(",") if name]
+    serve(CannedEngine(settings, adapters={name: name for name in names}), host, port)
 
 
 if __name__ == "__main__":

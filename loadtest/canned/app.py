@@ -8,6 +8,7 @@ import orjson
 from loadtest.canned.chat import chat
 from loadtest.canned.engine import CannedEngine
 from loadtest.canned.exchange import Exchange, Receive, RejectedError, Scope, Send
+from loadtest.canned.metrics import PROMETHEUS_TEXT, metrics_text
 from loadtest.canned.wire import VERSION, model_list
 
 
@@ -23,6 +24,7 @@ class CannedApp:
             "/v1/chat/completions": ("POST", chat),
             "/v1/load_lora_adapter": ("POST", _load),
             "/v1/unload_lora_adapter": ("POST", _unload),
+            "/metrics": ("GET", _metrics),
             "/canned/stats": ("GET", _stats),
         }
 
@@ -59,6 +61,10 @@ async def _version(exchange: Exchange) -> None:
 
 async def _stats(exchange: Exchange) -> None:
     await exchange.answer(200, orjson.dumps(exchange.engine.stats()))
+
+
+async def _metrics(exchange: Exchange) -> None:
+    await exchange.answer(200, metrics_text(exchange.engine), content_type=PROMETHEUS_TEXT)
 
 
 async def _models(exchange: Exchange) -> None:

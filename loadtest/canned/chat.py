@@ -50,7 +50,7 @@ def _check(engine: CannedEngine, body: dict[str, Any]) -> None:
 def _fault(engine: CannedEngine, body: dict[str, Any]) -> Fault | None:
     name = body.get("canned_fault")
     try:
-        return Fault(name) if name else engine.settings.fault
+        return Fault(name) if name else engine.next_fault()
     except ValueError:
         message = f"canned_fault must be one of {', '.join(Fault)}, not {name!r}"
         raise RejectedError(400, "BadRequestError", message, "canned_fault") from None
@@ -74,10 +74,12 @@ async def _answer(exchange: Exchange, body: dict[str, Any], fault: Fault | None)
         if not body.get("stream"):
             await engine.pause(ttft_ms + itl_ms * (reply.tokens - 1))
             await exchange.answer(200, reply.body())
+            engine.count(reply.prompt_tokens, reply.tokens)
             return
         await engine.pause(ttft_ms)
         await exchange.start(200, EVENT_STREAM)
         await _stream(exchange, reply, body.get("stream_options") or {}, itl_ms, fault)
+        engine.count(reply.prompt_tokens, reply.tokens)
 
 
 async def _stream(

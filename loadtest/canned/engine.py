@@ -44,9 +44,13 @@ class CannedSettings:
     tokens: int = 16
     max_loras: int = 8
     load_ms: float = 0
+    max_num_seqs: int = 1_000_000
+    """Requests that run at a time; more wait their turn, as in vLLM."""
     coalesce: bool = True
     """Whether tokens that come without a pause are sent in one piece; vLLM sends every token by itself."""
     fault: Fault | None = None
+    fault_share: float = 1.0
+    """Share of the requests that `fault` meets, spread evenly."""
     api_key: str = ""
 
 
@@ -62,11 +66,17 @@ class CannedEngine:
     headers: deque[dict[bytes, bytes]] = field(default_factory=lambda: deque(maxlen=100))
     """The headers of the latest chat requests."""
     running: int = 0
+    waiting: int = 0
+    """For a place in the batch."""
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    """Both of finished requests."""
     finished: int = 0
     aborted: int = 0
     """Requests whose connection ended before the answer was complete."""
     loads: int = 0
     """How often an adapter was brought into a slot."""
+    _faults_owed: float = 0.0
     _slots: dict[str, None] = field(default_factory=dict)
     _active: Counter[str] = field(default_factory=Counter)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -75,15 +85,32 @@ class CannedEngine:
 
     def __post_init__(self) -> None:
         self._stepping.set()
+        self._places = asyncio.Semaphore(self.settings.max_num_seqs)
+
+    def next_fault(self) -> Fault | None:
+        """The configured fault when it is this request's turn to meet it."""
+        if self.settings.fault is None:
+            return None
+        self._faults_owed += self.settings.fault_share
+        if self._faults_owed < 1 - 1e-9:
+            return None
+        self._faults_owed -= 1
+        return self.settings.fault
 
     def knows(self, model: str) -> bool:
         """Whether `model` is the base model or a loaded adapter."""
         return model == self.settings.served_model_name or model in self.adapters
 
+    def count(self, prompt_tokens: int, generation_tokens: int) -> None:
+        """Add the tokens of a finished request to the counters."""
+        self.prompt_tokens += prompt_tokens
+        self.generation_tokens += generation_tokens
+
     def stats(self) -> dict[str, Any]:
         """The counters and the adapters in slots, least recently used first."""
         return {
             "running": self.running,
+            "waiting": self.waiting,
             "finished": self.finished,
             "aborted": self.aborted,
             "loads": self.loads,
@@ -98,15 +125,28 @@ class CannedEngine:
     @asynccontextmanager
     async def running_request(self, model: str) -> AsyncIterator[None]:
         """Hold a place in the batch, and the adapter's slot, for the length of one request."""
-        self.running += 1
-        try:
-            if model == self.settings.served_model_name:
-                yield
-            else:
-                async with self._slot(model):
+        async with self._place():
+            self.running += 1
+            try:
+                if model == self.settings.served_model_name:
                     yield
+                else:
+                    async with self._slot(model):
+                        yield
+            finally:
+                self.running -= 1
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        self.waiting += 1
+        try:
+            await self._places.acquire()
         finally:
-            self.running -= 1
+            self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
 
     async def pause(self, wait_ms: float) -> None:
         """Pass time as a decoding step does: longer when an adapter load stalls the engine."""

@@ -38,6 +38,6 @@ def serving(settings: CannedSettings | None = None) -> Iterator[CannedServer]:
             thread.join()
 
 
-def serve(settings: CannedSettings, host: str, port: int) -> None:
+def serve(engine: CannedEngine, host: str, port: int) -> None:
     """Serve a canned engine until interrupted."""
-    uvicorn.run(CannedApp(CannedEngine(settings)), host=host, port=port, lifespan="off", access_log=False)
+    uvicorn.run(CannedApp(engine), host=host, port=port, lifespan="off", access_log=False)

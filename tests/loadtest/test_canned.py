@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.canned import CannedEngine, CannedSettings, Fault, serving
 
@@ -179,3 +180,42 @@ def test_with_a_key_only_v1_is_guarded() -> None:
         refused = client.get("/v1/models", headers={"Authorization": "Bearer wrong"})
         assert (refused.status_code, refused.json()) == (401, {"error": "Unauthorized"})
         assert client.get("/v1/models", headers={"Authorization": "Bearer k"}).status_code == 200
+
+
+async def test_no_more_requests_run_at_a_time_than_the_batch_takes() -> None:
+    engine = CannedEngine(CannedSettings(max_num_seqs=2))
+    two_run, may_end = asyncio.Barrier(3), asyncio.Event()
+
+    async def request() -> None:
+        async with engine.running_request("base"):
+            if not may_end.is_set():
+                await two_run.wait()
+                await may_end.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(request())
+        await two_run.wait()
+        assert (engine.running, engine.waiting) == (2, 1)
+        may_end.set()
+    assert (engine.running, engine.waiting) == (0, 0)
+
+
+def test_a_share_of_the_requests_can_fail() -> None:
+    engine = CannedEngine(CannedSettings(fault=Fault.ERROR_500, fault_share=0.25))
+    assert [engine.next_fault() for _ in range(8)] == [None, None, None, Fault.ERROR_500] * 2
+
+
+def test_metrics_count_tokens_under_vllms_names() -> None:
+    with serving(CannedSettings(tokens=5)) as server, httpx.Client(base_url=server.url) as client:
+        for stream in (True, False):
+            client.post("/v1/chat/completions", json={"messages": MESSAGES, "stream": stream})
+        metrics = client.get("/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(metrics)}
+    counted = {name: family.samples[0].value for name, family in families.items()}
+    assert counted == {
+        "vllm:num_requests_running": 0,
+        "vllm:num_requests_waiting": 0,
+        "vllm:prompt_tokens": 6,
+        "vllm:generation_tokens": 10,
+    }

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.cli import app
+from loadtest.records import RequestRecord
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
@@ -52,9 +53,9 @@ def test_the_report_and_the_records_are_written_as_json(tmp_path: Path) -> None:
     assert report["settings"]["concurrency"] == 8
     assert report["total"]["completion_tokens"] == 12
     assert "chunks with text" in report["definitions"]["itl"]
-    records = [json.loads(line) for line in records_file.read_text().splitlines()]
-    assert sorted(record["index"] for record in records) == [0, 1, 2, 3]
-    assert all(len(record["chunk_s"]) == 3 for record in records)
+    records = [RequestRecord.from_line(line) for line in records_file.read_bytes().splitlines()]
+    assert sorted(record.index for record in records) == [0, 1, 2, 3]
+    assert all(len(record.chunk_s) == 3 for record in records)
 
 
 def test_json_to_a_dash_is_all_that_is_printed() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtest.client import INTERRUPTED, RequestRecord
+from loadtest.records import INTERRUPTED, RequestRecord
+from loadtest.samples import Distribution
 from loadtest.stats import (
-    Distribution,
     duration_s,
     e2e_ms,
     itl_ms,
@@ -97,7 +97,7 @@ def test_interrupted_requests_are_neither_answered_nor_failed() -> None:
 
 def test_percentiles_interpolate_between_samples() -> None:
     distribution = Distribution.of([float(value) for value in range(1, 102)])
-    assert distribution == Distribution(count=101, mean_ms=51, p50_ms=51, p90_ms=91, p99_ms=100, max_ms=101)
+    assert distribution == Distribution(count=101, mean_ms=51, p50_ms=51, p90_ms=91, p95_ms=96, p99_ms=100, max_ms=101)
     assert Distribution.of([]) is None
 
 
@@ -110,3 +110,12 @@ def test_the_duration_runs_from_the_first_intended_time_to_the_last_end() -> Non
 def test_no_records_make_an_empty_summary() -> None:
     summary = summarise([], 0.0)
     assert (summary.requests, summary.requests_per_s, summary.e2e) == (0, 0.0, None)
+
+
+def test_the_delay_of_a_request_is_its_lag_and_its_queueing() -> None:
+    record = answered(intended_s=1.0, sent_s=1.5)
+    record.lag_s = 0.125
+    summary = summarise([record], 1.0)
+    assert summary.lag is not None
+    assert summary.queueing is not None
+    assert (summary.lag.max_ms, summary.queueing.max_ms) == (125.0, 375.0)

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from loadtest.errors import InvalidWorkloadError
-from loadtest.workload import built_in_prompts, plan_requests, read_prompts
+from loadtest.plan import Plan
+from loadtest.settings import RunSettings
+from loadtest.workload import RequestSpec, read_prompts
+
+URL = "http://127.0.0.1:1"
+
+
+def planned(settings: RunSettings) -> list[RequestSpec]:
+    return list(Plan.of(settings).specs)
 
 
 def test_prompts_come_from_messages_without_the_final_answer_or_from_a_prompt(tmp_path: Path) -> None:
@@ -45,7 +53,7 @@ def test_a_missing_or_empty_prompt_file_is_named(tmp_path: Path) -> None:
 
 
 def test_models_get_equal_shares_in_mixed_order() -> None:
-    specs = list(plan_requests(["a", "b", "c"], built_in_prompts(), requests=301, max_tokens=5, seed=1))
+    specs = planned(RunSettings(URL, ("a", "b", "c"), requests=301, seed=1))
     assert [spec.index for spec in specs] == list(range(301))
     shares = Counter(spec.model for spec in specs)
     assert sorted(shares.values()) == [100, 100, 101]
@@ -54,8 +62,8 @@ def test_models_get_equal_shares_in_mixed_order() -> None:
 
 
 def test_the_same_seed_plans_the_same_requests() -> None:
-    def plan(seed: int) -> list[object]:
-        return list(plan_requests(["a", "b"], built_in_prompts(), requests=50, max_tokens=5, seed=seed))
+    def plan(seed: int) -> list[RequestSpec]:
+        return planned(RunSettings(URL, ("a", "b"), requests=50, seed=seed))
 
     assert plan(3) == plan(3)
     assert plan(3) != plan(4)

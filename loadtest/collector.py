@@ -1,0 +1,101 @@
+"""What a running test knows so far: sums by model, cold or warm, and near a promotion; and which models are warm."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from loadtest.records import RequestRecord
+from loadtest.stats import Slo, Tally, ttft_ms
+
+RECENT = 500
+
+
+@dataclass(slots=True)
+class Tallies:
+    """The sums of one test, or of one of its processes."""
+
+    slo: Slo
+    total: Tally
+    models: dict[str, Tally]
+    cold: Tally
+    warm: Tally
+    near_swap: Tally
+
+    @classmethod
+    def empty(cls, slo: Slo, models: Iterable[str] = ()) -> "Tallies":
+        """Nothing yet; the models are listed in this order."""
+        return cls(slo, Tally(slo), {name: Tally(slo) for name in models}, Tally(slo), Tally(slo), Tally(slo))
+
+    def add(self, record: RequestRecord, *, near_swap: bool = False) -> None:
+        """Take one complete record in."""
+        self.total.add(record)
+        self.models.setdefault(record.model, Tally(self.slo)).add(record)
+        (self.cold if record.cold else self.warm).add(record)
+        if near_swap:
+            self.near_swap.add(record)
+
+    def merge(self, other: "Tallies") -> None:
+        """Take in the sums of another process."""
+        for name, tally in other.models.items():
+            self.models.setdefault(name, Tally(self.slo)).merge(tally)
+        for name in ("total", "cold", "warm", "near_swap"):
+            getattr(self, name).merge(getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a running test."""
+
+    at_s: float
+    sent: int
+    answered: int
+    failed: int
+    recent_ttft_ms: tuple[float, ...]
+
+    @classmethod
+    def sum_of(cls, parts: Iterable["Snapshot"]) -> "Snapshot":
+        """The state of a test that runs in several processes."""
+        known = list(parts)
+        return cls(
+            max((part.at_s for part in known), default=0.0),
+            sum(part.sent for part in known),
+            sum(part.answered for part in known),
+            sum(part.failed for part in known),
+            tuple(ttft for part in known for ttft in part.recent_ttft_ms),
+        )
+
+
+@dataclass(slots=True)
+class Collector:
+    """Takes requests in as they leave and as they are complete."""
+
+    tallies: Tallies
+    cold_after_s: float | None = None
+    sent: int = 0
+    _answered_s: dict[str, float] = field(default_factory=dict)
+    _recent_ttft_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def mark_warm(self, models: Iterable[str]) -> None:
+        """These have answered before the start."""
+        self._answered_s.update(dict.fromkeys(models, 0.0))
+
+    def leaving(self, record: RequestRecord) -> None:
+        """A request is about to be sent: note whether its model is cold."""
+        self.sent += 1
+        last_s = self._answered_s.get(record.model)
+        long_ago = self.cold_after_s is not None and last_s is not None and record.sent_s - last_s > self.cold_after_s
+        record.cold = last_s is None or long_ago
+
+    def complete(self, record: RequestRecord, *, near_swap: bool = False) -> None:
+        """A request has been answered, has failed or was interrupted."""
+        self.tallies.add(record, near_swap=near_swap)
+        if record.error is None:
+            self._answered_s[record.model] = record.end_s
+            first_ms = ttft_ms(record)
+            if first_ms is not None:
+                self._recent_ttft_ms.append(first_ms)
+
+    def snapshot(self, at_s: float) -> Snapshot:
+        """The state now."""
+        total = self.tallies.total
+        return Snapshot(at_s, self.sent, total.succeeded, total.errors.total(), tuple(self._recent_ttft_ms))

@@ -1,0 +1,99 @@
+"""Two reports side by side: what changed, and whether it changed by more than repeats of the same test differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from loadtest.confidence import difference
+from loadtest.measures import MEASURES, Measure, levels_of, values
+
+BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "noise", "unknown"
+FAMILY_LEVEL = 0.95
+"""Chance that no measure of a level is called changed when nothing has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One measure at one load level, before and after."""
+
+    level: str
+    measure: Measure
+    before: float
+    after: float
+    half_width: float | None
+    """Of the confidence interval of the change; None when a side has fewer than two repeats."""
+    verdict: str
+
+    @property
+    def percent(self) -> float | None:
+        """The change relative to before; None from 0."""
+        return (self.after - self.before) / self.before * 100 if self.before else None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All changes, and what makes the two reports no fair pair."""
+
+    changes: list[Change]
+    warnings: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """`worse` when anything is, else `better` when anything is, else `noise`, or `unknown` without repeats."""
+        found = {change.verdict for change in self.changes}
+        return next((verdict for verdict in (WORSE, BETTER, NOISE) if verdict in found), UNKNOWN)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
+    """Compare the levels that both reports have, by label, or their only ones."""
+    left, right = levels_of(before), levels_of(after)
+    if len(left) == len(right) == 1:
+        pairs = [(left[0], right[0])]
+    else:
+        by_label = {level["label"]: level for level in right}
+        pairs = [(level, by_label[level["label"]]) for level in left if level["label"] in by_label]
+    warnings = [*_verdicts(before, after), *_different_settings(pairs)]
+    if not pairs:
+        warnings.append("The reports have no load level in common.")
+    changes = [change for pair in pairs for change in _changes(*pair)]
+    if changes and all(change.verdict == UNKNOWN for change in changes):
+        warnings.append("One run each says nothing about noise: run both with --repeats 3 or more.")
+    return Comparison(changes, warnings)
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    both = [
+        (measure, old, new)
+        for measure in MEASURES
+        if (old := values(before, measure)) and (new := values(after, measure))
+    ]
+    # Each of many measures gets its share of the allowed chance of a false alarm.
+    level = 1 - (1 - FAMILY_LEVEL) / max(1, len(both))
+    return [_change(before["label"], measure, old, new, level) for measure, old, new in both]
+
+
+def _change(label: str, measure: Measure, old: list[float], new: list[float], level: float) -> Change:
+    found = difference(old, new, level)
+    if found is None:
+        return Change(label, measure, fmean(old), fmean(new), None, UNKNOWN)
+    change, half_width = found
+    direction = BETTER if (change > 0) == measure.more_is_better else WORSE
+    verdict = NOISE if abs(change) <= half_width else direction
+    return Change(label, measure, fmean(old), fmean(new), half_width, verdict)
+
+
+def _verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    named = (("first", before), ("second", after))
+    return [f"The {name} report is {doc.get('verdict')}." for name, doc in named if doc.get("verdict") != "valid"]
+
+
+def _different_settings(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    ignored = {"url", "seed"}
+    different = {
+        name
+        for left, right in pairs
+        for name, value in left["reports"][0]["settings"].items()
+        if name not in ignored and right["reports"][0]["settings"].get(name) != value
+    }
+    return [f"The tests differ in {', '.join(sorted(different))}."] if different else []

@@ -1,0 +1,56 @@
+"""The raw facts about one request, as kept in memory while it runs and as one JSON line on disk."""
+
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Self
+
+import orjson
+
+INTERRUPTED = "interrupted"
+"""The error of a request that was still running when the test was stopped: neither answered nor failed."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What happened to one request; times are seconds from the start of the test."""
+
+    index: int
+    model: str
+    intended_s: float
+    """When the request was meant to leave; latencies are counted from here."""
+    sent_s: float
+    end_s: float = 0.0
+    status: int | None = None
+    chunk_s: list[float] = field(default_factory=list)
+    """Arrival of every chunk with text; chunks that arrived in one read share a time."""
+    empty_chunks: int = 0
+    """Chunks that stand for a token without visible text, such as an end-of-text token."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    """As the server's usage says; None when it said nothing."""
+    finish_reason: str | None = None
+    error: str | None = None
+    """Kind of failure: `connection`, `timeout`, `truncated`, `malformed`, `stream_error`, `http_<status>`."""
+    message: str | None = None
+    lag_s: float = 0.0
+    """The client's own lateness: from the intended time until this program got round to the request."""
+    cold: bool = False
+    """Sent before the model had given a first token in this test, its warm-up included."""
+    asked_tokens: int = 0
+    """The `max_tokens` of the request."""
+
+    def as_line(self) -> bytes:
+        """One JSON line; `chunk_s` becomes `reads`: pairs of time and number of chunks that came at that time."""
+        row = {name: getattr(self, name) for name in _KEPT}
+        row["reads"] = [(time_s, sum(1 for _ in chunks)) for time_s, chunks in groupby(self.chunk_s)]
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """The record that `as_line` wrote; raises ValueError, KeyError or TypeError for anything else."""
+        row: dict[str, Any] = orjson.loads(line)
+        reads = row.pop("reads")
+        return cls(**row, chunk_s=[time_s for time_s, chunks in reads for _ in range(chunks)])
+
+
+_KEPT = tuple(name for name in RequestRecord.__slots__ if name != "chunk_s")

@@ -1,0 +1,100 @@
+"""Many measured milliseconds in little memory: kept one by one up to a limit, counted in narrow bins beyond it."""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+EXACT_SAMPLES = 100_000
+"""Up to so many samples percentiles are exact; beyond, they are right within half a bin."""
+BIN_RATIO = 1.005
+LEAST_MS, MOST_MS = 1e-4, 1e8
+_EDGES = np.concatenate(
+    [[0.0], LEAST_MS * BIN_RATIO ** np.arange(int(np.log(MOST_MS / LEAST_MS) / np.log(BIN_RATIO)) + 2)]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Milliseconds of one metric; percentiles interpolate linearly between samples."""
+
+    count: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float]) -> Self | None:
+        """The distribution of the samples; None when there are none."""
+        if not len(samples_ms):
+            return None
+        p50, p90, p95, p99 = np.percentile(samples_ms, (50, 90, 95, 99)).tolist()
+        return cls(len(samples_ms), float(np.mean(samples_ms)), p50, p90, p95, p99, max(samples_ms))
+
+
+@dataclass(slots=True)
+class Samples:
+    """The samples of one metric; can be added up with those of another process."""
+
+    exact: "array[float]" = field(default_factory=lambda: array("d"))
+    bins: "np.ndarray[tuple[int], np.dtype[np.int64]] | None" = None
+    total_ms: float = 0.0
+    max_ms: float = 0.0
+
+    def add(self, samples_ms: Iterable[float]) -> None:
+        """Take samples in."""
+        self.exact.extend(samples_ms)
+        if len(self.exact) > EXACT_SAMPLES:
+            self._count_exact()
+
+    def merge(self, other: "Samples") -> None:
+        """Take in all samples of another one."""
+        if other.bins is not None:
+            self._count_exact()
+            assert self.bins is not None
+            self.bins += other.bins
+            self.total_ms += other.total_ms
+            self.max_ms = max(self.max_ms, other.max_ms)
+        self.add(other.exact)
+
+    def distribution(self) -> Distribution | None:
+        """What is known of the samples; None when there are none."""
+        if self.bins is None:
+            return Distribution.of(self.exact)
+        self._count_exact()
+        count = int(self.bins.sum())
+        p50, p90, p95, p99 = (min(self.max_ms, self._binned_percentile(share)) for share in (0.5, 0.9, 0.95, 0.99))
+        return Distribution(count, self.total_ms / count, p50, p90, p95, p99, self.max_ms)
+
+    def shares(self) -> list[tuple[float, float]]:
+        """Points of the cumulative distribution: milliseconds, and the share of samples up to there."""
+        if self.bins is None:
+            ordered = sorted(self.exact)
+            picked = {round(place * (len(ordered) - 1) / 100) for place in range(101)} if ordered else set()
+            return [(ordered[place], (place + 1) / len(ordered)) for place in sorted(picked)]
+        return [(self._binned_percentile(place / 100), place / 100) for place in range(101)]
+
+    def _count_exact(self) -> None:
+        values = np.frombuffer(self.exact, dtype=np.float64) if self.exact else np.zeros(0)
+        counted = np.bincount(np.searchsorted(_EDGES, values, side="right") - 1, minlength=len(_EDGES))
+        self.bins = counted if self.bins is None else self.bins + counted
+        self.total_ms += float(values.sum())
+        self.max_ms = max(self.max_ms, float(values.max(initial=0.0)))
+        self.exact = array("d")
+
+    def _binned_percentile(self, share: float) -> float:
+        assert self.bins is not None
+        cumulated = self.bins.cumsum()
+        rank = share * (int(cumulated[-1]) - 1) + 1
+        place = bisect_left(cumulated, rank)
+        below = int(cumulated[place - 1]) if place else 0
+        within = (rank - below) / int(self.bins[place])
+        low = float(_EDGES[place])
+        high = float(_EDGES[min(place + 1, len(_EDGES) - 1)])
+        return low + within * (high - low)

@@ -1,0 +1,141 @@
+"""More than one run: repeats, mixes of models, a sweep over loads, and the search for the capacity within an SLO."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from loadtest.measures import estimates
+from loadtest.report import DEFINITIONS, Report
+from loadtest.settings import RunSettings
+
+Measured = Callable[[RunSettings, str], Awaitable[Report]]
+"""Runs one test; the text says which one, for the eyes of whoever waits."""
+SATURATED_GROWTH = 1.1
+"""A level that answers less than this times what the one before did, at clearly more load, is past saturation."""
+CLEARLY_MORE = 1.3
+
+
+@dataclass(slots=True)
+class Level:
+    """One load and the reports of its repeats."""
+
+    label: str
+    load: float | None
+    """Requests per second, or users at a time in a closed loop."""
+    reports: list[Report] = field(default_factory=list)
+
+    @property
+    def answered_per_s(self) -> float:
+        """Mean over the repeats."""
+        return sum(report.total.requests_per_s for report in self.reports) / len(self.reports)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a repeat was interrupted."""
+        return any(report.partial for report in self.reports)
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether the client set the pace of a repeat."""
+        return any(report.invalid for report in self.reports)
+
+    def as_json(self) -> dict[str, Any]:
+        """Label, load, reports, and estimates over the repeats."""
+        reports = [report.as_json() for report in self.reports]
+        return {"label": self.label, "load": self.load, "estimates": estimates(reports), "reports": reports}
+
+
+@dataclass(slots=True)
+class Study:
+    """Levels and what follows from them."""
+
+    kind: str
+    """`run`, `sweep` or `capacity`."""
+    levels: list[Level]
+    conclusion: str
+
+    @property
+    def verdict(self) -> str:
+        """As of a report; a level past the capacity of the client makes only itself invalid in a sweep."""
+        if self.levels and all(level.is_invalid for level in self.levels):
+            return "INVALID: client-bound"
+        return "partial" if any(level.is_partial for level in self.levels) else "valid"
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, with the definitions of the metrics."""
+        return {
+            "tool": "turntable loadtest",
+            "kind": self.kind,
+            "verdict": self.verdict,
+            "conclusion": self.conclusion,
+            "definitions": DEFINITIONS,
+            "levels": [level.as_json() for level in self.levels],
+        }
+
+
+async def measured_level(label: str, settings: RunSettings, repeats: int, measure: Measured) -> Level:
+    """Run the same load `repeats` times, each with its own seed."""
+    level = Level(label, settings.rate_per_s or settings.concurrency)
+    for repeat in range(repeats):
+        name = label if repeats == 1 else f"{label}, repeat {repeat + 1} of {repeats}"
+        level.reports.append(await measure(replace(settings, seed=settings.seed + repeat), name))
+        if level.is_partial:
+            break
+    return level
+
+
+async def compare_mixes(
+    mixes: Sequence[tuple[str, ...]], settings: RunSettings, repeats: int, measure: Measured
+) -> Study:
+    """The same load on several sets of models, such as the base, one adapter, and many."""
+    study = Study("run", [], "")
+    for models in mixes:
+        label = models[0] if len(models) == 1 else f"{len(models)} models" if len(mixes) > 1 else "run"
+        study.levels.append(await measured_level(label, replace(settings, models=models), repeats, measure))
+        if study.levels[-1].is_partial:
+            break
+    first = study.levels[0]
+    if len(study.levels) > 1 and first.answered_per_s:
+        shares = (f"{level.label} {level.answered_per_s / first.answered_per_s:.0%}" for level in study.levels[1:])
+        study.conclusion = f"Answered per second, of what {first.label} had: {', '.join(shares)}."
+    return study
+
+
+async def sweep(
+    loads: Iterator[float], with_load: Callable[[float], RunSettings], unit: str, repeats: int, measure: Measured
+) -> Study:
+    """Raise the load until more of it is not answered any faster, the client gives out, or the loads end."""
+    study = Study("sweep", [], "All loads were answered: the server may be able to do more.")
+    for load in loads:
+        level = await measured_level(f"{load:g} {unit}", with_load(load), repeats, measure)
+        study.levels.append(level)
+        if level.is_partial:
+            study.conclusion = "Interrupted before the end."
+            break
+        if level.is_invalid:
+            study.conclusion = f"The load tester gives out at {load:g} {unit}: the server may be able to do more."
+            break
+        if is_saturated(study.levels):
+            best = max(study.levels, key=lambda one: one.answered_per_s)
+            study.conclusion = (
+                f"Saturated: at most {best.answered_per_s:.2f} answered per second, at {best.label}; "
+                f"{load:g} {unit} brought no more."
+            )
+            break
+    return study
+
+
+def is_saturated(levels: Sequence[Level]) -> bool:
+    """Whether the last level offers clearly more than the one before and does not get clearly more answers."""
+    if len(levels) < 2:
+        return not levels[-1].answered_per_s
+    before, last = levels[-2:]
+    if before.load is None or last.load is None or last.load < CLEARLY_MORE * before.load:
+        return False
+    return last.answered_per_s < SATURATED_GROWTH * before.answered_per_s
+
+
+def geometric(first: float, factor: float, most: int) -> Iterator[float]:
+    """`most` loads, each `factor` times the one before."""
+    for step in range(most):
+        yield first * factor**step
