@@ -182,7 +182,10 @@ def test_a_client_that_leaves_stops_the_engine_and_is_billed_once(served: Served
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
     with socket.create_connection((host, int(port))) as client:
         client.sendall(f"{head}authorization: Bearer {served.key}\r\n\r\n".encode() + content)
-        assert client.recv(64).startswith(b"HTTP/1.1 200")  # the engine is at work: this is its first token
+        received = client.recv(4096)
+        assert received.startswith(b"HTTP/1.1 200")
+        while received.count(b"data: ") < 3:  # the role, then tokens: the engine is at work
+            received += client.recv(4096)
     assert eventually(lambda: engine_metric(served, "num_requests_running") == 0)
     assert eventually(lambda: usage_of(served, "base")["requests"] == before["requests"] + 1)
     assert eventually(lambda: usage_of(served, "base")["unsettled"] == before["unsettled"])
