@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _CUT_OFF = frozenset({499, 504})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One authenticated request: `id` is ours and unique, `headers` are what the engine may see of the client's."""
 

@@ -11,7 +11,7 @@ from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
 from gateway.usage import Evidence, Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferenceRequest:
     """One request as its client sent it: `document` is the whole JSON body, `body` its bytes."""
 
@@ -21,7 +21,7 @@ class InferenceRequest:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Names:
     """What a model is called: by the engine, by the client, and by `fingerprint`, which names the exact weights."""
 

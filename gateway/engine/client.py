@@ -1,14 +1,13 @@
 """The only file that knows vLLM's URLs: what the gateway asks of one engine, and what its errors mean."""
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from gateway.engine.http import Connection, ConnectionPool
+from gateway.engine.http import ConnectionPool, Request
 from gateway.errors import AdapterRefusedError, EngineFailedError, GatewayError, InvalidRequestError
 
 _HEALTHY_S = 1.0
@@ -25,9 +24,7 @@ class EngineClient:
         self.url = url.rstrip("/")
         self._connections = ConnectionPool(self.url, connect_timeout_s=connect_timeout_s, idle_timeout_s=idle_timeout_s)
 
-    def post(
-        self, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> contextlib.AbstractAsyncContextManager[Connection]:
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Request:
         """Send a request; leaving the context early closes the connection, and the engine stops working on it.
 
         Raises `EngineUnreachableError` only when the engine never saw the request.

@@ -1,15 +1,14 @@
 """One engine with everything that belongs to it: client, loader, supervisor, circuit, and what runs on it now."""
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.engine.breaker import Breaker
 from gateway.engine.client import EngineClient
-from gateway.engine.http import Connection
+from gateway.engine.http import Connection, Request
 from gateway.engine.loader import AdapterLoader
 from gateway.engine.supervisor import EngineState, Supervisor
-from gateway.engine.suspects import Suspects
+from gateway.engine.suspects import Run, Suspects
 from gateway.errors import EngineBrokeOffError, EngineUnreachableError
 
 _NEWEST = 0.1  # weight of the newest answer in a running mean
@@ -45,19 +44,39 @@ class Engine:
         """Whether a request may be sent to it now."""
         return self.is_ready and self.breaker.allows
 
-    @contextlib.asynccontextmanager
-    async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int
-    ) -> AsyncIterator[Connection]:
-        """Send a request; the circuit learns how the connection fared, and what is running if the engine dies."""
-        self.breaker.begin()
+    def post(self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int) -> "Post":
+        """A request to send by entering it as a context."""
+        return Post(self, self.client.post(path, body, headers), fingerprint)
+
+
+class Post:
+    """A request on an engine: the circuit learns how the connection fared, and what is running if the engine dies."""
+
+    __slots__ = ("_engine", "_fingerprint", "_request", "_run")
+
+    def __init__(self, engine: Engine, request: Request, fingerprint: int) -> None:
+        self._engine = engine
+        self._request = request
+        self._fingerprint = fingerprint
+        self._run: Run
+
+    async def __aenter__(self) -> Connection:
+        self._engine.breaker.begin()
+        self._run = self._engine.suspects.began(self._engine.name, self._fingerprint)
         try:
-            with self.suspects.watch(self.name, fingerprint):
-                async with self.client.post(path, body, headers) as connection:
-                    self.breaker.succeeded()
-                    yield connection
-        except (EngineUnreachableError, EngineBrokeOffError):
-            self.breaker.failed()
+            connection = await self._request.__aenter__()
+        except BaseException as error:
+            self._end(error)
             raise
-        finally:
-            self.breaker.abandoned()
+        self._engine.breaker.succeeded()
+        return connection
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        await self._request.__aexit__()
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._engine.suspects.ended(self._engine.name, self._run, error)
+        if isinstance(error, EngineUnreachableError | EngineBrokeOffError):
+            self._engine.breaker.failed()
+        self._engine.breaker.abandoned()

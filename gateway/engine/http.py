@@ -5,10 +5,9 @@ docs/decisions/0007 has the measurements.
 """
 
 import asyncio
-import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -176,6 +175,33 @@ class Connection(asyncio.Protocol):
         self.idle_since_s = time.monotonic() if self._parser.should_keep_alive() else float("-inf")
 
 
+class Request:
+    """One request on a connection of its own; the context yields it once the answer's headers are here.
+
+    Left before the answer is complete, the connection is closed. Entering raises `EngineUnreachableError` when the
+    engine saw nothing of the request, `EngineBrokeOffError`, `EngineTimeoutError`.
+    """
+
+    __slots__ = ("_connection", "_message", "_pool")
+
+    def __init__(self, pool: "ConnectionPool", message: bytes) -> None:
+        self._pool = pool
+        self._message = message
+        self._connection: Connection
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.take()
+        try:
+            await self._connection.send(self._message)
+        except BaseException:
+            self._connection.close()
+            raise
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.give_back(self._connection)
+
+
 class ConnectionPool:
     """Connections to the engine at `url`, made when needed and kept for a while."""
 
@@ -190,24 +216,20 @@ class ConnectionPool:
         self._idle_timeout_s = idle_timeout_s
         self._idle: list[Connection] = []
 
-    @contextlib.asynccontextmanager
-    async def request(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[Connection]:
-        """Send a request and yield its connection once the answer's headers are here.
+    def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> "Request":
+        """A request to send by entering it as a context."""
+        return Request(self, self._message(method, path, body, headers))
 
-        Left before the answer is complete, the connection is closed. Raises `EngineUnreachableError` when the engine
-        saw nothing of the request, `EngineBrokeOffError`, `EngineTimeoutError`.
-        """
-        connection = self._reuse() or await self._connect()
-        try:
-            await connection.send(self._message(method, path, body, headers))
-            yield connection
-        finally:
-            if connection.is_reusable:
-                self._idle.append(connection)
-            else:
-                connection.close()
+    async def take(self) -> Connection:
+        """A connection that nobody uses; raises `EngineUnreachableError` when none can be made."""
+        return self._reuse() or await self._connect()
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next request, or close it when it can take none."""
+        if connection.is_reusable:
+            self._idle.append(connection)
+        else:
+            connection.close()
 
     def close(self) -> None:
         """Close what is idle."""

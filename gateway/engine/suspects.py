@@ -8,8 +8,7 @@ is recognised by its bytes when it comes back.
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import EngineFailedError, EngineTimeoutError, SuspectRequestError
@@ -20,7 +19,7 @@ _MOST = 10_000
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """One request on one engine, and when the engine failed it."""
 
     fingerprint: int
@@ -34,8 +33,8 @@ class Suspects:
     def __init__(self, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._ttl_s = ttl_s
         self._clock = clock
-        self._running: dict[str, dict[int, _Run]] = defaultdict(dict)
-        self._failed: dict[str, deque[_Run]] = defaultdict(lambda: deque(maxlen=_MOST))
+        self._running: dict[str, dict[int, Run]] = defaultdict(dict)
+        self._failed: dict[str, deque[Run]] = defaultdict(lambda: deque(maxlen=_MOST))
         self._until_s: dict[int, float] = {}
 
     def check(self, fingerprint: int) -> None:
@@ -45,19 +44,18 @@ class Suspects:
                 raise SuspectRequestError(wait_s)
             del self._until_s[fingerprint]
 
-    @contextmanager
-    def watch(self, engine: str, fingerprint: int) -> Iterator[None]:
-        """Note that a request runs on an engine, and when the engine failed it."""
-        run = _Run(fingerprint, self._clock())
+    def began(self, engine: str, fingerprint: int) -> Run:
+        """Note that a request runs on an engine; `ended` must follow."""
+        run = Run(fingerprint, self._clock())
         self._running[engine][id(run)] = run
-        try:
-            yield
-        except (EngineFailedError, EngineTimeoutError):
+        return run
+
+    def ended(self, engine: str, run: Run, error: BaseException | None) -> None:
+        """Note how the request ended, and when the engine failed it."""
+        del self._running[engine][id(run)]
+        if isinstance(error, EngineFailedError | EngineTimeoutError):
             run.failed_s = self._clock()
             self._failed[engine].append(run)
-            raise
-        finally:
-            del self._running[engine][id(run)]
 
     def engine_died(self, engine: str) -> None:
         """Suspect what was running when the engine began to fail; what came later met an engine already dead."""

@@ -1,9 +1,24 @@
 """Poison containment: what ran when an engine died is refused for a while, everybody else is not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from gateway.engine.suspects import Suspects
 from gateway.errors import EngineFailedError, SuspectRequestError
+
+
+@contextmanager
+def watched(suspects: Suspects, engine: str, fingerprint: int) -> Iterator[None]:
+    """A request running on an engine."""
+    run = suspects.began(engine, fingerprint)
+    try:
+        yield
+    except Exception as error:
+        suspects.ended(engine, run, error)
+        raise
+    suspects.ended(engine, run, None)
 
 
 class Clock:
@@ -16,7 +31,7 @@ class Clock:
 def test_what_ran_at_the_death_is_refused_until_the_time_is_over() -> None:
     clock = Clock()
     suspects = Suspects(60, clock)
-    with suspects.watch("engine-0", 1), suspects.watch("engine-1", 2):
+    with watched(suspects, "engine-0", 1), watched(suspects, "engine-1", 2):
         suspects.engine_died("engine-0")
     with pytest.raises(SuspectRequestError, match="next 60 s") as refused:
         suspects.check(1)
@@ -33,7 +48,7 @@ def test_what_failed_just_before_is_suspected_too_and_what_failed_long_ago_is_no
     suspects = Suspects(60, clock)
     for fingerprint, at_s in ((1, 0.0), (2, 95.0)):
         clock.now_s = at_s
-        with pytest.raises(EngineFailedError), suspects.watch("engine-0", fingerprint):
+        with pytest.raises(EngineFailedError), watched(suspects, "engine-0", fingerprint):
             raise EngineFailedError("It failed.")
     clock.now_s = 100
     suspects.engine_died("engine-0")
@@ -45,10 +60,10 @@ def test_what_failed_just_before_is_suspected_too_and_what_failed_long_ago_is_no
 def test_what_met_an_engine_already_dead_is_innocent() -> None:
     clock = Clock()
     suspects = Suspects(60, clock)
-    with suspects.watch("engine-0", 3), pytest.raises(EngineFailedError), suspects.watch("engine-0", 1):
+    with watched(suspects, "engine-0", 3), pytest.raises(EngineFailedError), watched(suspects, "engine-0", 1):
         raise EngineFailedError("It died.")
     clock.now_s = 1
-    with pytest.raises(EngineFailedError), suspects.watch("engine-0", 2):
+    with pytest.raises(EngineFailedError), watched(suspects, "engine-0", 2):
         raise EngineFailedError("It is dead.")
     suspects.engine_died("engine-0")
     suspects.check(2)
@@ -58,7 +73,7 @@ def test_what_met_an_engine_already_dead_is_innocent() -> None:
 
 def test_what_ended_well_is_never_suspected() -> None:
     suspects = Suspects(60)
-    with suspects.watch("engine-0", 1):
+    with watched(suspects, "engine-0", 1):
         pass
     suspects.engine_died("engine-0")
     suspects.check(1)
@@ -67,6 +82,6 @@ def test_what_ended_well_is_never_suspected() -> None:
 
 def test_a_time_of_zero_suspects_nobody() -> None:
     suspects = Suspects(0)
-    with suspects.watch("engine-0", 1):
+    with watched(suspects, "engine-0", 1):
         suspects.engine_died("engine-0")
     suspects.check(1)
