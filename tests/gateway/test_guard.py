@@ -88,8 +88,8 @@ def test_killing_the_guard_ends_the_engine(gateway: "subprocess.Popen[str]") -> 
     group = started_group(gateway)
     engine = min(group_members(group) - {group})
     os.kill(group, signal.SIGKILL)
-    for _ in range(1000):
-        if engine not in group_members(group):
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError("the engine outlived its guard")
+    try:
+        # vLLM's own workers notice that their parent is gone; the stand-in's does not, so it is ended here.
+        assert any(engine not in group_members(group) or threading.Event().wait(0.02) for _ in range(1000))
+    finally:
+        os.killpg(group, signal.SIGKILL)
