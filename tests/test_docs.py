@@ -1,11 +1,16 @@
 """What the documents say about the code is generated from it, and what they point to exists."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from turntable import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -59,6 +64,27 @@ def test_an_unknown_block_is_refused_and_nothing_written(tmp_path: Path) -> None
     assert refused.returncode == 2
     assert "no such block: weather" in refused.stderr
     assert "weather -->\n<!-- /generated" in readme.read_text()
+
+
+def typed_commands() -> list[str]:
+    """Every `turntable …` line that a reader may copy, from code blocks that are neither generated nor captured."""
+    lines = []
+    for page in PAGES:
+        text = re.sub(r"<!-- (generated|captured):.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
+        for block in re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL):
+            lines += [line for line in block.replace("\\\n", " ").splitlines() if line.startswith("turntable ")]
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize("line", typed_commands())
+def test_commands_that_readers_copy_are_understood(line: str) -> None:
+    _, name, *words = shlex.split(line, comments=True)
+    command: Any = typer.main.get_command(COMMANDS[name].load())
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    words = [word for word in words if word != "…"]
+    _, left_over, _ = command.make_parser(command.context_class(command)).parse_args(words)
+    assert not left_over, f"`{line}`: nothing takes {' '.join(left_over)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
