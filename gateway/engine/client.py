@@ -40,10 +40,6 @@ class EngineClient:
         except (GatewayError, TimeoutError):
             return False
 
-    async def models(self) -> list[dict[str, Any]]:
-        """The models the engine lists: the base first, then the adapters it knows by name."""
-        return list((await self._get("/v1/models"))["data"])
-
     async def version(self) -> str:
         """The engine's own version."""
         return str((await self._get("/version"))["version"])
