@@ -14,6 +14,8 @@ ARG PIP_FIND_LINKS
 RUN --mount=type=bind,source=requirements,target=/requirements \
     pip install --no-deps -r /requirements/gateway.txt -r /requirements/postgres.txt -r /requirements/otel.txt
 RUN useradd --uid 10001 --create-home turntable && install -d -o turntable -g turntable /data
+# Whoever publishes the port says how keys are protected on the way: TURNTABLE_TLS_CERT and TURNTABLE_TLS_KEY, or
+# TURNTABLE_PLAIN_HTTP=true behind something that speaks TLS. The gateway does not start without either.
 ENV TURNTABLE_HOST=0.0.0.0 TURNTABLE_DATA_DIR=/data
 # turntable.toml, when there is one, is read from here.
 WORKDIR /data

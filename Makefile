@@ -3,12 +3,12 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
-LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt otel.txt dev.txt)
+LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt otel.txt hub.txt s3.txt dev.txt)
 BIN := .venv/bin
 NODE := tests/clients/node
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup clients demo serve test lint format loadtest bench bench-soak clean
+.PHONY: help setup clients demo serve test fuzz lint audit format loadtest soak bench bench-adapters bench-costs bench-soak bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -21,13 +21,13 @@ setup: .venv/.installed ## make .venv with pinned packages (seconds when nothing
 	@echo "setup: virtual environment"
 	@$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv==$(UV_VERSION)
 	@echo "setup: packages (pinned, about 3 GB unpacked)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(addprefix -r ,$(LISTS))
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps $(addprefix -r ,$(LISTS))
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/python -c 'import torch' || \
 		{ echo "error: torch does not import; if a CUDA build came without CUDA, add PyTorch's CPU wheels with UV_FIND_LINKS or UV_INDEX and run make setup again" >&2; exit 2; }
 	@touch $@ && echo "setup: done"
 
-clients: $(NODE)/node_modules/.installed ## the JavaScript clients of the tests, pinned, with the Node.js they need
+clients: $(NODE)/node_modules/.installed ## the JavaScript clients and the browser of the tests, pinned, with the Node.js they need
 
 $(NODE)/node_modules/.installed: $(NODE)/package.json $(NODE)/package-lock.json
 	@command -v npm >/dev/null || \
@@ -42,13 +42,21 @@ demo: setup ## the whole loop: base model, engine, data, training, proof, a chat
 serve: setup ## the gateway on port 8080 with the embedded base and all published adapters
 	@$(BIN)/turntable serve
 
-test: setup clients lint ## everything, the real CPU engine included
-	@$(BIN)/pytest
+test: setup clients lint ## everything, the real CPU engine included, in two processes
+	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
+	@$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-lint: setup ## ruff, mypy --strict
+fuzz: setup ## the property tests on examples that nobody has seen
+	@$(BIN)/pytest -m hypothesis --hypothesis-profile fuzz
+
+lint: setup ## ruff, mypy --strict, the audit of dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.security.dependency_audit
+
+audit: setup ## fail on known flaws of pinned packages too; needs a network
+	@$(BIN)/python -m tests.security.dependency_audit --strict
 
 format: setup ## put the code into shape
 	@$(BIN)/ruff check --fix .
@@ -62,9 +70,26 @@ bench: setup .bench/.installed ## CPU, latency, memory, cold start beside vllm-r
 	@code=0; $(BIN)/turntable loadtest bench --json docs/benchmarks/gateway.json || code=$$?; \
 		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
 
+bench-adapters: setup ## cold starts, slots, 1,000 adapters and a killed engine, on a real vLLM
+	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
+	@code=0; us=$$($(BIN)/python -m tests.gateway.engine.bench_pin) && \
+		$(BIN)/turntable loadtest bench-adapters --resolve-pin-us $$us --json docs/benchmarks/adapters.json || code=$$?; \
+		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
+bench-costs: setup ## a million ledger rows summed up on SQLite and PostgreSQL; writes docs/costs.md
+	@$(BIN)/python -m docs.measure_costs && $(BIN)/python docs/build_reference.py
+
+# Exit code 1 is a verdict; its figures belong on the page too.
+bench-trainer: setup ## tokens/s, memory and loss of the trainer beside TRL's defaults; DATA=rows.jsonl for your own rows
+	@code=0; $(BIN)/python -m trainer.benchmark $(DATA) --json docs/benchmarks/trainer.json || code=$$?; \
+		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
 bench-soak: setup ## memory of the gateway over 100,000 requests
 	@code=0; $(BIN)/turntable loadtest soak --json docs/benchmarks/soak.json || code=$$?; \
 		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
+soak: setup ## kill -9 of a gateway 1,000 times under load; writes docs/benchmarks/kills.json, exit code 1 when a token is lost
+	@$(BIN)/python -m tests.gateway.reconcile.kills --kills 1000 --json docs/benchmarks/kills.json
 
 .bench/.installed: requirements/bench-vllm-router.txt requirements/bench-litellm.txt | setup
 	@for name in vllm-router litellm; do \

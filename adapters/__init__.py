@@ -4,23 +4,30 @@ Nothing here imports torch or FastAPI. A directory in PEFT's layout goes through
 version in the content-addressed `Store`, and gets a name and a live pointer in the `Registry`.
 """
 
+from adapters.audit import Dossier, Evidence, StateChange
 from adapters.base_model import BaseModel
 from adapters.client import AdminClient, PublishedVersion
 from adapters.errors import (
     AdapterError,
     AdminError,
     ArchiveError,
+    InUseError,
     InvalidRefError,
     NotReadyError,
+    PolicyError,
     PreflightError,
+    SourceError,
     StaleLiveError,
     StoreError,
     UnknownAdapterError,
 )
 from adapters.manifest import Manifest
+from adapters.policy import Policy, Split
 from adapters.preflight import preflight
 from adapters.ref import AdapterRef
-from adapters.registry import Registry, State, Version
+from adapters.registry import Registry
+from adapters.snapshot import Snapshot, State, Version
+from adapters.sources import AllowedSources, Provenance, fetch
 from adapters.store import Store
 
 __all__ = [
@@ -28,19 +35,31 @@ __all__ = [
     "AdapterRef",
     "AdminClient",
     "AdminError",
+    "AllowedSources",
     "ArchiveError",
     "BaseModel",
+    "Dossier",
+    "Evidence",
+    "InUseError",
     "InvalidRefError",
     "Manifest",
     "NotReadyError",
+    "Policy",
+    "PolicyError",
     "PreflightError",
+    "Provenance",
     "PublishedVersion",
     "Registry",
+    "Snapshot",
+    "SourceError",
+    "Split",
     "StaleLiveError",
     "State",
+    "StateChange",
     "Store",
     "StoreError",
     "UnknownAdapterError",
     "Version",
+    "fetch",
     "preflight",
 ]

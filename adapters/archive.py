@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from adapters.errors import ArchiveError
-from adapters.manifest import CARD_FILE, CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from adapters.manifest import CARD_FILE, CONFIG_FILE, PARITY_FILE, TRAINING_FILE, WEIGHTS_FILE
 
-ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, CARD_FILE)
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, PARITY_FILE, CARD_FILE)
 _MAX_MEMBERS = 1_000
 _BLOCK_BYTES = 1 << 20
 

@@ -1,13 +1,22 @@
 """The base model as an adapter sees it: which linear modules it has, of which shapes, and its identity."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from adapters.errors import AdapterError
+from adapters.hash_cache import cached_sha256
 from adapters.manifest import file_sha256
+
+_TEMPLATE_FILE = "chat_template.jinja"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,47 @@ class BaseModel:
         config = path / "config.json"
         if not config.is_file():
             raise AdapterError(f"{path} holds no config.json; give the directory of a Hugging Face model.")
-        shards = sorted(path.glob("*.safetensors"))
+        shards = _shards(path)
         if not shards:
             raise AdapterError(f"{path} holds no *.safetensors weights; save the model with safe serialization.")
         return cls(path, file_sha256(config), {k: v for shard in shards for k, v in _linear_shapes(shard).items()})
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Identifies the very weights: SHA-256 of what `sha256sum *.safetensors` prints.
+
+        Reading them takes seconds per 10 GB, so hashes are kept beside the model and hold while size and time do.
+        """
+        hashes = cached_sha256(self.path, _shards(self.path))
+        listed = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+        return hashlib.sha256(listed.encode()).hexdigest()
+
+    @cached_property
+    def tokenizer_sha256(self) -> str | None:
+        """SHA-256 of tokenizer.json; None when the model has none."""
+        path = self.path / _TOKENIZER_FILE
+        return file_sha256(path) if path.is_file() else None
+
+    @cached_property
+    def chat_template_sha256(self) -> str | None:
+        """SHA-256 of the chat template that transformers and the engine use; None when the model has none."""
+        template = _chat_template(self.path)
+        return None if template is None else hashlib.sha256(template.encode()).hexdigest()
+
+
+def _shards(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors"))
+
+
+def _chat_template(path: Path) -> str | None:
+    if (path / _TEMPLATE_FILE).is_file():
+        return (path / _TEMPLATE_FILE).read_text(encoding="utf-8")
+    if not (path / _TOKENIZER_CONFIG).is_file():
+        return None
+    template: Any = json.loads((path / _TOKENIZER_CONFIG).read_bytes()).get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _linear_shapes(shard: Path) -> dict[str, tuple[int, int]]:

@@ -1,7 +1,8 @@
 """A client of the gateway's admin API: how the trainer publishes and how operators talk to a running gateway."""
 
+import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class AdminClient:
                 headers={"authorization": f"Bearer {admin_key}"},
                 timeout=_TIMEOUT,
                 trust_env=False,
+                verify=ssl.create_default_context(),  # the system's authorities, or those of SSL_CERT_FILE
             )
         except httpx.InvalidURL as error:
             raise AdminError(
@@ -71,10 +73,31 @@ class AdminClient:
             )
         return PublishedVersion(answer["name"], answer["version"], answer["digest"], answer["state"])
 
-    def promote(self, name: str, version: str, *, expect_live: str | None = None) -> dict[str, Any]:
-        """Make a version live; new requests for `name` go to it at once."""
-        body = {"version": version} | ({"expect_live": expect_live} if expect_live else {})
+    def publish_source(self, name: str, source: str) -> PublishedVersion:
+        """Have the gateway fetch an adapter itself, from a place that its operator allowed."""
+        answer = self.request("POST", "/adapters", json={"name": name, "source": source})
+        return PublishedVersion(answer["name"], answer["version"], answer["digest"], answer["state"])
+
+    def promote(
+        self, name: str, version: str, *, expect_live: str | None = None, override: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Make a version live; new requests for `name` go to it at once.
+
+        `override` ("reason", "by") takes the place of a verdict that is missing or does not count.
+        """
+        given = {"expect_live": expect_live, "override": override}
+        body = {"version": version} | {field: value for field, value in given.items() if value}
         return self.request("POST", f"/adapters/{name}/promote", json=body)
+
+    def promote_published(
+        self, published: PublishedVersion, *, override: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Make live what has just been published; a refusal says that it is published all the same."""
+        try:
+            return self.promote(published.name, published.version, override=override)
+        except AdminError as error:
+            subject = f"{published.name}@{published.version}"
+            raise AdminError(f"{subject} is published and ready, but not live: {error}", error.status) from error
 
     def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """One call below /admin/v1, returning the JSON object answered."""
@@ -92,6 +115,17 @@ class AdminClient:
             raise AdminError(
                 f"What answers at {self._url} is not a gateway; check the address.", response.status_code
             ) from error
+
+    def download(self, path: str, **options: Any) -> Iterator[bytes]:
+        """What a path below /admin/v1 answers, piece by piece as it comes."""
+        try:
+            with self._http.stream("GET", f"/admin/v1{path}", **options) as response:
+                if not response.is_success:
+                    response.read()
+                    raise AdminError(_message(response), response.status_code)
+                yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise AdminError(f"The gateway at {self._url} did not answer to the end ({error}); try again.") from error
 
     def close(self) -> None:
         """Close the connections to the gateway."""

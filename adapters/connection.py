@@ -11,8 +11,12 @@ KEY_FILE = "admin.key"
 
 def connect(gateway_url: str, data_dir: Path) -> AdminClient:
     """A client with the key from TURNTABLE_ADMIN_KEY, else from `<data dir>/admin.key`, left by a local gateway."""
-    key = os.environ.get("TURNTABLE_ADMIN_KEY") or _stored_key(data_dir / KEY_FILE)
-    return AdminClient(gateway_url, key)
+    return AdminClient(gateway_url, admin_key(data_dir))
+
+
+def admin_key(data_dir: Path) -> str:
+    """The admin key from TURNTABLE_ADMIN_KEY, else from `<data dir>/admin.key`; raises `AdminError` without any."""
+    return os.environ.get("TURNTABLE_ADMIN_KEY") or _stored_key(data_dir / KEY_FILE)
 
 
 def _stored_key(path: Path) -> str:

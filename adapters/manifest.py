@@ -14,6 +14,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 TRAINING_FILE = "training.json"
 CARD_FILE = "README.md"
+PARITY_FILE = "parity.json"
 MANIFEST_FILE = "manifest.json"
 _WRITTEN_FROM_SETS = ("target_modules", "exclude_modules")
 

@@ -4,15 +4,20 @@ What vLLM 0.32 takes was established by loading PEFT 0.21 adapters into it one f
 refused late with an HTTP 500, others are ignored without a word, which is worse.
 """
 
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from adapters.errors import PreflightError
 from adapters.manifest import CONFIG_FILE
 
+_Number = TypeVar("_Number", int, float)
+# What the engine's --max-lora-rank may be; an adapter of any rank up to it is served, in the first rows of a slot.
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 _UNSUPPORTED = {
@@ -34,6 +39,15 @@ _UNSUPPORTED = {
 _SERVED_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
 
+# Wide enough for every 1 <= lora_alpha <= 2 r with r <= 512, rsLoRA (45 at the most) or not (1/512 at the least), and
+# for lora_alpha 64 at rank 1. What lies outside is a slip: the answers would be noise, or the base's own.
+MIN_SCALING, MAX_SCALING = 1 / 1024, 64.0
+MAX_DOCUMENT_BYTES = 16 << 20
+# The engine matches the keys of patterns as regular expressions, inside its own process: only harmless ones are let in.
+_PATTERN_KEY = re.compile(r"\^?(?:[\w-]|\\?\.|\\d\+?)*(?:\.\*)?(?:[\w-]|\\?\.|\\d\+?)*\$?", re.ASCII)
+_MAX_KEY_LENGTH = 200
+
+
 @dataclass(frozen=True)
 class PeftConfig:
     """The parts of adapter_config.json that decide how an adapter is served; `raw` is the whole document."""
@@ -41,33 +55,90 @@ class PeftConfig:
     r: int
     lora_alpha: float
     target_modules: tuple[str, ...]
-    max_rank: int
+    use_rslora: bool
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
     raw: dict[str, Any]
+
+    @property
+    def max_rank(self) -> int:
+        """The rank that a slot of the engine must hold."""
+        return max([self.r, *self.rank_pattern.values()])
+
+    def rank(self, module: str) -> int:
+        """The rank of a module by the engine's rule: the first key that is a suffix of its name, else `r`."""
+        return _matching(self.rank_pattern, module, self.r)
+
+    def scaling(self, module: str) -> float:
+        """What the engine multiplies B A of a module with."""
+        rank, alpha = self.rank(module), _matching(self.alpha_pattern, module, self.lora_alpha)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
 def read_peft_config(directory: Path) -> PeftConfig:
     """Read and check adapter_config.json; raises `PreflightError` naming the field and the fix."""
     raw = read_object(directory / CONFIG_FILE)
     if raw.get("peft_type") != "LORA":
-        raise _field("peft_type", f"is {raw.get('peft_type')!r}; only LORA adapters can be served")
+        raise _field("peft_type", f"is {raw.get('peft_type')!r:.100}; only LORA adapters can be served")
     for name, problem in _UNSUPPORTED.items():
         if raw.get(name):
             raise _field(name, problem)
     if raw.get("bias", "none") != "none":
-        raise _field("bias", f"is {raw['bias']!r}; the engine cannot serve biases, train with bias='none'")
+        raise _field("bias", f"is {raw['bias']!r:.100}; the engine cannot serve biases, train with bias='none'")
     if raw.get("init_lora_weights", True) not in _SERVED_INITS:
         raise _field(
             "init_lora_weights",
-            f"is {raw['init_lora_weights']!r}, which changes the base's own weights; convert the adapter to plain LoRA",
+            f"is {raw['init_lora_weights']!r:.100}, which changes the base's own weights; convert it to plain LoRA",
         )
-    r = _positive_int(raw, "r")
-    pattern = raw.get("rank_pattern") or {}
-    if not isinstance(pattern, dict) or not all(type(rank) is int and rank > 0 for rank in pattern.values()):
-        raise _field("rank_pattern", "must map module names to positive ranks")
-    alpha = raw.get("lora_alpha")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or alpha <= 0:
-        raise _field("lora_alpha", f"is {alpha!r}; it must be a positive number")
-    return PeftConfig(r, float(alpha), _targets(raw), max([r, *pattern.values()]), raw)
+    if not isinstance(raw.get("use_rslora", False), bool):
+        raise _field("use_rslora", f"is {raw['use_rslora']!r:.100}; it must be true or false")
+    config = PeftConfig(
+        r=_positive_int(raw, "r"),
+        lora_alpha=_positive_number("lora_alpha", raw.get("lora_alpha")),
+        target_modules=_targets(raw),
+        use_rslora=raw.get("use_rslora", False),
+        rank_pattern=_pattern(raw, "rank_pattern", _is_rank, "positive ranks"),
+        alpha_pattern=_pattern(raw, "alpha_pattern", _is_alpha, "positive numbers"),
+        raw=raw,
+    )
+    _check_scalings(config)
+    return config
+
+
+def _check_scalings(config: PeftConfig) -> None:
+    """The scaling of modules that no pattern names, and of those that each key names."""
+    for key in ("", *config.rank_pattern, *config.alpha_pattern):
+        rank, alpha = config.rank_pattern.get(key, config.r), config.alpha_pattern.get(key, config.lora_alpha)
+        scaling = alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
+        if not MIN_SCALING <= scaling <= MAX_SCALING:
+            field = "alpha_pattern" if key in config.alpha_pattern else "rank_pattern" if key else "lora_alpha"
+            raise _field(
+                field,
+                f"scales the adapter by {scaling:g}, outside 1/{1 / MIN_SCALING:g} to {MAX_SCALING:g}; "
+                "restore the lora_alpha and r it was trained with",
+            )
+
+
+def _matching(pattern: Mapping[str, _Number], module: str, otherwise: _Number) -> _Number:
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
+
+
+def _pattern(raw: dict[str, Any], name: str, is_value: Callable[[object], bool], values: str) -> dict[str, Any]:
+    pattern = raw.get(name) or {}
+    if not isinstance(pattern, dict) or not all(map(is_value, pattern.values())):
+        raise _field(name, f"must map module names to {values}")
+    for key in pattern:
+        if len(key) > _MAX_KEY_LENGTH or not _PATTERN_KEY.fullmatch(key):
+            raise _field(name, f"has the key {key!r:.100}; name modules plainly, with at most one '.*'")
+    return pattern
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_alpha(value: object) -> bool:
+    return type(value) in (int, float) and value > 0  # type: ignore[operator]
 
 
 def _targets(raw: dict[str, Any]) -> tuple[str, ...]:
@@ -81,15 +152,23 @@ def _targets(raw: dict[str, Any]) -> tuple[str, ...]:
 
 def _positive_int(raw: dict[str, Any], name: str) -> int:
     value = raw.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise _field(name, f"is {value!r}; it must be a positive whole number")
+    if type(value) is not int or value <= 0:
+        raise _field(name, f"is {value!r:.100}; it must be a positive whole number")
     return value
+
+
+def _positive_number(name: str, value: object) -> float:
+    if type(value) not in (int, float) or value <= 0:  # type: ignore[operator]
+        raise _field(name, f"is {value!r:.100}; it must be a positive number")
+    return float(value)  # type: ignore[arg-type]
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of an adapter's directory; NaN, broken Unicode and bottomless nesting are refused."""
     if not path.is_file():
         raise PreflightError(path.name, "is missing; give a directory that PEFT's save_pretrained wrote.")
+    if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        raise PreflightError(path.name, f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB; save the adapter again.")
     try:
         document = orjson.loads(path.read_bytes())
     except ValueError as error:

@@ -1,221 +1,261 @@
-"""The registry: names, versions, the live pointer and the audit log, in SQL.
+"""The registry: names, versions and traffic policies, durable in SQL.
 
 The registry is the desired state: what it says is live must become true in the engine again after any restart.
 Readers on the hot path use `snapshot`, an immutable view that every change replaces, so resolving a name never
-touches the database.
+touches the database. Several gateways may share one database: changes wait for each other, and `refresh` brings in
+what the others did.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    Column,
-    Connection,
-    DateTime,
-    Engine,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Engine
 
-from adapters.errors import NotReadyError, StaleLiveError, UnknownAdapterError
+from adapters.audit import (
+    ADDED,
+    Dossier,
+    Evidence,
+    StateChange,
+    keep_evidence,
+    read_dossier,
+    read_entries,
+    read_evidence,
+    read_history,
+    read_kinds,
+    record_evidence,
+    storable,
+    subject_of,
+)
+from adapters.change import Change
+from adapters.errors import NotReadyError, PolicyError, StaleLiveError
 from adapters.manifest import Manifest
-from adapters.ref import AdapterRef
+from adapters.policy import Policy
+from adapters.rows import NOTHING, catch_up, newest_revision, next_revision
+from adapters.snapshot import Snapshot, State, Version
 
-metadata = MetaData()
-_adapters = Table(
-    "adapters",
-    metadata,
-    Column("name", String(64), primary_key=True),
-    Column("live_version", Integer),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-)
-_versions = Table(
-    "adapter_versions",
-    metadata,
-    Column("name", String(64), primary_key=True),
-    Column("version", Integer, primary_key=True),
-    Column("digest", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("reason", String, nullable=False, default=""),
-    Column("manifest", JSON, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-)
-_audit = Table(
-    "audit_log",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("at", DateTime(timezone=True), nullable=False),
-    Column("actor", String, nullable=False),
-    Column("action", String(32), nullable=False),
-    Column("subject", String, nullable=False),
-    Column("evidence", JSON, nullable=False),
-)
-
-
-class State(StrEnum):
-    """Where a version stands: REGISTERED (stored, not yet proven), READY (routable), QUARANTINED (never routable)."""
-
-    REGISTERED = "registered"
-    READY = "ready"
-    QUARANTINED = "quarantined"
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One version of a named adapter; `engine_name` is what the engine knows these exact weights by."""
-
-    name: str
-    version: int
-    digest: str
-    state: State
-    reason: str
-    manifest: Manifest
-
-    @property
-    def engine_name(self) -> str:
-        return f"{self.name}@{self.digest[:12]}"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All names and versions at one moment: `live` maps a name to its live version number."""
-
-    versions: Mapping[str, tuple[Version, ...]]
-    live: Mapping[str, int]
-
-    def resolve(self, ref: AdapterRef) -> Version:
-        """The version a ref means now; raises `UnknownAdapterError` when there is none."""
-        wanted = ref.version if ref.version is not None else self.live.get(ref.name)
-        for version in self.versions.get(ref.name, ()):
-            if version.digest[:12] == ref.digest12 if ref.digest12 else version.version == wanted:
-                return version
-        raise UnknownAdapterError(
-            f"There is no adapter version '{ref}'; `turntable adapters list` shows what there is."
-        )
-
-    def live_versions(self) -> list[Version]:
-        """The live version of every name that has one and may be routed to, by name."""
-        live = [self.resolve(AdapterRef(name, version=number)) for name, number in sorted(self.live.items())]
-        return [version for version in live if version.state is State.READY]
+_NONE: Mapping[str, Any] = MappingProxyType({})
+PROMOTION = "promotion"
+"""Under which the registry keeps on which grounds a version last went live."""
+Judge = Callable[[Dossier], Mapping[str, Any]]
+"""Says on which grounds a version may go live, or raises why it may not."""
 
 
 class Registry:
-    """Durable names and versions over one SQLAlchemy engine; methods block, so event loops call them in a thread."""
+    """Durable names, versions and policies over one SQLAlchemy engine; methods block, so event loops call them in a
+    thread. A change is all or nothing, is on the audit log, and is in `snapshot` once it is committed.
+    """
 
     def __init__(self, database: Engine) -> None:
         self._database = database
         self._lock = threading.Lock()
-        with database.connect() as connection:
-            self.snapshot = _read(connection)
+        self._seen = -1
+        self.snapshot: Snapshot = NOTHING
+        self.refresh()
 
-    def add(self, name: str, manifest: Manifest, *, actor: str) -> Version:
-        """Give stored content the next version number of `name`; equal content keeps the number it has."""
-        with self._change() as connection:
-            for version in _read(connection).versions.get(name, ()):
-                if version.digest == manifest.digest:
-                    return version
-            now = datetime.now(UTC)
-            if connection.scalar(select(_adapters.c.name).where(_adapters.c.name == name)) is None:
-                connection.execute(insert(_adapters).values(name=name, created_at=now))
-            newest = connection.scalar(select(func.max(_versions.c.version)).where(_versions.c.name == name)) or 0
-            added = Version(name, newest + 1, manifest.digest, State.REGISTERED, "", manifest)
-            connection.execute(
-                insert(_versions).values(
-                    name=name,
-                    version=added.version,
-                    digest=added.digest,
-                    state=added.state,
-                    reason="",
-                    manifest=manifest.model_dump(mode="json"),
-                    created_at=now,
-                )
-            )
-            self._log(connection, actor, "add", f"{name}@v{added.version}", {"digest": added.digest})
-        return added
+    def refresh(self) -> bool:
+        """Bring in what other processes changed; True when there was something. Cheap when there was nothing."""
+        with self._lock, self._database.connect() as connection:
+            newest = newest_revision(connection)
+            if newest == self._seen:
+                return False
+            self.snapshot, self._seen = catch_up(connection, self.snapshot, self._seen), newest
+            return True
 
-    def set_state(self, version: Version, state: State, reason: str, *, actor: str) -> Version:
-        """Move a version to another state, with the reason that users will be shown."""
-        with self._change() as connection:
-            _read(connection).resolve(AdapterRef(version.name, version=version.version))
-            row = (_versions.c.name == version.name) & (_versions.c.version == version.version)
-            connection.execute(update(_versions).where(row).values(state=state, reason=reason))
-            self._log(connection, actor, str(state), f"{version.name}@v{version.version}", {"reason": reason})
-        return replace(version, state=state, reason=reason)
+    def add(self, name: str, manifest: Manifest, *, actor: str, evidence: Mapping[str, Any] = _NONE) -> Version:
+        """Give stored content the next version number of `name`; equal content keeps the number it has.
 
-    def promote(self, name: str, number: int, *, actor: str, expect_live: int | None = None) -> Version:
-        """Make a READY version live; with `expect_live`, only if that version is live at this moment."""
-        with self._change() as connection:
-            version = _read(connection).resolve(AdapterRef(name, version=number))
-            if version.state is not State.READY:
-                why = f": {version.reason}" if version.reason else ""
-                raise NotReadyError(f"{name}@v{number} is {version.state}{why}; only a ready version can be promoted.")
-            row = _adapters.c.name == name
-            if expect_live is not None:
-                row &= _adapters.c.live_version == expect_live
-            if connection.execute(update(_adapters).where(row).values(live_version=number)).rowcount != 1:
-                raise StaleLiveError(
-                    f"v{expect_live} is not the live version of {name} any more; look again and retry."
-                )
-            self._log(connection, actor, "promote", f"{name}@v{number}", {"expect_live": expect_live})
-        return version
+        Content that was retired is REGISTERED again.
+        """
+        with self._change(actor) as change:
+            known = (v for v in change.snapshot.versions.get(name, ()) if v.digest == manifest.digest)
+            version = next(known, None)
+            if version is None:
+                version = change.add(name, manifest)
+            elif version.state is State.RETIRED:
+                version = change.set_state(version, State.REGISTERED, "")
+            else:
+                return version
+            change.log(ADDED, subject_of(name, version.version), {**evidence, "digest": version.digest})
+            return version
+
+    def set_state(
+        self, version: Version, state: State, reason: str, *, actor: str, evidence: Mapping[str, Any] = _NONE
+    ) -> Version:
+        """Move a version to another state, with the reason that users will be shown.
+
+        A version that leaves READY stops being canary or shadow. `InUseError` when a version that takes traffic would
+        be retired; `NotReadyError` when it is retired already.
+        """
+        with self._change(actor) as change:
+            return _move(change, change.version(version.name, version.version), state, reason, evidence)
+
+    def retire(self, name: str, number: int, *, actor: str, reason: str = "") -> Version:
+        """Take a version out of service for good; `InUseError` while it is live, canary or shadow."""
+        with self._change(actor) as change:
+            return _move(change, change.version(name, number), State.RETIRED, reason, _NONE)
+
+    def promote(
+        self,
+        name: str,
+        number: int,
+        *,
+        actor: str,
+        expect_live: int | None = None,
+        judge: Judge | None = None,
+    ) -> Version:
+        """Make a READY version live, and no longer canary or shadow; what was live can be rolled back to.
+
+        With `expect_live`, only if that version is live at this moment, else `StaleLiveError`. `judge` decides on what
+        is true in the very moment of the change; its grounds are kept and on the log.
+        """
+        with self._change(actor) as change:
+            version = change.ready(name, number, "promoted")
+            policy = change.snapshot.policies[name]
+            _expect(name, policy, expect_live)
+            grounds = judge(read_dossier(change.connection, version)) if judge else {}
+            change.set_policy(name, policy.promoted(number))
+            change.log("promote", subject_of(name, number), {**grounds, "expect_live": expect_live})
+            if judge:
+                keep_evidence(change.connection, name, number, Evidence(PROMOTION, datetime.now(UTC), actor, grounds))
+            return version
+
+    def rollback(
+        self, name: str, *, actor: str, expect_live: int | None = None, evidence: Mapping[str, Any] = _NONE
+    ) -> Version:
+        """Make the version live that was live before; `PolicyError` when there is none."""
+        with self._change(actor) as change:
+            policy = change.policy(name)
+            _expect(name, policy, expect_live)
+            back = policy.rolled_back()
+            assert back.live is not None, "a policy that was rolled back has a live version"
+            version = change.ready(name, back.live, "rolled back to")
+            change.set_policy(name, back)
+            change.log("rollback", subject_of(name, back.live), {**evidence, "from": policy.live})
+            return version
+
+    def withdraw(self, name: str, *, actor: str) -> Version:
+        """Take a name out of traffic, canary, shadow and pin with it; returns the version that was live.
+
+        A rollback brings it back. `PolicyError` when nothing is live.
+        """
+        with self._change(actor) as change:
+            policy = change.policy(name)
+            withdrawn = policy.withdrawn()
+            assert policy.live is not None, "what was withdrawn was live"
+            change.set_policy(name, withdrawn)
+            change.log("withdraw", subject_of(name, policy.live), {})
+            return change.version(name, policy.live)
+
+    def set_canary(
+        self, name: str, number: int, percent: float, *, actor: str, evidence: Mapping[str, Any] = _NONE
+    ) -> Policy:
+        """Let a READY version answer a share of the name's traffic instead of the live one."""
+        with self._change(actor) as change:
+            change.ready(name, number, "canary")
+            policy = change.policy(name)
+            changed = replace(policy, canary=policy.split(number, percent))
+            change.log("canary", subject_of(name, number), {**evidence, "percent": percent})
+            return change.set_policy(name, changed)
+
+    def clear_canary(self, name: str, *, actor: str, evidence: Mapping[str, Any] = _NONE) -> Policy:
+        """All traffic goes to the live version again."""
+        with self._change(actor) as change:
+            policy = change.policy(name)
+            if policy.canary is None:
+                return policy
+            change.log("clear_canary", subject_of(name, policy.canary.version), evidence)
+            return change.set_policy(name, replace(policy, canary=None))
+
+    def set_shadow(self, name: str, number: int, percent: float, *, actor: str) -> Policy:
+        """Mirror a share of the name's traffic to a READY version whose answers nobody gets."""
+        with self._change(actor) as change:
+            change.ready(name, number, "shadow")
+            policy = change.policy(name)
+            changed = replace(policy, shadow=policy.split(number, percent))
+            change.log("shadow", subject_of(name, number), {"percent": percent})
+            return change.set_policy(name, changed)
+
+    def clear_shadow(self, name: str, *, actor: str) -> Policy:
+        """Mirror nothing any more."""
+        with self._change(actor) as change:
+            policy = change.policy(name)
+            if policy.shadow is None:
+                return policy
+            change.log("clear_shadow", subject_of(name, policy.shadow.version), {})
+            return change.set_policy(name, replace(policy, shadow=None))
+
+    def set_pinned(self, name: str, pinned: bool, *, actor: str, limit: int | None = None) -> Policy:
+        """Ask that the live version of `name` stays resident; `PolicyError` when `limit` names are pinned already."""
+        with self._change(actor) as change:
+            policy = change.policy(name)
+            if policy.pinned == pinned:
+                return policy
+            others = sum(policy.pinned for policy in change.snapshot.policies.values())
+            if pinned and limit is not None and others >= limit:
+                raise PolicyError(f"{others} adapters are pinned and {limit} may be; unpin another one first.")
+            change.log("pin" if pinned else "unpin", name, {})
+            return change.set_policy(name, replace(policy, pinned=pinned))
+
+    def record_evidence(self, version: Version, kind: str, document: Mapping[str, Any], *, actor: str) -> None:
+        """Keep a document, such as the probe's, with a version: the newest of its `kind`."""
+        with self._change(actor) as change:
+            change.version(version.name, version.version)
+            found = Evidence(kind, datetime.now(UTC), actor, document)
+            record_evidence(change.connection, version.name, version.version, found)
+
+    def evidence(self, name: str, number: int) -> list[Evidence]:
+        """The newest recorded document of each kind."""
+        with self._database.connect() as connection:
+            return read_evidence(connection, name, number)
+
+    def dossier(self, version: Version) -> Dossier:
+        """Everything that is known for or against a version."""
+        with self._database.connect() as connection:
+            return read_dossier(connection, version)
+
+    def evidence_of(self, kinds: Sequence[str]) -> dict[tuple[str, int], dict[str, Evidence]]:
+        """The newest documents of some kinds for every version, by name and number and kind."""
+        with self._database.connect() as connection:
+            return read_kinds(connection, kinds)
+
+    def history(self, name: str, number: int) -> list[StateChange]:
+        """Every state a version was ever in, oldest first."""
+        with self._database.connect() as connection:
+            return read_history(connection, name, number)
+
+    def audit(self, limit: int = 100, subject: str | None = None) -> list[dict[str, Any]]:
+        """The newest entries of the audit log: who did what to which name or version on which evidence.
+
+        `subject` is a name, for all about it and its versions, or one version like `name@v3`.
+        """
+        with self._database.connect() as connection:
+            return read_entries(connection, limit, subject)
 
     @contextmanager
-    def _change(self) -> Iterator[Connection]:
-        """One transaction; readers see what it did once it is committed, never before."""
+    def _change(self, actor: str) -> Iterator[Change]:
+        """One transaction, alone on the database; readers see what it did once it is committed, never before."""
         with self._lock:
             with self._database.begin() as connection:
-                yield connection
-                changed = _read(connection)
-            self.snapshot = changed
-
-    def audit(self, limit: int = 100) -> list[dict[str, Any]]:
-        """The newest entries of the audit log: who did what to which version on which evidence."""
-        with self._database.connect() as connection:
-            rows = connection.execute(select(_audit).order_by(_audit.c.id.desc()).limit(limit)).mappings()
-            return [{**row, "at": _utc(row["at"])} for row in rows]
-
-    @staticmethod
-    def _log(connection: Connection, actor: str, action: str, subject: str, evidence: Mapping[str, Any]) -> None:
-        entry = {
-            "at": datetime.now(UTC),
-            "actor": actor,
-            "action": action,
-            "subject": subject,
-            "evidence": dict(evidence),
-        }
-        connection.execute(insert(_audit).values(**entry))
+                revision = next_revision(connection)
+                before = catch_up(connection, self.snapshot, self._seen)
+                change = Change(connection, before, revision, actor)
+                yield change
+            self.snapshot, self._seen = change.snapshot, revision
 
 
-def _utc(stored: datetime) -> datetime:
-    """SQLite drops the time zone that every time was written with; PostgreSQL answers in its own."""
-    return stored.astimezone(UTC) if stored.tzinfo else stored.replace(tzinfo=UTC)
+def _expect(name: str, policy: Policy, expect_live: int | None) -> None:
+    if expect_live not in (None, policy.live):
+        raise StaleLiveError(f"v{expect_live} is not the live version of {name} any more; look again and retry.")
 
 
-def _read(connection: Connection) -> Snapshot:
-    versions: dict[str, tuple[Version, ...]] = {}
-    for row in connection.execute(select(_versions).order_by(_versions.c.name, _versions.c.version)):
-        version = Version(
-            row.name,
-            row.version,
-            row.digest,
-            State(row.state),
-            row.reason,
-            Manifest.model_validate(row.manifest),
-        )
-        versions[row.name] = (*versions.get(row.name, ()), version)
-    live = connection.execute(
-        select(_adapters.c.name, _adapters.c.live_version).where(_adapters.c.live_version.is_not(None))
-    )
-    return Snapshot(versions, {row.name: row.live_version for row in live})
+def _move(change: Change, version: Version, state: State, reason: str, evidence: Mapping[str, Any]) -> Version:
+    subject = subject_of(version.name, version.version)
+    if version.state is State.RETIRED:
+        raise NotReadyError(f"{subject} is retired; publish its content again to bring it back.")
+    change.log(str(state), subject, {**evidence, "reason": storable(reason)})
+    return change.set_state(version, state, reason)

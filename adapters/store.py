@@ -2,7 +2,7 @@
 
     <root>/<digest>/adapter_config.json
                     adapter_model.safetensors
-                    training.json               (when the trainer left one)
+                    training.json, parity.json  (when the trainer left them)
                     manifest.json               written last: its presence means the version is complete
 
 A version is assembled in `<root>/.incoming-*` and renamed into place, so a crash at any moment leaves either nothing
@@ -11,7 +11,7 @@ or a leftover that the next start sweeps away.
 
 import contextlib
 import errno
-import json
+import fcntl
 import os
 import shutil
 import tempfile
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 from pydantic import ValidationError
 
 from adapters.archive import ADAPTER_FILES
@@ -59,7 +60,7 @@ class Store:
         with _disk(root):
             root.mkdir(parents=True, exist_ok=True)
             for leftover in root.glob(f"{_INCOMING}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                _sweep(leftover)
 
     def path(self, digest: str) -> Path:
         """Where the files of a version lie; the path contains the digest, so changed weights have a changed path."""
@@ -68,12 +69,8 @@ class Store:
     @contextlib.contextmanager
     def incoming(self) -> Iterator[Path]:
         """A scratch directory on the store's own disk, gone afterwards unless `put` took it."""
-        with _disk(self.root):
-            scratch = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.root))
-            try:
-                yield scratch
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        with _disk(self.root), _scratch(self.root) as scratch:
+            yield scratch
 
     def put(self, directory: Path, config: PeftConfig) -> Manifest:
         """Store a checked adapter directory and return its manifest; storing the same content twice is one version.
@@ -89,9 +86,8 @@ class Store:
             with self._putting:
                 if self._is_whole(manifest.digest):
                     return self.read(manifest.digest)
-                shutil.rmtree(self.path(manifest.digest), ignore_errors=True)
                 _sync(*scratch.iterdir(), scratch)
-                scratch.rename(self.path(manifest.digest))
+                self._place(scratch, manifest.digest)
                 _sync(self.root)
             return manifest
 
@@ -109,6 +105,25 @@ class Store:
             if not (directory / name).is_file() or file_sha256(directory / name) != expected:
                 raise StoreError(f"{name} of version {digest[:12]} has changed on disk; publish the adapter again.")
         return directory
+
+    def delete(self, digest: str) -> None:
+        """Delete a version's files for good, which nobody may be reading; what is not there is deleted already."""
+        with self.incoming() as scratch, self._putting:
+            if self.path(digest).exists():
+                self.path(digest).rename(scratch / digest)  # a crash leaves it whole, or as a leftover to sweep
+                _sync(self.root)
+
+    def _place(self, scratch: Path, digest: str) -> None:
+        """Rename `scratch` to where its version belongs, unless another gateway has just put the same there."""
+        try:
+            scratch.rename(self.path(digest))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not self._is_whole(digest):
+                with _scratch(self.root) as aside:
+                    self.path(digest).rename(aside / digest)
+                    scratch.rename(self.path(digest))
 
     def _is_whole(self, digest: str) -> bool:
         try:
@@ -128,9 +143,39 @@ def _describe(directory: Path, config: PeftConfig) -> Manifest:
         target_modules=config.target_modules,
         weights_bytes=(directory / WEIGHTS_FILE).stat().st_size,
         files=files,
-        training=json.loads(training.read_bytes()) if training.is_file() else {},
+        training=orjson.loads(training.read_bytes()) if training.is_file() else {},
         created_at=datetime.now(UTC),
     )
+
+
+@contextlib.contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """A directory that no sweep of another gateway touches: it is locked as long as this process lives and wants it."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=root))
+        descriptor = os.open(scratch, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if scratch.exists():
+            break
+        os.close(descriptor)  # swept in between
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _sweep(leftover: Path) -> None:
+    """Remove a scratch directory, if whoever made it is gone."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover, ignore_errors=True)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(descriptor)
 
 
 def _sync(*paths: Path) -> None:

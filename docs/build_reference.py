@@ -1,8 +1,8 @@
-"""Writes the generated blocks of README.md and docs/benchmarks.md: `python docs/build_reference.py [--check]`.
+"""Writes the generated blocks of README.md and of pages in docs/: `python docs/build_reference.py [--check]`.
 
-A block lies between `<!-- generated:NAME -->` and `<!-- /generated -->`; NAME is `tree`, `commands` or `settings`, made
-from the code, or `bench_…`, made from the JSON in docs/benchmarks/. With `--check` nothing is written, and a stale
-block is an error.
+A block lies between `<!-- generated:NAME -->` and `<!-- /generated -->`; NAME is `tree`, `commands`, `settings`,
+`recipe_fields` or `task_fields`, made from the code, or `bench_…` or `cost_…`, made from code and the JSON in
+docs/benchmarks/. With `--check` nothing is written, and a stale block is an error.
 """
 
 import argparse
@@ -15,16 +15,27 @@ from typing import Any
 
 import orjson
 import typer
+from pydantic import BaseModel
 
+from gateway.costs import reference as costs
+from gateway.costs.amounts import usd_text
 from gateway.settings import Settings
+from loadtest.adapters_bench import results
+from loadtest.adapters_bench.results import AdapterResult
 from loadtest.bench import page as bench_page
 from loadtest.bench.results import Result
 from loadtest.bench.soak import Soak
+from trainer.benchmark import page as trainer_page
+from trainer.proof.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
+from trainer.recipe import Dpo, Lora, Recipe, Sweep, Training
 from turntable import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- generated:(?P<name>\w+) -->\n.*?<!-- /generated -->", re.DOTALL)
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("benchmarks.md", "costs.md", "proof.md", "training.md", "usage.md")),
+)
 MEASURED = ROOT / "docs" / "benchmarks"
 LISTED = ("adapters", "gateway", "trainer", "loadtest", "examples")
 NAMED = {
@@ -110,12 +121,19 @@ def command_entries(name: str) -> Iterator[tuple[str, str]]:
 def leaves(path: str, command: Any) -> Iterator[tuple[str, str]]:
     """The commands without sub-commands below a Click command."""
     children = getattr(command, "commands", {})
+    if children and getattr(command, "invoke_without_command", False):
+        yield path, first_paragraph(command)
     for name, child in children.items():
         yield from leaves(f"{path} {name}", child)
     if not children:
         pieces = command.collect_usage_pieces(typer.Context(command))
         arguments = [re.sub(r"[{}]", "", piece).upper() for piece in pieces if piece != "[OPTIONS]"]
-        yield " ".join([path, *arguments]), " ".join((command.help or "").partition("\n\n")[0].split()).rstrip(".")
+        yield " ".join([path, *arguments]), first_paragraph(command)
+
+
+def first_paragraph(command: Any) -> str:
+    """What a command's help begins with."""
+    return " ".join((command.help or "").partition("\n\n")[0].split()).rstrip(".")
 
 
 def settings() -> str:
@@ -128,9 +146,37 @@ def settings() -> str:
     return "\n".join(["| setting | environment | default | meaning |", "|---|---|---|---|", *rows])
 
 
+def recipe_fields() -> str:
+    """Every field of a recipe, table by table."""
+    tables: list[tuple[str, type[BaseModel]]] = [("the file itself", Recipe), ("`[lora]`", Lora)]
+    return described([*tables, ("`[training]`", Training), ("`[dpo]`", Dpo), ("`[sweep]`", Sweep)])
+
+
+def task_fields() -> str:
+    """Every field of a comparison's task, table by table."""
+    tables: list[tuple[str, type[BaseModel]]] = [("the file itself", Task), ("`[gate]`", GateRules)]
+    tables += [("`[retrieval]`", RetrievalTable), ("`[frontier]`", FrontierTable), ("`[judge]`", JudgeTable)]
+    return described(tables)
+
+
+def described(tables: list[tuple[str, type[BaseModel]]]) -> str:
+    """Fields with their defaults and meanings, a table for each model."""
+    lines = []
+    for name, table in tables:
+        lines += ["", f"**{name}**", "", "| field | default | meaning |", "|---|---|---|"]
+        for field, info in table.model_fields.items():
+            if info.description:
+                is_table = isinstance(info.default, BaseModel)
+                default = "" if info.is_required() or is_table else shown(info.default)
+                lines.append(f"| `{field}` | {default} | {info.description} |")
+    return "\n".join(lines[1:])
+
+
 def shown(default: object) -> str:
     """A default as the table shows it; nothing for one that is empty."""
-    return "" if default is None or default == "" or default == () else f"`{default}`"
+    if isinstance(default, tuple):
+        return ", ".join(f"`{value}`" for value in default)
+    return "" if default in (None, "", {}) else f"`{default}`"
 
 
 def aligned(entries: list[tuple[str, str]]) -> list[str]:
@@ -155,15 +201,47 @@ def measured(name: str) -> dict[str, Any]:
     return document
 
 
+def adapters_table(document: dict[str, Any]) -> str:
+    """What `make bench-adapters` found, with the plan it ran under and where it was measured."""
+    found = document["machine"]
+    origin = f"{document['started']}, {found['processor']}, {found['cores']} cores. Planned: {document['plan']}."
+    return f"{results.table(AdapterResult.from_json(document), document['resolve_pin_us'])}\n\n{origin}"
+
+
+def kills(found: dict[str, Any]) -> str:
+    """What came of the kills that were kept, in words."""
+    rows, evidence = found["rows"], found["evidence"]
+    return (
+        f"It is of {found['kills']:,} kills: the engine saw {found['requests_seen_by_engine']:,} requests and counted "
+        f"{found['engine_tokens']:,} tokens; {rows['interrupted']:,} rows were interrupted and {rows['settled']:,} "
+        f"settled.\n{found['lost']} requests were lost, {found['doubled_tokens']} tokens booked twice, "
+        f"{found['missing_tokens']} missing. The rows cost {usd_text(found['cost_nano_usd'])}, the budget of their key "
+        f"says {usd_text(found['spent_nano_usd'])}, {found['unpaid']} were not paid.\n{evidence.get('none', 0):,} rows "
+        f"are of requests that never reached the engine and have no tokens. In {found['cut_after_answer']:,} cases the "
+        "client had its whole answer and\nthe gateway died before settling; they are interrupted, with exact tokens."
+    )
+
+
 BUILDERS: dict[str, Callable[[], str]] = {
     "tree": tree,
     "commands": commands,
     "settings": settings,
+    "cost_presets": costs.presets,
+    "cost_factors": costs.factors,
+    "cost_example": costs.example,
+    "cost_bench": lambda: costs.bench(measured("costs")),
     "bench_bars": bench(bench_page.bars),
     "bench_ratios": bench(bench_page.ratios),
     "bench_figures": bench(bench_page.figures),
     "bench_bottleneck": bench(bench_page.bottleneck),
     "bench_origin": bench(bench_page.origin),
+    "bench_adapters": lambda: adapters_table(measured("adapters")),
+    "bench_kills": lambda: kills(measured("kills")),
+    "bench_trainer_bars": lambda: trainer_page.bars(measured("trainer")),
+    "bench_trainer_figures": lambda: trainer_page.figures(measured("trainer")),
+    "bench_trainer_origin": lambda: trainer_page.origin(measured("trainer")),
+    "recipe_fields": recipe_fields,
+    "task_fields": task_fields,
     "bench_soak": lambda: bench_page.soak(Soak(**measured("soak"))),
 }
 

@@ -1,9 +1,10 @@
 """`turntable demo`: the whole loop on one machine, with the very commands a person would type.
 
 Build the base, serve it, check data, train an adapter, publish it into the running engine, measure it against the base,
-talk to it, and see what it cost. Every step must really succeed, or the demo fails.
+make it live on that verdict, talk to it, and see what it cost. Every step must really succeed, or the demo fails.
 """
 
+import json
 import os
 import shlex
 import signal
@@ -21,6 +22,8 @@ import typer
 from openai import OpenAI, OpenAIError
 from rich.console import Console
 
+from adapters.connection import connect
+
 EXAMPLE = Path(__file__).parent / "support-triage"
 ADAPTER = "support-triage"
 MESSAGE = (
@@ -29,7 +32,7 @@ MESSAGE = (
 )
 SYSTEM = "Triage the customer message. Reply with JSON: category, priority, summary."
 _USD_PER_HOUR = "0.10"  # about what a small two-core cloud machine costs; any price can be given
-_STEPS = 8
+_STEPS = 10
 
 app = typer.Typer(add_completion=False)
 console = Console(highlight=False)
@@ -67,7 +70,7 @@ def demo(
 
 
 class Demo:
-    """The eight steps over one data directory and one free port."""
+    """The ten steps over one data directory and one free port."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -81,21 +84,33 @@ class Demo:
         self._turntable("base", "build")
         self._step(2, "Start the gateway and a real vLLM engine")
         with self._gateway() as gateway:
-            self._wait_until_ready(gateway)
-            self._step(3, "Check the training data")
+            self._step(3, "Check the training data while the engine starts")
             self._turntable("data", "check", EXAMPLE / "train.jsonl", EXAMPLE / "test.jsonl")
-            self._step(4, "Train a LoRA adapter")
+            self._wait_until_ready(gateway)
+            self._step(4, "Should it be fine-tuned at all?")
+            self._turntable("advise", EXAMPLE / "case.toml")
+            self._step(5, "Train a LoRA adapter")
             run_dir = self._data_dir / "runs" / f"demo-{time.strftime('%Y%m%dT%H%M%S')}"
-            self._turntable("train", EXAMPLE / "recipe.toml", "--out", run_dir)
-            self._step(5, "Publish it into the running engine and make it live")
-            self._turntable("adapters", "add", ADAPTER, run_dir, "--promote")
-            self._step(6, "Measure base and adapter on messages neither has seen")
-            task = EXAMPLE / "task.toml"
-            self._turntable("compare", task, "--models", f"base,{ADAPTER}", "--require", f"{ADAPTER}:schema_valid=0.9")
-            self._step(7, "Talk to it with the OpenAI SDK, streaming")
+            self._turntable("train", EXAMPLE / "recipe.toml", "--out", run_dir, "--task", EXAMPLE / "task.toml")
+            self._step(6, "Publish it into the running engine, where nobody gets it yet")
+            self._turntable("adapters", "add", ADAPTER, run_dir)
+            version = self._version_of(run_dir)
+            self._step(7, "Measure base and adapter on messages neither has seen, and record the verdict")
+            self._turntable("compare", EXAMPLE / "task.toml", "--adapter", f"{ADAPTER}@{version}", "--record")
+            self._step(8, "Make it live: the gate opens for a verdict on these weights")
+            self._turntable("adapters", "promote", ADAPTER, version)
+            self._turntable("report", ADAPTER)
+            self._step(9, "Talk to it with the OpenAI SDK, streaming")
             self._chat()
-            self._step(8, "What it cost, and what it would have cost elsewhere")
+            self._step(10, "What it cost, and what it would have cost elsewhere")
             self._turntable("costs")
+
+    def _version_of(self, run_dir: Path) -> str:
+        """Under which version the run was published: an earlier one, when its bytes were published before."""
+        digest = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))["digest"]
+        with connect(self._url, self._data_dir) as admin:
+            versions = admin.request("GET", f"/adapters/{ADAPTER}")["versions"]
+        return next(str(version["version"]) for version in versions if version["digest"] == digest)
 
     def _step(self, number: int, title: str) -> None:
         console.rule(f"[bold]{number}/{_STEPS}  {title}", align="left")

@@ -4,11 +4,9 @@ What is turned away has consumed nothing: no ledger row, no adapter, no engine.
 """
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator
 
 from gateway.errors import OverloadedError
 
@@ -32,20 +30,33 @@ class Admission:
         """How many requests wait for a slot."""
         return len(self._waiting)
 
-    @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
-        """Hold a slot, told how many seconds that took; raises `OverloadedError` when the queue is full or too slow."""
-        waited_s = 0.0
+    @property
+    def is_quiet(self) -> bool:
+        """Whether at least half of the slots are free: time for work that nobody waits for."""
+        return not self._waiting and 2 * self.running < self._slots
+
+    def slot(self) -> "Slot":
+        """A slot to hold by entering it."""
+        return Slot(self)
+
+    async def take(self) -> float:
+        """Take a slot; returns how many seconds that took. Raises `OverloadedError` when the queue is full or slow."""
         if self.running < self._slots:
             self.running += 1
-        else:
-            asked_s = time.monotonic()
-            await self._wait()
-            waited_s = time.monotonic() - asked_s
-        try:
-            yield waited_s
-        finally:
-            self._release()
+            return 0.0
+        asked_s = time.monotonic()
+        await self._wait()
+        return time.monotonic() - asked_s
+
+    def give_back(self) -> None:
+        """A slot is free again: the next in line gets it."""
+        self._ended_s.append(time.monotonic())
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)  # the slot goes to the next in line; `running` stays
+                return
+        self.running -= 1
 
     async def _wait(self) -> None:
         if len(self._waiting) >= self._max_waiting:
@@ -57,21 +68,12 @@ class Admission:
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():
-                self._release()  # the turn came in the very moment in which the wait ended
+                self.give_back()  # the turn came in the very moment in which the wait ended
             else:
                 self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"none came free within {self._max_wait_s:g} s") from None
             raise
-
-    def _release(self) -> None:
-        self._ended_s.append(time.monotonic())
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)  # the slot goes to the next in line; `running` stays
-                return
-        self.running -= 1
 
     def _overloaded(self, why: str) -> OverloadedError:
         return OverloadedError(
@@ -84,3 +86,18 @@ class Admission:
             return 1
         rate_per_s = (len(self._ended_s) - 1) / max(1e-3, time.monotonic() - self._ended_s[0])
         return min(_LONGEST_RETRY_S, max(1, math.ceil((len(self._waiting) + 1) / rate_per_s)))
+
+
+class Slot:
+    """A slot, held while the context is open; entering it tells how many seconds were waited."""
+
+    __slots__ = ("_admission",)
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    async def __aenter__(self) -> float:
+        return await self._admission.take()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._admission.give_back()

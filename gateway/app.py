@@ -7,44 +7,73 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from fastapi import FastAPI
+from sqlalchemy import Engine as Database
 
-from adapters import BaseModel, Registry, Store
+from adapters import Registry, Store
+from gateway.accounting import Accounting
 from gateway.admission import Admission
 from gateway.apis import APIS
-from gateway.auth import Caller, Keyring
+from gateway.costs.engine_prices import EnginePrices
+from gateway.costs.evidence import EvidenceStore
+from gateway.costs.gauges import CostGauges
+from gateway.costs.loads import AdapterLoads
+from gateway.costs.office import CostOffice
+from gateway.costs.request_cost import RequestPrices
+from gateway.costs.usage import UsageSummary
+from gateway.costs.watch import CostWatch
 from gateway.database import open_database
 from gateway.engine.client import EngineClient
 from gateway.engine.engine import Engine
+from gateway.engine.leases import Leases
 from gateway.engine.loader import AdapterLoader
 from gateway.engine.pool import EnginePool
 from gateway.engine.process import EngineSpec
+from gateway.engine.reconciler import Reconciler
+from gateway.engine.slots import SlotPlan
 from gateway.engine.supervisor import Supervisor
 from gateway.engine.suspects import Suspects
+from gateway.engine.working_set import Thrash
 from gateway.engine_runs import EngineRuns
-from gateway.errors import GatewayError, InternalError, InvalidRequestError, MethodNotAllowedError, UnknownUrlError
-from gateway.inference import Inference, Timeouts
+from gateway.exchange import Timeouts
+from gateway.gates.build import build_gate
+from gateway.gates.record import Evidences
+from gateway.heart import Heart
+from gateway.inference import Inference
+from gateway.keys.opening import open_keys
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
-from gateway.publish import Publisher
+from gateway.publish import build_publisher
+from gateway.reconcile.books import Books
 from gateway.resolve import Resolver
-from gateway.routes.adapters import adapter_routes
+from gateway.rollout import Rollout
+from gateway.routes.adapter_documents import AdapterDocuments
+from gateway.routes.adapters import AdapterServices, adapter_routes
+from gateway.routes.cors import with_cors
+from gateway.routes.costs import cost_routes
 from gateway.routes.docs import add_docs
+from gateway.routes.engines import engine_routes
+from gateway.routes.error_handlers import add_error_handlers
+from gateway.routes.feedback import feedback_routes
+from gateway.routes.gates import gate_routes
+from gateway.routes.guards import Guards
+from gateway.routes.hardened import hardened
 from gateway.routes.health import health_routes
 from gateway.routes.inference import InferenceEndpoint, Receive, Scope, Send
+from gateway.routes.keys import key_routes
 from gateway.routes.models import model_routes
-from gateway.routes.request_id import RequestIds, identified
+from gateway.routes.request_id import RequestIds
+from gateway.routes.rollout import rollout_routes
 from gateway.routes.usage import usage_routes
+from gateway.routes.vllm_lora import vllm_lora_routes
+from gateway.routes.watching import watching_routes
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
+from gateway.traffic.canary import CanaryWatch
+from gateway.traffic.shadow import Shadows
+from gateway.watching.build import build_watching
 
 log = logging.getLogger(__name__)
-_HEARTBEAT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +82,7 @@ class Setup:
 
     `spec` starts a managed engine at the only one of `engine_urls` (None attaches to them); `base_dir` holds the
     base's files when they are at hand; `announce` takes a line for the operator; `give_up` ends the server because the
-    engine cannot start.
+    engine cannot start. `plan` says how many adapters the engines hold.
     """
 
     settings: Settings
@@ -63,6 +92,7 @@ class Setup:
     base_dir: Path | None
     announce: Callable[[str], None]
     give_up: Callable[[str], None]
+    plan: SlotPlan
 
 
 class Turntable:
@@ -71,19 +101,19 @@ class Turntable:
     def __init__(self, setup: Setup) -> None:
         settings, base = setup.settings, setup.settings.served_model_name
         self._give_up = setup.give_up
-        database = open_database(settings.database)
+        self._database = database = open_database(settings.database)
+        self._keys = open_keys(settings, database, setup.admin_key)
         self._metrics = metrics = Metrics()
-        registry, store = Registry(database), Store(settings.adapters_dir)
-        self._ledger = Ledger(database)
-        self._runs = EngineRuns(database, settings.engine_usd_per_hour)
-        self._admission = Admission(
-            settings.max_in_flight, max_waiting=settings.max_queue, max_wait_s=settings.queue_timeout_s
-        )
-        self._suspects = Suspects(settings.suspect_s)
-        self._pool = build_pool(setup, registry, store, metrics, self._suspects)
-        keyring, ids = Keyring(setup.admin_key), RequestIds()
-        resolver = Resolver(registry, base)
+        self._registry = registry = Registry(database)
+        store, resolver, ids = Store(settings.adapters_dir), Resolver(registry, base), RequestIds()
+        self._ledger = Ledger(database, settings.ledger_dir, most_bytes=settings.max_journal_bytes, soon=_soon)
+        engine_prices = EnginePrices(settings.data_dir, settings.engine_usd_per_hour)
+        self._runs = EngineRuns(database, engine_prices.nano_usd_per_hour)
+        request_prices = self._build_costs(settings, database)
+        self._admission, self._suspects = build_admission(settings), Suspects(settings.suspect_s)
+        self._pool = build_pool(setup, registry, store, metrics, self._suspects, AdapterLoads(database))
         self._telemetry = Telemetry(settings.otlp_endpoint) if settings.otlp_endpoint else None
+        self._accounting = Accounting.build(database, self._ledger, self._pool.engines, metrics.registry)
         inference = Inference(
             self._admission,
             self._suspects,
@@ -91,44 +121,71 @@ class Turntable:
             self._pool,
             metrics,
             Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s),
-            ended=self._telemetry.record if self._telemetry else None,
+            request_prices,
+            self._accounting.allowance,
         )
+        self._gate = gate = build_gate(settings, setup.base_dir)
+        self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)
+        self._observe(inference, setup.settings)
         self._inference = InferenceEndpoint(
             inference,
-            keyring,
+            self._keys.keyring,
             resolver,
             ids,
+            self._watching.answers.wants,
             base=base,
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
             keep_alive_s=settings.keep_alive_s,
         )
-        self._rest = identified(self._build_rest(setup, registry, store, keyring, resolver), ids)
+        self._heart = Heart(
+            self._pool, self._admission, self._suspects, self._ledger, registry, self._runs, self._keys, metrics
+        )
+        self._books = Books(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
+        self._rollout = Rollout(registry, store, self._pool, self._gate, drain_s=settings.drain_timeout_s)
+        self._rest = hardened(self._build_rest(setup, registry, store, resolver), ids, settings)
         self._entrance = with_cors(self._dispatch, settings.cors_origins)
 
-    def _build_rest(
-        self, setup: Setup, registry: Registry, store: Store, keyring: Keyring, resolver: Resolver
-    ) -> FastAPI:
+    def _observe(self, inference: Inference, settings: Settings) -> None:
+        """Have everybody see each request at its end who learns from it."""
+        registry, traffic = self._registry, self._metrics.traffic
+        self._watch = CanaryWatch(registry, traffic)
+        self._shadows = Shadows(registry, inference, self._admission, traffic, most_running=settings.max_shadowed)
+        inference.observe(self._watch.ended, self._shadows.ended, self._watching.answers.ended)
+        if self._telemetry is not None:
+            inference.observe(self._telemetry.record)
+
+    def _build_costs(self, settings: Settings, database: Database) -> RequestPrices:
+        self._usage, request_prices = UsageSummary(database, self._ledger.flush), RequestPrices()
+        evidence, base = EvidenceStore(database), settings.served_model_name
+        self._cost_office = CostOffice(self._usage, self._runs, evidence, settings.data_dir, base=base)
+        self._cost_watch = CostWatch(self._cost_office, CostGauges(self._metrics.registry), request_prices)
+        return request_prices
+
+    def _build_rest(self, setup: Setup, registry: Registry, store: Store, resolver: Resolver) -> FastAPI:
         settings, base = setup.settings, setup.settings.served_model_name
-        publisher = Publisher(
-            registry,
-            store,
-            self._pool,
-            base=BaseModel.read(setup.base_dir) if setup.base_dir else None,
-            base_name=base,
-            max_rank=settings.max_lora_rank,
-            max_bytes=settings.max_upload_bytes,
+        evidences, guards, watching = Evidences(registry, self._gate), Guards(self._keys.keyring), self._watching
+        publisher = build_publisher(
+            settings, registry, store, self._pool, evidences, self._gate.served.files, max_rank=setup.plan.max_lora_rank
         )
-
-        def authenticated(request: Request) -> Caller:
-            return keyring.authenticate(dict(request.scope["headers"]))
-
+        rollout, documents = self._rollout, AdapterDocuments(registry, self._pool, publisher, self._gate)
+        services = AdapterServices(
+            publisher, rollout, registry, store, documents, self._watch, self._shadows, watching.reviewer
+        )
         rest = FastAPI(title="Turntable", lifespan=self._lifespan, docs_url=None, redoc_url=None)
         for routes in (
-            model_routes(registry, resolver, base, authenticated),
-            adapter_routes(publisher, registry, store, authenticated),
-            usage_routes(self._ledger, self._runs, base=base, admin=authenticated),
-            health_routes(self._pool, self._metrics, admin=authenticated),
+            model_routes(registry, resolver, base, guards.inference),
+            adapter_routes(services, guards.admin),
+            rollout_routes(rollout, documents, guards.admin),
+            gate_routes(evidences, self._gate, documents, guards.admin),
+            vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
+            usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
+            cost_routes(self._cost_office, recorded=self._cost_watch.renew, usage=guards.usage, admin=guards.admin),
+            health_routes(self._pool, self._metrics),
+            engine_routes(self._pool, setup.plan, admin=guards.admin),
+            key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
+            feedback_routes(watching.book, guards.inference, guards.admin),
+            watching_routes(watching, guards.admin),
         ):
             rest.include_router(routes)
         add_docs(rest)
@@ -148,18 +205,25 @@ class Turntable:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self._supervise(engine)) for engine in self._pool.engines]
-        tasks.append(asyncio.create_task(self._beat()))
+        runs = (self._heart.beat, self._cost_watch.run, self._books.run, self._accounting.run, self._watching.run)
+        tasks += [asyncio.create_task(run()) for run in runs]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for traffic in (self._watch, self._shadows, self._rollout, self._books):
+                await traffic.close()
             for engine in self._pool.engines:
                 engine.client.close()
+            self._pool.leases.close()
             await asyncio.to_thread(self._ledger.close)
+            await asyncio.to_thread(self._accounting.close)
             if self._telemetry is not None:
                 await asyncio.to_thread(self._telemetry.close)
+            await asyncio.get_running_loop().shutdown_default_executor()  # threads of what was cancelled use it
+            self._database.dispose()
 
     async def _supervise(self, engine: Engine) -> None:
         try:
@@ -168,79 +232,69 @@ class Turntable:
             log.debug("supervisor of %s ended", engine.name, exc_info=True)
             self._give_up(str(error))
 
-    async def _beat(self) -> None:
-        """Once a second: which engines are up, for the bill, and gauges that nobody else keeps."""
-        while True:
-            self._metrics.waiting.set(self._admission.waiting)
-            for engine in self._pool.engines:
-                self._metrics.in_flight.labels(engine.name).set(engine.running)
-            self._metrics.suspects.set(len(self._suspects))
-            await asyncio.to_thread(self._runs.heartbeat, [engine.name for engine in self._pool.ready])
-            await asyncio.sleep(_HEARTBEAT_S)
+
+def _soon(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(call)
 
 
-def build_pool(setup: Setup, registry: Registry, store: Store, metrics: Metrics, suspects: Suspects) -> EnginePool:
+def build_admission(settings: Settings) -> Admission:
+    """As many requests at a time, and waiting, as the settings say."""
+    return Admission(settings.max_in_flight, max_waiting=settings.max_queue, max_wait_s=settings.queue_timeout_s)
+
+
+def build_pool(
+    setup: Setup, registry: Registry, store: Store, metrics: Metrics, suspects: Suspects, loads: AdapterLoads
+) -> EnginePool:
     """One engine per URL, each with its client, loader and supervisor."""
-    return EnginePool(
-        [
-            _build_engine(f"engine-{number}", url, setup, registry, store, metrics, suspects)
-            for number, url in enumerate(setup.engine_urls)
-        ]
-    )
+    leases = Leases(store.root)
+    engines = [
+        _build_engine(f"engine-{number}", url, setup, registry, store, leases, metrics, suspects, loads)
+        for number, url in enumerate(setup.engine_urls)
+    ]
+    return EnginePool(engines, leases, base=setup.settings.served_model_name)
 
 
 def _build_engine(
-    name: str, url: str, setup: Setup, registry: Registry, store: Store, metrics: Metrics, suspects: Suspects
+    name: str,
+    url: str,
+    setup: Setup,
+    registry: Registry,
+    store: Store,
+    leases: Leases,
+    metrics: Metrics,
+    suspects: Suspects,
+    loads: AdapterLoads,
 ) -> Engine:
     """One engine with its client, loader and supervisor."""
     settings = setup.settings
     client = EngineClient(url, connect_timeout_s=settings.connect_timeout_s, idle_timeout_s=settings.idle_timeout_s)
-    loader = AdapterLoader(client, store, metrics, slots=settings.max_loras)
+    plan = setup.plan
+    loader = AdapterLoader(
+        name,
+        client,
+        store,
+        leases,
+        metrics.adapters,
+        slots=plan.max_loras,
+        capacity=plan.max_cpu_loras,
+        loaded=loads.recorder(name),
+    )
     prefix = f"{name} " if len(setup.engine_urls) > 1 else ""
+
+    def announce(line: str) -> None:
+        setup.announce(prefix + line)
+
+    reconciler = Reconciler(loader, registry, settings.data_dir / "engines" / f"{name}.json", announce)
     supervisor = Supervisor(
         name,
         client,
         loader,
-        registry,
+        reconciler,
         metrics,
         spec=setup.spec,
         start_timeout_s=settings.start_timeout_s,
-        announce=lambda line: setup.announce(prefix + line),
+        announce=announce,
         died=lambda: suspects.engine_died(name),
     )
-    return Engine(name, client, loader, supervisor, suspects)
-
-
-def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """The app as web pages of these origins may call it; unchanged when there are none."""
-    if not origins:
-        return app
-    return CORSMiddleware(
-        app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"], max_age=600
-    )
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Every error of the FastAPI part in OpenAI's shape."""
-
-    def render(_request: Request, error: Exception) -> Response:
-        shown = error if isinstance(error, GatewayError) else InternalError()
-        headers = {name.decode(): value.decode() for name, value in shown.headers()}
-        return Response(shown.body(), shown.status, headers, "application/json")
-
-    def framework(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if error.status_code == MethodNotAllowedError.status:
-            return render(request, MethodNotAllowedError(f"{request.method} is not allowed on {request.url.path}."))
-        return render(request, UnknownUrlError(f"There is no {request.method} {request.url.path[:200]} here."))
-
-    def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        field = str(first["loc"][-1])
-        return render(request, InvalidRequestError(f"'{field}': {first['msg']}.", param=field))
-
-    app.add_exception_handler(GatewayError, render)
-    app.add_exception_handler(HTTPException, framework)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, render)
+    thrash = Thrash(name, loader.used, metrics.adapters, announce)
+    return Engine(name, client, loader, reconciler, thrash, supervisor, suspects)

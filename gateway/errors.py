@@ -1,10 +1,11 @@
-"""Every error an HTTP client can see, as one tree; the only place that knows status codes.
+"""Every error an HTTP client can see, as one tree; with `limit_errors`, the only place that knows status codes.
 
     GatewayError
     ├── InvalidRequestError      400  the request is malformed; `param` names the field
     │   ├── SuspectRequestError  400  this very request was running when an engine died
     │   └── BadFramingError      400  the message is not plain HTTP/1.1
-    ├── AuthenticationError      401  no key, or a key nobody gave out
+    ├── AuthenticationError      401  no key, or one that nobody gave out, that expired or was revoked
+    ├── MissingScopeError        403  the key is good, but not for this
     ├── ModelNotFoundError       404  no such model, or not for this key (the two are never told apart)
     ├── UnknownUrlError          404  no such path
     ├── NotFoundError            404  no such adapter or version, on the admin surface
@@ -12,6 +13,7 @@
     ├── ClientTooSlowError       408  the body did not arrive in time
     ├── ConflictError            409  the state is not the one the request expects
     ├── RequestTooLargeError     413
+    ├── (limit_errors)           429  limits and budgets; 503 for a budget that cannot be checked
     ├── HeadersTooLargeError     431
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
     ├── InternalError            500  a defect of ours; the log has the trace
@@ -86,11 +88,25 @@ class BadFramingError(InvalidRequestError):
 
 
 class AuthenticationError(GatewayError):
-    """No key, or one that nobody gave out."""
+    """No key, or one that nobody gave out, that expired or was revoked."""
 
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
+
+
+class MissingScopeError(GatewayError):
+    """The key is good, but does not open this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "missing_scope"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            f"You have insufficient permissions for this operation: it takes a key with the scope '{scope}'; ask the "
+            "operator for one."
+        )
 
 
 class ModelNotFoundError(GatewayError):
@@ -202,6 +218,17 @@ class EngineUnavailableError(GatewayError):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"retry-after", str(self.retry_after_s).encode())]
+
+
+class AdapterGoneError(EngineUnavailableError):
+    """Somebody else takes an adapter out of the engine again and again; it saw nothing of the request."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This adapter was taken out of the engine each time it was loaded, by another gateway or by hand; try "
+            "again. Gateways that share an engine need room in it for the adapters of all of them (--max-cpu-loras).",
+            retry_after_s=1,
+        )
 
 
 class EngineUnreachableError(EngineUnavailableError):

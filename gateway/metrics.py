@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.tally import Series, Tally
+
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
@@ -15,24 +17,72 @@ _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02
 class RequestMetrics:
     """What every request of one model on one engine is counted in; looking labels up costs more than counting."""
 
-    ttft_s: Histogram
-    itl_s: Histogram
-    latency_s: Histogram
-    queue_s: Histogram
-    overhead_s: Histogram
+    ttft_s: Series
+    itl_s: Series
+    latency_s: Series
+    queue_s: Series
+    overhead_s: Series
     prompt_tokens: Counter
     completion_tokens: Counter
+
+
+class AdapterMetrics:
+    """What happens to adapters in the engines."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def of_engine(name: str, text: str) -> Gauge:
+            return Gauge(f"turntable_adapter_{name}", text, ("engine",), registry=registry)
+
+        self.loads = Counter("turntable_adapter_loads", "Adapter loads by outcome.", ("outcome",), registry=registry)
+        self.load_s = Histogram(
+            "turntable_adapter_load_seconds", "Time the engine took to load an adapter.", registry=registry
+        )
+        self.slots = of_engine("slots", "Adapter slots of an engine.")
+        self.resident = of_engine("resident", "Adapters that an engine has in memory.")
+        self.working_set = of_engine("working_set", "Different adapters used on an engine within five minutes.")
+        self.thrash = of_engine("thrash", "1 while the working set exceeds the slots.")
+
+
+class TrafficMetrics:
+    """What is counted about names whose traffic is divided or mirrored."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.canary_requests = Counter(
+            "turntable_canary_requests",
+            "Requests of adapters that have a canary, by track (live, canary) and outcome (answered, failed).",
+            ("model", "track", "outcome"),
+            registry=registry,
+        )
+        self.canary_rollbacks = Counter(
+            "turntable_canary_rollbacks",
+            "Canaries taken back because they broke a bound.",
+            ("model",),
+            registry=registry,
+        )
+        self.waiting_turns = Gauge(
+            "turntable_waiting_turns",
+            "Requests that wait because their adapter has no slot and others' turns are not over.",
+            ("engine",),
+            registry=registry,
+        )
+        self.shadow_requests = Counter(
+            "turntable_shadow_requests",
+            "Mirrored requests by outcome: equal or different texts, answered (sampled), failed, dropped.",
+            ("model", "outcome"),
+            registry=registry,
+        )
 
 
 class Metrics:
     """The gateway's counters over a registry of their own, so that several gateways can live in one process."""
 
     def __init__(self) -> None:
-        registry = self._registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         self._of_requests: dict[tuple[str, str], RequestMetrics] = {}
+        self._of_answers: dict[tuple[str, int], Counter] = {}
 
-        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Tally:
+            return Tally(name, text, labels, bounds, registry)
 
         model, both = ("model",), ("model", "engine")
         self.requests = Counter(
@@ -63,14 +113,13 @@ class Metrics:
         )
         self.engine_up = Gauge("turntable_engine_up", "1 while the engine serves.", ("engine",), registry=registry)
         self.engine_starts = Counter("turntable_engine_starts", "Engine starts.", ("engine",), registry=registry)
-        self.adapter_loads = Counter(
-            "turntable_adapter_loads", "Adapter loads by outcome.", ("outcome",), registry=registry
+        self.adapters = AdapterMetrics(registry)
+        self.traffic = TrafficMetrics(registry)
+        self.unsettled = Gauge(
+            "turntable_ledger_unsettled", "Rows that wait for the disk to be settled.", registry=registry
         )
-        self.adapter_load_s = Histogram(
-            "turntable_adapter_load_seconds", "Time the engine took to load an adapter.", registry=registry
-        )
-        self.unsettled = Counter(
-            "turntable_ledger_unsettled", "Rows whose settling could not be written.", registry=registry
+        self.journal_bytes = Gauge(
+            "turntable_ledger_journal_bytes", "Size of what the database does not have yet.", registry=registry
         )
 
     def of_requests(self, model: str, engine: str) -> RequestMetrics:
@@ -88,6 +137,13 @@ class Metrics:
             )
         return known
 
+    def of_answers(self, model: str, status: int) -> Counter:
+        """The counter of one model's answers with one HTTP status."""
+        known = self._of_answers.get((model, status))
+        if known is None:
+            known = self._of_answers[model, status] = self.requests.labels(model, str(status))
+        return known
+
     def render(self) -> bytes:
         """The exposition text."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)

@@ -1,57 +1,87 @@
-"""Publish and promote: from an upload to a version that applications can name.
+"""Publish: from an upload or a source to a version that may be routed to, each step durable.
 
-unpack -> preflight -> store -> registry -> load into the engine -> READY. A failure before the registry leaves
-nothing behind; a refusal by the engine leaves the version QUARANTINED with the reason, never routable.
+fetch -> preflight -> store -> REGISTERED -> load into the engines -> effect probe -> parity, where the trainer left
+vectors -> READY. What fails before it is registered leaves nothing behind. A refusal by the engine, the probe or parity
+leaves the version QUARANTINED with the reason. Anything else that ends it in between, a crash included, leaves it
+REGISTERED: publishing the same content again, or `verify`, goes on from there.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from adapters import (
-    AdapterError,
     AdapterRef,
-    ArchiveError,
+    AllowedSources,
     BaseModel,
-    InvalidRefError,
-    NotReadyError,
     PreflightError,
     Registry,
-    StaleLiveError,
     State,
     Store,
     StoreError,
-    UnknownAdapterError,
     Version,
+    fetch,
     preflight,
 )
 from adapters.archive import unpack
+from adapters.parity_file import read_parity
+from adapters.peft_config import PeftConfig
 from adapters.ref import check_name
+from gateway.adapter_errors import translated_errors
+from gateway.engine.parity_verdict import Parity
 from gateway.engine.pool import EnginePool
-from gateway.errors import (
-    AdapterRefusedError,
-    ConflictError,
-    DiskError,
-    GatewayError,
-    InvalidRequestError,
-    NotFoundError,
-)
+from gateway.engine.probe import Effect
+from gateway.errors import AdapterRefusedError, ConflictError, GatewayError, InvalidRequestError
+from gateway.gates.record import Evidences
+from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
+_SOON_S = 5.0
+PROBE_EVIDENCE = "probe"
+"""Under which the registry keeps what the effect probe found."""
+PARITY_EVIDENCE = "parity"
+"""Under which it keeps how the engine's log-probabilities compare with the trainer's."""
+
+
+class Step(StrEnum):
+    """What is being done for a version right now."""
+
+    FETCHING = "fetching"
+    UNPACKING = "unpacking"
+    CHECKING = "checking"
+    STORING = "storing"
+    HASHING = "hashing"
+    LOADING = "loading"
+    PROBING = "probing"
+    COMPARING = "comparing with training"
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One publish or verify while it runs; `version` is known once it is registered."""
+
+    name: str
+    step: Step
+    version: int | None = None
 
 
 class Publisher:
-    """What the admin surface does with adapters."""
+    """Brings versions in and proves them; `work` is what it is doing now."""
 
     def __init__(
         self,
         registry: Registry,
         store: Store,
         pool: EnginePool,
+        sources: AllowedSources,
         *,
+        evidences: Evidences,
         base: BaseModel | None,
         base_name: str,
         max_rank: int,
@@ -60,35 +90,55 @@ class Publisher:
         self._registry = registry
         self._store = store
         self._pool = pool
+        self._sources = sources
+        self._evidences = evidences
         self._base = base
         self._base_name = base_name
         self._max_rank = max_rank
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        self._one_proof = asyncio.Lock()
+        self.work: list[Work] = []
 
     async def publish_archive(self, name: str, archive: Path, *, actor: str) -> Version:
         """Publish an uploaded tar.gz as the next version of `name`."""
         self._check(name)
-        with translated_errors(), self._store.incoming() as scratch:
-            await asyncio.to_thread(unpack, archive, scratch, max_bytes=self._max_bytes)
-            return await self._publish(name, scratch, actor)
+        with translated_errors(), self._working(name, Step.UNPACKING) as work, self._store.incoming() as scratch:
+            await asyncio.to_thread(unpack, archive, scratch, max_bytes=self.max_bytes)
+            return await self._publish(work, scratch, actor, {"source": "upload"})
 
-    async def publish_directory(self, name: str, directory: Path, *, actor: str) -> Version:
-        """Publish a directory on the gateway's own machine as the next version of `name`."""
+    async def publish_source(self, name: str, source: str, *, actor: str) -> Version:
+        """Publish what lies at a source that the operator allowed as the next version of `name`."""
         self._check(name)
-        if not await asyncio.to_thread(directory.is_dir):
-            raise InvalidRequestError("'source' is not a directory on the gateway's machine.", param="source")
-        with translated_errors():
-            return await self._publish(name, directory, actor)
+        with translated_errors(), self._working(name, Step.FETCHING) as work, self._store.incoming() as scratch:
+            allowed = self._sources
+            origin = await self._in_thread(fetch, source, scratch, max_bytes=self.max_bytes, allowed=allowed)
+            return await self._publish(work, scratch, actor, asdict(origin))
 
-    async def promote(self, name: str, number: int, *, expect_live: int | None, actor: str) -> Version:
-        """Make a READY version live, resident in the engine before any request is sent to it."""
-        with translated_errors():
+    async def verify(self, name: str, number: int, *, actor: str) -> str:
+        """Re-hash a version's files and prove it anew; returns why it failed, or nothing when it passed.
+
+        One that is registered or quarantined becomes READY when it passes. One that fails is quarantined, unless it
+        takes traffic: then it stays, because what the engines have loaded was whole.
+        """
+        self._pool.require_ready()
+        with translated_errors(), self._working(name, Step.HASHING) as work:
             version = self._registry.snapshot.resolve(AdapterRef(name, version=number))
-            if version.state is State.READY:
-                await self._pool.load(version)
-            return await asyncio.to_thread(
-                partial(self._registry.promote, name, number, actor=actor, expect_live=expect_live)
-            )
+            if version.state is State.RETIRED:
+                raise ConflictError(f"{name}@v{number} is retired; publish its content again to bring it back.")
+            work.version = number
+            async with self._one_proof:
+                try:
+                    directory = await asyncio.to_thread(self._store.verify, version.digest)
+                    work.step = Step.CHECKING
+                    await self._preflight(directory)
+                    await self._prove(work, version, actor)
+                except (StoreError, PreflightError, AdapterRefusedError) as error:
+                    await self._refuse(version, str(error), actor)
+                    why = f"it did not pass when it was verified: {error}"
+                    await self._in_thread(self._evidences.withdraw_approval, version, why, actor=actor)
+                    return str(error)
+                await self._accept(version, actor)
+                return ""
 
     def _check(self, name: str) -> None:
         with translated_errors():
@@ -97,54 +147,119 @@ class Publisher:
             raise InvalidRequestError(f"'{name}' is the base model's name; choose another.", param="name")
         self._pool.require_ready()
 
-    async def _publish(self, name: str, directory: Path, actor: str) -> Version:
-        config = await asyncio.to_thread(preflight, directory, self._base, max_rank=self._max_rank)
+    async def _publish(self, work: Work, directory: Path, actor: str, origin: Mapping[str, Any]) -> Version:
+        work.step = Step.CHECKING
+        config = await self._preflight(directory)
+        work.step = Step.STORING
         manifest = await asyncio.to_thread(self._store.put, directory, config)
-        version = await asyncio.to_thread(partial(self._registry.add, name, manifest, actor=actor))
-        if version.state is State.READY:
-            await self._pool.load(version)
-            return version
+        add = partial(self._registry.add, work.name, manifest, actor=actor, evidence=origin)
+        version = await asyncio.to_thread(add)
+        work.version = version.version
+        async with self._one_proof:
+            version = self._now(version)  # the same content may have been published twice at once
+            if version.state is State.QUARANTINED:
+                raise AdapterRefusedError(
+                    f"This content is {version.name}@v{version.version}, which is quarantined: {version.reason} "
+                    f"`turntable adapters verify {version.name} v{version.version}` tries it again."
+                )
+            if version.state is State.READY:
+                await self._pool.load(version)
+                return version
+            try:
+                await self._prove(work, version, actor)
+            except AdapterRefusedError as error:
+                await self._refuse(version, str(error), actor)
+                raise
+            return await self._accept(version, actor)
+
+    async def _preflight(self, directory: Path) -> PeftConfig:
+        return await asyncio.to_thread(
+            preflight, directory, self._base, max_rank=self._pool.max_lora_rank or self._max_rank
+        )
+
+    async def _prove(self, work: Work, version: Version, actor: str) -> None:
+        work.step = Step.LOADING
+        await self._pool.load(version)
+        work.step = Step.PROBING
+        found = await self._pool.probe(version)
+        await self._record(version, PROBE_EVIDENCE, found.document(), actor)
+        if found.verdict is Effect.NO_EFFECT:
+            raise AdapterRefusedError(
+                "The adapter changes nothing: its log-probabilities equal the base's on every prompt of the probe; "
+                "check that its tensors are named after the base's modules and that it was trained."
+            )
+
+        await self._compare_with_training(work, version, actor)
+
+    async def _compare_with_training(self, work: Work, version: Version, actor: str) -> None:
+        """Where the trainer left vectors, the engine must agree with them."""
+        rows = await asyncio.to_thread(read_parity, self._store.path(version.digest))
+        if not rows:
+            return
+        work.step = Step.COMPARING
+        found = await self._pool.parity(version, rows)
+        if found is None:
+            return
+        await self._record(version, PARITY_EVIDENCE, found.document(), actor)
+        if found.verdict is not Parity.PASS:
+            raise AdapterRefusedError(found.sentence)
+
+    async def _record(self, version: Version, kind: str, document: Mapping[str, Any], actor: str) -> None:
+        await self._in_thread(self._registry.record_evidence, version, kind, document, actor=actor)
+
+    async def _refuse(self, version: Version, reason: str, actor: str) -> None:
+        """Quarantine a version that is not in traffic, and take it out of the engines."""
+        now = self._now(version)
+        if now.version in self._registry.snapshot.policies[now.name].routed:
+            return log.error("%s@v%d takes traffic and does not pass: %s", now.name, now.version, reason)
+        if now.state is not State.QUARANTINED or now.reason != reason:
+            await self._in_thread(self._registry.set_state, now, State.QUARANTINED, reason, actor=actor)
+        with contextlib.suppress(GatewayError):  # it is not routable; the engine forgets what it does not use
+            await self._pool.unload(version, deadline_s=_SOON_S)
+        return None
+
+    async def _accept(self, version: Version, actor: str) -> Version:
+        now = self._now(version)
+        if now.state is State.READY:
+            return now
+        ready: Version = await self._in_thread(self._registry.set_state, now, State.READY, "", actor=actor)
+        return ready
+
+    def _now(self, version: Version) -> Version:
+        return self._registry.snapshot.resolve(AdapterRef(version.name, version=version.version))
+
+    async def _in_thread(self, change: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return await asyncio.to_thread(partial(change, *arguments, **options))
+
+    @contextlib.contextmanager
+    def _working(self, name: str, step: Step) -> Iterator[Work]:
+        work = Work(name, step)
+        self.work.append(work)
         try:
-            await self._pool.load(version)
-        except AdapterRefusedError as error:
-            await self._move(version, State.QUARANTINED, str(error), actor)
-            raise
-        return await self._move(version, State.READY, "", actor)
-
-    async def _move(self, version: Version, state: State, reason: str, actor: str) -> Version:
-        return await asyncio.to_thread(partial(self._registry.set_state, version, state, reason, actor=actor))
+            yield work
+        finally:
+            self.work.remove(work)
 
 
-def parse_version(text: str) -> int:
-    """`v3` as 3; raises `InvalidRequestError`."""
-    with translated_errors():
-        version = AdapterRef.parse(f"x@{text}").version
-    if version is None:
-        raise InvalidRequestError(f"'{text}' is not a version; write it like v3.", param="version")
-    return version
-
-
-@contextlib.contextmanager
-def translated_errors() -> Iterator[None]:
-    """Errors of the adapters package as HTTP errors."""
-    try:
-        yield
-    except AdapterError as error:
-        raise _translate(error) from error
-
-
-def _translate(error: AdapterError) -> GatewayError:
-    if isinstance(error, PreflightError):
-        return AdapterRefusedError(str(error), param=error.where)
-    if isinstance(error, InvalidRefError):
-        return InvalidRequestError(str(error), param="name")
-    if isinstance(error, ArchiveError):
-        return InvalidRequestError(str(error), param="file")
-    if isinstance(error, UnknownAdapterError):
-        return NotFoundError(str(error))
-    if isinstance(error, NotReadyError | StaleLiveError):
-        return ConflictError(str(error))
-    if isinstance(error, StoreError):
-        log.error("%s", error)
-        return DiskError("The adapter store cannot be written or read; its disk needs attention.")
-    return InvalidRequestError(str(error))
+def build_publisher(
+    settings: Settings,
+    registry: Registry,
+    store: Store,
+    pool: EnginePool,
+    evidences: Evidences,
+    base: BaseModel | None,
+    *,
+    max_rank: int,
+) -> Publisher:
+    """The publisher that the settings describe."""
+    return Publisher(
+        registry,
+        store,
+        pool,
+        AllowedSources(settings.adapter_sources, settings.hub_endpoint, settings.s3_endpoint),
+        evidences=evidences,
+        base=base,
+        base_name=settings.served_model_name,
+        max_rank=max_rank,
+        max_bytes=settings.max_upload_bytes,
+    )

@@ -27,9 +27,29 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the gateway listens on; loopback unless told.")
     port: int = Field(8080, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
+    admin_host: str = Field("127.0.0.1", description="Address that operators use, where `admin_port` is given.")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port that serves operators; the other then has no admin surface, no metrics and no docs.",
+    )
+    tls_cert: Path | None = Field(None, description="Certificate with its chain (PEM); clients then use https.")
+    tls_key: Path | None = Field(None, description="The certificate's key (PEM); in the same file when not given.")
+    tls_client_ca: Path | None = Field(
+        None, description="Serve only clients whose certificate this authority (PEM) has signed."
+    )
+    plain_http: bool = Field(
+        False, description="Listen beyond loopback without TLS, because something in front of the gateway speaks it."
+    )
     data_dir: Path = Field(Path("var"), description="Everything durable: database, adapters, logs, keys.")
     database_url: str = Field("", description="SQLAlchemy URL; empty means `turntable.db` in the data directory.")
     admin_key: SecretStr | None = Field(None, description="The admin key; generated on first start when not given.")
+    key_pepper: SecretStr | None = Field(
+        None,
+        description="What keys are hashed under, the same for all gateways on a database; `key.pepper` in the data "
+        "directory when not given.",
+    )
     model: str = Field(EMBEDDED, description="Base model: `embedded`, a local directory, or a hub name.")
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Attach to these running vLLM servers (URLs) instead of starting one."
@@ -44,8 +64,13 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(
         None, gt=0, description="Context length in tokens; the model's own when not given."
     )
-    max_loras: int = Field(8, gt=0, description="Adapter slots in the engine.")
-    max_lora_rank: int = Field(16, gt=0, description="Highest adapter rank the engine takes.")
+    max_loras: int | None = Field(None, gt=0, description="Adapter slots in the engine; planned when not given.")
+    max_cpu_loras: int | None = Field(
+        None, gt=0, description="Adapters that the engine keeps in memory, those in slots included; planned as well."
+    )
+    max_lora_rank: int | None = Field(
+        None, gt=0, description="Highest adapter rank the engine takes; 16, or what registered adapters need."
+    )
     kv_cache_gib: int = Field(1, gt=0, description="CPU engines: memory for the KV cache.")
     engine_usd_per_hour: Decimal | None = Field(None, ge=0, description="What the engine's machine costs per hour.")
     start_timeout_s: float = Field(600, gt=0, description="How long an engine may take until it is healthy.")
@@ -72,14 +97,44 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(64 << 10, gt=0, description="Largest request line with all headers.")
     max_connections: int = Field(4096, gt=0, description="Open client connections; more are closed at once.")
     max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
+    max_journal_bytes: int = Field(
+        64 << 20, gt=0, description="Usage kept on disk while the database is away; beyond it, requests are refused."
+    )
+    ledger_retention_days: int = Field(
+        0, ge=0, description="Days after which the ledger's rows are deleted, their sums kept; 0 keeps them for ever."
+    )
+    reconcile_every_s: float = Field(
+        15, ge=0, description="How often the ledger is compared with the engines' own counters; 0 never does."
+    )
     max_upload_bytes: int = Field(4 << 30, gt=0, description="Largest adapter, packed or unpacked.")
+    adapter_sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Where adapters may be fetched from besides uploads: directories, hf://org, s3://bucket/prefix.",
+    )
+    hub_endpoint: str | None = Field(None, description="Hub that hf:// sources are fetched from; its own by default.")
+    s3_endpoint: str | None = Field(None, description="Service that s3:// sources are fetched from; AWS by default.")
+    drain_timeout_s: float = Field(
+        60, ge=0, description="How long requests may still run on a version that is to leave the engines."
+    )
+    require_verdict: bool = Field(
+        True, description="A version goes live only with a verdict that counts, or an override on record."
+    )
+    require_approval: bool = Field(
+        False, description="A version goes live only once somebody with another admin key has approved it."
+    )
+    watch_percent: float = Field(
+        5, ge=0, le=100, description="Share of answers looked at for drift, of adapters whose training left a baseline."
+    )
+    retrain_feedback: int = Field(50, gt=0, description="Pieces of feedback since a promotion that make a new round.")
+    retrain_days: int = Field(90, gt=0, description="Days after a promotion at which an adapter is due to be reviewed.")
+    max_shadowed: int = Field(2, gt=0, description="Mirrored requests that may run at a time; more are dropped.")
 
     @field_validator("engine_args", mode="before")
     @classmethod
     def _split_arguments(cls, value: object) -> object:
         return tuple(shlex.split(value)) if isinstance(value, str) else value
 
-    @field_validator("engines", "cors_origins", mode="before")
+    @field_validator("engines", "cors_origins", "adapter_sources", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
@@ -104,6 +159,11 @@ class Settings(BaseSettings):
     def adapters_dir(self) -> Path:
         """Root of the adapter store."""
         return self.data_dir / "adapters"
+
+    @property
+    def ledger_dir(self) -> Path:
+        """Where usage lies until the database has it."""
+        return self.data_dir / "ledger"
 
     @property
     def logs_dir(self) -> Path:

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.inference import Call
+from gateway.exchange import Call
 from gateway.ledger import Entry, now_us
 
 _OPERATIONS = {

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from loadtest.adapters_bench.cli import app as adapters_bench_app
 from loadtest.bench.cli import app as bench_app
 from loadtest.capacity import Limits, find_capacity
 from loadtest.comparison import WORSE, compare
@@ -18,7 +19,7 @@ from loadtest.delivery import Delivery
 from loadtest.display import print_comparison, print_report
 from loadtest.errors import InvalidWorkloadError, LoadtestError
 from loadtest.options import LoadOptions, command_of
-from loadtest.outputs import opened, read_json, read_records
+from loadtest.outputs import read_json, read_records
 from loadtest.plan import planned_trace
 from loadtest.report import Report, tallied
 from loadtest.settings import RunSettings
@@ -28,6 +29,7 @@ from loadtest.traces import write_trace
 
 app = typer.Typer(help="Measure latency and throughput of an OpenAI-compatible server.", no_args_is_help=True)
 app.add_typer(bench_app)
+app.add_typer(adapters_bench_app)
 
 DEFAULT_LEVEL_S = 15.0
 
@@ -41,7 +43,6 @@ def group() -> None:
 class RunOptions(LoadOptions):
     """The options of `run`."""
 
-    records: Annotated[Path | None, typer.Option(help="Write raw timestamps, one JSON line per request.")] = None
     repeats: Annotated[int, typer.Option(min=1, help="Run so often, with other seeds: gives confidence intervals.")] = 1
     mixes: Annotated[
         str | None, typer.Option(help="Sets of models to compare in one run: 'base;a;a,b,c'. Replaces --models.")
@@ -76,7 +77,7 @@ def run(options: RunOptions) -> None:
     """Send streamed chat requests; report TTFT, ITL, TPOT, latency and throughput, in total and per model."""
     with errors_shown(), ExitStack() as files:
         settings = options.settings()
-        delivery = Delivery(options, files, opened(options.records, files))
+        delivery = Delivery(options, files)
         if options.mixes is None and options.repeats == 1:
             report = asyncio.run(delivery.measure(settings, "run"))
             delivery.deliver(report)
@@ -153,7 +154,7 @@ def report_records(
     slo_e2e_ms: float | None = None,
     usd_per_hour: float | None = None,
 ) -> None:
-    """Make the report again from the raw timestamps of `run --records`, with another SLO or price."""
+    """Make the report again from the raw timestamps of `--records`, with another SLO or price."""
     with errors_shown():
         slo = Slo(slo_ttft_ms, slo_itl_ms, slo_tpot_ms, slo_e2e_ms)
         settings = RunSettings("http://unknown", ("-",), slo=slo, usd_per_hour=usd_per_hour)

@@ -2,13 +2,12 @@
 
 import sys
 from contextlib import ExitStack
-from typing import IO
 
 from rich.console import Console
 
 from loadtest.display import live_view, print_report, print_study
 from loadtest.options import LoadOptions
-from loadtest.outputs import opened, write_json
+from loadtest.outputs import RecordFiles, opened, write_json
 from loadtest.page import html_page
 from loadtest.report import Report
 from loadtest.run import run_load
@@ -20,17 +19,17 @@ from loadtest.study import Study
 class Delivery:
     """The files of one command, opened before anything is measured, and the console."""
 
-    def __init__(self, options: LoadOptions, files: ExitStack, records: IO[bytes] | None = None) -> None:
+    def __init__(self, options: LoadOptions, files: ExitStack) -> None:
         self._json = opened(options.json_out, files)
         self._csv = opened(options.csv_out, files)
         self._html = opened(options.html_out, files)
-        self._records = records
+        self._records = RecordFiles(options.records, files)
         self._progress = Console(stderr=True)
 
     async def measure(self, settings: RunSettings, label: str) -> Report:
         """Run one test in view of whoever waits."""
         with live_view(self._progress, label) as on_snapshot:
-            result = await run_load(settings, records=self._records, on_snapshot=on_snapshot)
+            result = await run_load(settings, records=self._records.take(), on_snapshot=on_snapshot)
         report = Report.of(settings, result)
         if self._progress.is_terminal and label != "run":
             ttft = f"TTFT p99 {report.total.ttft.p99_ms:.1f} ms" if report.total.ttft else "no answer"

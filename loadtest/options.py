@@ -90,6 +90,10 @@ class LoadOptions:
     ] = None
     csv_out: Annotated[Path | None, typer.Option("--csv", help="Write one line per load level and model.")] = None
     html_out: Annotated[Path | None, typer.Option("--html", help="Write one self-contained page with charts.")] = None
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Write raw timestamps, a JSON line per request; of several runs raw.jsonl, raw.2.jsonl, …"),
+    ] = None
 
     def settings(self) -> RunSettings:
         """The load test that these options ask for; InvalidWorkloadError when they do not fit together."""

@@ -25,8 +25,28 @@ def opened(path: Path | None, files: ExitStack) -> IO[bytes] | None:
         raise InvalidWorkloadError(message) from error
 
 
+class RecordFiles:
+    """Where raw timestamps go: the first run of a command to `path`, the second to `<stem>.2<suffix>`, and so on."""
+
+    def __init__(self, path: Path | None, files: ExitStack) -> None:
+        self._path = path
+        self._files = files
+        self._next = opened(path, files)
+        self._number = 1
+
+    def take(self) -> IO[bytes] | None:
+        """The file of the next run; None when nobody wants them."""
+        if self._path is None or str(self._path) == "-":
+            return self._next
+        if self._number > 1:
+            numbered = self._path.with_name(f"{self._path.stem}.{self._number}{self._path.suffix}")
+            self._next = opened(numbered, self._files)
+        self._number += 1
+        return self._next
+
+
 def read_records(path: Path) -> Iterator[RequestRecord]:
-    """The records of `run --records`, one at a time; InvalidWorkloadError names file and line of what is none."""
+    """The records of `--records`, one at a time; InvalidWorkloadError names file and line of what is none."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):

@@ -1,22 +1,54 @@
 """What the whole suite shares: the embedded base model (built once per checkout) and one real engine per run."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from openai import OpenAI
+from sqlalchemy import Engine
+
+from gateway.database import open_database
+from tests import canaries
+from tests.databases import Postgres, running_postgres
+from tests.scheduling import ByGroup, group
 
 ROOT = Path(__file__).parent.parent
 TURNTABLE = str(Path(sys.executable).with_name("turntable"))
 READY_TIMEOUT_S = 240
 # Tool calls, as an operator switches them on; the arguments of a call then always obey the tool's schema.
 ENGINE_ARGS = "--enable-auto-tool-choice --tool-call-parser hermes --tool-strict-level parameter"
+# The same examples on every machine, so that what passes here passes there; `make fuzz` draws new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.register_profile("fuzz", max_examples=1000)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_without_secrets() -> Iterator[None]:
+    """No record of the log in this process holds a key or prompt of ours."""
+    for _ in canaries.watched_logs():
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first: what needs the one real engine, then what trains, then every other file."""
+    rank = {"engine": 0, "trainer": 1}
+    items.sort(key=lambda item: rank.get(group(item.nodeid), 2))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    """Several processes share the run by group."""
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +57,48 @@ def base_model() -> Path:
     directory = ROOT / "var" / "base-model"
     subprocess.run([sys.executable, "-m", "trainer.base_model", "--out", str(directory)], check=True)
     return directory
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, started by the first test that needs it."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables, of each kind that the gateway runs on."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'turntable.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.empty()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the gateway's tables, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    open_database(f"sqlite:///{path}").dispose()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind with the gateway's tables, all empty."""
+    if request.param == "postgresql":
+        server: Postgres = request.getfixturevalue("postgres")
+        return server.migrated()
+    path = shutil.copyfile(request.getfixturevalue("migrated_sqlite"), tmp_path / "turntable.db")
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Engine]:
+    """A connection to a database of each kind, as the gateway opens it."""
+    engine = open_database(database_url)
+    yield engine
+    engine.dispose()
 
 
 @dataclass(frozen=True)
@@ -56,16 +130,22 @@ class Served:
 
 @pytest.fixture(scope="session")
 def served(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The run's one real engine. Two adapter slots only, so that tests reach their end."""
+    """The run's one real engine. Two adapter slots and four in memory, so that tests reach their end.
+
+    Promotions need no verdict here.
+    """
     data_dir = tmp_path_factory.mktemp("served")
-    options = ["--data-dir", data_dir, "--model", base_model, "--max-loras", 2, "--engine-usd-per-hour", "0.10"]
+    (data_dir / "admin.key").write_text(canaries.ADMIN_KEY)
+    options = ["--data-dir", data_dir, "--model", base_model, "--max-loras", 2, "--max-cpu-loras", 4]
+    options += ["--engine-usd-per-hour", "0.10"]
     command = [TURNTABLE, "serve", "--port", "0", "--engine-port", "0", *map(str, options)]
-    environment = os.environ | {"TURNTABLE_ENGINE_ARGS": ENGINE_ARGS}
+    environment = os.environ | {"TURNTABLE_ENGINE_ARGS": ENGINE_ARGS, "TURNTABLE_REQUIRE_VERDICT": "false"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         url = next(line.split()[3] for line in lines if "listening on" in line)
-        drain = threading.Thread(target=lambda: list(lines), daemon=True)
+        written: list[str] = []
+        drain = threading.Thread(target=lambda: written.extend(lines), daemon=True)
         drain.start()
         key = (data_dir / "admin.key").read_text().strip()
         with (
@@ -75,9 +155,14 @@ def served(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             gateway = Served(url, key, data_dir, process, http, openai)
             gateway.wait_until_ready()
             yield gateway
+            marked = {"model": "base", "prompt": canaries.PROMPT, "max_tokens": 1}
+            assert http.post("/v1/completions", json=marked).status_code == 200
+            canaries.assert_none([http.get(page).content for page in ("/metrics", "/admin/v1/audit", "/admin/v1/keys")])
         process.terminate()
         assert process.wait(60) == 0
         drain.join()
+        canaries.assert_none(written)
+        assert canaries.leaks(data_dir) == []
 
 
 @pytest.fixture(scope="session")

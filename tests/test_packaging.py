@@ -28,6 +28,8 @@ INSTALLED = {
     "trainer": ["gateway", "engine-cpu", "trainer"],
     "postgres": ["gateway", "postgres"],
     "otel": ["gateway", "otel"],
+    "hub": ["gateway", "hub"],
+    "s3": ["gateway", "s3"],
     "dev": ["gateway", "engine-cpu", "dev"],
 }
 DOCKER_LISTS = {
@@ -150,6 +152,7 @@ def test_the_engine_in_compose_is_started_as_the_gateway_would_start_it(monkeypa
         served_model_name="base",
         port=8001,
         max_loras=8,
+        max_cpu_loras=16,
         max_lora_rank=16,
         max_model_len=None,
         kv_cache_gib=1,

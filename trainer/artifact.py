@@ -1,101 +1,101 @@
-"""The run directory: what a run leaves behind, complete or not at all.
+"""The files a run leaves behind, and the proof that what they hold is fit to serve.
 
-    <data dir>/runs/<name>-<utc time>/
-        adapter_config.json, adapter_model.safetensors    the adapter in PEFT's layout, tensors in bf16
-        training.json                                     the facts of the run
-        metrics.jsonl, loss.png                           the loss, step by step
-        README.md                                         the model card, generated from the facts
-
-It is built in a hidden neighbour and renamed at the end: an interrupted run leaves nothing that looks like an adapter.
+adapter_config.json, adapter_model.safetensors    the adapter in PEFT's layout, tensors in bf16; or, after full
+config.json, model.safetensors, tokenizer…        fine-tuning, a model that is served as a base
+training.json                                     the facts of the run
+parity.json                                       log-probabilities to compare a server with
+rows.jsonl                                        which rows were seen: lineage
+run.json                                          where recipe and data lay on this machine; stays here
+metrics.jsonl, loss.png                           the loss, step by step
+README.md                                         the model card, generated from the facts
 """
 
-import contextlib
-import itertools
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters import AdapterError, BaseModel, preflight
-from adapters.manifest import CARD_FILE, CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
-from trainer.curves import save_loss_curve
+from adapters.manifest import CARD_FILE, CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, content_digest, file_sha256
+from trainer.curves import StepMetrics, save_loss_curve
 from trainer.errors import RunError
 from trainer.files import disk
 from trainer.model_card import model_card
 from trainer.recipe import Lora, Recipe
 
 if TYPE_CHECKING:
-    from trainer.optimise import Trained
+    import torch
 
-RUNS_FOLDER = "runs"
+    from trainer.optimise.trained import Trained
 
-
-def default_directory(data_dir: Path, name: str) -> Path:
-    """Where a run goes when nobody says where: named by the recipe and the time, numbered within one second."""
-    stem = data_dir / RUNS_FOLDER / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    numbered = (stem.with_name(f"{stem.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([stem], numbered) if not _taken(path))
+ROWS_FILE = "rows.jsonl"
+RUN_FILE = "run.json"
+MODEL_WEIGHTS_FILE = "model.safetensors"
+_NOT_COPIED = (".safetensors", ".bin", ".gguf", "base-model.json", "safetensors.index.json")
 
 
-@contextlib.contextmanager
-def staged(final: Path) -> Iterator[Path]:
-    """A folder that becomes `final` when the block ends well, and is removed when it does not."""
-    if final.exists():
-        raise RunError(f"{final} exists already; give another --out or move it away.")
-    staging = _staging(final)
-    with disk(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-    try:
-        yield staging
-        with disk(final):
-            staging.rename(final)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+@dataclass(frozen=True)
+class Account:
+    """What is written beside the weights: facts, steps, rows, and where everything lay on this machine."""
+
+    facts: Mapping[str, Any]
+    metrics: Sequence[StepMetrics]
+    rows: Sequence[Mapping[str, Any]]
+    places: Mapping[str, str]
 
 
-def write_artifact(
-    directory: Path, recipe: Recipe, base: BaseModel, base_name: str, trained: "Trained", facts: Mapping[str, Any]
-) -> None:
-    """Write all files of a run and prove that the adapter is fit to serve; raises `RunError` when it is not."""
+def write_adapter(
+    directory: Path, recipe: Recipe, base: BaseModel, base_name: str, trained: "Trained", account: Account
+) -> dict[str, Any]:
+    """Write all files of an adapter's run, prove it fit to serve, and return the facts with its digest.
+
+    Raises `RunError` when it is not fit.
+    """
     from safetensors.torch import save_file
 
-    config = _adapter_config(recipe.lora, base_name, trained.target_modules)
+    config = adapter_config(recipe.lora, base_name, trained.target_modules)
     with disk(directory):
         save_file(trained.tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
         (directory / WEIGHTS_FILE).chmod(0o644)
-        _write_json(directory / CONFIG_FILE, config)
-        _write_json(directory / TRAINING_FILE, facts)
-        lines = (json.dumps(asdict(step)) for step in trained.metrics)
-        (directory / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        (directory / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
-        save_loss_curve(directory / "loss.png", recipe.name, trained.metrics)
-    _verify(directory, expected=set(trained.tensors))
+        write_json(directory / CONFIG_FILE, config)
+    digest = content_digest(config, file_sha256(directory / WEIGHTS_FILE))
+    facts = _write_account(directory, recipe, account, digest)
+    _verify(directory / WEIGHTS_FILE, expected=set(trained.tensors))
     try:
         preflight(directory, base, max_rank=recipe.lora.r)
     except AdapterError as error:
         raise RunError(f"the trained adapter is not fit to serve: {error}") from error
+    return facts
 
 
-def _verify(directory: Path, *, expected: set[str]) -> None:
-    """Reopen the saved weights: all there, all finite, and no module left as it was."""
-    from safetensors.torch import load_file
+def write_model(
+    directory: Path, recipe: Recipe, base: BaseModel, trained: "Trained", account: Account
+) -> dict[str, Any]:
+    """Write all files of a full fine-tuning, a model that can be served as a base; raises `RunError`."""
+    from safetensors.torch import save_file
 
-    tensors = load_file(directory / WEIGHTS_FILE)
-    if tensors.keys() != expected:
-        raise RunError(f"{WEIGHTS_FILE} holds {len(tensors)} tensors, {len(expected)} were trained; check the disk.")
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise RunError(f"the loss diverged: {name} is not finite; lower training.learning_rate.")
-        if ".lora_B." in name and not tensor.any():
-            raise RunError(f"{name} is all zero: nothing was learnt there; raise training.learning_rate or the epochs.")
+    with disk(directory):
+        copy_model_files(base.path, directory)
+        save_file(trained.tensors, directory / MODEL_WEIGHTS_FILE, metadata={"format": "pt"})
+        (directory / MODEL_WEIGHTS_FILE).chmod(0o644)
+    facts = _write_account(directory, recipe, account, file_sha256(directory / MODEL_WEIGHTS_FILE))
+    _verify(directory / MODEL_WEIGHTS_FILE, expected=set(trained.tensors))
+    if BaseModel.read(directory).modules != base.modules:
+        raise RunError("the trained model has other modules than its base; its files are not fit to serve.")
+    return facts
 
 
-def _adapter_config(lora: Lora, base_name: str, target_modules: tuple[str, ...]) -> dict[str, Any]:
+def copy_model_files(source: Path, target: Path) -> None:
+    """Copy a model's config, tokenizer and template, but not its weights."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.endswith(_NOT_COPIED) and path.name != CARD_FILE:
+            shutil.copyfile(path, target / path.name)
+
+
+def adapter_config(lora: Lora, base_name: str, target_modules: tuple[str, ...]) -> dict[str, Any]:
+    """adapter_config.json with the fields the engine serves."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -111,13 +111,32 @@ def _adapter_config(lora: Lora, base_name: str, target_modules: tuple[str, ...])
     }
 
 
-def _staging(final: Path) -> Path:
-    return final.with_name(f".{final.name}.partial")
-
-
-def _taken(path: Path) -> bool:
-    return path.exists() or _staging(path).exists()
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented."""
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_account(directory: Path, recipe: Recipe, account: Account, digest: str) -> dict[str, Any]:
+    facts = {**account.facts, "digest": digest}
+    with disk(directory):
+        write_json(directory / TRAINING_FILE, facts)
+        write_json(directory / RUN_FILE, account.places)
+        lines = (json.dumps(row, ensure_ascii=False) for row in account.rows)
+        (directory / ROWS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (directory / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+        save_loss_curve(directory / "loss.png", recipe.name, account.metrics)
+    return facts
+
+
+def _verify(weights: Path, *, expected: set[str]) -> None:
+    """Reopen the saved weights: all there, all finite, and no adapted module left as it was."""
+    from safetensors.torch import load_file
+
+    tensors: Mapping[str, torch.Tensor] = load_file(weights)
+    if tensors.keys() != expected:
+        raise RunError(f"{weights.name} holds {len(tensors)} tensors, {len(expected)} were trained; check the disk.")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise RunError(f"the loss diverged: {name} is not finite; lower training.learning_rate.")
+        if ".lora_B." in name and not tensor.any():
+            raise RunError(f"{name} is all zero: nothing was learnt there; raise training.learning_rate or the epochs.")

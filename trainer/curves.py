@@ -10,14 +10,19 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """One logged step; `loss` and `learning_rate` are None where only the held-out loss was taken, and vice versa."""
+    """One logged step; `loss` and what belongs to it are None where only the held-out loss was taken, and vice versa.
+
+    `tokens` counts all tokens trained on so far, without any padding.
+    """
 
     step: int
     epoch: float
-    loss: float | None
-    eval_loss: float | None
-    learning_rate: float | None
-    tokens: int
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens: int = 0
+    tokens_per_s: float = 0.0
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
@@ -45,6 +50,22 @@ def save_loss_curve(path: Path, title: str, metrics: Sequence[StepMetrics]) -> N
     if held_out:
         axes.plot(*zip(*held_out, strict=True), label="held out", color="tab:orange", marker="o")
     axes.set_ylim(bottom=0)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def save_sweep(path: Path, title: str, points: Sequence[tuple[float, float, str]]) -> None:
+    """Draw the held-out loss of a sweep's trials over their learning rates into a PNG, one line for each label."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="learning rate", ylabel="held-out loss", title=title, xscale="log")
+    for label in dict.fromkeys(label for _, _, label in points):
+        line = sorted((rate, loss) for rate, loss, of in points if of == label)
+        axes.plot(*zip(*line, strict=True), label=label, marker="o", linewidth=1)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -4,6 +4,8 @@
     ├── DataError         a data file cannot be trained on as it stands; carries every problem found
     ├── RecipeError       a recipe or a task file is unreadable, contradictory or asks for what cannot be served
     ├── RunError          training, saving or the check of the saved adapter failed
+    │   └── OutOfMemoryError  memory did not suffice; the message says which setting to lower, and to what
+    ├── Interrupted       a run was asked to stop and has saved its checkpoint
     ├── EvaluationError   a comparison could not be carried out
     └── BaseModelError    the embedded base model cannot be built here (defined beside its builder)
 
@@ -43,8 +45,31 @@ class RecipeError(TrainerError):
 
 
 class RunError(TrainerError):
-    """A run that could not be finished or whose saved adapter is not fit to serve; no run directory is left."""
+    """A run that could not be finished, or whose saved adapter is not fit to serve; no run directory is left."""
+
+
+class OutOfMemoryError(RunError):
+    """Memory did not suffice, before or during the run."""
+
+    @classmethod
+    def during_a_step(cls, used_tokens: int, longest: int, *, checkpointing: bool) -> "OutOfMemoryError":
+        """For a step that sent `used_tokens` at once, its longest row having `longest`."""
+        if used_tokens > longest:
+            fix = f"set training.max_tokens_per_batch = {max(64, longest, used_tokens // 2)}, or pass --auto-batch"
+        elif not checkpointing:
+            fix = "set training.gradient_checkpointing = true"
+        else:
+            fix = f"set training.max_length = {max(8, longest // 2)}"
+        return cls(f"memory ran out in a step of {used_tokens:,} tokens at once; {fix}.")
 
 
 class EvaluationError(TrainerError):
     """A comparison that could not be made: no gateway, no such model, or an unusable schema."""
+
+
+class Interrupted(TrainerError):  # noqa: N818 - an event, not a fault
+    """A run that was asked to stop and has saved its checkpoint; the message says how to continue."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"interrupted after step {step} of {steps}")
+        self.step, self.steps = step, steps

@@ -56,12 +56,19 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def step(self, done: int, total: int, *, loss: float | None, tokens_per_s: float) -> None:
+    def step(self, done: int, total: int, *, loss: float, tokens_per_s: float) -> None:
         """Show that `done` of `total` steps are behind us."""
-        loss_text = f"loss {loss:.3f}  " if loss is not None else ""
-        self._bar.update(self._task, completed=done, total=total, figures=f"{loss_text}{tokens_per_s:,.0f} tokens/s")
+        self._bar.update(
+            self._task, completed=done, total=total, figures=f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s"
+        )
 
-    def epoch(self, epoch: float, eval_loss: float) -> None:
-        """Leave a line about the held-out loss behind, above the bar."""
-        when = f"epoch {epoch:.0f}" if epoch else "before training"
-        self._console.print(f"{when}: held-out loss {eval_loss:.4f}", highlight=False)
+    def resumed(self, done: int, total: int) -> None:
+        """Say that the run continues."""
+        self._console.print(f"continuing after step {done} of {total}", highlight=False)
+
+    def epoch(self, epoch: int, eval_loss: float, *, tokens_per_s: float, left_s: float | None) -> None:
+        """Leave a line about the held-out loss behind, above the bar; `left_s` is the time left, if known."""
+        when = f"epoch {epoch}" if epoch else "before training"
+        speed = f", {tokens_per_s:,.0f} tokens/s" if tokens_per_s else ""
+        left = f", {left_s:.0f} s left" if left_s else ""
+        self._console.print(f"{when}: held-out loss {eval_loss:.4f}{speed}{left}", highlight=False)

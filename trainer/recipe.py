@@ -2,13 +2,16 @@
 
 Defaults are what published comparisons of LoRA settings agree on: all linear layers, rank 16, ten times the
 learning rate of full fine-tuning, small batches. A field that is unknown, out of range or at odds with another is
-an error: a recipe never half applies.
+an error: a recipe never half applies. docs/training.md shows the fields in tables written from these classes.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,8 +20,11 @@ from adapters.peft_config import ENGINE_RANKS
 from trainer.toml_file import read_toml
 
 EMBEDDED = "embedded"
+ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+LEARNING_RATES: Mapping[str, float] = MappingProxyType({"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "dpo": 5e-6})
 _LARGEST_BATCH = 32
 _UNSERVED_MODULES = ("embed_tokens", "lm_head")
+_Above0 = Field(gt=0)
 
 
 class Lora(BaseModel):
@@ -26,11 +32,23 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    r: int = 16
-    lora_alpha: Annotated[int, Field(gt=0)] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    use_rslora: bool = False
+    r: int = Field(16, description="Rank; one that the engine takes.")
+    lora_alpha: int = Field(32, gt=0, description="Scale: the adapter counts `lora_alpha / r` times.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
+    target_modules: Literal["all-linear", "attention-only"] | tuple[str, ...] = Field(
+        "all-linear", description='`"all-linear"`, `"attention-only"` (q, k, v, o), or a list of module names.'
+    )
+    use_rslora: bool = Field(False, description="Scale by `lora_alpha / sqrt(r)` instead, for high ranks.")
+
+    @property
+    def module_names(self) -> str | tuple[str, ...]:
+        """What PEFT is told to target."""
+        return ATTENTION_MODULES if self.target_modules == "attention-only" else self.target_modules
+
+    @property
+    def scaling(self) -> float:
+        """How many times the adapter counts."""
+        return float(self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r))
 
     @field_validator("r")
     @classmethod
@@ -44,10 +62,12 @@ class Lora(BaseModel):
     @field_validator("target_modules", mode="before")
     @classmethod
     def _served_modules(cls, targets: object) -> object:
-        if targets == "all-linear":
+        if targets in ("all-linear", "attention-only"):
             return targets
         if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
-            raise ValueError(f'is {targets!r}; write "all-linear" or a list such as ["q_proj", "v_proj"].')
+            raise ValueError(
+                f'is {targets!r}; write "all-linear", "attention-only" or a list such as ["q_proj", "v_proj"].'
+            )
         unserved = [name for name in _UNSERVED_MODULES if name in targets]
         if unserved:
             raise ValueError(f"names {unserved[0]}, which the engine does not adapt; name linear layers only.")
@@ -55,20 +75,30 @@ class Lora(BaseModel):
 
 
 class Training(BaseModel):
-    """`[training]`: the optimisation, in the words of transformers; `warmup_fraction` is the share of all steps."""
+    """`[training]`: the optimisation, in the words of transformers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
-    num_train_epochs: Annotated[int, Field(gt=0)] = 3
-    per_device_train_batch_size: Annotated[int, Field(gt=0)] = 8
-    gradient_accumulation_steps: Annotated[int, Field(gt=0)] = 1
-    allow_large_batch: bool = False
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    max_length: Annotated[int, Field(ge=8)] = 1024
-    allow_drop: bool = False
-    gradient_checkpointing: bool = False
+    learning_rate: float = Field(
+        2e-4, gt=0, le=1, description="Peak learning rate; unset, 2e-4 for lora and qlora, 5e-6 for dpo, 2e-5 for full."
+    )
+    num_train_epochs: int = Field(3, gt=0, description="Most epochs; early stopping may end the run before.")
+    early_stopping_patience: int = Field(
+        1, ge=0, description="Stop after so many epochs without a lower held-out loss; 0 never stops early."
+    )
+    per_device_train_batch_size: int = Field(8, gt=0, description="Rows (pairs for dpo) packed into one batch.")
+    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches per optimiser step.")
+    max_tokens_per_batch: int = Field(
+        8192, ge=64, description="Batches with more tokens go through the model in pieces: less memory, same result."
+    )
+    allow_large_batch: bool = Field(False, description=f"Allow over {_LARGEST_BATCH} rows per step.")
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="Share of all steps in which the rate rises.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="How the learning rate falls after warm-up."
+    )
+    max_length: int = Field(1024, ge=8, description="Rows with more tokens are left out whole, never cut.")
+    allow_drop: bool = Field(False, description="Allow more than 1 % of the rows to be left out.")
+    gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
 
     @property
     def effective_batch_size(self) -> int:
@@ -90,24 +120,60 @@ class Training(BaseModel):
         return self
 
 
-class Recipe(BaseModel):
-    """One frozen recipe. Paths inside are as written; `train_path` and `valid_path` are relative to the file's folder.
-
-    `base_model` is `embedded`, the folder of a model (relative to the recipe) or a hub name. Without `valid`, the share
-    `valid_fraction` of the training rows is held out; 0 holds out none.
-    """
+class Dpo(BaseModel):
+    """`[dpo]`: preference training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str
-    base_model: Annotated[str, Field(min_length=1)] = EMBEDDED
-    train: Annotated[str, Field(min_length=1)]
-    valid: Annotated[str, Field(min_length=1)] | None = None
-    valid_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    lora: Lora = Lora()
-    training: Training = Training()
+    beta: float = Field(0.1, gt=0, le=2, description="How strongly the adapter is held near the base.")
+
+
+class Sweep(BaseModel):
+    """`[sweep]`: what `turntable train --sweep` tries, each value with each other one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    r: Annotated[tuple[int, ...], Field(strict=False)] = Field((), description="Ranks to try.")
+    learning_rate: Annotated[tuple[float, ...], Field(strict=False)] = Field((), description="Learning rates to try.")
+    seed: Annotated[tuple[int, ...], Field(strict=False)] = Field((), description="Seeds to try.")
+
+
+class Recipe(BaseModel):
+    """One frozen recipe. Paths are as written; `train_path` and `valid_path` are relative to the file's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(description="The adapter's name.")
+    method: Literal["lora", "qlora", "full", "dpo"] = Field("lora", description="What is trained, and how.")
+    base_model: str = Field(
+        EMBEDDED, min_length=1, description="`embedded`, a model's folder (relative to the recipe) or a hub name."
+    )
+    train: str = Field(min_length=1, description="The training rows: chat `messages`, or preference pairs for dpo.")
+    valid: str | None = Field(None, min_length=1, description="The held-out rows; unset, some are split off `train`.")
+    valid_fraction: float = Field(0.1, ge=0, le=0.5, description="Share of the rows to hold out; 0 holds out none.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Same recipe, data and seed: same bytes, on the same kind of CPU.")
+    lora: Lora = Field(Lora(), description="The table below.")
+    training: Training = Field(Training(), description="The table below.")
+    dpo: Dpo = Field(Dpo(), description="The table below; for dpo alone.")
+    sweep: Sweep = Field(Sweep(), description="The table below; read by `--sweep` alone.")
     directory: Annotated[Path, Field(exclude=True, repr=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, data: Any) -> Any:
+        """The learning rate depends on the method; filled in here, a recipe shows the one it trains with."""
+        if not isinstance(data, dict) or not isinstance(data.get("training", {}), dict):
+            return data
+        rate = LEARNING_RATES.get(str(data.get("method", "lora")), LEARNING_RATES["lora"])
+        return {**data, "training": {"learning_rate": rate, **data.get("training", {})}}
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if self.method == "full" and "lora" in self.model_fields_set:
+            raise ValueError('method = "full" trains every weight and has no adapter; remove [lora].')
+        if self.method != "dpo" and "dpo" in self.model_fields_set:
+            raise ValueError(f'[dpo] is set, but method is "{self.method}"; write method = "dpo" or remove the table.')
+        return self
 
     @field_validator("name")
     @classmethod
@@ -126,6 +192,19 @@ class Recipe(BaseModel):
             raise ValueError("valid and valid_fraction are both set; keep one of them.")
         return self
 
+    def trials(self) -> "list[Recipe]":
+        """The recipes of a sweep: every rank with every learning rate and seed; one value where none is listed."""
+        sweep = self.sweep
+        ranks, rates = sweep.r or (self.lora.r,), sweep.learning_rate or (self.training.learning_rate,)
+        return [self._trial(r, rate, seed) for r, rate, seed in product(ranks, rates, sweep.seed or (self.seed,))]
+
+    def _trial(self, r: int, learning_rate: float, seed: int) -> "Recipe":
+        document = self.model_dump(mode="json", exclude={"sweep"}, exclude_unset=True)
+        document["training"] = {**document.get("training", {}), "learning_rate": learning_rate}
+        if self.method != "full":
+            document["lora"] = {**document.get("lora", {}), "r": r}
+        return Recipe.model_validate({**document, "seed": seed, "directory": self.directory})
+
     @property
     def train_path(self) -> Path:
         """Where the training rows are."""
@@ -139,7 +218,8 @@ class Recipe(BaseModel):
     @property
     def sha256(self) -> str:
         """Identity of the recipe's content, whatever the spelling of the file or the folder it lies in."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        document = self.model_dump(mode="json", exclude={"sweep"})
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

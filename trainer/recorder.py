@@ -1,83 +1,110 @@
-"""Watching a run from inside: records every logged step, feeds the progress display, keeps the best epoch's weights."""
+"""Watching a run: every logged step goes to metrics.jsonl as it happens, to the progress display, and to trackers."""
 
-import time
-from typing import Any
-
-import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trainer.curves import StepMetrics
+from trainer.files import disk
 from trainer.progress import TrainingProgress
 
+if TYPE_CHECKING:
+    from trainer.optimise.checkpoint import LoopState
 
-class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Collects `metrics` in the order they were logged and the trainable weights at the lowest held-out loss."""
+METRICS_FILE = "metrics.jsonl"
+_LOGGED_STEPS = 200
 
-    def __init__(self, progress: TrainingProgress) -> None:
+
+class Recorder:
+    """Collects `metrics` in the order they were logged; each is on disk before the next step begins.
+
+    `track` is told every logged figure as well, by name and step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        progress: TrainingProgress,
+        track: Callable[[dict[str, float], int], None] = lambda figures, step: None,
+    ) -> None:
         self.metrics: list[StepMetrics] = []
-        self.best_epoch: float | None = None
-        self.steps_s = 0.0
-        self._progress = progress
-        self._best: tuple[float, dict[str, torch.Tensor]] | None = None
-        self._step_began = 0.0
-        self._tokens = 0
+        self._path = folder / METRICS_FILE
+        self._progress, self._track = progress, track
+        self._steps = self._log_every = 1
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._step_began = time.perf_counter()
+    def began(self, state: "LoopState", steps: int) -> None:
+        """Take over what was logged up to a checkpoint; later lines of the interrupted run are dropped."""
+        self._steps, self._log_every = steps, max(1, steps // _LOGGED_STEPS)
+        held_out = len(state.losses or ())
+        for step in read_metrics(self._path) if state.step or held_out else ():
+            held_out -= step.eval_loss is not None
+            if step.step <= state.step and held_out >= 0:
+                self.metrics.append(step)
+        write_metrics(self._path.parent, self.metrics)
+        if state.step:
+            self._progress.resumed(state.step, steps)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.steps_s += time.perf_counter() - self._step_began
+    def stepped(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Log the step, unless so many are taken that only some are logged."""
+        self._progress.step(state.step, self._steps, loss=loss, tokens_per_s=_speed(state))
+        if state.step % self._log_every and state.step != self._steps:
+            return
+        self._write(state, epoch=epoch, loss=loss, learning_rate=learning_rate, grad_norm=grad_norm)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float],
-        **kwargs: Any,
-    ) -> None:
-        self._tokens = int(logs.get("num_tokens", self._tokens))
-        if "loss" in logs:
-            self._record(state, loss=logs["loss"], learning_rate=logs["learning_rate"])
-            tokens_per_s = self._tokens / self.steps_s if self.steps_s else 0.0
-            self._progress.step(state.global_step, state.max_steps, loss=logs["loss"], tokens_per_s=tokens_per_s)
-        if "eval_loss" in logs:
-            self._record(state, eval_loss=logs["eval_loss"])
+    def evaluated(self, state: "LoopState", *, epoch: int, loss: float) -> None:
+        """Log a held-out loss."""
+        left_s = state.steps_s / state.step * (self._steps - state.step) if state.step else None
+        self._progress.epoch(epoch, loss, tokens_per_s=_speed(state), left_s=left_s)
+        self._write(state, epoch=float(epoch), eval_loss=loss)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        model: torch.nn.Module,
-        **kwargs: Any,
-    ) -> None:
-        epoch, loss = state.epoch or 0.0, metrics["eval_loss"]
-        self._progress.epoch(epoch, loss)
-        if state.global_step and (self._best is None or loss < self._best[0]):
-            self.best_epoch = epoch
-            self._best = (loss, {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
-
-    def restore_best(self, model: torch.nn.Module) -> None:
-        """Put the weights of the best epoch back; without held-out rows the last ones stay."""
-        if self._best is not None:
-            weights = self._best[1]
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    if name in weights:
-                        parameter.copy_(weights[name])
-
-    def _record(
-        self,
-        state: TrainerState,
-        *,
-        loss: float | None = None,
-        eval_loss: float | None = None,
-        learning_rate: float | None = None,
-    ) -> None:
-        self.metrics.append(
-            StepMetrics(state.global_step, round(state.epoch or 0.0, 4), loss, eval_loss, learning_rate, self._tokens)
+    def _write(self, state: "LoopState", *, epoch: float, **figures: float) -> None:
+        rounded: dict[str, Any] = {name: round(value, 6) for name, value in figures.items() if name != "learning_rate"}
+        rounded |= {"learning_rate": figures["learning_rate"]} if "learning_rate" in figures else {}
+        step = StepMetrics(
+            step=state.step,
+            epoch=round(epoch, 4),
+            tokens=state.input_tokens,
+            tokens_per_s=round(_speed(state), 1),
+            **rounded,
         )
+        self.metrics.append(step)
+        with disk(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(step))
+        self._track({**figures, "tokens_per_s": _speed(state)}, state.step)
+
+
+class Silence:
+    """Watches nothing: for the processes of a distributed run that are not the first."""
+
+    def began(self, state: "LoopState", steps: int) -> None:
+        """Say nothing."""
+
+    def stepped(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Say nothing."""
+
+    def evaluated(self, state: "LoopState", *, epoch: int, loss: float) -> None:
+        """Say nothing."""
+
+
+def read_metrics(path: Path) -> list[StepMetrics]:
+    """The steps logged in a file; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [StepMetrics(**json.loads(line)) for line in lines[:-1]]
+
+
+def write_metrics(folder: Path, metrics: Sequence[StepMetrics]) -> None:
+    """Write metrics.jsonl anew."""
+    with disk(folder):
+        (folder / METRICS_FILE).write_text("".join(map(_line, metrics)), encoding="utf-8")
+
+
+def _line(step: StepMetrics) -> str:
+    return json.dumps(asdict(step)) + "\n"
+
+
+def _speed(state: "LoopState") -> float:
+    return state.input_tokens / state.steps_s if state.steps_s else 0.0

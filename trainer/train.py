@@ -1,30 +1,32 @@
 """One run from recipe to run directory: read, render, train, save, prove."""
 
-import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from adapters import AdapterError, BaseModel
-from trainer.artifact import default_directory, staged, write_artifact
-from trainer.base import Base, find_base
-from trainer.errors import RunError
+from trainer.artifact import Account, write_adapter, write_model
+from trainer.base import prepare_libraries
+from trainer.facts import facts_of, row_lines
+from trainer.material import Material, Rows, gather, read_rows
 from trainer.progress import TrainingProgress
 from trainer.recipe import Recipe
-from trainer.splits import Part, Split, read_split
+from trainer.recorder import Recorder, Silence
+from trainer.run_directory import default_directory, interrupted_run, staged, staging_folder
+from trainer.stopping import StopRequest
+from trainer.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
     from trainer.curves import StepMetrics
-    from trainer.optimise import Trained
-    from trainer.rendering import RenderedSet, Renderer
-
-_LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors", "tokenizers")
+    from trainer.optimise.models import Learner
+    from trainer.optimise.processes import Processes
+    from trainer.optimise.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -37,117 +39,162 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Material:
-    """Everything a run is made of, checked and rendered."""
+class Options:
+    """How to run a recipe, which changes nothing about what is learnt.
+
+    `advice` is what was advised before, `task` what will judge the outcome. `check` is called with everything read and
+    rendered, before any training; it raises what is to stop the run.
+    """
+
+    resume: bool = False
+    auto_batch: bool = False
+    report_to: tuple[str, ...] = ()
+    advice: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
+    check: Callable[[Material], None] | None = None
+
+
+@dataclass
+class _Job:
+    """What the steps of one run share."""
 
     recipe: Recipe
-    base: Base
-    base_model: BaseModel
-    split: Split
-    renderer: "Renderer"
-    train: "RenderedSet"
-    valid: "RenderedSet"
+    material: Material
+    folder: Path
+    console: Console
+    options: Options
+    processes: "Processes"
+    began: float = field(default_factory=time.perf_counter)
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-def train(recipe: Recipe, data_dir: Path, console: Console, *, out: Path | None = None) -> Run:
-    """Train an adapter into `out`, or a new run directory, which appears only once it is complete and fit to serve.
+def train(
+    recipe: Recipe, data_dir: Path, console: Console, *, out: Path | None = None, options: Options | None = None
+) -> Run | None:
+    """Train into `out`, or a new run directory, which appears only once it is complete and fit to serve.
 
-    Raises `DataError` before torch is even imported when the data is not clean, and `RunError` for what fails later.
+    Raises `DataError` before torch is even imported when the data is not clean, `Interrupted` when asked to stop, and
+    `RunError` for what fails later. In a distributed run only the first process writes; the others return None.
     """
-    began, began_at = time.perf_counter(), datetime.now(UTC)
-    split = read_split(recipe)
-    for warning in split.warnings[:10]:
+    options = options or Options()
+    check_trackers(options.report_to)
+    rows = read_rows(recipe)
+    warn(rows, console)
+    prepare_libraries()
+    from trainer.optimise.processes import processes_of_this_run
+
+    with processes_of_this_run() as processes:
+        console.quiet = console.quiet or not processes.is_first
+        final = Path(processes.agree(str(_place(recipe, data_dir, out, resume=options.resume))))
+        with _folder(final, processes, resume=options.resume) as folder:
+            material = gather(recipe, rows, data_dir, console)
+            if options.check is not None:
+                options.check(material)
+            job = _Job(recipe, material, folder, console, options, processes)
+            console.print(_summary(material), highlight=False, soft_wrap=True)
+            trained, metrics, learner = _optimise(job)
+            if not processes.is_first:
+                return None
+            facts = _finish(job, trained, metrics, learner)
+    return Run(final, facts, metrics)
+
+
+def warn(rows: Rows, console: Console) -> None:
+    """Show the first warnings about the data."""
+    for warning in rows.warnings[:10]:
         console.print(Text.assemble(("warning: ", "yellow"), str(warning)), soft_wrap=True)
-    final = out or default_directory(data_dir, recipe.name)
-    with staged(final) as staging:
-        base = find_base(recipe.base_model, relative_to=recipe.directory, data_dir=data_dir, console=console)
-        material = _prepare(recipe, split, base)
-        console.print(_summary(material), highlight=False, soft_wrap=True)
-        with tempfile.TemporaryDirectory(dir=staging) as scratch:
-            trained = _optimise(material, Path(scratch), console)
-        facts = _facts(material, trained, began_at, time.perf_counter() - began)
-        write_artifact(staging, recipe, material.base_model, material.base.name, trained, facts)
-    return Run(final, facts, trained.metrics)
 
 
-def _prepare(recipe: Recipe, split: Split, base: Base) -> _Material:
-    from trainer.rendering import Renderer, render_all
-
-    try:
-        base_model = BaseModel.read(base.directory)
-    except AdapterError as error:
-        raise RunError(f"base_model: {error}") from error
-    renderer = Renderer.load(base.directory)
-    limit = min(recipe.training.max_length, renderer.longest_context)
-
-    def rendered(part: Part) -> "RenderedSet":
-        return render_all(renderer, part.path, part.examples, max_length=limit, allow_drop=recipe.training.allow_drop)
-
-    return _Material(recipe, base, base_model, split, renderer, rendered(split.train), rendered(split.valid))
+def _place(recipe: Recipe, data_dir: Path, out: Path | None, *, resume: bool) -> Path:
+    if out is not None:
+        return out
+    return interrupted_run(data_dir, recipe.name) if resume else default_directory(data_dir, recipe.name)
 
 
-def _optimise(material: _Material, scratch: Path, console: Console) -> "Trained":
-    with TrainingProgress(console) as progress:
-        from trainer.optimise import optimise
-
-        return optimise(
-            material.recipe,
-            material.base.directory,
-            material.renderer,
-            material.train.rows,
-            material.valid.rows,
-            scratch=scratch,
-            progress=progress,
-        )
+@contextmanager
+def _folder(final: Path, processes: "Processes", *, resume: bool) -> Iterator[Path]:
+    """The run's folder, made by the first process before any other looks into it."""
+    with ExitStack() as stack:
+        if processes.is_first:
+            stack.enter_context(staged(final, resume=resume))
+        processes.wait_for_all()
+        yield staging_folder(final)
 
 
-def _summary(material: _Material) -> str:
+def _optimise(job: _Job) -> "tuple[Trained, tuple[StepMetrics, ...], Learner]":
+    recipe, material, is_first = job.recipe, job.material, job.processes.is_first
+    with TrainingProgress(job.console) as progress:
+        from trainer.optimise.checkpoint import Checkpoints
+        from trainer.optimise.models import device_of_this_process, load_base
+        from trainer.optimise.trained import Conditions, optimise
+
+        recipe = fit_into_memory(material, recipe, auto_batch=job.options.auto_batch)
+        device = device_of_this_process(job.processes.local_rank)
+        base = load_base(material.base.directory, device, nf4=recipe.method == "qlora")
+        trackers = job.options.report_to if is_first else ()
+        with tracking(trackers, job.folder, recipe) as track, StopRequest() as stop:
+            watcher = Recorder(job.folder, progress, track) if is_first else Silence()
+            checkpoints = Checkpoints(job.folder, material.identity)
+            conditions = Conditions(checkpoints, job.processes, stop.requested, job.options.auto_batch)
+            learner, trained = optimise(material, recipe, base, watcher, conditions)
+    metrics = tuple(watcher.metrics) if isinstance(watcher, Recorder) else ()
+    return trained, metrics, learner
+
+
+def _finish(job: _Job, trained: "Trained", metrics: "tuple[StepMetrics, ...]", learner: "Learner") -> dict[str, Any]:
+    from trainer.optimise.checkpoint import Checkpoints
+    from trainer.parity import write_parity
+    from trainer.served import on_served_base
+
+    material, recipe = job.material, job.recipe
+    served, vectors = on_served_base(material, recipe, trained, learner)
+    write_parity(job.folder, vectors)
+    facts = facts_of(material, recipe, trained, served, job.began_at, time.perf_counter() - job.began)
+    facts["advice"] = job.options.advice
+    if job.options.task:
+        facts["task"] = job.options.task
+    facts = write_run(job.folder, material, recipe, trained, facts, metrics)
+    Checkpoints(job.folder, {}).remove()
+    return facts
+
+
+def fit_into_memory(material: Material, recipe: Recipe, *, auto_batch: bool) -> Recipe:
+    """The recipe with as many tokens at once as fit when `auto_batch` is asked; raises `OutOfMemoryError`."""
+    from trainer.optimise.memory import fitting_tokens, free_bytes, refuse_what_does_not_fit
+
+    longest = max(row.tokens for row in material.train.rows) * (2 if recipe.method == "dpo" else 1)
+    free = free_bytes()
+    if auto_batch:
+        fits = fitting_tokens(material.base_model, recipe, longest, free)
+        training = recipe.training.model_copy(update={"max_tokens_per_batch": fits})
+        recipe = recipe.model_copy(update={"training": training})
+    refuse_what_does_not_fit(material.base_model, recipe, longest, free)
+    return recipe
+
+
+def write_run(
+    folder: Path,
+    material: Material,
+    recipe: Recipe,
+    trained: "Trained",
+    facts: dict[str, Any],
+    metrics: "tuple[StepMetrics, ...]",
+) -> dict[str, Any]:
+    """Write the files of a run and return its facts with the digest; raises `RunError` when it is not fit to serve."""
+    places = {
+        "recipe_folder": str(recipe.directory.resolve()),
+        "base_folder": str(material.base.directory.resolve()),
+    }
+    account = Account(facts, metrics, row_lines(material), places)
+    if recipe.method == "full":
+        return write_model(folder, recipe, material.base_model, trained, account)
+    return write_adapter(folder, recipe, material.base_model, material.base.name, trained, account)
+
+
+def _summary(material: Material) -> str:
     train, valid, dropped = material.train, material.valid, len(material.train.dropped_lines)
     left_out = f", {dropped} too long and left out" if dropped else ""
     return (
         f"{material.recipe.name}: {len(train.rows)} rows to train on{left_out}, {len(valid.rows)} held out, "
         f"{train.trained_tokens:,} learnt tokens per epoch, base {material.base.name}"
     )
-
-
-def _facts(material: _Material, trained: "Trained", began_at: datetime, wall_s: float) -> dict[str, Any]:
-    recipe, per_epoch = material.recipe, material.train.trained_tokens
-    return {
-        "format": 1,
-        "name": recipe.name,
-        "base_model": material.base.name,
-        "base_config_sha256": material.base_model.config_sha256,
-        "chat_template_sha256": material.renderer.chat_template_sha256,
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_sha256": recipe.sha256,
-        "data": {
-            "train": _part_facts(recipe.train, material.split.train, material.train),
-            "valid": _part_facts(recipe.valid or recipe.train, material.split.valid, material.valid),
-        },
-        "seed": recipe.seed,
-        "target_modules": trained.target_modules,
-        "trainable_parameters": trained.trainable_parameters,
-        "steps": trained.steps,
-        "best_epoch": trained.best_epoch,
-        "train_loss": trained.train_loss,
-        "valid_loss_before": trained.valid_loss_before,
-        "valid_loss": trained.valid_loss,
-        "trained_tokens_per_epoch": per_epoch,
-        "trained_tokens": per_epoch * recipe.training.num_train_epochs,
-        "input_tokens": trained.input_tokens,
-        "device": trained.device,
-        "started_at": began_at.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "steps_s": round(trained.steps_s, 3),
-        "wall_s": round(wall_s, 3),
-        "versions": {library: version(library) for library in _LIBRARIES},
-    }
-
-
-def _part_facts(file: str, part: Part, rendered: "RenderedSet") -> dict[str, Any]:
-    return {
-        "file": file,
-        "sha256": part.sha256,
-        "rows": len(rendered.rows),
-        "dropped_lines": list(rendered.dropped_lines),
-    }

@@ -59,6 +59,8 @@ class Api(ABC):
     """Whether answers cost tokens: such requests are on the ledger."""
     streams: ClassVar[bool] = True
     """Whether `stream` means anything; where it does not, it is one of the fields nobody here knows."""
+    id_field: ClassVar[str | None] = None
+    """The field that names a request to the engine, where it does not read `x-request-id`."""
     required: ClassVar[dict[str, tuple[type, ...]]] = {}
     """Fields besides `model` that a request must have, with their types; empty values count as missing."""
 
@@ -85,6 +87,15 @@ class Api(ABC):
         """How many tokens a request may generate at the most, as its client limited it; a large number otherwise."""
         limits = [request.document.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
         return min((limit for limit in limits if isinstance(limit, int)), default=1 << 31)
+
+    def identify(self, request: InferenceRequest, request_id: str) -> None:
+        """Have the engine know a request by our id, where it does not take that from a header."""
+        if self.id_field is not None:
+            request.document[self.id_field] = f"resp_{request_id}"
+
+    def choices(self, request: InferenceRequest) -> int:
+        """How many answers to each prompt a request asks for; the engine counts the prompt for each of them."""
+        return 1
 
     @abstractmethod
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:

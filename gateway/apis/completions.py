@@ -53,9 +53,12 @@ class Completions(Api):
             names,
             include_usage=bool(options.get("include_usage")),
             continuous_usage=bool(options.get("continuous_usage_stats")),
-            per_prompt=_count(request.document.get("n")),
+            per_prompt=self.choices(request),
             prompts=self._prompts(request),
         )
+
+    def choices(self, request: InferenceRequest) -> int:
+        return _count(request.document.get("n"))
 
     def _prompts(self, request: InferenceRequest) -> int:
         prompt = request.document["prompt"]

@@ -12,6 +12,7 @@ from gateway.usage import Evidence, Usage
 DONE = b"data: [DONE]\n\n"
 _END = b"\n\n"
 _USAGE = b',"usage":{'
+_ONLY_USAGE = b'],"usage":{'  # behind the choices, and nothing else there
 _ERROR = b'data: {"error"'
 _CHOICES = b'"choices":['
 _INDEX = b'{"index":'
@@ -38,6 +39,7 @@ class CompletionsStream:
         self._continuous_usage = continuous_usage
         self._per_prompt = per_prompt
         self._has_many = per_prompt * prompts > 1
+        self._is_plain = not self._has_many and not continuous_usage
         self._theirs, self._ours = b"\0", b""
         self._tail = b""
         self._final_usage = b""
@@ -47,6 +49,8 @@ class CompletionsStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        if not self._tail and 0 <= chunk.find(_END) == len(chunk) - len(_END):  # one event, as a paced stream has it
+            return self._rewrite(chunk[: -len(_END)])
         data = self._tail + chunk if self._tail else chunk
         *events, self._tail = data.split(_END)
         return b"".join([self._rewrite(event) for event in events])
@@ -58,11 +62,22 @@ class CompletionsStream:
         if not self._running_usage:
             return Usage(), Evidence.NONE
         counts = {index: Usage.from_openai(orjson.loads(raw)) for index, raw in self._running_usage.items()}
-        by_prompt = {index // self._per_prompt: usage.prompt_tokens for index, usage in counts.items()}
+        by_prompt = {index // self._per_prompt: usage for index, usage in counts.items()}.values()
         completion_tokens = sum(usage.completion_tokens for usage in counts.values())
-        return Usage(sum(by_prompt.values()), completion_tokens), Evidence.LAST_CONTINUOUS
+        prompt_tokens, cached_tokens = (
+            sum(getattr(u, k) for u in by_prompt) for k in ("prompt_tokens", "cached_tokens")
+        )
+        return Usage(prompt_tokens, completion_tokens, cached_tokens), Evidence.LAST_CONTINUOUS
 
     def _rewrite(self, event: bytes) -> bytes:
+        if self._is_plain and not self.saw_error and event.startswith(self._theirs) and event.endswith(b"}}"):
+            start, head = event.rfind(_ONLY_USAGE), len(self._theirs)
+            if start > head and event.find(b"},", start) < 0:  # nearly every event of nearly every stream
+                self._running_usage[0] = event[start + len(_ONLY_USAGE) - 1 : -1]
+                return self._ours + event[head : start + 1] + b"}\n\n"
+        return self._rewrite_any(event)
+
+    def _rewrite_any(self, event: bytes) -> bytes:
         if self.saw_error:
             return b""  # the engine ends a failed stream with [DONE] too, which clients take for success
         if event == b"data: [DONE]":

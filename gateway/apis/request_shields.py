@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gateway.apis.content_shields import chat_templates, foreign_media
 from gateway.errors import InvalidRequestError, RequestTooLargeError
 
 MOST_CHOICES = 128  # OpenAI's own limit
@@ -107,5 +108,7 @@ REQUEST_SHIELDS: Mapping[str, Callable[[str, dict[str, Any], int], None]] = Mapp
         "large-grammars": _large_grammars,
         "truncated-texts": _truncated_texts,
         "large-texts": _large_texts,
+        "foreign-media": foreign_media,
+        "chat-templates": chat_templates,
     }
 )

@@ -15,6 +15,7 @@ class Responses(Api):
 
     path = "/v1/responses"
     required: ClassVar = {"input": (str, list)}
+    id_field = "request_id"
 
     def parse(self, body: bytes, base: str) -> InferenceRequest:
         request = super().parse(body, base)

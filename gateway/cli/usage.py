@@ -1,97 +1,140 @@
-"""`turntable usage` and `turntable costs`: what was used and what it cost, asked of a running gateway."""
+"""`turntable usage`: what was used, asked of a running gateway; its rows, their end, and whether they are true."""
 
+import csv
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from adapters import AdapterError
-from adapters.connection import connect
+from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
 
-usage_app, costs_app = typer.Typer(), typer.Typer()
-Gateway = Annotated[str, typer.Option(envvar="TURNTABLE_GATEWAY_URL", help="The gateway's address.")]
-DataDir = Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where a local gateway left admin.key.")]
-Since = Annotated[str | None, typer.Option(help="From this time on, like 2026-11-22T10:00:00Z.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-_URL, _DATA = "http://127.0.0.1:8080", Path("var")
+Until = Annotated[str | None, typer.Option(help="Until this time, which is not part of it; now by default.")]
+Tenant = Annotated[str | None, typer.Option(help="Only this tenant.")]
+
+usage_app = typer.Typer()
 
 
-@usage_app.command()
+@usage_app.callback(invoke_without_command=True)
 def usage(
+    context: typer.Context,
     group_by: Annotated[str, typer.Option(help="Any of adapter,tenant,key,day, comma-separated.")] = "adapter",
     since: Since = None,
-    gateway: Gateway = _URL,
-    data_dir: DataDir = _DATA,
+    until: Until = None,
+    adapter: Annotated[str | None, typer.Option(help="Only this adapter, or the base by its name.")] = None,
+    tenant: Tenant = None,
+    key: Annotated[str | None, typer.Option(help="Only this key, by its id.")] = None,
+    reconcile: Annotated[bool, typer.Option("--reconcile", help="Compare with the engines' own counters.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    gateway: Gateway = URL,
+    data_dir: DataDir = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Requests and tokens from the ledger."""
-    document = _get(gateway, data_dir, "/usage", {"group_by": group_by, "since": since})
+    if context.invoked_subcommand is not None:
+        return None
+    if reconcile:
+        return _reconcile(get(gateway, data_dir, "/usage/reconciliation", {"since": since}), as_json=as_json)
+    asked = {"group_by": group_by, "since": since, "until": until, "adapter": adapter, "tenant": tenant, "key": key}
+    document = get(gateway, data_dir, "/usage", asked)
+    rows = document["data"]
     if as_json:
         return Console().print_json(data=document)
-    rows = document["data"]
+    if as_csv:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        return writer.writerows(rows)
     table = Table(*(rows[0] if rows else ["nothing was used yet"]))
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
     return Console().print(table)
 
 
-@costs_app.command()
-def costs(
+@usage_app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write: .jsonl or .csv.")],
     since: Since = None,
-    vs: Annotated[list[str] | None, typer.Option(help="Compare with provider:model; may be repeated.")] = None,
-    gateway: Gateway = _URL,
-    data_dir: DataDir = _DATA,
-    as_json: AsJson = False,
+    until: Until = None,
+    tenant: Tenant = None,
+    gateway: Gateway = URL,
+    data_dir: DataDir = DATA,
 ) -> None:
-    """The engine's bill by adapter, idle time included, beside what frontier APIs would have charged."""
-    document = _get(gateway, data_dir, "/costs", {"since": since, "vs": vs})
+    """Write the ledger's rows to a file, one line per request."""
+    form = file.suffix.removeprefix(".")
+    if form not in ("jsonl", "csv"):
+        _fail(f"{file} must end in .jsonl or .csv, which says what to write.")
+    asked = {"format": form, "since": since, "until": until, "tenant": tenant}
+    part = file.with_name(f"{file.name}.part")
+    lines = 0
+    with admin_of(gateway, data_dir) as admin:
+        try:
+            with part.open("wb") as out:
+                for chunk in admin.download("/usage/rows", params={k: v for k, v in asked.items() if v is not None}):
+                    lines += chunk.count(b"\n")
+                    out.write(chunk)
+            part.replace(file)
+        except OSError as error:
+            _fail(f"{file} cannot be written ({error.strerror}); give another place.")
+        finally:
+            part.unlink(missing_ok=True)
+    Console().print(f"{lines - (form == 'csv'):,} rows in {file}")
+
+
+@usage_app.command()
+def prune(
+    before: Annotated[str, typer.Option(help="Delete rows from before this time, like 2026-01-01.")],
+    gateway: Gateway = URL,
+    data_dir: DataDir = DATA,
+) -> None:
+    """Delete old rows of the ledger; their hours are summed up first, so no sum changes."""
+    with admin_of(gateway, data_dir) as admin:
+        deleted = admin.request("POST", "/usage/prune", json={"before": before})["deleted_rows"]
+    Console().print(f"{deleted:,} rows deleted; their sums stay")
+
+
+@usage_app.command()
+def forget(
+    tenant: Annotated[str, typer.Argument(help="The tenant whose name is to go.")],
+    gateway: Gateway = URL,
+    data_dir: DataDir = DATA,
+) -> None:
+    """Replace a tenant's name and key ids in old usage by pseudonyms; sums stay. This cannot be undone."""
+    with admin_of(gateway, data_dir) as admin:
+        found = admin.request("POST", "/usage/forget", json={"tenant": tenant})
+    Console().print(f"{found['rows']:,} rows of {found['keys']} keys now belong to {found['pseudonym']}")
+
+
+def _reconcile(document: dict[str, Any], *, as_json: bool) -> None:
+    """Show the comparison; the exit code is the verdict."""
     if as_json:
-        return Console().print_json(data=document)
-    return _print_costs(document)
+        Console().print_json(data=document)
+    else:
+        Console().print(_comparison(document))
+        for run in document["data"]:
+            unsure = {kind: count for kind, count in run["evidence"].items() if kind != "exact"}
+            rows = ", ".join(f"{count:,} {who}" for who, count in run["rows"].items() if count)
+            Console().print(
+                f"{run['engine']} since {run['first_seen']}: rows {rows or 'none'}; not exact: {unsure or 0}"
+            )
+        if lost := document["interrupted_without_engine"]:
+            Console().print(f"{lost:,} interrupted rows do not say which engine they were on")
+    if document["agreement"] == "outside":
+        sys.exit(1)
 
 
-def _print_costs(document: dict[str, Any]) -> None:
-    lines, console = document["data"], Console()
-    others = list(lines[0]["elsewhere_nano_usd"]) if lines else []
-    tokens = _table("model", "requests", "prompt tokens", "of them cached", "completion tokens")
-    money = _table("model", "here", *(name.partition(":")[2] for name in others))
-    for line in lines:
-        counts = (line["requests"], line["prompt_tokens"], line["cached_tokens"], line["completion_tokens"])
-        tokens.add_row(line["model"], *(f"{count:,}" for count in counts))
-        elsewhere = (_usd(line["elsewhere_nano_usd"][name]) for name in others)
-        money.add_row(line["model"], _usd(line["cost_nano_usd"]), *elsewhere)
-    money.add_section()
-    money.add_row("(idle)", _usd(document["idle_nano_usd"]))
-    money.add_row("(bill)", _usd(document["bill_nano_usd"]))
-    console.print(tokens)
-    console.print(money)
-    console.print(
-        f"Engine up {document['engine_up_s']:.0f} s, busy {document['engine_busy_s']:.1f} s. Elsewhere: list prices of "
-        f"{document['prices']['on']} from {document['prices']['source']} for the same token counts; other tokenizers "
-        "count differently."
-    )
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=box.SIMPLE_HEAD)
-    for name in others:
-        table.add_column(name, justify="right", overflow="fold")
+def _comparison(document: dict[str, Any]) -> Table:
+    table = Table("engine", "run", "tokens", "ledger", "engine counted", "ratio", "verdict")
+    for run in document["data"]:
+        for kind, sums in run["tokens"].items():
+            ratio = "" if sums["ratio"] is None else f"{sums['ratio']:.6f}"
+            name = kind.removesuffix("_tokens")
+            figures = (f"{sums['ledger']:,}", f"{sums['engine']:,}", ratio, sums["agreement"])
+            table.add_row(run["engine"], run["run"], name, *figures)
     return table
 
 
-def _usd(nano_usd: int | None) -> str:
-    return "unpriced" if nano_usd is None else f"${nano_usd / 1e9:,.6f}"
-
-
-def _get(gateway: str, data_dir: Path, path: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in parameters.items() if value is not None}
-    try:
-        with connect(gateway, data_dir) as admin:
-            return admin.request("GET", path, params=given)
-    except AdapterError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"error: {sentence}", err=True)
+    sys.exit(2)

@@ -2,15 +2,26 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
+from gateway.engine.counters import Counters
 from gateway.engine.http import ConnectionPool, Request
+from gateway.engine.residents import Residents
+from gateway.engine.worked import Worked
+from gateway.engine_plugin.residency import ADAPTERS, PIN, REMOVE
+from gateway.engine_plugin.tokens import TOKENS
 from gateway.errors import AdapterRefusedError, EngineFailedError, GatewayError, InvalidRequestError
+from gateway.ledger import OwnRequest
 
+_COMPLETIONS = "/v1/completions"
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEALTHY_S = 1.0
+_ENGINE_DEAD = b"EngineCore encountered an issue"
 _CONTEXT_LENGTH = re.compile(rb"maximum context length|longer than the maximum model length")
 _VALIDATION = re.compile(r"'loc': 'body\.([\w.]+)', 'msg': '([^']*)'")
 _NOTE = re.compile(r" \(parameter=.*\)$", re.MULTILINE)
@@ -22,6 +33,8 @@ class EngineClient:
 
     def __init__(self, url: str, *, connect_timeout_s: float, idle_timeout_s: float) -> None:
         self.url = url.rstrip("/")
+        self.book: Callable[[str, Mapping[str, Any]], AbstractContextManager[OwnRequest]] | None = None
+        """Puts the gateway's own requests on the ledger."""
         self._connections = ConnectionPool(self.url, connect_timeout_s=connect_timeout_s, idle_timeout_s=idle_timeout_s)
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Request:
@@ -44,25 +57,98 @@ class EngineClient:
         """The engine's own version."""
         return str((await self._get("/version"))["version"])
 
-    async def load_adapter(self, engine_name: str, path: str) -> None:
-        """Load an adapter into a slot; raises `AdapterRefusedError` in the engine's words when it will not."""
+    async def counters(self) -> Counters | None:
+        """How many tokens the engine has worked on since it began; None when it does not tell."""
+        async with self._connections.request("GET", "/metrics") as answer:
+            body = await answer.read()
+        return Counters.parse(body.decode("utf-8", "replace")) if answer.status == 200 else None
+
+    async def worked_on(self, request_id: str) -> Worked | None:
+        """What a request of ours took that has ended; None when this engine cannot say. Needs our plugin.
+
+        Raises `EngineFailedError` while it still runs.
+        """
+        async with self._connections.request("GET", f"{TOKENS}?request={request_id}") as answer:
+            body = await answer.read()
+        if answer.status != 200:
+            return None
+        return Worked.parse(_object(TOKENS, body))
+
+    async def context_tokens(self) -> int | None:
+        """How long prompt and answer can be together; None when the engine does not say."""
+        models = (await self._get("/v1/models")).get("data") or [{}]
+        length = models[0].get("max_model_len")
+        return length if isinstance(length, int) else None
+
+    async def load_adapter(self, engine_name: str, path: str) -> bool:
+        """Load an adapter into a slot; False when the engine knew the name already and did nothing.
+
+        Raises `AdapterRefusedError` in the engine's words when it will not.
+        """
         body = orjson.dumps({"lora_name": engine_name, "lora_path": path})
         async with self.post("/v1/load_lora_adapter", body, {}) as answer:
             told = await answer.read()
-        if answer.status != 200 and b"already been loaded" not in told:
+        if _ENGINE_DEAD in told:  # a dead engine refuses everything; which load it died of is judged elsewhere
+            raise EngineFailedError("The engine died while it loaded an adapter.")
+        is_known = b"already been loaded" in told
+        if answer.status != 200 and not is_known:
             raise AdapterRefusedError(f"The engine refused the adapter: {engine_message(told)}")
+        return not is_known
+
+    async def forget_adapter(self, engine_name: str) -> None:
+        """Take an adapter's name away; its weights stay in the engine until others push them out."""
+        await self._call("/v1/unload_lora_adapter", {"lora_name": engine_name}, also=404)
+
+    async def residents(self) -> Residents | None:
+        """The adapters in the engine by tier; None when the engine runs without our plugin."""
+        async with self._connections.request("GET", ADAPTERS) as answer:
+            body = await answer.read()
+        if answer.status in (404, 405):
+            return None
+        if answer.status != 200:
+            raise EngineFailedError(f"The engine answered {answer.status} when asked for its adapters.")
+        return Residents.parse(_object(ADAPTERS, body))
+
+    async def remove_adapter(self, engine_name: str) -> bool:
+        """Take an adapter, and weights without a name, out of the engine; whether they are gone. Needs our plugin."""
+        return bool((await self._call(REMOVE, {"name": engine_name}))["gone"])
+
+    async def pin_adapter(self, engine_name: str, *, pinned: bool) -> None:
+        """Keep an adapter in its slot, or let it go again. Needs our plugin."""
+        await self._call(PIN, {"name": engine_name, "pinned": pinned}, also=404)
+
+    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One request for completions that is the gateway's own; without "choices" the base completes no texts."""
+        if self.book is None:
+            return await self._call(_COMPLETIONS, body, also=404)
+        with self.book(_COMPLETIONS, body) as booked:
+            answer = await self._call(_COMPLETIONS, body, also=404, headers={"x-request-id": booked.request_id})
+            booked.answer = answer
+            return answer
 
     def close(self) -> None:
         """Close the connections that are idle."""
         self._connections.close()
 
+    async def _call(
+        self, path: str, body: Mapping[str, Any], *, also: int = 200, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> dict[str, Any]:
+        async with self.post(path, orjson.dumps(body), headers) as answer:
+            told = await answer.read()
+        if answer.status not in (200, also):
+            raise EngineFailedError(f"The engine answered {answer.status} to {path}: {engine_message(told)}")
+        return _object(path, told) if told.startswith(b"{") else {}
+
     async def _get(self, path: str) -> dict[str, Any]:
         async with self._connections.request("GET", path) as answer:
-            body = await answer.read()
-        try:
-            return dict(orjson.loads(body))
-        except ValueError as error:
-            raise EngineFailedError(f"The engine answered {answer.status} to {path}, without JSON.") from error
+            return _object(path, await answer.read())
+
+
+def _object(path: str, body: bytes) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads(body))
+    except ValueError as error:
+        raise EngineFailedError(f"The engine answered {path} without JSON.") from error
 
 
 def translate(path: str, status: int, body: bytes) -> GatewayError:
@@ -77,6 +163,11 @@ def translate(path: str, status: int, body: bytes) -> GatewayError:
     if status == 501:
         return InvalidRequestError("This base model does not support what the request asks for.")
     return EngineFailedError("The engine failed on this request; its log has the details.")
+
+
+def is_unknown_model(body: bytes, name: str) -> bool:
+    """Whether the engine refuses a request because it has no model of that name."""
+    return f"`{name}` does not exist".encode() in body
 
 
 def engine_message(body: bytes) -> str:

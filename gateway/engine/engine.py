@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 
 from gateway.engine.breaker import Breaker
 from gateway.engine.client import EngineClient
-from gateway.engine.http import Connection, Request
+from gateway.engine.connection import Connection
+from gateway.engine.http import Request
 from gateway.engine.loader import AdapterLoader
+from gateway.engine.reconciler import Reconciler
 from gateway.engine.supervisor import EngineState, Supervisor
 from gateway.engine.suspects import Run, Suspects
+from gateway.engine.turns import Turns
+from gateway.engine.working_set import Thrash
 from gateway.errors import EngineBrokeOffError, EngineUnreachableError
 
 _NEWEST = 0.1  # weight of the newest answer in a running mean
@@ -21,9 +25,12 @@ class Engine:
     name: str
     client: EngineClient
     loader: AdapterLoader
+    reconciler: Reconciler
+    thrash: Thrash
     supervisor: Supervisor
     suspects: Suspects
     breaker: Breaker = field(default_factory=Breaker)
+    turns: Turns = field(default_factory=Turns)
     running: int = 0
     s_per_token: float = 0.0
     """How long a generated token lately took, waiting and prompt included; 0 until an answer was seen."""
@@ -38,6 +45,16 @@ class Engine:
     def is_ready(self) -> bool:
         """Whether the engine is up with everything live loaded."""
         return self.supervisor.status.state is EngineState.READY
+
+    @property
+    def run(self) -> str | None:
+        """Which run of the engine this is, by its counters' own account; None when it tells none."""
+        return self.supervisor.run_id
+
+    @property
+    def known_slots(self) -> int:
+        """Adapters that may run at a time; 0 for an engine that somebody else started and that does not tell."""
+        return self.loader.slots if self.supervisor.is_managed or self.reconciler.residents is not None else 0
 
     @property
     def is_available(self) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from gateway.engine.logs import last_error, rotate
+from gateway.engine_plugin.residency import PLUGIN
 from gateway.settings import inherited_environment
 
 _STOP_GRACE_S = 15.0
@@ -22,12 +24,12 @@ class EngineSpec:
     served_model_name: str
     port: int
     max_loras: int
+    max_cpu_loras: int
     max_lora_rank: int
     max_model_len: int | None
     kv_cache_gib: int
     extra_args: tuple[str, ...]
     log_path: Path
-    shields: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The command line; the module form, because the CPU build's `vllm` command does not start."""
@@ -37,7 +39,7 @@ class EngineSpec:
             "--host": "127.0.0.1",
             "--port": self.port,
             "--max-loras": self.max_loras,
-            "--max-cpu-loras": 2 * self.max_loras,
+            "--max-cpu-loras": self.max_cpu_loras,
             "--max-lora-rank": self.max_lora_rank,
             "--uvicorn-log-level": "warning",
         }
@@ -55,10 +57,11 @@ class EngineSpec:
         ]
 
     def environment(self) -> Mapping[str, str]:
-        """Runtime loading on, hub and usage reports off, no plugin but ours."""
+        """Runtime loading on, hub and usage reports off, no plugin but ours, nothing imported from where we stand."""
         return inherited_environment() | {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-            "VLLM_PLUGINS": "turntable_shields",
+            "VLLM_PLUGINS": f"turntable_shields,{PLUGIN}",
+            "PYTHONSAFEPATH": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
             "HF_HUB_OFFLINE": "1",
@@ -73,12 +76,12 @@ class EngineProcess:
     def __init__(self, process: asyncio.subprocess.Process, pipe: int, log_path: Path) -> None:
         self._process = process
         self._pipe = pipe
-        self._log_path = log_path
+        self.log_path = log_path
 
     @classmethod
     async def start(cls, spec: EngineSpec) -> "EngineProcess":
         """Start vLLM in a process group of its own, its output appended to the log."""
-        spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        rotate(spec.log_path)
         read_end, write_end = os.pipe()
         guard = [sys.executable, "-m", "gateway.engine.guard", str(read_end)]
         try:
@@ -118,13 +121,8 @@ class EngineProcess:
             await self._process.wait()
 
     def last_error(self) -> str:
-        """The newest line of the log that explains a failure, for a one-sentence report."""
-        with contextlib.suppress(OSError), self._log_path.open("rb") as log:
-            log.seek(max(0, self._log_path.stat().st_size - 20_000))
-            lines = [line for line in log.read().decode(errors="replace").splitlines() if "Error" in line]
-            if lines:
-                return lines[-1].split("] ", 1)[-1].strip()[:300]
-        return "it left no error in its log"
+        """The lines of the log that explain a failure, as one sentence."""
+        return last_error(self.log_path)
 
 
 def engine_build() -> str | None:

@@ -1,3 +1,1 @@
-"""What runs inside the vLLM process: shields against known defects of the engine. The only part of the gateway with
-torch.
-"""
+"""What runs inside the vLLM process: shields against known defects, and where which adapter is. Only here is torch."""

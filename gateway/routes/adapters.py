@@ -1,119 +1,186 @@
-"""The admin surface for adapters: publish, list, show, promote, audit."""
+"""The admin surface for versions: publish, list, show, verify, retire, and the audit log."""
 
+import asyncio
+import contextlib
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel as Schema
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from adapters import AdapterRef, Registry, Store, Version
 from adapters.ref import check_name
-from gateway.auth import Caller
-from gateway.errors import InvalidRequestError, NotFoundError
-from gateway.publish import Publisher, parse_version, translated_errors
-
-_Body = TypeVar("_Body", bound=Schema)
+from gateway.adapter_errors import parse_version, translated_errors
+from gateway.errors import InvalidRequestError, NotFoundError, RequestTooLargeError
+from gateway.keys import Caller
+from gateway.publish import Publisher
+from gateway.rollout import Rollout
+from gateway.routes.adapter_documents import AdapterDocuments, body_of, read_body
+from gateway.traffic.canary import CanaryWatch
+from gateway.traffic.shadow import Shadows
+from gateway.watching.review import Reviewer
 
 
 class PublishSource(Schema):
-    """JSON body of a publish from a directory on the gateway's machine."""
+    """JSON body of a publish from a place that the operator allowed in `adapter_sources`."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
     source: str
 
 
-class Promotion(Schema):
-    """JSON body of a promotion; `expect_live` makes it a compare-and-swap."""
+_FORM_BYTES = 1 << 20  # for the parts of a form around the archive
+_UPLOAD = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "file": {"type": "string", "format": "binary"}},
+    "required": ["name", "file"],
+}
+_PUBLISH = body_of(PublishSource)
+_PUBLISH["requestBody"]["content"]["multipart/form-data"] = {"schema": _UPLOAD}
 
-    model_config = ConfigDict(extra="forbid")
-    version: str
-    expect_live: str | None = None
+
+@dataclass(frozen=True)
+class AdapterServices:
+    """What the routes of adapters call."""
+
+    publisher: Publisher
+    rollout: Rollout
+    registry: Registry
+    store: Store
+    documents: AdapterDocuments
+    watch: CanaryWatch
+    shadows: Shadows
+    reviewer: Reviewer
 
 
-def adapter_routes(publisher: Publisher, registry: Registry, store: Store, admin: Any) -> APIRouter:
-    """Routes below /admin/v1/adapters and /admin/v1/audit; `admin` is the dependency that demands an admin key."""
+def adapter_routes(services: AdapterServices, admin: Any) -> APIRouter:
+    """Routes below /admin/v1/adapters, and /admin/v1/audit; `admin` is the dependency that demands an admin key."""
     routes = APIRouter(prefix="/admin/v1", tags=["adapters"])
-
-    @routes.post("/adapters", status_code=201)
-    async def publish(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Publish an adapter: multipart with name and file (tar.gz), or JSON with name and source (a directory)."""
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            return _describe(registry, await _publish_upload(request, publisher, store, caller))
-        source = _parse(PublishSource, await request.body())
-        version = await publisher.publish_directory(source.name, Path(source.source), actor=caller.key_id)
-        return _describe(registry, version)
-
-    @routes.get("/adapters", dependencies=[Depends(admin)])
-    def list_adapters() -> dict[str, Any]:
-        """Every version of every adapter."""
-        versions = [version for all_of_name in registry.snapshot.versions.values() for version in all_of_name]
-        return {"object": "list", "data": [_describe(registry, version) for version in versions]}
-
-    @routes.get("/adapters/{name}", dependencies=[Depends(admin)])
-    def get_adapter(name: str) -> dict[str, Any]:
-        """One adapter with the manifests of its versions."""
-        with translated_errors():
-            check_name(name)
-        versions = registry.snapshot.versions.get(name)
-        if versions is None:
-            raise NotFoundError(f"There is no adapter '{name}'; GET /admin/v1/adapters lists what there is.")
-        return {"name": name, "versions": [_describe(registry, version, whole=True) for version in versions]}
-
-    @routes.get("/adapters/{name}/versions/{version}", dependencies=[Depends(admin)])
-    def get_version(name: str, version: str) -> dict[str, Any]:
-        """One version with its manifest."""
-        with translated_errors():
-            found = registry.snapshot.resolve(AdapterRef(check_name(name), version=parse_version(version)))
-        return _describe(registry, found, whole=True)
-
-    @routes.post("/adapters/{name}/promote")
-    async def promote(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Make a version live."""
-        promotion = _parse(Promotion, await request.body())
-        expected = parse_version(promotion.expect_live) if promotion.expect_live else None
-        number = parse_version(promotion.version)
-        return _describe(registry, await publisher.promote(name, number, expect_live=expected, actor=caller.key_id))
-
-    @routes.get("/audit", dependencies=[Depends(admin)])
-    def audit(limit: int = 100) -> dict[str, Any]:
-        """Who did what to which version, newest first."""
-        return {"object": "list", "data": registry.audit(min(max(limit, 1), 1_000))}
-
+    _add_reading(routes, services, admin)
+    _add_changes(routes, services, admin)
     return routes
 
 
+def _add_reading(routes: APIRouter, services: AdapterServices, admin: Any) -> None:
+    registry, documents = services.registry, services.documents
+
+    @routes.get("/adapters", dependencies=[Depends(admin)])
+    def list_adapters() -> dict[str, Any]:
+        """Every version of every adapter, with its traffic and the engines where it is resident."""
+        versions = [version for all_of_name in registry.snapshot.versions.values() for version in all_of_name]
+        return {"object": "list", "data": documents.versions(versions)}
+
+    @routes.get("/adapters/{name}", dependencies=[Depends(admin)])
+    def get_adapter(name: str) -> dict[str, Any]:
+        """One adapter: its traffic policy, what canary and shadow have shown so far, and its versions with evidence."""
+        with translated_errors():
+            check_name(name)
+        work = documents.work(name)
+        versions = registry.snapshot.versions.get(name, ())
+        if not versions and not work:
+            raise NotFoundError(f"There is no adapter '{name}'; GET /admin/v1/adapters lists what there is.")
+        return {
+            "name": name,
+            "policy": documents.policy(name),
+            "canary_watch": services.watch.describe(name),
+            "shadow_mirror": services.shadows.describe(name),
+            "retrain": [asdict(trigger) for trigger in services.reviewer.triggers(name)],
+            "in_work": work,
+            "versions": [documents.whole_version(version) for version in versions],
+        }
+
+    @routes.get("/adapters/{name}/work", dependencies=[Depends(admin)])
+    async def get_work(name: str) -> dict[str, Any]:
+        """What is being done for a name right now, step by step: for watching a publish or a verify."""
+        with translated_errors():
+            return {"name": check_name(name), "in_work": documents.work(name)}
+
+    @routes.get("/adapters/{name}/versions/{version}", dependencies=[Depends(admin)])
+    def get_version(name: str, version: str) -> dict[str, Any]:
+        """One version with its manifest, history and evidence."""
+        return documents.whole_version(_find(registry, name, version))
+
+    @routes.get("/audit", dependencies=[Depends(admin)])
+    def audit(
+        limit: Annotated[int, Query(description="How many entries, 1,000 at most.")] = 100,
+        subject: Annotated[str | None, Query(description="A name with all its versions, or one like name@v3.")] = None,
+    ) -> dict[str, Any]:
+        """Who did what to which version on which evidence, newest first."""
+        return {"object": "list", "data": registry.audit(min(max(limit, 1), 1_000), subject)}
+
+
+def _add_changes(routes: APIRouter, services: AdapterServices, admin: Any) -> None:
+    publisher, registry, documents = services.publisher, services.registry, services.documents
+
+    @routes.post("/adapters", status_code=201, openapi_extra=_PUBLISH)
+    async def publish(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Publish an adapter: multipart with name and file (tar.gz), or JSON with name and source."""
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return documents.version(await _publish_upload(request, publisher, services.store, caller))
+        body = read_body(PublishSource, await request.body())
+        return documents.version(await publisher.publish_source(body.name, body.source, actor=caller.key_id))
+
+    @routes.post("/adapters/{name}/versions/{version}/verify")
+    async def verify(name: str, version: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Re-hash the stored files, check and probe the version anew; `ok` says whether it passed."""
+        found = _find(registry, name, version)
+        reason = await publisher.verify(name, found.version, actor=caller.key_id)
+        whole = await asyncio.to_thread(documents.whole_version, _find(registry, name, version))
+        return {"ok": not reason, "failure": reason} | whole
+
+    @routes.delete("/adapters/{name}/versions/{version}")
+    async def retire(name: str, version: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Drain a version that takes no traffic, unload it, verify that it is gone, release its files."""
+        found = _find(registry, name, version)
+        retired = await services.rollout.retire(name, found.version, actor=caller.key_id)
+        engines = [asdict(left) for left in retired.engines]
+        return documents.version(retired.version) | {"engines": engines, "files": retired.files}
+
+
+def _find(registry: Registry, name: str, version: str) -> Version:
+    with translated_errors():
+        return registry.snapshot.resolve(AdapterRef(check_name(name), version=parse_version(version)))
+
+
 async def _publish_upload(request: Request, publisher: Publisher, store: Store, caller: Caller) -> Version:
-    form = await request.form(max_files=1, max_fields=4)
-    name, upload = form.get("name"), form.get("file")
-    if not isinstance(name, str) or not isinstance(upload, UploadFile):
-        raise InvalidRequestError("Send a multipart form with the fields 'name' and 'file' (a tar.gz).", param="file")
-    with translated_errors(), store.incoming() as scratch:
-        archive = scratch / "upload.tar.gz"
-        with archive.open("wb") as out:
-            shutil.copyfileobj(upload.file, out, 1 << 20)
-        return await publisher.publish_archive(name, archive, actor=caller.key_id)
+    bounded = _bounded(request, publisher.max_bytes)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            form = await stack.enter_async_context(bounded.form(max_files=1, max_fields=4))
+        except ClientDisconnect as error:
+            raise InvalidRequestError("The upload broke off; send it again.", param="file") from error
+        name, upload = form.get("name"), form.get("file")
+        if not isinstance(name, str) or not isinstance(upload, UploadFile):
+            raise InvalidRequestError(
+                "Send a multipart form with the fields 'name' and 'file' (a tar.gz).", param="file"
+            )
+        with translated_errors(), store.incoming() as scratch:
+            archive = scratch / "upload.tar.gz"
+            await asyncio.to_thread(_copy, upload.file, archive)
+            return await publisher.publish_archive(name, archive, actor=caller.key_id)
 
 
-def _parse(kind: type[_Body], body: bytes) -> _Body:
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or None
-        raise InvalidRequestError(f"{field or 'The body'}: {first['msg']}.", param=field) from error
+def _bounded(request: Request, max_bytes: int) -> Request:
+    """The request, whose body ends in `RequestTooLargeError` as soon as it is larger than an adapter may be."""
+    room = max_bytes + _FORM_BYTES
+
+    async def receive() -> Message:
+        nonlocal room
+        message = await request.receive()
+        room -= len(message.get("body", b""))
+        if room < 0:
+            raise RequestTooLargeError(f"The upload is larger than {max_bytes} bytes; raise max_upload_bytes.")
+        return message
+
+    return Request(request.scope, receive)
 
 
-def _describe(registry: Registry, version: Version, *, whole: bool = False) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "name": version.name,
-        "version": f"v{version.version}",
-        "digest": version.digest,
-        "state": version.state,
-        "reason": version.reason,
-        "live": registry.snapshot.live.get(version.name) == version.version,
-    }
-    return document | ({"manifest": version.manifest.model_dump(mode="json")} if whole else {})
+def _copy(upload: BinaryIO, archive: Path) -> None:
+    with archive.open("wb") as out:
+        shutil.copyfileobj(upload, out, 1 << 20)

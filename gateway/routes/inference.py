@@ -1,14 +1,13 @@
 """The inference endpoints as raw ASGI: no framework between the engine's bytes and the client's socket."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from gateway.apis import APIS, Api
-from gateway.auth import Keyring
+from gateway.costs.request_cost import HEADER
 from gateway.errors import (
     ClientTooSlowError,
     GatewayError,
@@ -16,9 +15,12 @@ from gateway.errors import (
     MethodNotAllowedError,
     RequestTooLargeError,
 )
-from gateway.front_door import WHEN_GONE
-from gateway.inference import Call, Inference
-from gateway.resolve import Resolver
+from gateway.exchange import Call
+from gateway.front_door import CYCLE, Cycle
+from gateway.inference import Inference
+from gateway.keys import Keyring
+from gateway.keys import Scope as KeyScope
+from gateway.resolve import Resolver, Target, choose, mirrored_to, stickiness
 from gateway.routes.keep_alive import KeepAlive
 from gateway.routes.request_id import RequestIds, client_request_id
 
@@ -52,6 +54,7 @@ class InferenceEndpoint:
         keyring: Keyring,
         resolver: Resolver,
         ids: RequestIds,
+        watches: Callable[[Target], bool],
         *,
         base: str,
         max_body_bytes: int,
@@ -66,6 +69,7 @@ class InferenceEndpoint:
         self._body_timeout_s = body_timeout_s
         self._keep_alive_s = keep_alive_s
         self._ids = ids
+        self._watches = watches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; after the first byte, errors become events."""
@@ -86,12 +90,19 @@ class InferenceEndpoint:
         if scope["method"] != "POST":
             raise MethodNotAllowedError(f"{scope['method']} is not allowed here; use POST.")
         caller = self._keyring.authenticate(headers)
-        body = await self._read_body(headers, receive)
+        caller.demand(KeyScope.INFERENCE)
+        cycle: Cycle = scope["extensions"][CYCLE]
+        body = await self._read_body(cycle, headers, receive)
         received_s = time.perf_counter()
         request = reply.api.parse(body, self._base)
-        target = self._resolver.resolve(request.model)
+        route = self._resolver.route_for(caller, request.model)
+        target = route.target
+        if route.canary is not None:
+            target = choose(route, stickiness(request.document, caller, reply.own_id))
+        mirror_to = mirrored_to(route, reply.own_id) if route.shadow is not None else None
         if target.version is not None:
             reply.headers.append((b"x-turntable-adapter", target.engine_model.encode()))
+        is_watched = self._watches(target)
         call = Call(
             id=reply.own_id,
             client_id=reply.client_id,
@@ -100,23 +111,35 @@ class InferenceEndpoint:
             request=request,
             target=target,
             received_s=received_s,
+            mirror_to=mirror_to,
+            heard=[] if is_watched or mirror_to is not None else None,
+            is_watched=is_watched,
+            limit_headers=reply.headers,
             headers={k.decode("latin-1"): headers[k].decode("latin-1") for k in _TRACE_HEADERS if k in headers},
         )
-        with cancelled_when_gone(scope):
+        with CancelledWhenGone(cycle):
             if call.request.stream:
-                await self._stream(call, reply)
+                await self._stream(call, reply, cycle)
             else:
                 async with self._inference.exchange(call) as exchange:
-                    await reply.whole(200, _JSON, await exchange.read())
+                    body = await exchange.read()
+                    if HEADER in headers:
+                        reply.headers += exchange.cost_headers()
+                    await reply.whole(200, _JSON, body)
 
-    async def _stream(self, call: Call, reply: "Reply") -> None:
+    async def _stream(self, call: Call, reply: "Reply", cycle: Cycle) -> None:
+        def relay(events: bytes) -> bool:
+            reply.sent_s = time.perf_counter()
+            return cycle.write(events)
+
         with KeepAlive(self._keep_alive_s, lambda: reply.sent_s, reply.keep_alive).running():
             async with self._inference.exchange(call) as exchange:
-                async for events in exchange.stream():
-                    await reply.part(events)
+                await reply.part(await exchange.first_events())
+                while await exchange.relay(relay):
+                    await cycle.drained()
                 await reply.end()
 
-    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _read_body(self, cycle: Cycle, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The request body; raises `RequestTooLargeError` past the limit without reading on, `ClientTooSlowError`
         when it does not arrive in time.
         """
@@ -124,6 +147,10 @@ class InferenceEndpoint:
         too_large = RequestTooLargeError(f"The body is larger than {limit} bytes; send less, or raise max_body_bytes.")
         if int(headers.get(b"content-length", b"0")) > limit:
             raise too_large
+        if (whole := cycle.take_body()) is not None:
+            if len(whole) > limit:
+                raise too_large
+            return whole
         parts, size = [], 0
         try:
             async with asyncio.timeout(self._body_timeout_s):
@@ -196,25 +223,26 @@ class Reply:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-@contextlib.contextmanager
-def cancelled_when_gone(scope: Scope) -> Iterator[None]:
-    """Cancel what runs inside as soon as the client closes its connection, and turn that into `ClientGoneError`."""
-    task = asyncio.current_task()
-    assert task is not None, "requests run in tasks"
-    gone = False
+class CancelledWhenGone:
+    """Cancels what runs inside as soon as the client closes its connection, and turns that into `ClientGoneError`."""
 
-    def cancel() -> None:
-        nonlocal gone
-        gone = True
-        task.cancel()
+    __slots__ = ("_is_gone", "_task", "_turn")
 
-    when_gone = scope["extensions"][WHEN_GONE]
-    when_gone(cancel)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
+    def __init__(self, cycle: Cycle) -> None:
+        self._turn = cycle
+        self._is_gone = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "requests run in tasks"
+        self._task = task
+        self._turn.when_gone(self._cancel)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._turn.when_gone(None)
+        if isinstance(error, asyncio.CancelledError) and self._is_gone and self._task.uncancel() == 0:
             raise ClientGoneError from None
-        raise
-    finally:
-        when_gone(None)
+
+    def _cancel(self) -> None:
+        self._is_gone = True
+        self._task.cancel()

@@ -1,16 +1,17 @@
 """GET /v1/models and /v1/models/{id}: the base and the live adapters, in OpenAI's shape."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
 from adapters import Registry, Version
+from gateway.keys import Caller
 from gateway.resolve import Resolver
 
 
-def model_routes(registry: Registry, resolver: Resolver, base: str, authenticated: Any) -> APIRouter:
-    """Routes that list what a caller may name as the model."""
-    routes = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(authenticated)])
+def model_routes(registry: Registry, resolver: Resolver, base: str, inference: Any) -> APIRouter:
+    """Routes that list what a caller may name as the model; `inference` is the dependency that demands that scope."""
+    routes = APIRouter(prefix="/v1/models", tags=["models"])
 
     def describe(name: str, version: Version | None) -> dict[str, Any]:
         model = {"id": name, "object": "model", "created": 0, "owned_by": "turntable"}
@@ -20,14 +21,15 @@ def model_routes(registry: Registry, resolver: Resolver, base: str, authenticate
         return model
 
     @routes.get("")
-    def list_models() -> dict[str, Any]:
-        """The base model and every live adapter."""
+    def list_models(caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
+        """The base model and every live adapter that this key may use."""
         live = registry.snapshot.live_versions()
-        return {"object": "list", "data": [describe(base, None), *(describe(v.name, v) for v in live)]}
+        models = [describe(base, None), *(describe(v.name, v) for v in live)]
+        return {"object": "list", "data": [model for model in models if caller.may_use(model["id"])]}
 
     @routes.get("/{name:path}")
-    def get_model(name: str) -> dict[str, Any]:
+    def get_model(name: str, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
         """One model by name or ref."""
-        return describe(name, resolver.resolve(name).version)
+        return describe(name, resolver.route_for(caller, name).target.version)
 
     return routes

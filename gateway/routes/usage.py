@@ -1,98 +1,135 @@
-"""GET /admin/v1/usage and /admin/v1/costs: tokens and money by model."""
+"""/admin/v1/usage: requests and tokens from the ledger, its rows, their retention, and the engines' own counters."""
 
+import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel as Schema
+from pydantic import ConfigDict
 
-from gateway.costs import Bill, make_bill, usage_by_model
-from gateway.engine_runs import EngineRuns
+from gateway.costs.amounts import DAY_US
+from gateway.costs.sums import COUNTS, Sums
 from gateway.errors import InvalidRequestError
-from gateway.ledger import Ledger, now_us
-from gateway.prices import DEFAULT_COMPARISON, frontier_models, price_source
-from gateway.usage import Usage
+from gateway.keys import Caller
+from gateway.ledger import now_us
+from gateway.reconcile.books import Books
+from gateway.reconcile.document import document
+from gateway.routes.adapter_documents import body_of, read_body
+from gateway.routes.exports import CONTENT_TYPES, exported
+from gateway.routes.times import parse_us
 
 _COLUMNS = {"adapter", "tenant", "key", "day"}
 
 
-def usage_routes(ledger: Ledger, runs: EngineRuns, *, base: str, admin: Any) -> APIRouter:
-    """Routes that sum up the ledger; times are ISO 8601, all history by default."""
-    routes = APIRouter(prefix="/admin/v1", tags=["usage"], dependencies=[Depends(admin)])
+class Pruning(Schema):
+    """JSON body of a deletion of old rows: those before this moment, ISO 8601."""
 
-    @routes.get("/usage")
-    def usage(group_by: str = "adapter", since: str | None = None) -> dict[str, Any]:
-        """Requests and tokens, grouped by any of adapter, tenant, key, day."""
-        columns = [column for column in group_by.split(",") if column]
-        if unknown := set(columns) - _COLUMNS:
-            raise InvalidRequestError(
-                f"Cannot group by '{unknown.pop()}'; choose from {', '.join(sorted(_COLUMNS))}.", param="group_by"
-            )
-        groups: dict[tuple[str, ...], dict[str, int]] = {}
-        for row in ledger.rows(since_us=_parse_us(since)):
-            sums = groups.setdefault(tuple(_value(row, column, base) for column in columns), _zero())
-            sums["requests"] += 1
-            sums["unsettled"] += row["state"] != "settled"
-            for kind in ("prompt_tokens", "cached_tokens", "completion_tokens"):
-                sums[kind] += row[kind] or 0
-        return {"object": "list", "data": [dict(zip(columns, k, strict=True)) | v for k, v in sorted(groups.items())]}
+    model_config = ConfigDict(extra="forbid")
+    before: str
 
-    @routes.get("/costs")
-    def costs(since: str | None = None, vs: Annotated[list[str] | None, Query()] = None) -> dict[str, Any]:
-        """The engine's bill by model, and what frontier APIs would have charged for the same requests."""
-        since_us, until_us = _parse_us(since), now_us()
-        models = frontier_models(vs or DEFAULT_COMPARISON)
-        rows = ledger.rows(since_us=since_us, until_us=until_us)
-        bill = make_bill(runs.list(), rows, base=base, since_us=since_us, until_us=until_us)
-        usages, today = usage_by_model(rows, base), datetime.now(UTC)
-        elsewhere: dict[str, dict[str, int]] = {
-            line.model: {m.name: m.charge_nano_usd(usages[line.model], at=today) for m in models} for line in bill.lines
+
+class Forgetting(Schema):
+    """JSON body of the deletion of a tenant's name."""
+
+    model_config = ConfigDict(extra="forbid")
+    tenant: str
+
+
+def usage_routes(books: Books, *, base: str, usage: Any, admin: Any) -> APIRouter:
+    """Routes about usage; times are ISO 8601, all history by default. `usage` and `admin` demand these scopes."""
+    routes = APIRouter(prefix="/admin/v1/usage", tags=["usage"])
+
+    @routes.get("")
+    def summed_up(
+        caller: Annotated[Caller, Depends(usage)],
+        group_by: str = "adapter",
+        since: str | None = None,
+        until: str | None = None,
+        adapter: str | None = None,
+        tenant: str | None = None,
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        """Requests and tokens, grouped by any of adapter, tenant, key, day, and filtered by any of the first three; of
+        its own tenant unless the caller is an admin. Where rows were deleted, windows are whole hours.
+        """
+        wanted = {
+            name: value for name, value in zip(_FILTERS, (adapter, tenant, key), strict=True) if value is not None
         }
-        return _document(bill, elsewhere) | {"prices": {"source": price_source(), "on": today.date().isoformat()}}
+        sums = books.summary.window(*_window(since, until)).sums
+        return _grouped([one for one in sums if caller.may_see(one.tenant)], _columns(group_by), wanted, base)
 
+    @routes.get("/rows")
+    def rows(
+        caller: Annotated[Caller, Depends(usage)],
+        format: str = "jsonl",  # noqa: A002
+        since: str | None = None,
+        until: str | None = None,
+        tenant: str | None = None,
+    ) -> StreamingResponse:
+        """The ledger's rows in order of time, as JSON Lines or CSV; of its own tenant unless the caller is an admin."""
+        if format not in CONTENT_TYPES:
+            raise InvalidRequestError(f"There is no format '{format}'; use jsonl or csv.", param="format")
+        whose = tenant if caller.is_admin else caller.tenant
+        pages = books.rows(*_window(since, until), whose)
+        return StreamingResponse(exported(pages, format), media_type=CONTENT_TYPES[format])
+
+    _add_upkeep(routes, books, admin)
     return routes
 
 
-def _document(bill: Bill, elsewhere: dict[str, dict[str, int]]) -> dict[str, Any]:
-    lines = [
-        {"model": line.model, "requests": line.requests}
-        | _tokens(line.usage)
-        | {"cost_nano_usd": line.cost_nano_usd, "elsewhere_nano_usd": elsewhere[line.model]}
-        for line in bill.lines
-    ]
-    return {
-        "data": lines,
-        "idle_nano_usd": bill.idle_nano_usd,
-        "bill_nano_usd": bill.total_nano_usd,
-        "engine_up_s": bill.up_us / 1e6,
-        "engine_busy_s": bill.busy_us / 1e6,
-    }
+def _add_upkeep(routes: APIRouter, books: Books, admin: Any) -> None:
+    @routes.get("/reconciliation", dependencies=[Depends(admin)])
+    async def reconciliation(since: str | None = None) -> dict[str, Any]:
+        """The ledger's tokens beside what each run of an engine counted itself; the engines are asked now."""
+        judgements, unattributed = await books.judge(parse_us(since, "since") or 0)
+        return document(judgements, unattributed)
+
+    @routes.post("/prune", openapi_extra=body_of(Pruning))
+    async def prune(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Delete the ledger's rows before a moment; their hours are summed up first, so no sum changes."""
+        before_us = parse_us(read_body(Pruning, await request.body()).before, "before") or 0
+        deleted = await asyncio.to_thread(books.prune, min(before_us, now_us()), actor=caller.key_id)
+        return {"deleted_rows": deleted}
+
+    @routes.post("/forget", openapi_extra=body_of(Forgetting))
+    async def forget(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Replace a tenant's name and the ids of its keys in old usage by pseudonyms; sums stay as they are."""
+        tenant = read_body(Forgetting, await request.body()).tenant
+        forgotten = await asyncio.to_thread(books.forgetting.forget, tenant, actor=caller.key_id)
+        return {"pseudonym": forgotten.pseudonym, "rows": forgotten.rows, "keys": forgotten.keys}
 
 
-def _tokens(usage: Usage) -> dict[str, int]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "completion_tokens": usage.completion_tokens,
-    }
+_FILTERS = ("adapter", "tenant", "key")
 
 
-def _zero() -> dict[str, int]:
-    return dict.fromkeys(("requests", "unsettled", "prompt_tokens", "cached_tokens", "completion_tokens"), 0)
+def _grouped(sums: Iterable[Sums], columns: list[str], wanted: dict[str, str], base: str) -> dict[str, Any]:
+    groups: dict[tuple[str, ...], dict[str, int]] = {}
+    for one in sums:
+        if all(_value(one, name, base) == wanted[name] for name in wanted):
+            group = tuple(_value(one, column, base) for column in columns)
+            counts = groups.setdefault(group, dict.fromkeys(COUNTS, 0))
+            for count in COUNTS:
+                counts[count] += getattr(one, count)
+    return {"object": "list", "data": [dict(zip(columns, k, strict=True)) | v for k, v in sorted(groups.items())]}
 
 
-def _value(row: Any, column: str, base: str) -> str:
-    if column == "day":
-        return datetime.fromtimestamp(row["opened_us"] / 1e6, UTC).date().isoformat()
-    return str(row["key_id"] if column == "key" else row[column] or base)
-
-
-def _parse_us(since: str | None) -> int:
-    if since is None:
-        return 0
-    try:
-        moment = datetime.fromisoformat(since)
-    except ValueError as error:
+def _columns(group_by: str) -> list[str]:
+    columns = [column for column in group_by.split(",") if column]
+    if unknown := set(columns) - _COLUMNS:
         raise InvalidRequestError(
-            f"'{since}' is no time; write it like 2026-11-22T10:00:00Z.", param="since"
-        ) from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)
+            f"Cannot group by '{unknown.pop()}'; choose from {', '.join(sorted(_COLUMNS))}.", param="group_by"
+        )
+    return columns
+
+
+def _window(since: str | None, until: str | None) -> tuple[int, int]:
+    return parse_us(since, "since") or 0, parse_us(until, "until") or now_us() + 1
+
+
+def _value(sums: Sums, column: str, base: str) -> str:
+    if column == "day":
+        return datetime.fromtimestamp(sums.period * DAY_US // 10**6, UTC).date().isoformat()
+    return {"adapter": sums.adapter or base, "tenant": sums.tenant, "key": sums.key_id}[column]

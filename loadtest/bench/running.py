@@ -56,6 +56,7 @@ def running_system(system: System, engine: Running, folder: Path, venvs: Path) -
     place = Place(free_port(), free_port(), engine.port, folder, system.binaries(venvs))
     with _process(system.name, system.command(place), system.environment, folder) as started:
         cold_start_s, key = started.answered(place.port, lambda: system.key(place))
+        key = system.client_key(place, key)
         yield Running(system.name, started.process.pid, place.port, key, cold_start_s)
 
 

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-from loadtest.errors import InvalidWorkloadError
+import httpx
+
+from loadtest.errors import InvalidWorkloadError, ServerError
 
 DIRECT = "direct"
 TURNTABLE = "turntable"
@@ -15,9 +18,12 @@ ROUTER = "vllm-router"
 """With its default policy, cache_aware."""
 ROUTER_RR = "vllm-router-rr"
 """With the policy round_robin, its cheapest: what a pure relay in Rust costs."""
+RELAY = "relay"
+"""No gateway at all: bytes from socket to socket on a Python event loop, the least that one in Python can cost."""
 LITELLM = "litellm"
-NAMES = (DIRECT, TURNTABLE, ROUTER, ROUTER_RR, LITELLM)
+NAMES = (DIRECT, TURNTABLE, RELAY, ROUTER, ROUTER_RR, LITELLM)
 LITELLM_KEY = "sk-bench"
+_PRICE_TRIES, _PRICE_WAIT_S = 600, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +54,14 @@ class System:
     command: Callable[[Place], list[str]]
     key: Callable[[Place], str]
     environment: dict[str, str]
+    client_key: Callable[[Place, str], str] = lambda _, key: key
+    """The key of a client, given the one that the system was found up with."""
 
     def binaries(self, venvs: Path) -> Path:
-        """The folder with its executables: this environment for Turntable, its own venv for the others."""
-        return Path(sys.executable).parent if self.name == TURNTABLE else (venvs / self.binary / "bin").absolute()
+        """The folder with its executables: this environment for what is ours, a venv for each of the others."""
+        return (
+            Path(sys.executable).parent if self.name in (TURNTABLE, RELAY) else (venvs / self.binary / "bin").absolute()
+        )
 
     def version(self, venvs: Path) -> str | None:
         """The installed version; None when it is not installed."""
@@ -66,7 +76,7 @@ class System:
 def _turntable(place: Place) -> list[str]:
     binary = str(place.binaries / TURNTABLE)
     where = ["--port", str(place.port), "--data-dir", str(place.folder)]
-    return [binary, "serve", "--engine-url", place.engine_url, *where]
+    return [binary, "serve", "--engine-url", place.engine_url, "--engine-usd-per-hour", "1", *where]
 
 
 def _admin_key(place: Place) -> str:
@@ -76,8 +86,30 @@ def _admin_key(place: Place) -> str:
         return ""
 
 
+def _limited_key(place: Place, admin_key: str) -> str:
+    """A key of a tenant with every limit and budget, all of them out of reach; good once work has a price."""
+    account = {"rpm": 10**9, "tpm": 10**12, "max_concurrency": 10**6, "max_tokens": 10**6}
+    budgets = [{"usd": "1000000", "period": period} for period in ("day", "month", "total")]
+    chat = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    admin = {"authorization": f"Bearer {admin_key}"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{place.port}", headers=admin, timeout=30) as http:
+        http.put("/admin/v1/tenants/bench", json=account | {"budgets": budgets}).raise_for_status()
+        made = http.post("/admin/v1/keys", json={"name": "bench", "tenant": "bench", "budgets": budgets} | account)
+        key: str = made.raise_for_status().json()["key"]
+        limited = {"authorization": f"Bearer {key}"}
+        for _ in range(_PRICE_TRIES):
+            if http.post("/v1/chat/completions", json=chat, headers=limited).is_success:
+                return key
+            time.sleep(_PRICE_WAIT_S)
+    raise ServerError("turntable found no price for its budgets; its log has the reason")
+
+
 def _no_key(_: Place) -> str:
     return ""
+
+
+def _relay(place: Place) -> list[str]:
+    return [str(place.binaries / "python"), "-m", "loadtest.bench.relay", str(place.port), str(place.engine_port)]
 
 
 def _router(place: Place) -> list[str]:
@@ -105,7 +137,8 @@ def _litellm(place: Place) -> list[str]:
 
 
 SYSTEMS = {
-    TURNTABLE: System(TURNTABLE, TURNTABLE, "turntable-gateway", _turntable, _admin_key, {}),
+    TURNTABLE: System(TURNTABLE, TURNTABLE, "turntable-gateway", _turntable, _admin_key, {}, _limited_key),
+    RELAY: System(RELAY, "python", "uvloop", _relay, _no_key, {}),
     ROUTER: System(ROUTER, ROUTER, ROUTER, _router, _no_key, {}),
     ROUTER_RR: System(ROUTER_RR, ROUTER, ROUTER, _router_rr, _no_key, {}),
     # Without this, it fetches its price list from the network at start.

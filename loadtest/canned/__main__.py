@@ -22,6 +22,7 @@ def main(
     fault_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the requests that go wrong.")] = 1.0,
     adapters: Annotated[str, typer.Option(help="Names of adapters that are loaded, separated by commas.")] = "",
     coalesce: Annotated[bool, typer.Option(help="Send tokens that come without a pause in one piece.")] = True,
+    tells_tokens: Annotated[bool, typer.Option(help="Say what single requests took.")] = False,
     api_key: Annotated[str, typer.Option(help="Key that callers must send.")] = "",
 ) -> None:
     """Serve an OpenAI-compatible engine that answers with canned words, for tests and benchmarks."""
@@ -37,6 +38,7 @@ def main(
         fault=fault,
         fault_share=fault_share,
         api_key=api_key,
+        tells_tokens=tells_tokens,
     )
     names = [name for name in adapters.split(",") if name]
     serve(CannedEngine(settings, adapters={name: name for name in names}), host, port)

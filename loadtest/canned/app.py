@@ -1,15 +1,20 @@
 """The canned engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import orjson
 
 from loadtest.canned.chat import chat
+from loadtest.canned.completions import completions
 from loadtest.canned.engine import CannedEngine
 from loadtest.canned.exchange import Exchange, Receive, RejectedError, Scope, Send
 from loadtest.canned.metrics import PROMETHEUS_TEXT, metrics_text
 from loadtest.canned.wire import VERSION, model_list
+
+_POLL_S, _MOST_POLLS = 0.01, 200
 
 
 class CannedApp:
@@ -22,9 +27,11 @@ class CannedApp:
             "/version": ("GET", _version),
             "/v1/models": ("GET", _models),
             "/v1/chat/completions": ("POST", chat),
+            "/v1/completions": ("POST", completions),
             "/v1/load_lora_adapter": ("POST", _load),
             "/v1/unload_lora_adapter": ("POST", _unload),
             "/metrics": ("GET", _metrics),
+            "/v1/turntable/tokens": ("GET", _tokens),
             "/canned/stats": ("GET", _stats),
         }
 
@@ -65,6 +72,19 @@ async def _stats(exchange: Exchange) -> None:
 
 async def _metrics(exchange: Exchange) -> None:
     await exchange.answer(200, metrics_text(exchange.engine), content_type=PROMETHEUS_TEXT)
+
+
+async def _tokens(exchange: Exchange) -> None:
+    engine, name = exchange.engine, parse_qs(exchange.query.decode())["request"][0]
+    if not engine.settings.tells_tokens:
+        raise RejectedError(404, "NotFoundError", "Not Found")
+    work = engine.works.get(name)
+    for _ in range(_MOST_POLLS):
+        if work is None or not work.is_running:
+            break
+        await asyncio.sleep(_POLL_S)
+    parts = [] if work is None else [[name, work.prompt_tokens, 0, work.generation_tokens]]
+    await exchange.answer(200, orjson.dumps({"running": work is not None and work.is_running, "parts": parts}))
 
 
 async def _models(exchange: Exchange) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loadtest.canned.engine import CannedEngine, Fault
+from loadtest.canned.engine import CannedEngine, Fault, Work
 from loadtest.canned.exchange import AbortedError, Exchange, RejectedError
 from loadtest.canned.wire import DONE, Reply, error_body, error_event
 
@@ -48,7 +48,7 @@ def _check(engine: CannedEngine, body: dict[str, Any]) -> None:
 
 
 def _fault(engine: CannedEngine, body: dict[str, Any]) -> Fault | None:
-    name = body.get("canned_fault")
+    name = body.get("canned_fault") or engine.faults.get(body["model"])
     try:
         return Fault(name) if name else engine.next_fault()
     except ValueError:
@@ -71,19 +71,19 @@ async def _answer(exchange: Exchange, body: dict[str, Any], fault: Fault | None)
     ttft_ms, itl_ms = settings.ttft_ms * slowness, settings.itl_ms * slowness
     reply = Reply.of(body, settings.tokens, overclaim=fault is Fault.WRONG_USAGE)
     async with engine.running_request(reply.model):
-        if not body.get("stream"):
-            await engine.pause(ttft_ms + itl_ms * (reply.tokens - 1))
-            await exchange.answer(200, reply.body())
-            engine.count(reply.prompt_tokens, reply.tokens)
-            return
-        await engine.pause(ttft_ms)
-        await exchange.start(200, EVENT_STREAM)
-        await _stream(exchange, reply, body.get("stream_options") or {}, itl_ms, fault)
-        engine.count(reply.prompt_tokens, reply.tokens)
+        with engine.working(exchange.request_id) as work:
+            await engine.pause(ttft_ms)
+            engine.count(work, reply.prompt_tokens, 1)
+            if not body.get("stream"):
+                await engine.generate(work, reply.tokens - 1, itl_ms)
+                await exchange.answer(200, reply.body())
+                return
+            await exchange.start(200, EVENT_STREAM)
+            await _stream(exchange, reply, body.get("stream_options") or {}, itl_ms, fault, work)
 
 
 async def _stream(
-    exchange: Exchange, reply: Reply, options: dict[str, Any], itl_ms: float, fault: Fault | None
+    exchange: Exchange, reply: Reply, options: dict[str, Any], itl_ms: float, fault: Fault | None, work: Work
 ) -> None:
     include_usage = bool(options.get("include_usage"))
     continuous = include_usage and bool(options.get("continuous_usage_stats"))
@@ -98,6 +98,8 @@ async def _stream(
             events.clear()
             await _break(exchange, fault)
             return
+        if index:
+            exchange.engine.count(work, 0, 1)
         events.append(event)
     usage = [reply.closing_usage()] if include_usage else []
     await exchange.write(b"".join([*events, *usage, DONE]), more=False)

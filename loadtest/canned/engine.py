@@ -5,9 +5,10 @@ slot takes `load_ms` during which no request makes progress, and unloading only 
 """
 
 import asyncio
+import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -52,6 +53,17 @@ class CannedSettings:
     fault_share: float = 1.0
     """Share of the requests that `fault` meets, spread evenly."""
     api_key: str = ""
+    tells_tokens: bool = False
+    """Whether it says what single requests took, as vLLM does with Turntable's plugin."""
+
+
+@dataclass
+class Work:
+    """What one request took so far, or in all when it no longer runs."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    is_running: bool = True
 
 
 @dataclass
@@ -65,12 +77,19 @@ class CannedEngine:
     """The latest chat request bodies, as they arrived."""
     headers: deque[dict[bytes, bytes]] = field(default_factory=lambda: deque(maxlen=100))
     """The headers of the latest chat requests."""
+    faults: dict[str, Fault] = field(default_factory=dict)
+    """Models that meet a fault with every request, besides `settings.fault`."""
+    inert: set[str] = field(default_factory=set)
+    """Names of adapters that load and change nothing; a name counts with all its versions."""
     running: int = 0
     waiting: int = 0
     """For a place in the batch."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
-    """Both of finished requests."""
+    """Both as vLLM counts them: a prompt with its first token, and every token when it is there."""
+    started_s: float = field(default_factory=time.time)
+    works: dict[str, Work] = field(default_factory=dict)
+    """What requests took by the id that their sender gave them, when the settings say that it is told."""
     finished: int = 0
     aborted: int = 0
     """Requests whose connection ended before the answer was complete."""
@@ -101,10 +120,33 @@ class CannedEngine:
         """Whether `model` is the base model or a loaded adapter."""
         return model == self.settings.served_model_name or model in self.adapters
 
-    def count(self, prompt_tokens: int, generation_tokens: int) -> None:
-        """Add the tokens of a finished request to the counters."""
+    @contextmanager
+    def working(self, request_id: str) -> Iterator[Work]:
+        """One request for as long as the engine works on it."""
+        work = Work()
+        if self.settings.tells_tokens and request_id:
+            self.works[request_id] = work
+        try:
+            yield work
+        finally:
+            work.is_running = False
+
+    def count(self, work: Work, prompt_tokens: int, generation_tokens: int) -> None:
+        """Add tokens of a request to the counters."""
+        work.prompt_tokens += prompt_tokens
+        work.generation_tokens += generation_tokens
         self.prompt_tokens += prompt_tokens
         self.generation_tokens += generation_tokens
+
+    async def generate(self, work: Work, tokens: int, itl_ms: float) -> None:
+        """Generate tokens without a word in between; those that are there when it is cut off count."""
+        began_s = time.monotonic()
+        try:
+            await self.pause(itl_ms * tokens)
+        except asyncio.CancelledError:
+            self.count(work, 0, min(tokens, int((time.monotonic() - began_s) * 1000 / itl_ms)))
+            raise
+        self.count(work, 0, tokens)
 
     def stats(self) -> dict[str, Any]:
         """The counters and the adapters in slots, least recently used first."""
@@ -115,6 +157,7 @@ class CannedEngine:
             "aborted": self.aborted,
             "loads": self.loads,
             "resident": list(self._slots),
+            "adapters": list(self.adapters),
         }
 
     async def load(self, name: str, path: str) -> None:

@@ -35,8 +35,11 @@ class Exchange:
     def __init__(self, engine: CannedEngine, scope: Scope, receive: Receive, send: Send) -> None:
         self.engine = engine
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = self.headers.get(b"x-request-id", b"").decode("latin-1")
+        self.query: bytes = scope["query_string"]
         self._receive = receive
         self._send = send
+        self._is_answered = False
 
     async def json_body(self) -> dict[str, Any]:
         """The body as an object; anything else is refused."""
@@ -66,6 +69,7 @@ class Exchange:
 
     async def write(self, chunk: bytes, *, more: bool = True) -> None:
         """Send a piece of the answer; the last one says that there is no more."""
+        self._is_answered = not more
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def hang(self) -> None:
@@ -85,9 +89,9 @@ class Exchange:
         watching = asyncio.create_task(self._disconnected())
         try:
             await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
+            if not answering.done() and not self._is_answered:
                 raise AbortedError
-            answering.result()
+            await answering  # once all is sent the server says "disconnect" too, sometimes before we are through
         finally:
             answering.cancel()
             watching.cancel()

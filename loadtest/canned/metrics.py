@@ -15,6 +15,7 @@ def metrics_text(engine: CannedEngine) -> bytes:
         ("vllm:num_requests_waiting", "gauge", "Number of requests that wait", engine.waiting),
         ("vllm:prompt_tokens_total", "counter", "Number of prompt tokens", engine.prompt_tokens),
         ("vllm:generation_tokens_total", "counter", "Number of generated tokens", engine.generation_tokens),
+        ("vllm:prompt_tokens_created", "gauge", "Number of prompt tokens", engine.started_s),
     )
     lines = []
     for name, kind, help_text, value in rows:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import save_file
+from sqlalchemy import Engine
 
-from adapters import BaseModel
+from adapters import BaseModel, Registry
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, int]]
@@ -81,8 +82,10 @@ class Adapter:
 
 
 def write_base(directory: Path) -> Path:
-    """A two-layer Llama-shaped model in two shards."""
+    """A two-layer Llama-shaped model in two shards, with a tokenizer and a chat template."""
     directory.mkdir()
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE"}}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     (directory / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 16}))
     weights = {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in in_layers(ALL_LINEAR).items()}
     norms = {f"model.layers.{n}.input_layernorm.weight": np.ones(16, np.float32) for n in range(LAYERS)}
@@ -106,6 +109,12 @@ def base(base_dir: Path) -> BaseModel:
 def adapter_dir(tmp_path: Path) -> Path:
     """A good adapter of the base, trained on all linear layers."""
     return Adapter().write(tmp_path / "adapter")
+
+
+@pytest.fixture
+def registry(database: Engine) -> Registry:
+    """An empty registry, on each kind of database."""
+    return Registry(database)
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ def serve() -> Iterator[Serve]:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST  # noqa: N815
+            do_GET = do_DELETE = do_POST  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass

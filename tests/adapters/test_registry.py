@@ -1,19 +1,15 @@
 """Names, versions and the live pointer, over a real database; every test runs on each database there is."""
 
-import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, event
 
 from adapters import (
     AdapterRef,
-    Manifest,
     NotReadyError,
     Registry,
     StaleLiveError,
@@ -21,42 +17,7 @@ from adapters import (
     UnknownAdapterError,
     Version,
 )
-from adapters.registry import metadata
-
-NAME = "support-triage"
-DATABASES = ["sqlite", *filter(None, [os.environ.get("TURNTABLE_TEST_DATABASE_URL")])]
-
-
-@pytest.fixture(params=DATABASES, ids=lambda url: url.partition(":")[0])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """An empty database with the registry's tables: an SQLite file, and the server that the environment names."""
-    engine = create_engine(f"sqlite:///{tmp_path}/turntable.db" if request.param == "sqlite" else request.param)
-    metadata.drop_all(engine)
-    metadata.create_all(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def registry(database: Engine) -> Registry:
-    return Registry(database)
-
-
-def manifest(content: int) -> Manifest:
-    return Manifest(
-        digest=f"{content:064x}"[::-1],
-        r=8,
-        lora_alpha=16.0,
-        target_modules=("q_proj", "v_proj"),
-        weights_bytes=1_000,
-        files={"adapter_model.safetensors": "0" * 64},
-        training={"recipe": {"epochs": 3}, "loss": [1.5, 0.25]},
-        created_at=datetime.now(UTC),
-    )
-
-
-def add_ready(registry: Registry, content: int, name: str = NAME) -> Version:
-    return registry.set_state(registry.add(name, manifest(content), actor="ops"), State.READY, "", actor="ops")
+from tests.adapters.versions import NAME, add_ready, manifest
 
 
 def live(registry: Registry) -> Version:

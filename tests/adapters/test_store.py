@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -182,15 +183,30 @@ def test_a_kill_in_the_middle_of_put_leaves_a_usable_store(tmp_path: Path, adapt
 FULL = """
 import resource, sys
 from pathlib import Path
-from adapters import Store, StoreError
+from adapters import AllowedSources, Store, StoreError, fetch
+from adapters.archive import pack, unpack
 from adapters.peft_config import read_peft_config
 
+def put(store, directory):
+    store.put(directory, read_peft_config(directory))
+
+def upload(store, directory):
+    with store.incoming() as scratch:
+        unpack(directory.parent / "adapter.tar.gz", scratch, max_bytes=1 << 20)
+
+def fetched(store, directory):
+    with store.incoming() as scratch:
+        fetch(str(directory), scratch, max_bytes=1 << 20, allowed=AllowedSources(("/",)))
+
 directory = Path(sys.argv[2])
+store = Store(Path(sys.argv[1]))
+pack(directory, directory.parent / "adapter.tar.gz")
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-try:
-    Store(Path(sys.argv[1])).put(directory, read_peft_config(directory))
-except StoreError as error:
-    print(error)
+for action in (put, upload, fetched):
+    try:
+        action(store, directory)
+    except StoreError as error:
+        print(error)
 """
 
 
@@ -198,10 +214,62 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_made(tmp_path: Path
     root = tmp_path / "store"
     weights_bytes = (adapter_dir / "adapter_model.safetensors").stat().st_size
     command = [sys.executable, "-c", FULL, str(root), str(adapter_dir), str(weights_bytes - 1)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said == f"The adapter store {root} cannot be written (File too large); free or fix that disk.\n"
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == [f"The adapter store {root} cannot be written (File too large); free or fix that disk."] * 3
     assert list(root.iterdir()) == []
     assert put(Store(root), adapter_dir).weights_bytes == weights_bytes
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB, where this machine lets tests mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_keeps_the_versions_it_has(small_disk: Path, tmp_path: Path) -> None:
+    store = Store(small_disk / "store")
+    kept = put(store, Adapter(tensors=lora(in_layers(ATTENTION), r=2)).write(tmp_path / "small"))
+    large = Adapter(tensors=lora(in_layers(ATTENTION), r=512)).write(tmp_path / "large")
+    with pytest.raises(StoreError, match=r"cannot be written .No space left on device.; free or fix that disk"):
+        put(store, large)
+    assert entries(store) == [kept.digest]
+    store.verify(kept.digest)
+
+
+def test_another_gateway_that_starts_leaves_uploads_alone(store: Store, adapter_dir: Path) -> None:
+    with store.incoming() as scratch:
+        shutil.copyfile(adapter_dir / "adapter_config.json", scratch / "adapter_config.json")
+        Store(store.root)
+        assert (scratch / "adapter_config.json").is_file()
+    assert entries(store) == []
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_gateways_that_put_the_same_content_keep_one_whole_version(
+    store: Store, adapter_dir: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    other = Store(store.root)
+    rename = Path.rename
+
+    def overtaken(source: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        digest = put(other, adapter_dir).digest
+        if damaged:
+            (other.path(digest) / "manifest.json").unlink()
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    digest = put(store, adapter_dir).digest
+    assert entries(store) == [digest]
+    store.verify(digest)
 
 
 def test_leftovers_are_swept_and_versions_kept_at_the_next_start(store: Store, adapter_dir: Path) -> None:

@@ -29,22 +29,25 @@ def test_the_examples_adapter_beats_the_base_by_the_measured_table(served: Serve
     assert trained.returncode == 0, trained.stderr
     report = tmp_path / "report.json"
     compared = served.turntable(
-        *("compare", EXAMPLE / "task.toml", "--models", "base,support-triage"),
-        *("--require", "support-triage:schema_valid=0.9", "--json", report),
+        *("compare", EXAMPLE / "task.toml", "--require", "support-triage:schema_valid=0.9", "--json", report),
     )
     assert compared.returncode == 0, compared.stdout + compared.stderr
-    models = json.loads(report.read_text())["models"]
-    base, adapter = models["base"]["rates"], models["support-triage"]["rates"]
+    document = json.loads(report.read_text())
+    assert document["gate"]["verdict"] == "PROMOTE"
+    assert document["task"]["changed"] == []
+    arms = {arm["name"]: arm for arm in document["arms"]}
+    base, adapter = arms["base"]["metrics"], arms["support-triage"]["metrics"]
     assert base["schema_valid"]["value"] <= 0.1
     assert adapter["schema_valid"]["value"] >= 0.9
     assert adapter["category"]["interval_95"][0] > base["category"]["interval_95"][1]
+    assert arms["support-triage"]["cost_nano_usd"]["per_correct"] > 0
 
 
 @pytest.mark.timeout(600)
 def test_rows_of_a_foreign_shape_become_a_served_adapter(served: Served, tmp_path: Path) -> None:
     (tmp_path / "foreign.json").write_text(json.dumps(FOREIGN_ROWS))
     refused = served.turntable("data", "check", tmp_path / "foreign.json")
-    assert refused.returncode == 2
+    assert refused.returncode == 1
     assert "--from alpaca" in refused.stdout + refused.stderr
     rows = tmp_path / "rows.jsonl"
     prepared = served.turntable("data", "prepare", tmp_path / "foreign.json", "--from", "alpaca", "--out", rows)

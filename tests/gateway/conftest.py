@@ -11,12 +11,14 @@ import pytest
 import uvicorn
 
 from gateway.app import Setup, Turntable
-from gateway.cli.serve import server_config
+from gateway.cli.listening import server_config
+from gateway.cli.plan import plan_for
 from gateway.settings import Settings
 from loadtest.canned.engine import CannedSettings
 from loadtest.canned.server import CannedServer, serving
+from tests.canaries import ADMIN_KEY, leaks
 
-KEY = "tt-test-key"
+KEY = ADMIN_KEY
 
 
 class Attached:
@@ -35,10 +37,16 @@ class Attached:
 
 
 @contextmanager
-def running_gateway(settings: Settings, *engine_urls: str) -> Iterator[str]:
-    """Serve a gateway attached to `engine_urls` on a free port; yields its URL once it is ready."""
+def running_gateway(settings: Settings, *engine_urls: str, base_dir: Path | None = None) -> Iterator[str]:
+    """Serve a gateway attached to `engine_urls` on a free port; yields its URL once it is ready.
+
+    Promotions need no verdict here unless the settings say so.
+    """
+    if "require_verdict" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"require_verdict": False})
     given_up: list[str] = []
-    setup = Setup(settings, KEY, engine_urls, None, None, lambda _line: None, given_up.append)
+    plan = plan_for(settings, None, is_cpu=False)
+    setup = Setup(settings, KEY, engine_urls, None, base_dir, lambda _line: None, given_up.append, plan)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(server_config(Turntable(setup), settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -50,6 +58,7 @@ def running_gateway(settings: Settings, *engine_urls: str) -> Iterator[str]:
             server.should_exit = True
             thread.join()
     assert not given_up
+    assert leaks(settings.data_dir) == []
 
 
 def wait_until_ready(url: str) -> None:

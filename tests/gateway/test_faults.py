@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def ledger(attached: Attached, **expected: Any) -> list[dict[str, Any]]:
     [
         ("GET", "/v1/chat/completions", 405, "method_not_supported"),
         ("GET", "/nowhere", 404, "unknown_url"),
-        ("POST", "/v1/load_lora_adapter", 404, "unknown_url"),
+        ("POST", "/v1/turntable/adapters/remove", 404, "unknown_url"),
         ("POST", "/adapters", 404, "unknown_url"),
         ("GET", "/collective_rpc", 404, "unknown_url"),
         ("DELETE", "/health", 405, "method_not_supported"),
@@ -281,3 +282,39 @@ def test_the_key_appears_in_no_answer_and_no_file(attached: Attached) -> None:
     for file in attached.data_dir.rglob("*"):
         if file.is_file():
             assert KEY.encode() not in file.read_bytes(), file
+
+
+class NothingToSay(BaseHTTPRequestHandler):
+    """An engine that is healthy, and whose streams end before they begin."""
+
+    def do_GET(self) -> None:  # the name that http.server calls
+        known = self.path in ("/health", "/version")
+        self.answer(b'{"version": "0.32.0"}' if known else b"", 200 if known else 404)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.answer(b"")
+
+    def answer(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+def test_a_stream_without_a_single_event_is_a_502_and_no_empty_success(tmp_path: Path) -> None:
+    engine = ThreadingHTTPServer(("127.0.0.1", 0), NothingToSay)
+    threading.Thread(target=engine.serve_forever, daemon=True).start()
+    settings = Settings(data_dir=tmp_path)
+    with engine, running_gateway(settings, f"http://127.0.0.1:{engine.server_port}") as url:
+        wait_until_ready(url)
+        response = httpx.post(
+            f"{url}/v1/chat/completions",
+            json={"model": "base", "messages": [{"role": "user", "content": "hi"}], "stream": True},
+            headers={"authorization": f"Bearer {KEY}"},
+        )
+        engine.shutdown()
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "engine_failed")

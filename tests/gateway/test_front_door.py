@@ -135,6 +135,22 @@ def test_a_client_that_does_not_finish_its_body_is_cut(narrow: str) -> None:
         assert b"request_timeout" in answer
 
 
+def test_an_answer_that_came_before_the_body_does_not_leave_the_connection_open(narrow: str) -> None:
+    """Else anybody could hold all connections with requests that are refused at once."""
+    with connected(narrow) as client:
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        answer = read_all(client)
+    assert (answer.split()[1], answer.count(b"HTTP/1.1")) == (b"401", 1)
+
+
+def test_a_body_that_comes_after_its_answer_leaves_the_connection_in_order(narrow: str) -> None:
+    with connected(narrow) as client:
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 401")
+        client.sendall(b"bodyGET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+
+
 def test_headers_without_end_are_cut(narrow: str) -> None:
     with connected(narrow) as client:
         client.sendall(HEAD + b"x-a: " + b"a" * 2000)

@@ -26,8 +26,9 @@ def eventually(holds: Callable[[], bool]) -> bool:
 class Engines:
     """Canned engines as processes of their own, which can be killed and started again on the same port."""
 
-    def __init__(self, stack: ExitStack, count: int) -> None:
+    def __init__(self, stack: ExitStack, count: int, *options: str) -> None:
         self._stack = stack
+        self._options = options
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
         self.ports = [listener.getsockname()[1] for listener in listeners]
         for listener in listeners:
@@ -50,7 +51,7 @@ class Engines:
         return dict(httpx.get(f"{self.urls[number]}/canned/stats").json())
 
     def _start(self, port: int) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "loadtest.canned", "--port", str(port), "--tokens", "4"]
+        command = [sys.executable, "-m", "loadtest.canned", "--port", str(port), "--tokens", "4", *self._options]
         process = self._stack.enter_context(subprocess.Popen(command))
         self._stack.callback(process.kill)
         return process

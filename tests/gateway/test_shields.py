@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from gateway.engine_plugin.shields import SHIELDS, Place, Shield
+
 # In a process of its own: the shield changes vLLM's modules for good.
 MIXED_BATCH = """
 import torch
@@ -51,3 +55,24 @@ def test_waiting_engine_processes_sleep_once_shielded() -> None:
     bare, shielded = result.stdout.split()[-2:]
     assert bare == "spin", "vLLM no longer spins: the shield is no longer needed"
     assert shielded == "sleep"
+
+
+def test_every_shield_says_in_a_sentence_what_it_is_against_and_what_it_does() -> None:
+    assert len({shield.name for shield in SHIELDS}) == len(SHIELDS) > 10
+    for shield in SHIELDS:
+        assert shield.defect.endswith(".")
+        assert shield.measure.endswith(".")
+        assert (shield.mends is None) == (shield.target is None)
+        assert shield.mends is None or shield.place is Place.ENGINE
+
+
+@pytest.mark.parametrize(
+    ("version", "is_cpu", "needed"),
+    [("0.32.0", True, True), ("0.32.0", False, False), ("0.33.0", True, False), ("0.34.1+cpu", True, False)],
+)
+def test_a_shield_is_needed_on_its_platform_until_the_version_that_mended_it(
+    version: str, is_cpu: bool, needed: bool
+) -> None:
+    shield = Shield("x", Place.ENGINE, "Defect.", "Measure.", cpu_only=True, mended_in="0.33.0")
+    assert shield.is_needed(version, is_cpu=is_cpu) is needed
+    assert not any(known.is_needed(version, is_cpu=False) for known in SHIELDS if known.cpu_only)

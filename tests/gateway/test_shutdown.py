@@ -1,16 +1,24 @@
 """Draining: told to stop, the gateway takes nothing new, finishes what runs, and ends well."""
 
+import gc
 import signal
 import socket
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import httpx
+import pytest
 
+from gateway.settings import Settings
+from gateway.watching.build import Watching
 from loadtest.canned.engine import CannedSettings
 from loadtest.canned.server import serving
 from tests.conftest import TURNTABLE
-from tests.gateway.conftest import wait_until_ready
+from tests.databases import Postgres
+from tests.gateway.conftest import running_gateway, wait_until_ready
+from tests.gateway.keys.conftest import PEPPER
 
 
 def test_sigterm_finishes_running_streams_and_exits_with_zero(tmp_path: Path) -> None:
@@ -34,3 +42,24 @@ def test_sigterm_finishes_running_streams_and_exits_with_zero(tmp_path: Path) ->
         host, port = url.removeprefix("http://").split(":")
         with socket.socket() as probe:
             assert probe.connect_ex((host, int(port))) != 0
+
+
+def test_background_work_that_still_runs_leaves_no_connection_open(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, left_open, renew = threading.Event(), list[str](), Watching.renew
+
+    def slow(watching: Watching) -> None:
+        with watching.counts._database.connect() as connection:
+            at_work.set()
+            connection.exec_driver_sql("SELECT pg_sleep(1)")
+        renew(watching)
+
+    monkeypatch.setattr(Watching, "renew", slow)
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: left_open.append(str(unraisable.exc_value)))
+    settings = Settings(data_dir=tmp_path, database_url=postgres.migrated(), key_pepper=PEPPER)
+    with serving(CannedSettings()) as engine, running_gateway(settings, engine.url):
+        assert at_work.wait(20)
+    threading.Event().wait(1.5)
+    gc.collect()
+    assert left_open == []

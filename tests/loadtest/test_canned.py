@@ -213,6 +213,7 @@ def test_metrics_count_tokens_under_vllms_names() -> None:
         metrics = client.get("/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(metrics)}
     counted = {name: family.samples[0].value for name, family in families.items()}
+    assert counted.pop("vllm:prompt_tokens_created") > 0
     assert counted == {
         "vllm:num_requests_running": 0,
         "vllm:num_requests_waiting": 0,

@@ -61,6 +61,14 @@ def test_a_sweep_over_users_shows_every_level(tmp_path: Path) -> None:
     assert "1 users" in result.stdout
 
 
+def test_every_run_of_a_sweep_keeps_its_raw_timestamps(tmp_path: Path) -> None:
+    records = tmp_path / "raw.jsonl"
+    with serving() as server:
+        loadtest("sweep", "--url", server.url, "--users", "1,2", "--requests", 3, "--records", records)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw.2.jsonl", "raw.jsonl"]
+    assert [len(path.read_bytes().splitlines()) for path in sorted(tmp_path.iterdir())] == [3, 3]
+
+
 def test_a_capacity_needs_a_limit_and_a_broken_server_has_none() -> None:
     with serving(CannedSettings(fault=Fault.ERROR_500)) as server:
         assert loadtest("capacity", "--url", server.url).exit_code == 2

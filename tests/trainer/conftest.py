@@ -32,6 +32,16 @@ def chat(asked: str = "Where is my parcel?", answered: str = "On its way.", **mo
     }
 
 
+def pair(asked: str = "Where is my parcel?", **more: object) -> dict[str, object]:
+    """One good preference pair."""
+    return {
+        "input": {"messages": [{"role": "user", "content": asked}]},
+        "preferred_output": [{"role": "assistant", "content": "On its way."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+        **more,
+    }
+
+
 @pytest.fixture(scope="session")
 def gateway_url() -> Iterator[str]:
     """A server whose models say what they always say; see `scripted_gateway`."""

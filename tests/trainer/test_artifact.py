@@ -8,18 +8,22 @@ import pytest
 import torch
 
 from adapters import BaseModel
-from trainer.artifact import default_directory, staged, write_artifact
+from trainer.artifact import Account, write_adapter
 from trainer.curves import StepMetrics
 from trainer.errors import RunError
-from trainer.optimise import Trained
+from trainer.optimise.trained import Trained
 from trainer.recipe import Recipe
+from trainer.run_directory import default_directory, interrupted_run, staged
 
 Tensors = dict[str, torch.Tensor]
 RECIPE = Recipe.model_validate({"name": "x", "train": "t.jsonl", "lora": {"r": 8}, "directory": Path()})
 PART = {"file": "t.jsonl", "sha256": "0" * 64, "rows": 9, "dropped_lines": []}
 FACTS = {
     "name": "x",
+    "method": "lora",
     "base_model": "embedded",
+    "base_weights_sha256": "3" * 64,
+    "on_served_base": {"valid_loss_before": 2.0, "valid_loss": 1.0, "effect": 0.5, "nf4_drift": None},
     "base_config_sha256": "1" * 64,
     "chat_template_sha256": "2" * 64,
     "recipe": RECIPE.model_dump(mode="json"),
@@ -54,13 +58,31 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
             tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(8, in_features, dtype=torch.bfloat16)
             tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(out_features, 8, dtype=torch.bfloat16)
     change(tensors)
-    metrics = (StepMetrics(1, 1.0, 1.0, None, 1e-3, 10),)
-    return Trained(tensors, ("q_proj",), metrics, 1, 10, 1.0, 1.0, 2.0, 1.0, 1.0, 10, "cpu")
+    return Trained(
+        tensors=tensors,
+        target_modules=("q_proj",),
+        steps=1,
+        epochs=1,
+        input_tokens=10,
+        steps_s=1.0,
+        train_loss=1.0,
+        valid_loss_before=2.0,
+        valid_loss=1.0,
+        best_epoch=1,
+        trainable_parameters=10,
+        max_tokens_per_batch=100,
+        device="cpu",
+        threads=1,
+        processes=1,
+    )
 
 
 def write(final: Path, base: BaseModel, outcome: Trained) -> None:
+    hashes = {"base_weights_sha256": base.weights_sha256, "chat_template_sha256": base.chat_template_sha256}
+    facts = FACTS | hashes
     with staged(final) as staging:
-        write_artifact(staging, RECIPE, base, "embedded", outcome, FACTS)
+        account = Account(facts, (StepMetrics(1, 1.0, 1.0, tokens=10),), (), {})
+        write_adapter(staging, RECIPE, base, "embedded", outcome, account)
 
 
 def fill(name_part: str, value: float) -> Callable[[Tensors], object]:
@@ -118,7 +140,7 @@ def test_another_base_is_refused(tmp_path: Path, base: BaseModel) -> None:
         write(tmp_path / "run", replace(base, config_sha256="f" * 64), trained(base))
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_interrupted_before_its_first_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), staged(tmp_path / "runs" / "x") as staging:
         raise KeyboardInterrupt(staging)
     assert list((tmp_path / "runs").iterdir()) == []
@@ -129,6 +151,31 @@ def test_what_a_killed_run_left_does_not_stop_the_next(tmp_path: Path) -> None:
     with staged(tmp_path / "x") as staging:
         (staging / "file").touch()
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["x", "x/file"]
+
+
+def leave_a_checkpoint(folder: Path) -> None:
+    (folder / "checkpoint-000004").mkdir()
+    (folder / "checkpoint-000004" / "state.json").touch()
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_with_a_checkpoint_stays_and_is_only_continued_when_asked(tmp_path: Path) -> None:
+    final = tmp_path / "runs" / "x-20260101T000000Z"
+    with pytest.raises(KeyboardInterrupt), staged(final) as staging:
+        leave_a_checkpoint(staging)
+    with pytest.raises(RunError, match="was interrupted; continue it with --resume"), staged(final):
+        pass
+    assert interrupted_run(tmp_path, "x") == final
+    with staged(final, resume=True) as staging:
+        assert (staging / "checkpoint-000004").is_dir()
+    assert final.is_dir()
+
+
+def test_a_run_that_was_not_interrupted_cannot_be_continued(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no interrupted run of x"):
+        interrupted_run(tmp_path, "x")
+    with pytest.raises(RunError, match="has no interrupted run to continue"), staged(tmp_path / "x", resume=True):
+        pass
 
 
 def test_two_runs_of_one_second_have_two_directories(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_hash_is_of_the_content_and_not_of_its_place_or_spelling(tmp_path: P
     ("text", "said"),
     [
         (MINIMAL + "[lora]\nrank = 8\n", "lora.rank is not a field; [lora] takes r, lora_alpha"),
-        (MINIMAL + "epochs = 3\n", "epochs is not a field; a file of this kind takes name, base_model"),
+        (MINIMAL + "epochs = 3\n", "epochs is not a field; a file of this kind takes name, method"),
         (MINIMAL + 'directory = "x"\n', "directory is not a field"),
         ('name = "triage"\n', "train is missing"),
         (MINIMAL + "[lora]\nr = 24\n", "lora.r is 24, a rank the engine does not take; use one of 1, 8, 16, 32"),
@@ -57,8 +57,8 @@ def test_the_hash_is_of_the_content_and_not_of_its_place_or_spelling(tmp_path: P
             MINIMAL + '[lora]\ntarget_modules = ["q_proj", "lm_head"]\n',
             "names lm_head, which the engine does not adapt",
         ),
-        (MINIMAL + '[lora]\ntarget_modules = "q_proj"\n', 'write "all-linear" or a list'),
-        (MINIMAL + "[lora]\ntarget_modules = []\n", 'write "all-linear" or a list'),
+        (MINIMAL + '[lora]\ntarget_modules = "q_proj"\n', 'write "all-linear", "attention-only" or a list'),
+        (MINIMAL + "[lora]\ntarget_modules = []\n", 'write "all-linear", "attention-only" or a list'),
         (MINIMAL + "[training]\nlearning_rate = 0\n", "training.learning_rate is 0"),
         (MINIMAL + 'valid = "v.jsonl"\nvalid_fraction = 0.2\n', "valid and valid_fraction are both set"),
         (MINIMAL + "[training]\nper_device_train_batch_size = 64\n", "effective batch of 64 rows"),
@@ -67,6 +67,12 @@ def test_the_hash_is_of_the_content_and_not_of_its_place_or_spelling(tmp_path: P
             "effective batch of 40 rows",
         ),
         (MINIMAL + '[training]\nlr_scheduler_type = "constant"\nwarmup_fraction = 0.1\n', "constant_with_warmup"),
+        (MINIMAL + 'method = "rlhf"\n', "method is 'rlhf': input should be 'lora', 'qlora', 'full' or 'dpo'"),
+        (MINIMAL + 'method = "full"\n[lora]\nr = 8\n', 'method = "full" trains every weight and has no adapter'),
+        (MINIMAL + "[dpo]\nbeta = 0.1\n", '[dpo] is set, but method is "lora"'),
+        (MINIMAL + 'method = "dpo"\n[dpo]\nbeta = 0\n', "dpo.beta is 0"),
+        (MINIMAL + "[lora]\nuse_dora = true\n", "lora.use_dora is not a field"),
+        (MINIMAL + '[lora]\nmodules_to_save = ["lm_head"]\n', "lora.modules_to_save is not a field"),
         ('name = "Triage"\ntrain = "t.jsonl"\n', "name is not usable"),
         ('name = "triage@v3"\ntrain = "t.jsonl"\n', "write the adapter's name alone"),
         ("name = \n", "is not valid TOML"),
@@ -86,6 +92,29 @@ def test_all_faults_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
 def test_a_large_batch_is_allowed_when_asked_for(tmp_path: Path) -> None:
     text = MINIMAL + "[training]\nper_device_train_batch_size = 64\nallow_large_batch = true\n"
     assert read(tmp_path, text).training.effective_batch_size == 64
+
+
+@pytest.mark.parametrize(("method", "rate"), [("lora", 2e-4), ("qlora", 2e-4), ("dpo", 5e-6), ("full", 2e-5)])
+def test_the_learning_rate_follows_the_method_unless_it_is_set(tmp_path: Path, method: str, rate: float) -> None:
+    plain = read(tmp_path, f'{MINIMAL}method = "{method}"\n[training]\nnum_train_epochs = 1\n')
+    assert plain.training.learning_rate == rate
+    chosen = read(tmp_path, f'{MINIMAL}method = "{method}"\n[training]\nlearning_rate = 0.5\n')
+    assert chosen.training.learning_rate == 0.5
+
+
+def test_attention_only_is_the_preset_of_the_four_projections(tmp_path: Path) -> None:
+    recipe = read(tmp_path, MINIMAL + '[lora]\ntarget_modules = "attention-only"\n')
+    assert recipe.lora.module_names == ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def test_a_sweep_is_every_combination_and_each_trial_is_the_recipe_it_would_be_alone(tmp_path: Path) -> None:
+    sweep = "[sweep]\nr = [8, 16]\nlearning_rate = [1e-4, 1e-3]\nseed = [0, 1, 2]\n"
+    swept = read(tmp_path, MINIMAL + "[training]\nnum_train_epochs = 2\n" + sweep)
+    trials = swept.trials()
+    assert len({(t.lora.r, t.training.learning_rate, t.seed) for t in trials}) == len(trials) == 12
+    alone = MINIMAL + "seed = 2\n[lora]\nr = 16\n[training]\nnum_train_epochs = 2\nlearning_rate = 1e-3\n"
+    assert trials[-1].sha256 == read(tmp_path, alone).sha256
+    assert swept.sha256 == read(tmp_path, MINIMAL + "[training]\nnum_train_epochs = 2\n").sha256
 
 
 def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.base import prepare_libraries
+from trainer.data.rows import Example, Message
 from trainer.errors import DataError, RunError
 from trainer.rendering import IGNORED, Rendered, Renderer, render_all
-from trainer.rows import Example, Message
 
 CHATML = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"
@@ -156,13 +156,13 @@ def rows(count: int, answer: str = "b") -> list[Example]:
 def test_problems_of_all_rows_are_told_with_their_lines(renderer: Renderer) -> None:
     bad = [Example(line, (Message("user", "<|pad|>"), Message("assistant", "b"))) for line in (5, 7)]
     with pytest.raises(DataError) as caught:
-        render_all(renderer, Path("t.jsonl"), [*rows(3), *bad], max_length=50, allow_drop=False)
+        render_all(renderer.render, Path("t.jsonl"), [*rows(3), *bad], max_length=50, allow_drop=False)
     assert [problem.line for problem in caught.value.problems] == [5, 7]
 
 
 def test_overlong_rows_are_left_out_whole_and_counted(renderer: Renderer) -> None:
     long = Example(200, (Message("user", "a"), Message("assistant", "b " * 60)))
-    rendered = render_all(renderer, Path("t.jsonl"), [*rows(199), long], max_length=50, allow_drop=False)
+    rendered = render_all(renderer.render, Path("t.jsonl"), [*rows(199), long], max_length=50, allow_drop=False)
     assert (len(rendered.rows), rendered.dropped_lines) == (199, (200,))
 
 
@@ -171,8 +171,10 @@ def test_many_overlong_rows_are_an_error_unless_allowed(renderer: Renderer) -> N
     with pytest.raises(
         DataError, match=r"t.jsonl:9: 1 of 9 rows are over max_length = 50 tokens, the longest \(line 9\)"
     ):
-        render_all(renderer, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=False)
-    assert render_all(renderer, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=True).dropped_lines == (9,)
+        render_all(renderer.render, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=False)
+    assert render_all(
+        renderer.render, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=True
+    ).dropped_lines == (9,)
 
 
 def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Real runs on the embedded base model: small data, real TRL, real files."""
+"""Real runs on the embedded base model: small data, real files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,18 @@ from rich.console import Console
 from safetensors import safe_open
 
 from adapters import BaseModel, preflight
+from adapters.answer_profile import Answer, Baseline
 from tests.trainer.conftest import WriteJsonl, chat
+from trainer.data.splits import read_split
 from trainer.errors import DataError, RunError
 from trainer.recipe import Recipe
 from trainer.rendering import IGNORED, Rendered, Renderer
-from trainer.splits import read_split
-from trainer.train import Run, train
+from trainer.train import Options, Run, train
+from trainer.verify_run import verify
 
 ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(24)]
 QUIET = Console(quiet=True)
+ADVICE = {"answer": "PROMPT", "despite": "we are curious"}
 
 
 def small_recipe(folder: Path, base_model: Path, **training: object) -> Recipe:
@@ -39,7 +43,12 @@ def small_recipe(folder: Path, base_model: Path, **training: object) -> Recipe:
 def finished(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> tuple[Recipe, Run]:
     folder = tmp_path_factory.mktemp("run")
     recipe = small_recipe(folder, base_model)
-    return recipe, train(recipe, folder / "var", QUIET)
+    return recipe, done(train(recipe, folder / "var", QUIET, options=Options(advice=ADVICE)))
+
+
+def done(run: Run | None) -> Run:
+    assert run is not None
+    return run
 
 
 def rendered_valid(recipe: Recipe, base_model: Path) -> list[Rendered]:
@@ -56,6 +65,9 @@ def test_a_run_leaves_one_complete_directory(finished: tuple[Recipe, Run]) -> No
         "adapter_model.safetensors",
         "loss.png",
         "metrics.jsonl",
+        "parity.json",
+        "rows.jsonl",
+        "run.json",
         "training.json",
     ]
 
@@ -85,12 +97,23 @@ def test_the_facts_say_what_was_trained_on_what(finished: tuple[Recipe, Run], ba
     recipe, run = finished
     facts = json.loads((run.directory / "training.json").read_text(encoding="utf-8"))
     assert facts["recipe_sha256"] == recipe.sha256
-    assert facts["base_config_sha256"] == BaseModel.read(base_model).config_sha256
+    base = BaseModel.read(base_model)
+    assert (facts["base_config_sha256"], facts["base_weights_sha256"]) == (base.config_sha256, base.weights_sha256)
+    assert facts["tokenizer_sha256"] == base.tokenizer_sha256
+    assert facts["chat_template_sha256"] == base.chat_template_sha256
     assert facts["data"]["train"]["sha256"] == read_split(recipe).train.sha256
     assert (facts["data"]["train"]["rows"], facts["data"]["valid"]["rows"]) == (18, 6)
     assert facts["steps"] == 2 * 3
     assert facts["valid_loss"] < facts["valid_loss_before"]
-    assert facts["versions"].keys() >= {"torch", "transformers", "peft", "trl"}
+    assert facts["advice"] == ADVICE
+    assert facts["versions"].keys() >= {"torch", "transformers", "peft"}
+    baseline = Baseline.read(facts)
+    assert baseline is not None
+    assert (baseline.answers, baseline.counts["ended"]) == (18, {"stop": 18})
+    row = Renderer.load(base_model).render(read_split(recipe).train.examples[0])
+    of_row = dict(Answer("", row.tokens - row.trained_tokens, row.trained_tokens, "stop").buckets(baseline.shape))
+    assert of_row["prompt_tokens"] in baseline.counts["prompt_tokens"]
+    assert of_row["completion_tokens"] in baseline.counts["completion_tokens"]
 
 
 def test_nothing_is_cut_and_every_row_is_seen_once_per_epoch(finished: tuple[Recipe, Run], base_model: Path) -> None:
@@ -108,7 +131,6 @@ def test_the_loss_is_over_learnt_tokens_only(finished: tuple[Recipe, Run], base_
     recipe, run = finished
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16).eval()
     rows = rendered_valid(recipe, base_model)
-    assert len(rows) <= recipe.training.per_device_train_batch_size, "one batch, so the mean is over its tokens"
     total = 0.0
     for row in rows:
         with torch.no_grad():
@@ -124,7 +146,8 @@ def test_metrics_are_one_line_per_logged_step(finished: tuple[Recipe, Run]) -> N
     steps = [json.loads(line) for line in lines]
     assert [step["step"] for step in steps if step["loss"] is not None] == [1, 2, 3, 4, 5, 6]
     assert [step["step"] for step in steps if step["eval_loss"] is not None] == [0, 3, 6]
-    assert steps[-1].keys() == {"step", "epoch", "loss", "eval_loss", "learning_rate", "tokens"}
+    assert steps[1]["grad_norm"] > 0
+    assert steps[-1]["tokens"] == finished[1].facts["input_tokens"]
 
 
 def test_the_same_recipe_gives_the_same_bytes_and_another_seed_does_not(
@@ -132,11 +155,12 @@ def test_the_same_recipe_gives_the_same_bytes_and_another_seed_does_not(
 ) -> None:
     recipe, run = finished
 
-    again = train(recipe, tmp_path, QUIET, out=tmp_path / "again")
-    other = train(recipe.model_copy(update={"seed": 1}), tmp_path, QUIET, out=tmp_path / "other")
+    again = done(train(recipe, tmp_path, QUIET, out=tmp_path / "again"))
+    other = done(train(recipe.model_copy(update={"seed": 1}), tmp_path, QUIET, out=tmp_path / "other"))
     first, same, different = ((r.directory / "adapter_model.safetensors").read_bytes() for r in (run, again, other))
     assert first == same
     assert first != different
+    assert run.facts["digest"] == again.facts["digest"] != other.facts["digest"]
 
 
 def test_broken_data_is_refused_before_anything_is_written(tmp_path: Path, base_model: Path) -> None:
@@ -157,7 +181,7 @@ def test_rows_the_template_cannot_render_leave_no_run(tmp_path: Path, base_model
 
 def test_a_run_without_held_out_rows_keeps_the_last_weights(tmp_path: Path, base_model: Path) -> None:
     recipe = small_recipe(tmp_path, base_model, num_train_epochs=1).model_copy(update={"valid_fraction": 0.0})
-    run = train(recipe, tmp_path / "var", QUIET)
+    run = done(train(recipe, tmp_path / "var", QUIET))
     assert (run.facts["valid_loss"], run.facts["best_epoch"]) == (None, None)
     assert "not measured" in (run.directory / "README.md").read_text(encoding="utf-8")
 
@@ -174,3 +198,21 @@ def test_a_base_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         RunError, match="base_model: nowhere/at-all is neither a folder beside the recipe nor in the local"
     ):
         train(recipe, tmp_path / "var", QUIET)
+
+
+def test_a_finished_run_is_reproduced_and_a_tampered_one_is_told_apart(
+    finished: tuple[Recipe, Run], tmp_path: Path
+) -> None:
+    run = finished[1]
+    copy = tmp_path / "copy"
+    shutil.copytree(run.directory, copy)
+    assert verify(copy, tmp_path, QUIET).same
+    facts = json.loads((copy / "training.json").read_text(encoding="utf-8"))
+    (copy / "training.json").write_text(json.dumps(facts | {"digest": "0" * 64}), encoding="utf-8")
+    verdict = verify(copy, tmp_path, QUIET)
+    assert not verdict.same
+    assert "is not reproduced: digest" in verdict.sentence
+    facts["data"]["train"]["sha256"] = "0" * 64
+    (copy / "training.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(RunError, match="is not the file that was trained on"):
+        verify(copy, tmp_path, QUIET)

@@ -1,4 +1,4 @@
-"""The trainer's share of the command line: `data`, `train`, `compare` and `base`, each imported when it is called.
+"""The trainer's commands, from `advise` to `report`, each imported when it is called.
 
 A command that is not asked for costs nothing: `turntable train --help` loads neither an HTTP client nor torch.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import typer
 
-_COMMANDS = ("base", "compare", "data", "train")
+_COMMANDS = ("advise", "base", "compare", "data", "lineage", "merge", "report", "review", "train")
 
 
 def __getattr__(name: str) -> "typer.Typer":

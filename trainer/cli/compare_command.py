@@ -1,119 +1,204 @@
-"""`turntable compare TASK --models base,mine`: the same held-out questions to several models, scored side by side."""
+"""`turntable compare TASK`: base, prompted base, adapter and more on held-out rows, and whether it may go live.
 
-import os
+`turntable compare freeze TASK` writes the hash of everything that the task names, before training.
+"""
+
+import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from typer.core import TyperGroup
 
-from adapters.connection import KEY_FILE
 from trainer.cli.options import (
     DEFAULT_DATA_DIR,
     DEFAULT_GATEWAY,
     DataDir,
     Gateway,
+    asking,
     complain,
     exit_codes,
+    inference_key,
     print_json,
     show_problems,
 )
-from trainer.errors import EvaluationError, Problem, RecipeError
-from trainer.evaluate import Comparison, Requirement, compare, unmet
-from trainer.report import as_json, default_path, print_table, save
-from trainer.task import RESERVED, Task, read_task
+from trainer.errors import EvaluationError, RecipeError
+from trainer.proof.document import Report, VerdictWord
 
-app = typer.Typer(help="Score models on a held-out file through the gateway.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from trainer.proof.comparison import Outcome, Question
+
+_REPORT, _ANSWERS = "report.json", "answers.jsonl"
 
 
-@app.command()
-def compare_models(
-    task_file: Annotated[Path, typer.Argument(metavar="TASK", help="The task, a TOML file.")],
-    models: Annotated[str, typer.Option(help="Models to ask, separated by commas; adapters by name or ref.")],
+class _TaskFirst(TyperGroup):
+    """Takes `compare TASK` for `compare run TASK`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command's name before what is no command."""
+        named = bool(args) and (args[0] in self.commands or args[0] in ("--help", "-h"))
+        return super().parse_args(ctx, args if named or not args else ["run", *args])
+
+
+app = typer.Typer(help="Prove on a frozen task whether an adapter helps.", no_args_is_help=True, cls=_TaskFirst)
+
+TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task, a TOML file.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """The least value that one metric of one arm must have."""
+
+    arm: str
+    metric: str
+    least: float
+
+
+@app.command("run")
+def compare_arms(
+    task_file: TaskFile,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="The adapter to decide about, a name or ref; repeatable, instead of the task's adapters."),
+    ] = None,
+    models: Annotated[
+        str, typer.Option(help="Ask only these models, as they are and without a verdict, separated by commas.")
+    ] = "",
     require: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[MODEL:]RATE=VALUE",
-            help="A rate the model, or else the last one, must reach, like schema_valid=0.9; exit code 1 if not.",
+            metavar="[ARM:]METRIC=VALUE",
+            help="A value that the arm, or else the last one, must reach, like schema_valid=0.9; exit code 1 if not.",
         ),
     ] = None,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Write the report here; - prints it instead of the table.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the latest comparison that was not finished.")
+    ] = False,
+    record_it: Annotated[
+        bool, typer.Option("--record", help="Bring the verdict to the gateway, where promoting asks for it.")
+    ] = False,
     gateway: Gateway = DEFAULT_GATEWAY,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Ask every model every held-out row and compare the answers; failed requests leave no verdict (exit code 2)."""
-    with exit_codes("interrupted; nothing was scored"):
-        task, names = read_task(task_file), _names(models)
-        required = [_requirement(text, task, names) for text in require or ()]
-        comparison = _ask(task, names, gateway, _key(data_dir))
+    """Ask every arm every held-out row and decide; exit code 0 PROMOTE, 1 another verdict, 2 none."""
+    with exit_codes("interrupted; the answers are kept, go on with --resume"):
+        from trainer.proof.comparison import prepare
+        from trainer.proof.showing import show
+
+        question = prepare(
+            task_file, adapters=adapter or (), models=_names(models), gateway_url=gateway, data_dir=data_dir
+        )
+        required = [_requirement(text, question) for text in require or ()]
         to_stdout = json_out is not None and str(json_out) == "-"
-        path = default_path(comparison, data_dir) if json_out is None or to_stdout else json_out
-        answers = save(comparison, path)
+        report_path, answers = _places(question, None if to_stdout else json_out, data_dir, resume=resume)
+        outcome = _ask(question, gateway, inference_key(data_dir), answers, resume=resume)
+        outcome.report.save(report_path)
         if to_stdout:
-            print_json(as_json(comparison))
+            print_json(outcome.report.as_json())
         else:
-            print_table(comparison, Console())
-        typer.echo(f"report {path}, every answer {answers}", err=True)
-    sys.exit(_verdict(comparison, required))
+            show(outcome.report, Console())
+        typer.echo(f"report {report_path}, every answer {answers}", err=True)
+        if record_it and not outcome.problems:
+            _record(outcome.report, gateway, data_dir)
+    sys.exit(_code(outcome, required))
+
+
+@app.command("freeze")
+def freeze_task(task_file: TaskFile) -> None:
+    """Write the hash of everything that a task names, before training."""
+    with exit_codes("interrupted; nothing was frozen"):
+        from trainer.proof.freezing import freeze
+        from trainer.proof.items import read_items
+        from trainer.proof.schema import read_schema
+        from trainer.proof.task import read_task
+
+        task = read_task(task_file)
+        read_schema(task)
+        items = read_items(task).items
+        path, frozen = freeze(task_file, task)
+    typer.echo(f"{path}: {len(items)} items, {frozen.sha256}")
 
 
 def _names(models: str) -> list[str]:
     names = [name.strip() for name in models.split(",") if name.strip()]
-    if not names or len(set(names)) != len(names):
+    if (models and not names) or len(set(names)) != len(names):
         raise EvaluationError("--models names no model, or one twice; write for example --models base,support-triage.")
     return names
 
 
-def _ask(task: Task, names: Sequence[str], gateway: str, key: str) -> Comparison:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("asking", total=None)
+def _places(question: "Question", json_out: Path | None, data_dir: Path, *, resume: bool) -> tuple[Path, Path]:
+    """Where the report and its answers go."""
+    if json_out is not None:
+        return json_out, json_out.with_suffix(".answers.jsonl")
+    folder = data_dir / "comparisons"
+    name = question.task.name.replace("/", "-")
+    if resume:
+        begun = [path for path in sorted(folder.glob(f"{name}-*")) if not _finished(path)]
+        if not begun:
+            raise EvaluationError(f"{folder} holds no unfinished comparison of {name}; begin one, without --resume.")
+        return begun[-1] / _REPORT, begun[-1] / _ANSWERS
+    place = folder / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z"
+    return place / _REPORT, place / _ANSWERS
 
-        def on_answer(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
 
-        return compare(task, names, gateway_url=gateway, key=key, on_answer=on_answer)
+def _finished(folder: Path) -> bool:
+    report = folder / _REPORT
+    return not (folder / _ANSWERS).is_file() or (report.is_file() and Report.read(report).complete)
 
 
-def _verdict(comparison: Comparison, required: Sequence[Requirement]) -> int:
-    if failures := comparison.failures:
-        data = comparison.task.data_path
-        show_problems([Problem(str(data), a.line, f"{a.model} gave no answer: {a.error}") for a in failures])
-        complain(f"{len(failures)} of {len(comparison.answers)} requests failed, so there is no verdict; ask again.")
+def _ask(question: "Question", gateway: str, key: str, answers: Path, *, resume: bool) -> "Outcome":
+    from trainer.proof.comparison import compare
+
+    with asking() as progress:
+        return asyncio.run(
+            compare(question, gateway_url=gateway, key=key, answers=answers, resume=resume, progress=progress)
+        )
+
+
+def _record(report: Report, gateway: str, data_dir: Path) -> None:
+    from trainer.proof.recording import record
+
+    version = record(report, gateway, data_dir)
+    typer.echo(f"recorded {report.gate.verdict} on {version}", err=True)
+
+
+def _code(outcome: "Outcome", required: Sequence[Requirement]) -> int:
+    report = outcome.report
+    if outcome.problems:
+        show_problems(outcome.problems)
+        complain(report.gate.summary)
         return 2
-    missed = unmet(comparison, required)
+    missed = [sentence for one in required for sentence in _missed(report, one)]
     for sentence in missed:
         typer.echo(f"failed: {sentence}", err=True)
-    return 1 if missed else 0
+    return 1 if missed or report.gate.verdict not in (None, VerdictWord.PROMOTE) else 0
 
 
-def _requirement(text: str, task: Task, models: Sequence[str]) -> Requirement:
-    rate_of, equals, threshold = text.rpartition("=")
-    model, colon, rate = rate_of.rpartition(":")
-    known = (*RESERVED, *task.fields)
+def _missed(report: Report, wanted: Requirement) -> list[str]:
+    value = report.arm(wanted.arm).metrics[wanted.metric].value
+    if value >= wanted.least:
+        return []
+    return [f"{wanted.arm}: {wanted.metric} is {value:.3f}, below the required {wanted.least:g}"]
+
+
+def _requirement(text: str, question: "Question") -> Requirement:
+    metric_of, equals, threshold = text.rpartition("=")
+    arm, colon, metric = metric_of.rpartition(":")
+    known, arms = question.task.metric_names, [plan.name for plan in question.plans]
     try:
-        requirement = Requirement(model if colon else models[-1], rate, float(threshold))
+        requirement = Requirement(arm if colon else arms[-1], metric, float(threshold))
     except ValueError as error:
-        raise RecipeError(f"--require {text}: write a rate and its least value, like schema_valid=0.9.") from error
-    if not equals or rate not in known:
-        raise RecipeError(f"--require {text}: there is no rate {rate!r}; use {', '.join(known)}.")
-    if requirement.model not in models:
-        raise RecipeError(f"--require {text}: {requirement.model} is not among --models.")
+        raise RecipeError(f"--require {text}: write a metric and its least value, like schema_valid=0.9.") from error
+    if not equals or metric not in known:
+        raise RecipeError(f"--require {text}: there is no metric {metric!r}; use {', '.join(known)}.")
+    if requirement.arm not in arms:
+        raise RecipeError(f"--require {text}: {requirement.arm} is no arm; asked are {', '.join(arms)}.")
     return requirement
-
-
-def _key(data_dir: Path) -> str:
-    """A tenant's key from the environment, else the operator's, else what a local gateway left."""
-    for name in ("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"):
-        if key := os.environ.get(name):
-            return key
-    path = data_dir / KEY_FILE
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise EvaluationError(f"there is no key: set TURNTABLE_API_KEY, or make {path} readable.") from error

@@ -1,131 +1,158 @@
 """`turntable data …`: look at training data before anything is trained on it."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from itertools import combinations, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from trainer.base import find_base
+from trainer.against_gateway import other_tokens
+from trainer.base import Base, find_base
+from trainer.cli import data_preview, data_report
 from trainer.cli.options import (
     DEFAULT_DATA_DIR,
     AsJson,
     DataDir,
-    count,
     exit_codes,
     print_json,
     show_problems,
 )
-from trainer.dataset import Report, check, read_dataset, shared_rows
-from trainer.errors import Problem
-from trainer.prepare import prepare
+from trainer.data.checkup import Wanted, check_files
+from trainer.data.prepare import Policy, prepare
+from trainer.data.preview import first_rows, render_rows
+from trainer.data.reading import Shape
+from trainer.data.sizes import Task
+from trainer.data.splitting import Plan, split
+from trainer.data.verdict import AMBER, RED
 from trainer.recipe import EMBEDDED
 
 if TYPE_CHECKING:
-    from trainer.rendering import Rendered
+    from trainer.rendering import Renderer
 
 app = typer.Typer(help="Check, convert and preview training data.", no_args_is_help=True)
 
 
 @app.command("check")
-def check_files(
-    files: Annotated[list[Path], typer.Argument(help="Chat `messages` in JSON Lines.")], as_json: AsJson = False
+def check(
+    files: Annotated[
+        list[Path], typer.Argument(help="JSON Lines: the file to train on first, then the held-out ones.")
+    ],
+    base_model: Annotated[
+        str | None, typer.Option(help="Measure token lengths: `embedded`, a model's folder or a hub name.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=8, help="The recipe's max_length.")] = 1024,
+    epochs: Annotated[int, typer.Option(min=1, help="The recipe's num_train_epochs.")] = 3,
+    task: Annotated[Task | None, typer.Option(help="What the data is for; its size is judged by it.")] = None,
+    label_field: Annotated[str | None, typer.Option(help="The field of JSON outputs that holds the class.")] = None,
+    group_field: Annotated[str | None, typer.Option(help="The row's field that must not be in two files.")] = None,
+    similarity: Annotated[float, typer.Option(min=0.5, max=1.0, help="From where on inputs are near copies.")] = 0.8,
+    usd_per_hour: Annotated[float | None, typer.Option(min=0, help="What the machine costs.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Amber fails too.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
 ) -> None:
-    """Find every problem of the files in one pass; exit code 2 when there is one."""
+    """Find everything that is wrong with files before a run, in one pass; exit code 1 when the verdict is red."""
     with exit_codes("interrupted"):
-        reports = [check(path) for path in files]
-        shared = [warning for one, other in combinations(reports, 2) for warning in shared_rows(one, other)]
-        if as_json:
-            print_json(
-                {"files": [_report_json(report) for report in reports], "shared_rows": [asdict(w) for w in shared]}
-            )
-        else:
-            _show(reports, shared)
-        if any(report.problems for report in reports):
-            sys.exit(2)
+        base = _base(base_model, data_dir) if base_model else None
+        renderer, name = (_renderer(base), base.name) if base else (None, None)
+        rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour)
+        wanted = Wanted(renderer, name, data_dir / "runs", *rules)
+        checkup = check_files(files, wanted)
+    print_json(data_report.as_json(checkup)) if as_json else data_report.show(checkup)
+    if any(file.unreadable for file in checkup.files):
+        sys.exit(2)
+    if checkup.verdict == RED or (strict and checkup.verdict == AMBER):
+        sys.exit(1)
+
+
+def _base(base_model: str, data_dir: Path) -> Base:
+    return find_base(base_model, relative_to=Path(), data_dir=data_dir, console=Console(stderr=True))
+
+
+def _renderer(base: Base) -> "Renderer":
+    from trainer.rendering import Renderer
+
+    return Renderer.load(base.directory)
 
 
 @app.command("prepare")
 def convert(
-    file: Annotated[Path, typer.Argument(help="A JSON array or JSON Lines file in another shape.")],
-    shape: Annotated[Literal["alpaca", "sharegpt", "messages"], typer.Option("--from", help="The file's shape.")],
-    out: Annotated[Path, typer.Option(help="The JSON Lines file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False,
+    file: Annotated[Path, typer.Argument(help="A JSON array or JSON Lines file in any known shape.")],
+    out: Annotated[Path, typer.Option(help="The JSON Lines file to write; the account goes beside it.")],
+    shape: Annotated[
+        Shape | None, typer.Option("--from", help="The rows' shape; without it each row is taken as it looks.")
+    ] = None,
+    pii: Annotated[
+        Literal["redact", "drop", "keep"], typer.Option(help="What to do with secrets and personal data.")
+    ] = "redact",
+    duplicates: Annotated[
+        Literal["exact", "near", "keep"], typer.Option(help="Which copies to leave out; near ones must answer alike.")
+    ] = "exact",
+    similarity: Annotated[float, typer.Option(min=0.5, max=1.0, help="From where on inputs are near copies.")] = 0.8,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files that are there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a file to chat `messages`, leaving out and naming what cannot be converted faithfully."""
+    """Convert and clean a file: what is redacted, trimmed or left out is named, row by row, in an account beside it."""
     with exit_codes("interrupted; nothing was written"):
-        account = prepare(file, shape, out, force=force)
+        account = prepare(file, out, Policy(pii, duplicates, similarity), shape=shape, force=force)
     if as_json:
-        print_json(asdict(account) | {"source": str(account.source), "out": str(account.out)})
-        return
-    show_problems(account.skipped)
-    show_problems(account.warnings)
-    typer.echo(
-        f"{account.out}: {count(account.written, 'row')} written of {account.read:,} read, "
-        f"{len(account.skipped):,} left out, {count(len(account.warnings), 'warning')}"
-    )
+        print_json(data_report.account_json(account))
+    else:
+        data_report.show_account(account)
 
 
 @app.command()
 def preview(
-    file: Annotated[Path, typer.Argument(help="Chat `messages` in JSON Lines.")],
+    file: Annotated[Path, typer.Argument(help="JSON Lines: conversations or preference pairs.")],
     base_model: Annotated[str, typer.Option(help="`embedded`, a model's folder or a hub name.")] = EMBEDDED,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 3,
+    against_gateway: Annotated[
+        str | None, typer.Option(metavar="URL", help="Also compare the tokens with those that this gateway makes.")
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Show rows as the model sees them; what is learnt is green and stands in ⟦brackets⟧."""
+    """Show rows as the model sees them, what is learnt in ⟦green⟧; exit code 1 when a mask is not what it has to be."""
     with exit_codes("interrupted"):
-        examples = read_dataset(file).examples
-        base = find_base(base_model, relative_to=Path(), data_dir=data_dir, console=Console(stderr=True))
-        from trainer.rendering import Renderer, render_all
-
-        renderer = Renderer.load(base.directory)
-        shown = render_all(
-            renderer, file, list(islice(examples, rows)), max_length=renderer.longest_context, allow_drop=True
-        ).rows
+        shown = first_rows(file, rows)
+        renderer = _renderer(_base(base_model, data_dir))
+        rendered, problems = render_rows(renderer, file, shown)
+        if against_gateway:
+            problems += other_tokens(renderer, file, shown, gateway_url=against_gateway, data_dir=data_dir)
     if as_json:
-        print_json([asdict(row) for row in shown])
-        return
-    console = Console()
-    for row in shown:
-        console.print(_masked(row), soft_wrap=True)
+        print_json([data_preview.as_json(row) for row in rendered])
+    else:
+        console = Console()
+        for row in rendered:
+            console.print(data_preview.masked(row), soft_wrap=True)
+    show_problems(problems)
+    if problems:
+        sys.exit(1)
 
 
-def _show(reports: Sequence[Report], shared: Sequence[Problem]) -> None:
-    for report in reports:
-        show_problems(report.problems)
-        for warning in report.warnings[:20]:
-            typer.echo(f"warning: {warning}", err=True)
-        typer.echo(
-            f"{report.path}: {count(report.rows, 'row')}, {count(len(report.problems), 'problem')}, "
-            f"{count(len(report.warnings), 'exact duplicate')}, sha256 {report.sha256[:12]}"
-        )
-    for warning in shared:
-        typer.echo(f"warning: {warning}", err=True)
-
-
-def _report_json(report: Report) -> dict[str, object]:
-    return {
-        "file": str(report.path),
-        "rows": report.rows,
-        "sha256": report.sha256,
-        "problems": [asdict(problem) for problem in report.problems],
-        "warnings": [asdict(warning) for warning in report.warnings],
-    }
-
-
-def _masked(row: "Rendered") -> Text:
-    text, at = Text(), 0
-    text.append(f"line {row.line}: {len(row.input_ids)} tokens, {row.trained_tokens} learnt\n", style="bold")
-    for begin, end in row.learnt:
-        text.append(row.text[at:begin], style="dim")
-        text.append(f"⟦{row.text[begin:end]}⟧", style="green")
-        at = end
-    return text.append(row.text[at:].rstrip("\n") + "\n", style="dim")
+@app.command("split")
+def split_file(
+    file: Annotated[Path, typer.Argument(help="JSON Lines: conversations or preference pairs.")],
+    out_dir: Annotated[Path | None, typer.Option(help="Where the parts go; beside the file by default.")] = None,
+    valid: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the validation part; 0 writes none.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the test part; 0 writes none.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Another seed makes another split.")] = 0,
+    group_field: Annotated[
+        str | None, typer.Option(help="Rows of one value, as of one customer, stay together.")
+    ] = None,
+    label_field: Annotated[str | None, typer.Option(help="The field of JSON outputs that holds the class.")] = None,
+    similarity: Annotated[float, typer.Option(min=0.5, max=1.0, help="From where on inputs stay together.")] = 0.8,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write train, valid and test files: near copies and groups stay in one part, classes keep their shares."""
+    if valid + test >= 1:
+        raise typer.BadParameter("valid and test together leave nothing to train on", param_hint="--test")
+    plan = Plan(valid, test, seed, group_field, label_field, similarity)
+    with exit_codes("interrupted; nothing was written"):
+        parts = split(file, out_dir or file.parent, plan, force=force)
+    if as_json:
+        print_json(data_report.parts_json(parts))
+    else:
+        data_report.show_parts(parts)

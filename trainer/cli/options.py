@@ -1,16 +1,17 @@
 """Options that the trainer's commands share, and the one place where its errors become exit codes."""
 
 import json
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trainer.errors import DataError, Problem, TrainerError
+from trainer.errors import DataError, EvaluationError, Interrupted, Problem, TrainerError
 
 SHOWN_PROBLEMS = 50
 
@@ -19,6 +20,16 @@ DataDir = Annotated[
 ]
 Gateway = Annotated[str, typer.Option(envvar="TURNTABLE_GATEWAY_URL", help="The gateway's address.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+OverrideReason = Annotated[
+    str | None, typer.Option("--override", metavar="REASON", help="Go live without a verdict that counts; on record.")
+]
+OverrideBy = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who answers for the override.")]
+AdviceFile = Annotated[
+    Path | None, typer.Option("--advice", help="The advice this run goes by; the newest for the recipe's name.")
+]
+DespiteAdvice = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Train although the advice says otherwise; the run records why.")
+]
 DEFAULT_DATA_DIR = Path("var")
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 
@@ -32,12 +43,41 @@ def exit_codes(interrupted: str) -> Iterator[None]:
         show_problems(error.problems)
         complain(f"the data has {count(len(error.problems), 'problem')}; mend it and run again.")
         sys.exit(2)
+    except Interrupted as stopped:
+        typer.echo(f"\n{stopped}; its checkpoint is kept, continue with --resume", err=True)
+        sys.exit(130)
     except TrainerError as error:
         complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo(f"\n{interrupted}", err=True)
         sys.exit(130)
+
+
+def inference_key(data_dir: Path) -> str:
+    """A tenant's key from the environment, else the operator's, else what a local gateway left."""
+    from adapters.connection import KEY_FILE
+
+    for name in ("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"):
+        if key := os.environ.get(name):
+            return key
+    path = data_dir / KEY_FILE
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise EvaluationError(f"there is no key: set TURNTABLE_API_KEY, or make {path} readable.") from error
+
+
+@contextmanager
+def asking() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, told how many of how many answers are in."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("asking", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def show_problems(problems: Sequence[Problem]) -> None:

@@ -142,3 +142,16 @@ def test_an_error_event_of_the_engine_is_not_passed_on() -> None:
     }
     assert stream.feed(event(error)) == b""
     assert stream.saw_error
+
+
+def test_usage_in_a_final_chunk_that_has_choices_is_counted_and_not_lost() -> None:
+    """Some servers put the usage beside the last choice; a gateway that waits for empty choices bills nothing."""
+    stream = rewriter()
+    usage = usage_of(40) | {"prompt_tokens_details": {"cached_tokens": 3}}
+    choice = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": "stop"}
+    stream.feed(
+        event({"id": "x", "object": "chat.completion.chunk", "model": ENGINE, "choices": [choice], "usage": usage})
+    )
+    stream.feed(DONE)
+    counted, _ = stream.count()
+    assert counted == Usage(5, 40, 3)

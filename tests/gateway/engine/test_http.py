@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.engine.http import Connection, ConnectionPool
+from gateway.engine.connection import Connection
+from gateway.engine.http import ConnectionPool
 from gateway.errors import EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -103,6 +104,18 @@ async def test_a_connection_that_the_engine_will_close_is_not_used_again() -> No
             async with pool.request("GET", "/") as connection:
                 assert await connection.read() == b"hello"
     assert server.connections == 3
+
+
+@pytest.mark.parametrize("answer", [CHUNKED, SIZED])
+async def test_an_answer_that_was_complete_and_not_read_does_not_stand_before_the_next_one(answer: bytes) -> None:
+    server = Server(answer)
+    async with pool_to(server) as pool:
+        async with pool.request("GET", "/") as connection:
+            unread = await connection.peek()
+            assert connection.is_complete
+        async with pool.request("GET", "/") as connection:
+            assert await connection.read() == unread
+    assert server.connections == 2
 
 
 async def test_leaving_before_the_answer_is_complete_closes_the_connection() -> None:

@@ -31,7 +31,7 @@ def test_a_run_measures_the_gateway_beside_the_engine_and_leaves_nothing_behind(
         assert sample["failed"] == 0, sample["errors"]
     assert samples["turntable", "plain"]["cpu_us_per_request"] > 0
     assert len(document["cold_start_s"]["turntable"]) == 3
-    assert document["left_out"] == ["vllm-router", "vllm-router-rr", "litellm"]
+    assert document["left_out"] == ["relay", "vllm-router", "vllm-router-rr", "litellm"]
     assert "| CPU per plain request, over vllm-router |" in done.stdout
     left = [process for process in read_processes() if process.parent == os.getpid() and process.pid not in before]
     assert not left
@@ -41,7 +41,7 @@ def test_systems_that_are_not_installed_are_named_with_the_way_out(tmp_path: Pat
     refused = run("bench", cwd=tmp_path)
     assert refused.returncode == 2
     assert "vllm-router and vllm-router-rr and litellm left out: not installed in .bench" in refused.stderr
-    assert "--systems direct,turntable." in refused.stderr
+    assert "--systems direct,turntable,relay." in refused.stderr
 
 
 def test_an_unknown_system_is_refused(tmp_path: Path) -> None:

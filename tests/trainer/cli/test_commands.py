@@ -1,8 +1,6 @@
 """The commands as typed: output, exit codes, and what they must not import."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,72 +13,13 @@ from typer.testing import CliRunner, Result
 import trainer.cli as commands
 from tests.conftest import ROOT
 from tests.trainer.conftest import WriteJsonl, chat
-from tests.trainer.scripted_gateway import KEY, RIGHT
+from tests.trainer.scripted_gateway import KEY, POSTED, RIGHT
 
 TASK = 'name = "t"\ndata = "test.jsonl"\njson_schema = "schema.json"\nfields = ["category"]\nmax_tokens = 32\n'
 
 
 def run(app: typer.Typer, *arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_check_passes_clean_files(jsonl: WriteJsonl) -> None:
-    result = run(commands.data, "check", jsonl(chat(), chat("again?")))
-    assert result.exit_code == 0
-    assert "train.jsonl: 2 rows, 0 problems, 0 exact duplicates" in result.stdout
-
-
-def test_check_names_every_problem_and_fails(jsonl: WriteJsonl) -> None:
-    path = jsonl(chat(), "{", {"messages": []})
-    result = run(commands.data, "check", path)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines() == [
-        f"{path}:2: is not JSON: Expecting property name enclosed in double quotes at column 2",
-        f"{path}:3: messages is []; give a list of messages",
-    ]
-
-
-def test_check_warns_of_rows_in_two_files_without_failing(jsonl: WriteJsonl) -> None:
-    train, test = jsonl(chat()), jsonl(chat(), name="test.jsonl")
-    result = run(commands.data, "check", train, test)
-    assert result.exit_code == 0
-    assert f"warning: {test}:1: is also in {train}:1" in result.stderr
-
-
-def test_check_speaks_json(jsonl: WriteJsonl) -> None:
-    result = run(commands.data, "check", jsonl("{broken"), "--json")
-    assert result.exit_code == 2
-    (file,) = json.loads(result.stdout)["files"]
-    assert (file["rows"], file["problems"][0]["line"]) == (1, 1)
-
-
-def test_very_many_problems_are_grouped_by_kind(jsonl: WriteJsonl) -> None:
-    path = jsonl(*([{"messages": []}] * 60), "[]")
-    result = run(commands.data, "check", path)
-    assert result.stderr.splitlines() == [
-        f"{path}:1: messages is []; give a list of messages (and 59 more rows alike)",
-        f'{path}:61: is JSON but not an object; write {{"messages": [...]}}',
-    ]
-    assert len(json.loads(run(commands.data, "check", path, "--json").stdout)["files"][0]["problems"]) == 61
-
-
-def test_prepare_converts_and_says_what_it_did(tmp_path: Path) -> None:
-    source, out = tmp_path / "source.json", tmp_path / "out.jsonl"
-    source.write_text('[{"instruction": "hi", "output": "I am {{name}}"}, {"instruction": "x", "output": ""}]')
-    result = run(commands.data, "prepare", "--from", "alpaca", source, "--out", out)
-    assert result.exit_code == 0
-    assert f"{out}: 1 row written of 2 read, 1 left out, 1 warning" in result.stdout
-    assert f"{source}:2: messages[1].content is empty" in result.stderr
-    assert f"{source}:1: messages[1].content still holds the placeholder" in result.stderr
-    assert run(commands.data, "prepare", "--from", "alpaca", source, "--out", out).exit_code == 2
-    assert run(commands.data, "prepare", "--from", "alpaca", source, "--out", out, "--force").exit_code == 0
-
-
-def test_preview_shows_what_is_learnt(jsonl: WriteJsonl, base_model: Path) -> None:
-    result = run(commands.data, "preview", jsonl(chat("Where?", "Here.")), "--base-model", base_model.resolve())
-    assert result.exit_code == 0
-    assert "⟦Here.<|end|>⟧" in result.stdout
-    assert "⟦Where?" not in result.stdout
 
 
 def test_train_refuses_broken_data_with_its_line(jsonl: WriteJsonl, tmp_path: Path) -> None:
@@ -112,24 +51,6 @@ def test_train_into_an_unwritable_place_is_one_sentence(jsonl: WriteJsonl, tmp_p
     assert "cannot be written" in result.stderr
 
 
-def test_interrupting_a_run_leaves_nothing_and_says_so(jsonl: WriteJsonl, tmp_path: Path, base_model: Path) -> None:
-    jsonl(*(chat(f"Order {i}?", "late " * 50) for i in range(400)))
-    recipe = f'name = "x"\nbase_model = "{base_model.resolve()}"\ntrain = "train.jsonl"\n'
-    (tmp_path / "recipe.toml").write_text(f"{recipe}[training]\nnum_train_epochs = 50\n", encoding="utf-8")
-    command = [sys.executable, "-m", "turntable", "train", str(tmp_path / "recipe.toml")]
-    environment = os.environ | {"TURNTABLE_DATA_DIR": str(tmp_path / "var")}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        while "held-out loss" not in (line := process.stderr.readline()):
-            assert line, "the run ended before it was interrupted"
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert "interrupted; no run was kept" in rest
-    assert "Traceback" not in rest
-    assert list((tmp_path / "var" / "runs").iterdir()) == []
-
-
 @pytest.fixture
 def task(jsonl: WriteJsonl, tmp_path: Path) -> Path:
     jsonl(chat("easy", RIGHT), chat("hard", RIGHT), name="test.jsonl")
@@ -142,9 +63,9 @@ def task(jsonl: WriteJsonl, tmp_path: Path) -> Path:
     ("arguments", "said"),
     [
         (["--models", "base"], "there is no key: set TURNTABLE_API_KEY"),
-        (["--models", "base", "--require", "speed=1"], "--require speed=1: there is no rate 'speed'; use schema_valid"),
-        (["--models", "base", "--require", "category"], "--require category: write a rate and its least value"),
-        (["--models", "base", "--require", "mine:category=1"], "mine is not among --models"),
+        (["--models", "base", "--require", "speed=1"], "--require speed=1: there is no metric 'speed'; use correct"),
+        (["--models", "base", "--require", "category"], "--require category: write a metric and its least value"),
+        (["--models", "base", "--require", "mine:category=1"], "mine is no arm; asked are base"),
         (["--models", ","], "--models names no model"),
     ],
 )
@@ -191,15 +112,59 @@ def test_compare_keeps_the_report_and_every_answer(
     assert "schema-valid" in result.stdout
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["complete"] is True
-    assert report["models"]["wrong"]["rates"]["category"] == {"value": 0, "hits": 0, "of": 2, "interval_95": ANY}
+    wrong = report["arms"][1]
+    assert wrong["metrics"]["category"] == {"value": 0, "of": 2, "interval_95": ANY}
     answers = (tmp_path / "report.answers.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [(json.loads(line)["model"], json.loads(line)["line"]) for line in answers] == [
-        ("good", 1),
-        ("good", 2),
-        ("wrong", 1),
-        ("wrong", 2),
-    ]
-    assert json.loads(run(commands.compare, task, *options, "--json", "-").stdout) == report | {"models": ANY}
+    asked = [json.loads(line) for line in answers[1:]]
+    assert {(a["arm"], a["line"]) for a in asked} == {("good", 1), ("good", 2), ("wrong", 1), ("wrong", 2)}
+    printed = json.loads(run(commands.compare, task, *options, "--json", "-").stdout)
+    assert printed["task"] == report["task"]
+    assert [arm["metrics"] for arm in printed["arms"]] == [arm["metrics"] for arm in report["arms"]]
+
+
+def test_compare_decides_records_and_says_what_it_decided(
+    task: Path, monkeypatch: pytest.MonkeyPatch, gateway_url: str
+) -> None:
+    monkeypatch.setenv("TURNTABLE_API_KEY", KEY)
+    options = ["--gateway", gateway_url, "--data-dir", task.parent / "var"]
+    frozen = run(commands.compare, "freeze", task)
+    assert (frozen.exit_code, frozen.stdout.startswith(f"{task.parent / 'task.frozen.json'}: 2 items")) == (0, True)
+    task.write_text(f"{TASK}[gate]\nmin_items = 2\n", encoding="utf-8")
+    decided = run(commands.compare, task, "--adapter", "wrong", *options)
+    assert decided.exit_code == 1
+    assert "DO NOT DEPLOY" in decided.stdout
+    assert "fell by 100 points" in decided.stdout
+    unsure = run(commands.compare, "run", task, "--adapter", "good", *options, "--record")
+    assert unsure.exit_code == 2
+    assert "which version of good answered is not known" in unsure.stderr
+    task.write_text(TASK, encoding="utf-8")
+    assert "NOT ENOUGH ITEMS" in run(commands.compare, task, "--adapter", "good", *options).stdout
+
+
+def test_a_verdict_is_recorded_on_the_very_version_that_answered(
+    task: Path, monkeypatch: pytest.MonkeyPatch, gateway_url: str
+) -> None:
+    monkeypatch.setenv("TURNTABLE_ADMIN_KEY", KEY)
+    report = task.parent / "report.json"
+    options = ["--gateway", gateway_url, "--data-dir", task.parent / "var", "--json", report, "--record"]
+    result = run(commands.compare, task, "--adapter", "good", *options)
+    assert (result.exit_code, "recorded NOT_ENOUGH_ITEMS on good@v2" in result.stderr) == (1, True), result.stderr
+    document = json.loads(report.read_text(encoding="utf-8"))
+    path, body = POSTED.pop()
+    assert path == "/admin/v1/adapters/good/versions/v2/verdict"
+    assert body == {
+        "verdict": "NOT_ENOUGH_ITEMS",
+        "digest": "2" * 64,
+        "task_sha256": document["task"]["sha256"],
+        "base_sha256": "b" * 64,
+        "template_sha256": "c" * 64,
+        "complete": True,
+        "checks": document["gate"]["checks"],
+        "summary": document["gate"]["summary"],
+        "human": None,
+    }
+    unknown = run(commands.compare, task, "--adapter", "good@v9", *options)
+    assert (unknown.exit_code, "there is no version good@v9" in unknown.stderr) == (2, True)
 
 
 def test_help_loads_neither_torch_nor_an_http_client() -> None:

@@ -1,0 +1,104 @@
+"""What the adapter commands share: where the gateway is, how errors end, how rows become tables."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from adapters.client import AdminClient
+from adapters.connection import connect
+from adapters.errors import AdapterError
+
+Gateway = Annotated[str, typer.Option(envvar="TURNTABLE_GATEWAY_URL", help="The gateway's address.")]
+DataDir = Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where a local gateway left admin.key.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Version = Annotated[str, typer.Argument(help="Like v3.")]
+OverrideReason = Annotated[
+    str | None, typer.Option("--override", metavar="REASON", help="Go live without a verdict that counts; on record.")
+]
+OverrideBy = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who answers for the override.")]
+URL, DATA = "http://127.0.0.1:8080", Path("var")
+_VERSION_COLUMNS = {
+    "adapter": "name",
+    "version": "version",
+    "digest": "digest",
+    "state": "state",
+    "traffic": "traffic",
+    "verdict": "verdict",
+    "approval": "approval",
+    "override": "override",
+    "resident": "resident",
+    "reason": "reason",
+}
+
+
+@contextmanager
+def admin_of(gateway: str, data_dir: Path) -> Iterator[AdminClient]:
+    """A client of the gateway; whatever goes wrong with it is one line, and the end with 2."""
+    try:
+        with connect(gateway, data_dir) as admin:
+            yield admin
+    except AdapterError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def show_versions(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print versions as the gateway describes them."""
+    if as_json:
+        return print_json(list(rows))
+    return print_table(_VERSION_COLUMNS, [row | {"digest": row["digest"][:12], **_verdict(row)} for row in rows])
+
+
+def override_of(reason: str | None, by: str | None) -> dict[str, str] | None:
+    """What `--override` and `--by` say together; neither makes sense alone."""
+    if (reason is None) != (by is None):
+        raise typer.BadParameter("--override REASON and --by NAME go together.", param_hint="--override")
+    return None if reason is None or by is None else {"reason": reason, "by": by}
+
+
+def show_policy(policy: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the traffic policy of one name."""
+    if as_json:
+        return print_json(policy)
+    parts = {
+        part: split and f"{split['version']} {split['percent']:g}%"
+        for part in ("canary", "shadow")
+        for split in (policy.get(part),)
+    }
+    return print_table({name: name for name in ("name", "live", "previous", *parts, "pinned")}, [{**policy, **parts}])
+
+
+def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
+    """Print rows as a table; `columns` maps headings to keys, and a column that is empty throughout is left out."""
+    shown = {head: [_cell(row.get(key)) for row in rows] for head, key in columns.items()}
+    kept = {head: cells for head, cells in shown.items() if any(cells)} if rows else shown
+    table = Table(*kept, title=title, title_justify="left")
+    for cells in zip(*kept.values(), strict=True):
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def print_json(document: Any) -> None:
+    """Print a document as JSON."""
+    Console().print_json(data=document)
+
+
+def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = row.get("verdict")
+    # PROMOTE alone opens the gate; one that was reached on another base or on part of the data does not.
+    stale = verdict == "PROMOTE" and not row.get("verdict_counts")
+    return {"verdict": f"{verdict} (does not count now)" if stale else verdict}
+
+
+def _cell(value: Any) -> str:
+    if value is None or value is False or value == []:
+        return ""
+    if value is True:
+        return "yes"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

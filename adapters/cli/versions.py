@@ -1,0 +1,148 @@
+"""`turntable adapters add | list | show | verify | retire`: versions, from their publishing to their end."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapters.cli.progress import shown_progress
+from adapters.cli.shared import (
+    DATA,
+    URL,
+    AsJson,
+    DataDir,
+    Gateway,
+    OverrideBy,
+    OverrideReason,
+    Version,
+    admin_of,
+    override_of,
+    print_json,
+    print_table,
+    show_policy,
+    show_versions,
+)
+from adapters.cli.watching import show_due
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="The name that applications will use as the model.")],
+    directory: Annotated[
+        Path | None, typer.Argument(help="A folder with adapter_config.json and adapter_model.safetensors.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where the gateway fetches it itself: a folder there, or hf://org/repo@revision.")
+    ] = None,
+    promote: Annotated[bool, typer.Option(help="Make the new version live at once; needs a verdict.")] = False,
+    override: OverrideReason = None,
+    by: OverrideBy = None,
+    gateway: Gateway = URL,
+    data_dir: DataDir = DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Upload an adapter: it is checked, stored, loaded into the engine, probed, and live once promoted."""
+    if (directory is None) == (source is None):
+        raise typer.BadParameter("give the adapter's folder, or --source.", param_hint="DIRECTORY")
+    overriding = override_of(override, by)
+    with admin_of(gateway, data_dir) as admin:
+        with shown_progress(admin, name) as opened:
+            if directory is not None:
+                published = admin.publish(name, directory, opened=opened)
+            else:
+                published = admin.publish_source(name, source or "")
+        answer: dict[str, Any] = {
+            "name": name,
+            "version": published.version,
+            "digest": published.digest,
+            "state": published.state,
+        }
+        if promote or overriding:
+            answer |= admin.promote_published(published, override=overriding)
+    show_versions([answer], as_json=as_json)
+
+
+def list_adapters(gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
+    """All adapters with their versions, states, traffic, and the engines where they are resident."""
+    with admin_of(gateway, data_dir) as admin:
+        show_versions(admin.request("GET", "/adapters")["data"], as_json=as_json)
+
+
+def show(name: str, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
+    """One adapter whole: policy, versions with history and evidence, what canary and shadow have shown."""
+    with admin_of(gateway, data_dir) as admin:
+        document = admin.request("GET", f"/adapters/{name}")
+    if as_json:
+        return print_json(document)
+    show_policy({"name": name, **document["policy"]}, as_json=False)
+    show_versions(document["versions"], as_json=False)
+    _show_sides("canary", document.get("canary_watch"))
+    _show_sides("shadow", document.get("shadow_mirror"))
+    show_due(document.get("retrain", []))
+    _show_evidence(document["versions"])
+    history = [
+        {"version": version["version"], **change}
+        for version in document["versions"]
+        for change in version.get("history", ())
+    ]
+    return print_table({head: head for head in ("version", "state", "at", "actor", "reason")}, history, title="History")
+
+
+def verify(
+    name: str, version: Version, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False
+) -> None:
+    """Re-hash a version's files, check and probe it anew, and print the evidence; ends with 1 when it fails."""
+    with admin_of(gateway, data_dir) as admin, shown_progress(admin, name):
+        document = admin.request("POST", f"/adapters/{name}/versions/{version}/verify")
+    if as_json:
+        print_json(document)
+    else:
+        show_versions([document], as_json=False)
+        for found in document["evidence"]:
+            facts = [{"what": what, "found": str(value)} for what, value in found["document"].items()]
+            print_table({"what": "what", "found": "found"}, facts, title=f"{found['kind']} of {found['at']}")
+    if not document["ok"]:
+        typer.echo(f"error: {name} {version} does not pass: {document['failure']}", err=True)
+        sys.exit(1)
+
+
+def retire(
+    name: str, version: Version, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False
+) -> None:
+    """Drain a version that takes no traffic, unload it, verify that it is gone, release its files."""
+    with admin_of(gateway, data_dir) as admin:
+        document = admin.request("DELETE", f"/adapters/{name}/versions/{version}")
+    if as_json:
+        return print_json(document)
+    show_versions([document], as_json=False)
+    if document["engines"]:
+        print_table({head: head for head in document["engines"][0]}, document["engines"], title="On the engines")
+    return typer.echo(f"Files {document['files']}.")
+
+
+def _show_evidence(versions: Sequence[dict[str, Any]]) -> None:
+    """What speaks for or against each version: its probes, measurements and verdicts."""
+    rows = []
+    for version in versions:
+        for found in version.get("evidence", ()):
+            said = found["document"].get("sentence") or found["document"].get("summary")
+            verdict = found["document"].get("verdict")
+            rows.append({**found, "version": version["version"], "verdict": verdict, "said": said})
+    if rows:
+        print_table({head: head for head in ("version", "kind", "verdict", "at", "said")}, rows, title="Evidence")
+
+
+def _show_sides(what: str, document: dict[str, Any] | None) -> None:
+    """A comparison of two versions: facts of each side beside each other, then what is known of both."""
+    if document is None:
+        return
+    live, other = document["live"], document[what]
+    print_table(
+        {"": "fact", "live": "live", what: what},
+        [{"fact": fact, "live": live[fact], what: other[fact]} for fact in live],
+        title=f"The {what} so far",
+    )
+    both = {fact: value for fact, value in document.items() if not isinstance(value, dict)}
+    if both:
+        typer.echo(", ".join(f"{fact} {value}" for fact, value in both.items()))

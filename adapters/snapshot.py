@@ -1,0 +1,106 @@
+"""What the registry says at one moment: versions, their states, and how each name's traffic is split."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from adapters.errors import UnknownAdapterError
+from adapters.manifest import Manifest
+from adapters.policy import Policy
+from adapters.ref import AdapterRef
+
+_Value = TypeVar("_Value")
+
+
+class State(StrEnum):
+    """Where a version stands.
+
+    REGISTERED: stored, not yet proven. READY: routable. QUARANTINED: never routable, with the reason. RETIRED: taken
+    out of service for good, its files may be gone; publishing the same content again begins anew.
+    """
+
+    REGISTERED = "registered"
+    READY = "ready"
+    QUARANTINED = "quarantined"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a named adapter; `engine_name` is what the engine knows these exact weights by."""
+
+    name: str
+    version: int
+    digest: str
+    state: State
+    reason: str
+    manifest: Manifest
+
+    @property
+    def engine_name(self) -> str:
+        return f"{self.name}@{self.digest[:12]}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All names and versions at one moment; each name's versions are numbered from 1 without gaps.
+
+    `live` maps a name to its live version number, the part of `policies` that every request needs.
+    """
+
+    versions: Mapping[str, tuple[Version, ...]]
+    policies: Mapping[str, Policy]
+    live: Mapping[str, int]
+
+    def resolve(self, ref: AdapterRef) -> Version:
+        """The version a ref means now; raises `UnknownAdapterError` when there is none."""
+        versions = self.versions.get(ref.name, ())
+        if ref.digest12:
+            for version in versions:
+                if version.digest[:12] == ref.digest12:
+                    return version
+        else:
+            wanted = ref.version or self.live.get(ref.name, 0)
+            if 0 < wanted <= len(versions):
+                return versions[wanted - 1]
+        raise UnknownAdapterError(
+            f"There is no adapter version '{ref}'; `turntable adapters list` shows what there is."
+        )
+
+    def live_versions(self) -> list[Version]:
+        """The live version of every name that has one and may be routed to, by name."""
+        return list(self._ready((name, [number]) for name, number in sorted(self.live.items())))
+
+    def routed_versions(self) -> list[Version]:
+        """Every READY version that a bare name can lead to, by name: live, canary or shadow."""
+        return list(self._ready((name, policy.routed) for name, policy in sorted(self.policies.items())))
+
+    def pinned_versions(self) -> list[Version]:
+        """The READY live versions of pinned names, by name: what must stay resident."""
+        pinned = sorted(name for name, policy in self.policies.items() if policy.pinned)
+        return list(self._ready((name, [self.live[name]]) for name in pinned if name in self.live))
+
+    def changed(self, policies: Mapping[str, Policy], versions: Iterable[Version]) -> "Snapshot":
+        """This snapshot with some policies and versions replaced or added; a name's new versions come in order."""
+        if not policies:
+            return self
+        of_names = {name: self.versions.get(name, ()) for name in policies}
+        for version in versions:
+            old = of_names[version.name]
+            of_names[version.name] = (*old[: version.version - 1], version, *old[version.version :])
+        all_policies = _merged(self.policies, policies)
+        live = {name: policy.live for name, policy in all_policies.items() if policy.live is not None}
+        return Snapshot(_merged(self.versions, of_names), all_policies, live)
+
+    def _ready(self, wanted: Iterable[tuple[str, list[int]]]) -> Iterator[Version]:
+        for name, numbers in wanted:
+            for number in numbers:
+                version = self.versions[name][number - 1]
+                if version.state is State.READY:
+                    yield version
+
+
+def _merged(old: Mapping[str, _Value], new: Mapping[str, _Value]) -> Mapping[str, _Value]:
+    merged = {**old, **new}
+    return merged if new.keys() <= old.keys() else dict(sorted(merged.items()))

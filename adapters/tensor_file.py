@@ -1,0 +1,99 @@
+"""A safetensors file without torch: its header read strictly, and how large the numbers in each tensor are."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from adapters.errors import PreflightError
+from adapters.manifest import WEIGHTS_FILE
+
+MAX_HEADER_BYTES = 32 << 20
+_CHUNK_BYTES = 4 << 20
+_LENGTH_BYTES = 8
+_LFS_POINTER = b"version https://git-lfs.github.com/"
+# For each dtype that the engine takes: the integer of its width, the bits of the magnitude, and the float it reads as.
+_FLOATS: dict[str, tuple[npt.DTypeLike, int, npt.DTypeLike]] = {
+    "F64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, np.float64),
+    "F32": (np.uint32, 0x7FFF_FFFF, np.float32),
+    "F16": (np.uint16, 0x7FFF, np.float16),
+    "BF16": (np.uint16, 0x7FFF, None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a file: `begin` and `end` are its bytes' places in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the engine can take numbers of this kind."""
+        return self.dtype in _FLOATS
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name; raises `PreflightError` when the file is not whole and unambiguous."""
+    if not path.is_file():
+        raise PreflightError(
+            WEIGHTS_FILE, "is missing; only safetensors are served, so save with safe_serialization=True."
+        )
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise PreflightError(WEIGHTS_FILE, "is a Git LFS pointer, not the weights; run git lfs pull first.")
+        file.seek(0)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if length > MAX_HEADER_BYTES:
+            raise PreflightError(WEIGHTS_FILE, f"cannot be read (its header claims {length} bytes); upload it again.")
+        raw = file.read(length)
+    try:
+        with safe_open(path, framework="numpy"):  # sees to it that tensors neither overlap nor leave gaps nor the file
+            pass
+        entries = json.loads(raw, object_pairs_hook=_without_duplicates)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise PreflightError(WEIGHTS_FILE, f"cannot be read ({reason:.200}); upload the file again.") from error
+    start = _LENGTH_BYTES + length
+    return {key: _tensor(entry, start) for key, entry in entries.items() if key != "__metadata__"}
+
+
+def peak(file: BinaryIO, tensor: Tensor) -> float:
+    """The largest magnitude in a float tensor, in bounded memory: 0 when all are zero, inf or nan when one is.
+
+    The bits of a float's magnitude, read as a whole number, are in the order of the magnitudes, with infinity and NaN
+    above all others; so one maximum over integers answers for every dtype.
+    """
+    integer, magnitude, as_float = _FLOATS[tensor.dtype]
+    width = np.dtype(integer)
+    largest = np.zeros(1, width)
+    file.seek(tensor.begin)
+    left = tensor.end - tensor.begin
+    while left:
+        block = np.frombuffer(file.read(min(left, _CHUNK_BYTES)), width.newbyteorder("<"))
+        left -= block.nbytes
+        largest = np.maximum(largest, (block & width.type(magnitude)).max(initial=0))
+    if as_float is None:  # bfloat16 is the upper half of a float32
+        return float((largest.astype(np.uint32) << 16).view(np.float32)[0])
+    return float(largest.view(as_float)[0])
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"its header names {name!r} twice")
+        found[name] = value
+    return found
+
+
+def _tensor(entry: dict[str, Any], start: int) -> Tensor:
+    begin, end = entry["data_offsets"]
+    return Tensor(entry["dtype"], tuple(entry["shape"]), start + begin, start + end)

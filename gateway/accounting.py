@@ -1,0 +1,88 @@
+"""Accounting: builds what limits and budgets are made of, and looks after it once a second."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Gauge
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.allowance import Allowance
+from gateway.budgets import Bank, Budgets, Standings
+from gateway.engine.context import ContextLength
+from gateway.engine.engine import Engine
+from gateway.keys import Period
+from gateway.ledger import Ledger
+from gateway.limits import Limiter
+from gateway.limits.sharing import LimitSharing
+
+log = logging.getLogger(__name__)
+_BEAT_S = 1.0
+_LEVELS = ((1.0, "all"), (0.9, "90%"), (0.5, "50%"), (0.0, "less"))
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Limits and budgets of one gateway; `standings` tells how accounts stand."""
+
+    allowance: Allowance
+    standings: Standings
+    bank: Bank
+    sharing: LimitSharing | None
+    ledger: Ledger
+    uses: Gauge
+
+    @classmethod
+    def build(
+        cls,
+        database: Database,
+        ledger: Ledger,
+        engines: Sequence[Engine],
+        registry: CollectorRegistry,
+    ) -> "Accounting":
+        """Over the gateway's database and ledger, whose journal of earlier runs is folded."""
+        bank = Bank(database, ledger.run)
+        bank.forget(ledger.ended_runs)
+        budgets, limiter = Budgets(bank, ledger), Limiter()
+        # One SQLite file has one gateway.
+        sharing = None if database.dialect.name == "sqlite" else LimitSharing(database, ledger.run, limiter)
+        uses = Gauge(
+            "turntable_budgets",
+            "Budgets in use on this gateway by period and by how much is spent: less than half, 50%, 90%, all.",
+            ("period", "spent"),
+            registry=registry,
+        )
+        allowance = Allowance(limiter, budgets, ContextLength(engines).tokens, registry)
+        return cls(allowance, Standings(bank, budgets, ledger), bank, sharing, ledger, uses)
+
+    async def run(self) -> None:
+        """Beat until cancelled; a database that is away is asked again at the next beat."""
+        while True:
+            try:
+                if self.sharing is not None:
+                    await self.sharing.exchange()
+                await self.allowance.budgets.beat(is_shared=self.sharing is not None)
+            except SQLAlchemyError as error:
+                log.warning("limits and budgets: the database does not answer (%s)", str(error).partition("\n")[0])
+            self._show()
+            await asyncio.sleep(_BEAT_S)
+
+    def close(self) -> None:
+        """Give back what is held, once the ledger is closed; what it could not book stays held for a while."""
+        if not self.ledger.waiting_bytes:
+            self.bank.forget([self.ledger.run])
+        if self.sharing is not None:
+            self.sharing.leave()
+
+    def _show(self) -> None:
+        counted = Counter((purse.key.period, _level(purse.use)) for purse in self.allowance.budgets.in_use())
+        for period in Period:
+            for _, level in _LEVELS:
+                self.uses.labels(period.value, level).set(counted[period, level])
+
+
+def _level(use: float) -> str:
+    return next(level for least, level in _LEVELS if use >= least)

@@ -1,0 +1,194 @@
+"""`turntable costs calibrate`: measures on this very engine how long each kind of token keeps it busy."""
+
+import asyncio
+import random
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import httpx
+import typer
+from rich.console import Console
+
+from adapters.client import AdminClient
+from adapters.connection import admin_key, connect
+from adapters.errors import AdapterError
+from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway
+from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.costs.calibration import Batch, Shape
+
+_SETTLE_S = 10.0
+_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
+_MOST_ERROR = 0.5
+_SAMPLE = (
+    "The invoice of last month shows two payments for one order. Please check which of them is right, return the "
+    "other, and write to the customer when that is done. She asked for an answer before Friday and has attached the "
+    "statement of her bank, where both amounts can be seen with their dates."
+)
+
+
+def calibrate(
+    model: Annotated[str, typer.Option(help="Ask this model: the base, or an adapter.")] = "base",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    requests: Annotated[int, typer.Option(min=2, help="Requests per batch.")] = 32,
+    prompt_words: Annotated[int, typer.Option(min=8, help="Words of a long prompt; a short one has an eighth.")] = 160,
+    output_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a long answer; a short one has an eighth.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds over all shapes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of prompts and order.")] = 1,
+    gateway: Gateway = URL,
+    data_dir: DataDir = DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how much engine time a token of each kind takes, by load on this engine; costs go by it from then on."""
+    from gateway.costs.calibration import design
+
+    try:
+        with connect(gateway, data_dir) as admin:
+            bench = _Bench(admin, gateway, admin_key(data_dir), model, concurrency, requests, random.Random(seed))  # noqa: S311
+            fact = bench.measure(design(prompt_words, output_tokens), repeats)
+            admin.request("POST", "/costs/evidence/weights", json=fact)
+    except (AdapterError, GatewayError) as error:
+        _fail(str(error))
+    if as_json:
+        Console().print_json(data=fact)
+        return
+    Console().print(
+        f"{model}: {fact['prompt_ps'] / 1e6:,.1f} us of engine time per uncached prompt token, "
+        f"{fact['cached_ps'] / 1e6:,.1f} per cached one, {fact['output_ps'] / 1e6:,.1f} per generated one.\n"
+        f"Error {fact['error_share']:.1%} of a batch's time (R squared {fact['r_squared']:.3f}) over {fact['batches']} "
+        f"batches, {concurrency} requests at a time."
+    )
+
+
+class _Bench:
+    """Sends batches as any client does, and asks the gateway's own books what they were."""
+
+    def __init__(
+        self,
+        admin: AdminClient,
+        url: str,
+        key: str,
+        model: str,
+        concurrency: int,
+        requests: int,
+        choice: random.Random,
+    ) -> None:
+        self._admin = admin
+        self._url, self._key = url, key
+        self._model = model
+        self._concurrency = concurrency
+        self._requests = requests
+        self._random = choice
+
+    def measure(self, shapes: "list[Shape]", repeats: int) -> dict[str, Any]:
+        """All shapes in random order, round by round, and what fits them."""
+        from gateway.costs.calibration import fit
+
+        chars_per_token = asyncio.run(self._chars_per_token())
+        asyncio.run(self._send(["warm-up"] * self._concurrency, 4))
+        batches = []
+        order = [shape for _ in range(repeats) for shape in self._random.sample(shapes, len(shapes))]
+        for number, shape in enumerate(order, 1):
+            batches.append(self._batch(shape))
+            _progress(f"batch {number} of {len(order)}: {shape.name}: busy {batches[-1].busy_us / 1e6:.2f} s")
+        found = fit(batches)
+        if found.error_share > _MOST_ERROR:
+            _fail(f"The weights fit badly (error {found.error_share:.0%}); measure on a quiet engine.")
+        return asdict(found) | {
+            "batches": len(batches),
+            "concurrency": self._concurrency,
+            "model": self._model,
+            "chars_per_token": chars_per_token,
+        }
+
+    def _batch(self, shape: "Shape") -> "Batch":
+        from gateway.costs.calibration import Batch
+
+        prompts = [self._words(shape.prompt_words) for _ in range(self._requests)]
+        if shape.is_cached:
+            prompts = [prompts[0]] * self._requests
+            asyncio.run(self._send(prompts[:1], 1))
+            self._settled_since(self._now(), 0)
+        since = self._now()
+        asyncio.run(self._send(prompts, shape.output_tokens))
+        lines, busy_s = self._settled_since(since, self._requests)
+        prompt, cached, output = (
+            sum(line[kind] for line in lines) for kind in ("prompt_tokens", "cached_tokens", "completion_tokens")
+        )
+        return Batch(prompt - cached, cached, output, round(busy_s * 1e6))
+
+    def _settled_since(self, since: str, requests: int) -> tuple[list[dict[str, Any]], float]:
+        """The lines of the bill and the busy time since a moment, once so many requests are on the ledger."""
+        until_s = time.monotonic() + _SETTLE_S
+        while True:
+            document = self._costs(since)
+            seen = sum(line["requests"] for line in document["data"])
+            if seen > requests:
+                _fail(f"{seen - requests} requests of others came in between; calibrate on a quiet gateway.")
+            if seen == requests and not any(line["unsettled"] for line in document["data"]):
+                return document["data"], document["engine_busy_s"]
+            if time.monotonic() > until_s:
+                _fail("The ledger does not show the requests that were just answered; look at the gateway's log.")
+            time.sleep(0.05)
+
+    def _now(self) -> str:
+        """The gateway's clock: the end of a window without end."""
+        return str(self._costs(None)["window"]["until"])
+
+    def _costs(self, since: str | None) -> dict[str, Any]:
+        return self._admin.request("GET", "/costs", params={"since": since} if since else {})
+
+    async def _send(self, prompts: list[str], output_tokens: int) -> None:
+        limit = asyncio.Semaphore(self._concurrency)
+        async with self._client() as http:
+
+            async def ask(prompt: str) -> None:
+                async with limit:
+                    await _post(http, "/v1/chat/completions", self._body(prompt, output_tokens))
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for prompt in prompts:
+                        group.create_task(ask(prompt))
+            except* AdapterError as errors:
+                raise errors.exceptions[0] from None
+
+    def _client(self) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {self._key}"}
+        return httpx.AsyncClient(base_url=self._url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+
+    def _body(self, prompt: str, output_tokens: int) -> dict[str, Any]:
+        exact = {"max_tokens": output_tokens, "min_tokens": output_tokens, "ignore_eos": True, "temperature": 0}
+        return {"model": self._model, "messages": [{"role": "user", "content": prompt}], **exact}
+
+    async def _chars_per_token(self) -> float | None:
+        """How long the base's tokens are, in English text; None when the engine does not tell."""
+        async with self._client() as http:
+            response = await http.post("/tokenize", json={"model": self._model, "prompt": _SAMPLE})
+        count = response.json().get("count") if response.is_success else None
+        return len(_SAMPLE) / count if count else None
+
+    def _words(self, count: int) -> str:
+        return " ".join(self._random.choice(_SAMPLE.split()) for _ in range(count))
+
+
+async def _post(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    try:
+        response = await http.post(path, json=body)
+    except httpx.HTTPError as error:
+        raise AdapterError(f"The gateway does not answer ({error or type(error).__name__}).") from error
+    if not response.is_success:
+        message = response.json().get("error", {}).get("message", response.text[:200])
+        raise AdapterError(f"The gateway refuses a request of the calibration: {message}")
+
+
+def _progress(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False)
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"error: {sentence}", err=True)
+    sys.exit(2)

@@ -1,0 +1,120 @@
+"""Where `turntable serve` listens: the public address, the operators' own if there is one, and TLS in front of them."""
+
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.cli.base import ServeError
+from gateway.front_door import Door, Limits, strict_protocol
+from gateway.front_door.server import AdminDoor, Server
+from gateway.front_door.tls import TlsError, server_context
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Bound sockets, not yet served; `admin` is None where one address serves everything."""
+
+    public: socket.socket
+    admin: socket.socket | None
+    tls: ssl.SSLContext | None
+
+    @property
+    def public_url(self) -> str:
+        """Where applications find the gateway."""
+        return _url(self.public, self.tls)
+
+    @property
+    def admin_url(self) -> str | None:
+        """Where operators find it, unless it is the same."""
+        return None if self.admin is None else _url(self.admin, self.admin_tls)
+
+    @property
+    def admin_tls(self) -> ssl.SSLContext | None:
+        """On loopback nothing leaves the machine, and no certificate names it."""
+        return None if self.admin is None or _is_loopback(self.admin) else self.tls
+
+
+@contextlib.contextmanager
+def open_doors(settings: Settings) -> Iterator[Doors]:
+    """Bind the addresses of the settings; raises `ServeError` when one is taken, or keys would cross a network
+    unencrypted.
+    """
+    tls = _tls(settings)
+    with contextlib.ExitStack() as stack:
+        public = stack.enter_context(bind(settings.host, settings.port, "--port"))
+        admin = None
+        if settings.admin_port is not None:
+            admin = stack.enter_context(bind(settings.admin_host, settings.admin_port, "--admin-port"))
+        for listener in (public, admin):
+            if listener is not None and tls is None and not settings.plain_http and not _is_loopback(listener):
+                raise ServeError(
+                    f"Keys would cross the network unencrypted: {listener.getsockname()[0]} is no loopback address; "
+                    "give --tls-cert and --tls-key, or --plain-http where something in front of the gateway speaks TLS."
+                )
+        yield Doors(public, admin, tls)
+
+
+def bind(host: str, port: int, option: str) -> socket.socket:
+    """A listening socket; raises `ServeError` naming the option when the address cannot be had."""
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ServeError(
+            f"Port {port} on {host} cannot be used ({error.strerror}); choose another with {option}."
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def server_config(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
+    """How uvicorn serves the gateway: no logs of its own, our front door, a deadline for shutting down."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=strict_protocol(_limits(settings), Door.WHOLE if settings.admin_port is None else Door.PUBLIC),
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
+    )
+
+
+def server(app: ASGIApp, settings: Settings, doors: Doors) -> Server:
+    """The gateway's server; run it on `doors.public`."""
+    config = server_config(app, settings, doors.tls)
+    if doors.admin is None:
+        return Server(config, None)
+    return Server(config, AdminDoor(doors.admin, strict_protocol(_limits(settings), Door.WHOLE), doors.admin_tls))
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.header_timeout_s, settings.max_header_bytes, settings.max_connections)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        if settings.tls_key is not None or settings.tls_client_ca is not None:
+            raise ServeError("There is no TLS without a certificate; give --tls-cert as well.")
+        return None
+    try:
+        return server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except TlsError as error:
+        raise ServeError(str(error)) from error
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def _url(listener: socket.socket, tls: ssl.SSLContext | None) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,128 @@
+"""Break-even: from how many requests a day own engines pay, in steps of replicas; and when training pays back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+
+DAY_S = 86_400
+_STEPS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Own engines: what a replica costs, and how many requests it takes within the latency limits."""
+
+    usd_per_hour: Decimal
+    capacity_per_s: Decimal | None
+    """None when nobody measured it: then one replica is taken to be enough for everything."""
+    peak_to_mean: Decimal = Decimal(1)
+    """Replicas are needed for the busiest moment, not for the mean of a day."""
+    min_replicas: int = 1
+    overhead_usd_per_day: Decimal = Decimal(0)
+
+    @property
+    def requests_per_day(self) -> Decimal | None:
+        """How many requests a day one replica takes, with the peaks that there are."""
+        return None if self.capacity_per_s is None else self.capacity_per_s * DAY_S / self.peak_to_mean
+
+    def replicas(self, requests_per_day: Decimal) -> int:
+        """How many replicas this many requests a day need."""
+        if self.requests_per_day is None:
+            return self.min_replicas
+        needed = (requests_per_day / self.requests_per_day).to_integral_value(ROUND_CEILING)
+        return max(self.min_replicas, int(needed))
+
+    def usd_per_day(self, replicas: int) -> Decimal:
+        """What so many replicas cost."""
+        return replicas * 24 * self.usd_per_hour + self.overhead_usd_per_day
+
+    def floor_usd_per_request(self) -> Decimal | None:
+        """The price of a replica's hour over what it can do in it."""
+        return None if self.capacity_per_s is None else self.usd_per_hour / 3600 / self.capacity_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One number of replicas: own engines pay from `pays_from` requests a day to `up_to`, which they cannot exceed."""
+
+    replicas: int
+    usd_per_day: Decimal
+    pays_from: Decimal | None
+    """None when not even a full step pays."""
+    up_to: Decimal | None
+    """None when nobody measured the capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """Where own engines begin to pay against one price per request."""
+
+    requests_per_day: Decimal | None
+    """The fewest requests a day that pay; None means never."""
+    share_of_capacity: Decimal | None
+    """Of one replica's requests a day."""
+    for_good_from: Decimal | None
+    """Beyond this no further replica makes it dearer again; None when that is never or not known."""
+    steps: tuple[Step, ...]
+    reason: str
+
+
+def break_even(fleet: Fleet, usd_per_request: Decimal) -> BreakEven:
+    """Compare a fleet with a price per request elsewhere."""
+    if usd_per_request <= 0:
+        return BreakEven(None, None, None, (), "never: elsewhere the requests cost nothing")
+    steps = tuple(_steps(fleet, usd_per_request))
+    first = next((step.pays_from for step in steps if step.pays_from is not None), None)
+    capacity = fleet.requests_per_day
+    if first is None:
+        return BreakEven(
+            None, None, None, steps, "never: a full replica costs more than its requests would cost elsewhere"
+        )
+    share = None if capacity is None else first / capacity
+    reason = "" if capacity is not None else "the capacity is not measured, so one replica is taken to be enough"
+    return BreakEven(first, share, _for_good(fleet, usd_per_request), steps, reason)
+
+
+def _steps(fleet: Fleet, usd_per_request: Decimal) -> Iterator[Step]:
+    capacity = fleet.requests_per_day
+    if capacity is None:
+        usd = fleet.usd_per_day(fleet.min_replicas)
+        yield Step(fleet.min_replicas, usd, usd / usd_per_request, None)
+        return
+    for replicas in range(fleet.min_replicas, fleet.min_replicas + _step_count(fleet, usd_per_request)):
+        usd, up_to = fleet.usd_per_day(replicas), replicas * capacity
+        least = 0 if replicas == fleet.min_replicas else (replicas - 1) * capacity
+        pays_from = max(usd / usd_per_request, Decimal(least))
+        yield Step(replicas, usd, pays_from if pays_from <= up_to else None, up_to)
+
+
+def _step_count(fleet: Fleet, usd_per_request: Decimal) -> int:
+    """Enough steps to see the first that pays, unless none ever does."""
+    gain = usd_per_request * (fleet.requests_per_day or 0) - 24 * fleet.usd_per_hour
+    if gain <= 0:
+        return _STEPS_SHOWN
+    first = int((fleet.overhead_usd_per_day / gain).to_integral_value(ROUND_CEILING))
+    return max(_STEPS_SHOWN, min(first - fleet.min_replicas + 2, 10_000))
+
+
+def _for_good(fleet: Fleet, usd_per_request: Decimal) -> Decimal | None:
+    """Once a full step saves more than the next replica costs, adding it never makes own engines dearer again."""
+    capacity = fleet.requests_per_day
+    if capacity is None:
+        return None
+    replica = 24 * fleet.usd_per_hour
+    gain = usd_per_request * capacity - replica
+    if gain <= 0:
+        return None
+    full = int(((replica + fleet.overhead_usd_per_day) / gain).to_integral_value(ROUND_CEILING))
+    # From the step after `full` full ones on; in that step, where it begins to pay.
+    step = max(full, fleet.min_replicas)
+    begin = fleet.usd_per_day(step) / usd_per_request
+    return max(begin, (step - 1) * capacity if step > fleet.min_replicas else Decimal(0))
+
+
+def payback_days(investment_usd: Decimal, saving_usd_per_day: Decimal) -> Decimal | None:
+    """After how many days what was saved covers what was invested; None means never."""
+    if investment_usd <= 0:
+        return Decimal(0)
+    return None if saving_usd_per_day <= 0 else investment_usd / saving_usd_per_day

@@ -1,0 +1,90 @@
+"""The facts behind one document: what the operator stated, what was measured, and the prices in force."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from gateway.costs.comparators import Comparator, factor_for, read_factors
+from gateway.costs.evidence import Evidence, EvidenceStore, Kind
+from gateway.costs.measurements import CapacityFact, ComparisonFact, WeightsFact
+from gateway.costs.plan import CostPlan, Preset, read_plan, read_presets
+from gateway.costs.weights import Weights
+from gateway.prices.book import PriceBook
+from gateway.prices.comparison import DEFAULT_COMPARISON
+from gateway.prices.listing import PriceError
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything but the usage."""
+
+    plan: CostPlan
+    presets: dict[str, Preset]
+    book: PriceBook | None
+    """None when nothing is compared: reading it takes half a second and 40 MB."""
+    weights: Weights
+    chars_per_token: Decimal | None
+    capacity: CapacityFact | None
+    capacity_words: str
+    quality: ComparisonFact | None
+    comparators: Sequence[Comparator]
+    missing: dict[str, str]
+    """Comparators of the default that have no price any more, with the reason."""
+
+
+def gather(data_dir: Path, store: EvidenceStore, open_book: Callable[[], PriceBook], vs: Sequence[str] | None) -> Facts:
+    """Read everything; raises for a mistake in a file, and for a comparator that was named and has no price."""
+    weights, chars = read_weights(store)
+    capacity = store.newest(Kind.CAPACITY)
+    quality = store.newest(Kind.QUALITY)
+    factors, missing = read_factors(), {}
+    comparators: list[Comparator] = []
+    names = list(DEFAULT_COMPARISON if vs is None else dict.fromkeys(vs))
+    book = open_book() if names else None
+    for name in names:
+        assert book is not None
+        try:
+            listing = book.find(name)
+        except PriceError as error:
+            if vs is not None:
+                raise
+            missing[name] = str(error)
+            continue
+        comparators.append(Comparator(listing, factor_for(name, factors).relative_to(chars)))
+    return Facts(
+        plan=read_plan(data_dir),
+        presets=read_presets(),
+        book=book,
+        weights=weights,
+        chars_per_token=chars,
+        capacity=None if capacity is None else CapacityFact.model_validate(capacity.document),
+        capacity_words=_capacity_words(capacity),
+        quality=None if quality is None else ComparisonFact.model_validate(quality.document),
+        comparators=comparators,
+        missing=missing,
+    )
+
+
+def read_weights(store: EvidenceStore) -> tuple[Weights, Decimal | None]:
+    """The weights in force, and the length of our tokens in characters if it was measured."""
+    found = store.newest(Kind.WEIGHTS)
+    if found is None:
+        return Weights(), None
+    fact = WeightsFact.model_validate(found.document)
+    basis = (
+        f"measured on {found.made_on} with {fact.batches} batches of {fact.concurrency} requests at a time: "
+        f"{fact.prompt_ps / 1e6:.3g}, {fact.cached_ps / 1e6:.3g} and {fact.output_ps / 1e6:.3g} us of engine time per "
+        f"uncached, cached and generated token; error {fact.error_share:.1%} of a batch's time"
+    )
+    chars = None if fact.chars_per_token is None else Decimal(str(fact.chars_per_token))
+    return Weights(fact.prompt_ps, fact.cached_ps, fact.output_ps, is_measured=True, basis=basis), chars
+
+
+def _capacity_words(found: Evidence | None) -> str:
+    if found is None:
+        return (
+            "not measured: run `turntable loadtest capacity --json capacity.json`, "
+            "then `turntable costs record capacity.json`"
+        )
+    return f"measured on {found.made_on}: {found.document['conclusion']}"

@@ -1,0 +1,124 @@
+"""The SQL that sums up the ledger: tokens by who used them, and the time in which an engine had anything to do."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, case, func, literal, select, text, union_all
+
+from gateway.costs.amounts import HOUR_US
+from gateway.costs.sums import COUNTS, SHORT_PROMPT, WHO, Span, Sums
+from gateway.costs.tables import adapter_loads, engine_hours, usage_hours
+from gateway.ledger import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, usage_ledger
+
+
+def ledger_sums(connection: Connection, span: Span, period_us: int) -> list[Sums]:
+    """Sums straight from the ledger."""
+    row = usage_ledger.c
+    prompt = func.coalesce(row.prompt_tokens, 0)
+    own, mirrored = (row.key_id == OWN_KEY, OWN_LABEL), (row.key_id == SHADOW_KEY, row.adapter + SHADOW_SUFFIX)
+    keys = [
+        (row.opened_us // period_us).label("period"),
+        func.coalesce(row.engine, "").label("engine"),
+        case(own, mirrored, else_=func.coalesce(row.adapter, "")).label("adapter"),
+        row.tenant,
+        row.key_id,
+        case((prompt > SHORT_PROMPT, prompt), else_=0).label("long_prompt"),
+    ]
+    counts: list[ColumnElement[Any]] = [func.count(), func.sum(case((row.state == "settled", 0), else_=1))]
+    counts += [func.sum(func.coalesce(row[name], 0)) for name in COUNTS[2:]]
+    query = select(*keys, *counts).where(row.opened_us >= span[0], row.opened_us < span[1])
+    return _sums(connection, query.group_by(*range_of(len(keys))))
+
+
+def hour_sums(connection: Connection, hours: Span, period_us: int) -> list[Sums]:
+    """The same from the hours that are summed already; `hours` counts hours since the epoch."""
+    row = usage_hours.c
+    period = (row.hour // (period_us // HOUR_US)).label("period")
+    query = select(period, *(row[name] for name in WHO), *(func.sum(row[name]) for name in COUNTS))
+    query = query.where(row.hour >= hours[0], row.hour < hours[1])
+    return _sums(connection, query.group_by(*range_of(1 + len(WHO))))
+
+
+def range_of(count: int) -> list[Any]:
+    """The first `count` columns by their place, which both databases group by without computing them again."""
+    return [text(str(place)) for place in range(1, count + 1)]
+
+
+def _sums(connection: Connection, query: Select[Any]) -> list[Sums]:
+    return [Sums(*row[:6], *map(int, row[6:])) for row in connection.execute(query)]
+
+
+def reached(connection: Connection, before_hour: int) -> dict[str, int]:
+    """How far the work went on each engine that had begun before an hour."""
+    query = select(engine_hours.c.engine, func.max(engine_hours.c.reached_us))
+    query = query.where(engine_hours.c.hour < before_hour).group_by(engine_hours.c.engine)
+    return {engine: int(until) for engine, until in connection.execute(query)}
+
+
+def busy_us(connection: Connection, begin_us: int, span: Span, carried: Mapping[str, int]) -> dict[str, int]:
+    """Time within the span in which each engine answered a request or loaded an adapter, counted once.
+
+    Work that began before `begin_us` is given by `carried`: until when it went on. The union of intervals is taken in
+    one pass over them in order of their begin: what lies beyond the furthest end so far is new.
+    """
+    low, high = span
+    least, most = _of_two(connection)
+    work = _work(begin_us, high)
+    begin = most(work.c.begin_us, literal(low)).label("begin_us")
+    end = least(work.c.end_us, literal(high)).label("end_us")
+    clipped = select(work.c.engine, begin, end).subquery()
+    carry: ColumnElement[Any] = case(
+        *((clipped.c.engine == engine, min(until, high)) for engine, until in carried.items()), else_=low
+    ) if carried else literal(low)  # fmt: skip
+    before = func.max(clipped.c.end_us).over(
+        partition_by=clipped.c.engine, order_by=(clipped.c.begin_us, clipped.c.end_us), rows=(None, -1)
+    )
+    known = most(func.coalesce(before, low), carry)
+    pieces = select(clipped.c.engine, most(clipped.c.end_us - most(clipped.c.begin_us, known), literal(0)).label("us"))
+    summed = pieces.subquery()
+    total = select(summed.c.engine, func.sum(summed.c.us)).group_by(summed.c.engine)
+    busy = {engine: max(0, min(until, high) - low) for engine, until in carried.items()}
+    for engine, us in connection.execute(total):
+        busy[engine] = busy.get(engine, 0) + int(us)
+    return {engine: us for engine, us in busy.items() if us}
+
+
+def furthest(connection: Connection, span: Span) -> dict[str, int]:
+    """When the last work that began in a span ended, by engine."""
+    work = _work(*span)
+    query = select(work.c.engine, func.max(work.c.end_us)).group_by(work.c.engine)
+    return {engine: int(end) for engine, end in connection.execute(query)}
+
+
+def load_us(connection: Connection, span: Span, period_us: int) -> dict[tuple[int, str, str], int]:
+    """Time spent on loading adapters, by period, engine and adapter."""
+    row = adapter_loads.c
+    period = (row.at_us // period_us).label("period")
+    query = select(period, row.engine, row.adapter, func.sum(row.load_us))
+    query = query.where(row.at_us >= span[0], row.at_us < span[1]).group_by(*range_of(3))
+    return {(int(at), engine, adapter): int(us) for at, engine, adapter, us in connection.execute(query)}
+
+
+def _work(begin_us: int, until_us: int) -> Any:
+    row, load = usage_ledger.c, adapter_loads.c
+    requests = select(
+        func.coalesce(row.engine, "").label("engine"),
+        row.opened_us.label("begin_us"),
+        row.settled_us.label("end_us"),
+    ).where(row.opened_us >= begin_us, row.opened_us < until_us, row.settled_us > row.opened_us)
+    loads = select(load.engine, load.at_us, load.at_us + load.load_us).where(
+        load.at_us >= begin_us, load.at_us < until_us
+    )
+    return union_all(requests, loads).subquery()
+
+
+def _of_two(connection: Connection) -> tuple[Any, Any]:
+    """The smaller and the larger of two values, as this database calls them."""
+    if connection.dialect.name == "sqlite":
+        return func.min, func.max
+    return func.least, func.greatest
+
+
+def rows_of(sums: Sequence[Sums]) -> list[dict[str, Any]]:
+    """Sums by the hour as rows of `usage_hours`."""
+    return [{"hour": one.period} | {name: getattr(one, name) for name in (*WHO, *COUNTS)} for one in sums]

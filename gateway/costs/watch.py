@@ -1,0 +1,84 @@
+"""The watch: once in a while sums up what is over, renews the gauges of today, and the price of work for requests."""
+
+import asyncio
+import logging
+import time
+
+from gateway.costs.amounts import DAY_US
+from gateway.costs.document import CostDocument
+from gateway.costs.facts import read_weights
+from gateway.costs.gauges import CostGauges
+from gateway.costs.office import CostOffice, Question
+from gateway.costs.request_cost import RequestPrices, WorkPrice
+from gateway.costs.weights import Weights
+from gateway.errors import GatewayError
+from gateway.ledger import now_us
+
+log = logging.getLogger(__name__)
+_EVERY_S = 60.0
+_FIRST_S = 0.5
+_EAGER_S = 5.0
+_UNPRICED_S = 5.0
+_LOOK_BACK_US = 30 * DAY_US
+# Summing up may take this share of one core at most, however long the ledger is.
+_MOST_SHARE = 0.02
+
+
+class CostWatch:
+    """Renews what is shown all the time."""
+
+    def __init__(self, office: CostOffice, gauges: CostGauges, prices: RequestPrices) -> None:
+        self._office = office
+        self._gauges = gauges
+        self._prices = prices
+
+    async def run(self) -> None:
+        """Renew until cancelled; a mistake in a file is logged and does not end it."""
+        rest_s = _FIRST_S
+        while True:
+            began_s = time.perf_counter()
+            try:
+                await asyncio.to_thread(self.renew)
+            except GatewayError as error:
+                log.error("costs cannot be shown: %s", error)
+            except Exception:
+                log.exception("costs cannot be shown")
+            is_known = self._prices.price.nano_usd is not None
+            took_s = time.perf_counter() - began_s
+            # Until the first requests came there is no price, and budgets wait for one.
+            await asyncio.sleep(max(rest_s, took_s / _MOST_SHARE if is_known or rest_s > _EAGER_S else 0))
+            rest_s = min(2 * rest_s, _EVERY_S if is_known else _UNPRICED_S)
+
+    def renew(self) -> None:
+        """Renew now; blocks."""
+        until = now_us()
+        since = until // DAY_US * DAY_US
+        document = self._office.document(Question(since, until, vs=()))
+        self._gauges.show(document, since, until)
+        price = self._work_price(document)
+        if price.nano_usd is None:  # nothing was done today, or a part of today has no price: what did it cost before?
+            since = max(until - _LOOK_BACK_US, self._office.unpriced_until_us())
+            if since < until:
+                price = self._work_price(self._office.document(Question(since, until, vs=())))
+        if price.nano_usd is None and price.weights.is_measured:  # engines were up for moments only, if at all
+            price = self._stated_price(price.weights)
+        if price.version is not None and price.version != self._prices.price.version:
+            self._office.store.keep_price(price.version, price.document())
+        self._prices.price = price
+
+    def _stated_price(self, weights: Weights) -> WorkPrice:
+        stated = self._office.newest_nano_usd_per_hour()
+        return WorkPrice(weights) if stated is None else WorkPrice.calibrated(weights, stated)
+
+    def _work_price(self, document: CostDocument) -> WorkPrice:
+        weights, _ = read_weights(self._office.store)
+        if document.bill_nano_usd is None or not document.engine_up_s:
+            return WorkPrice(weights)
+        engines = sum(engine.bill_nano_usd or 0 for engine in document.engines)
+        if weights.is_measured:
+            return WorkPrice.calibrated(weights, round(engines * 3600 / document.engine_up_s))
+        work = sum(
+            weights.work(line.prompt_tokens, line.cached_tokens, line.completion_tokens) for line in document.data
+        )
+        active = sum(line.active_nano_usd or 0 for line in document.data)
+        return WorkPrice.recent(weights, active, work)

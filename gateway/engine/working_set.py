@@ -1,0 +1,65 @@
+"""The working set: how many different adapters an engine was asked for lately, against the slots it has for them.
+
+Throughput collapses when more adapters take turns than there are slots, because each turn moves weights; nothing else
+in the engine's metrics says so.
+"""
+
+import time
+from collections.abc import Callable
+
+from gateway.metrics import AdapterMetrics
+
+_WINDOW_S = 300.0
+
+
+class WorkingSet:
+    """The adapters used within the last five minutes, by engine name."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._used_s: dict[str, float] = {}
+
+    def touch(self, name: str) -> None:
+        """A request uses an adapter now."""
+        self._used_s.pop(name, None)
+        self._used_s[name] = self._clock()
+
+    def names(self) -> list[str]:
+        """The working set, longest unused first."""
+        oldest_s = self._clock() - _WINDOW_S
+        for name, used_s in list(self._used_s.items()):
+            if used_s >= oldest_s:
+                break
+            del self._used_s[name]
+        return list(self._used_s)
+
+    def warning(self, slots: int) -> str:
+        """One sentence when the working set does not fit into the slots, else nothing."""
+        size = len(self.names())
+        if size <= slots:
+            return ""
+        return (
+            f"{size} adapters were used within {_WINDOW_S / 60:.0f} minutes and the engine has {slots} slots, so it "
+            f"keeps swapping weights; restart with --max-loras {size + 1} if memory allows, or add an engine."
+        )
+
+
+class Thrash:
+    """Tells metrics, operator and admin surface when the working set outgrows the slots; speaks once per change."""
+
+    def __init__(self, engine: str, used: WorkingSet, metrics: AdapterMetrics, announce: Callable[[str], None]) -> None:
+        self._engine = engine
+        self._used = used
+        self._metrics = metrics
+        self._announce = announce
+        self.warning = ""
+
+    def look(self, slots: int) -> None:
+        """Compare now; `slots` is what the engine has."""
+        warning = self._used.warning(slots)
+        if bool(warning) != bool(self.warning):
+            self._announce(warning or "the adapters in use fit into the slots again")
+        self.warning = warning
+        self._metrics.slots.labels(self._engine).set(slots)
+        self._metrics.working_set.labels(self._engine).set(len(self._used.names()))
+        self._metrics.thrash.labels(self._engine).set(bool(warning))

@@ -1,0 +1,172 @@
+"""The ledger's table, and how lines of the journal become its rows. Folding the same lines twice changes nothing."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    cast,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql
+
+from gateway.ledger.entry import CHARGED, SETTLED
+
+usage_ledger = Table(
+    "usage_ledger",
+    MetaData(),
+    Column("request_id", String(64), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("opened_us", BigInteger, nullable=False),
+    Column("settled_us", BigInteger),
+    Column("state", String(16), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("adapter", String(64)),
+    Column("digest", String(64)),
+    Column("stream", Boolean, nullable=False),
+    Column("status", Integer),
+    Column("finish", String(16)),
+    Column("evidence", String(16)),
+    Column("prompt_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("ttft_us", BigInteger),
+    Column("endpoint", String(64)),
+    Column("engine", String(64)),
+    Column("client_request_id", String(128)),
+    Column("cost_nano_usd", BigInteger),
+    Column("gateway", String(16)),
+    Column("gateway_run", String(16)),
+    Column("latency_us", BigInteger),
+    Column("price_version", String(32)),
+    Column("engine_run", String(64)),
+    Column("choices", Integer, nullable=False, server_default="1"),
+)
+
+COLUMNS = (
+    "request_id",
+    "opened_us",
+    "tenant",
+    "key_id",
+    "model",
+    "adapter",
+    "digest",
+    "stream",
+    "endpoint",
+    "client_request_id",
+    "state",
+    "settled_us",
+    "status",
+    "finish",
+    "evidence",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "ttft_us",
+    "engine",
+    "cost_nano_usd",
+    "attempt",
+    "gateway",
+    "gateway_run",
+    "latency_us",
+    "price_version",
+    "engine_run",
+    "choices",
+)
+"""What a line holds, in this order; the lines of older versions end earlier."""
+Row = Sequence[Any]
+"""The values of COLUMNS."""
+_KEY = ("request_id", "attempt")
+_ATTEMPT, _CHOICES = COLUMNS.index("attempt"), COLUMNS.index("choices")
+_GATEWAY, _RUN = COLUMNS.index("gateway"), COLUMNS.index("gateway_run")
+_AT_ONCE = (32, 4, 1)
+
+
+def rows_of(lines: Iterable[bytes], gateway: str, run: str) -> tuple[list[Row], list[Row]]:
+    """What lines, each a letter and a JSON array, make of the rows that they are of; and which of these are charged.
+
+    Lines of older versions do not name their gateway: it is the one whose journal they are in. Raises `ValueError`.
+    """
+    running: dict[tuple[str, int], Row] = {}
+    settled: dict[tuple[str, int], Row] = {}
+    charged = []
+    for line in lines:
+        kind, row = line[:1], _whole(orjson.loads(line[1:]), gateway, run)
+        key = (row[0], row[_ATTEMPT])
+        if kind not in (SETTLED, CHARGED):
+            running[key] = row
+        elif key not in settled:
+            settled[key] = row
+            if kind == CHARGED:
+                charged.append(row)
+    return list((running | settled).values()), charged
+
+
+def _whole(values: list[Any], gateway: str, run: str) -> Row:
+    if len(values) < len(COLUMNS):
+        values += [None] * (len(COLUMNS) - len(values))
+        values[_ATTEMPT] = values[_ATTEMPT] or 1
+        values[_CHOICES] = values[_CHOICES] or 1
+    if not values[_GATEWAY]:
+        values[_GATEWAY], values[_RUN] = gateway, run
+    return values
+
+
+class Folding:
+    """The statements that write rows into the table, for one database dialect; what is settled already stays as it is.
+
+    SQLite binds the values of many rows to one statement: it reads JSON three times as slowly, and `executemany` gives
+    up Python's interpreter lock, and has to win it back from a busy event loop, at each row. PostgreSQL reads JSON
+    itself, in a process of its own. Neither is an UPDATE: PostgreSQL without statistics, and SQLite by another index,
+    would read the whole table for each row.
+    """
+
+    def __init__(self, dialect: str) -> None:
+        self._is_sqlite = dialect == "sqlite"
+
+    def fold(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Write rows, no two of the same request and attempt."""
+        if not self._is_sqlite:
+            connection.execute(_FROM_JSON, {"rows": orjson.dumps(rows).decode()})
+            return
+        start = 0
+        for size in _AT_ONCE:
+            while start + size <= len(rows):
+                values = tuple(chain.from_iterable(rows[start : start + size]))
+                connection.exec_driver_sql(_OF_VALUES[size], values)
+                start += size
+
+
+def _of_values(rows: int) -> str:
+    row = f"({', '.join('?' * len(COLUMNS))})"
+    changes = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in _KEY)
+    return (
+        f"INSERT INTO usage_ledger ({', '.join(COLUMNS)}) VALUES {', '.join([row] * rows)} "  # noqa: S608 - constants
+        f"ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {changes} WHERE usage_ledger.settled_us IS NULL"
+    )
+
+
+def _from_json() -> Any:
+    row = func.json_array_elements(cast(bindparam("rows", type_=String), JSON)).table_valued("value", name="rows")
+    values = [cast(row.c.value.op("->>")(i), usage_ledger.c[name].type) for i, name in enumerate(COLUMNS)]
+    insert = postgresql.insert(usage_ledger).from_select(COLUMNS, select(*values).select_from(row))
+    changes = {name: insert.excluded[name] for name in COLUMNS if name not in _KEY}
+    return insert.on_conflict_do_update(index_elements=_KEY, set_=changes, where=usage_ledger.c.settled_us.is_(None))
+
+
+_OF_VALUES = {size: _of_values(size) for size in _AT_ONCE}
+_FROM_JSON = _from_json()

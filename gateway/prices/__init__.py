@@ -1,0 +1,1 @@
+"""Prices: what frontier APIs charge per million tokens, dated and with their source; what has no price is an error."""

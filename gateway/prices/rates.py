@@ -1,0 +1,82 @@
+"""Rates: USD per million tokens of each kind, by length of the prompt, and what a usage costs at them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+_MILLION = Decimal(10**6)
+Count = int | Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What is charged for; `prompt` includes `cached` and `cache_written`, `output` includes `reasoning`.
+
+    Counts may be fractions: another model's tokenizer makes so many of the same text on average.
+    """
+
+    prompt: Count = 0
+    output: Count = 0
+    cached: Count = 0
+    cache_written: Count = 0
+    reasoning: Count = 0
+
+    def scaled(self, factor: Decimal) -> "Tokens":
+        """The same text in the tokens of another tokenizer."""
+        return Tokens(
+            *(count * factor for count in (self.prompt, self.output, self.cached, self.cache_written, self.reasoning))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """USD per million tokens; None where a kind has no price of its own, and is charged as what it is part of."""
+
+    input: Decimal
+    output: Decimal
+    cached_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    reasoning: Decimal | None = None
+
+    def charge_usd(self, tokens: Tokens) -> Decimal:
+        """What these tokens cost; each is charged once, under its most special kind."""
+        cached_read = self.input if self.cached_read is None else self.cached_read
+        cache_write = self.input if self.cache_write is None else self.cache_write
+        reasoning = self.output if self.reasoning is None else self.reasoning
+        usd = (tokens.prompt - tokens.cached - tokens.cache_written) * self.input
+        usd += tokens.cached * cached_read + tokens.cache_written * cache_write
+        usd += (tokens.output - tokens.reasoning) * self.output + tokens.reasoning * reasoning
+        return usd / _MILLION
+
+    def times(self, factor: Decimal) -> "Rates":
+        """All rates multiplied, as for a batch discount or a peak surcharge."""
+
+        def scale(rate: Decimal | None) -> Decimal | None:
+            return None if rate is None else rate * factor
+
+        return Rates(
+            self.input * factor,
+            self.output * factor,
+            scale(self.cached_read),
+            scale(self.cache_write),
+            scale(self.cache_write_1h),
+            scale(self.reasoning),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Rates of requests whose prompt is longer than so many tokens; they hold for all tokens of the request."""
+
+    above_prompt_tokens: int
+    rates: Rates
+
+
+def rates_for(tiers: Sequence[Tier], prompt_tokens: Count) -> Rates:
+    """The rates of a prompt of this length; tiers ascend, and the first one begins at 0 and takes the empty prompt."""
+    found = tiers[0]
+    for tier in tiers[1:]:
+        if prompt_tokens > tier.above_prompt_tokens:
+            found = tier
+    return found.rates

@@ -1,0 +1,1 @@
+"""Reconciliation: what the ledger has booked against what each run of an engine says it has worked."""

@@ -1,0 +1,124 @@
+"""The books of one gateway: its ledger summed up, exported, pruned, and held against its engines."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters.audit import write_entry
+from gateway.costs.amounts import DAY_US
+from gateway.costs.forgetting import Forgetting
+from gateway.costs.request_cost import RequestPrices
+from gateway.costs.retention import Retention
+from gateway.costs.usage import UsageSummary
+from gateway.engine.engine import Engine
+from gateway.inference import Inference
+from gateway.ledger import Ledger, OwnRequests, now_us
+from gateway.ledger.rows import rows
+from gateway.metrics import Metrics
+from gateway.reconcile.counts import EngineCounts
+from gateway.reconcile.gauges import ReconcileGauges
+from gateway.reconcile.pruned import keep_booked
+from gateway.reconcile.reader import CountsReader
+from gateway.reconcile.reconciliation import Reconciliation
+from gateway.reconcile.recovery import Recovery
+from gateway.reconcile.verdict import Judgement
+from gateway.reconcile.watch import ReconcileWatch
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+_BEAT_S = 1.0
+_PRUNE_S = 3600.0
+
+
+def _own_requests(ledger: Ledger, engine: Engine, inference: Inference) -> OwnRequests:
+    return OwnRequests(ledger, engine.name, lambda: engine.run, inference.settlement.settle)
+
+
+class Books:
+    """What belongs to reconciliation, built in one place; has every engine's counters read before its first request."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        ledger: Ledger,
+        inference: Inference,
+        summary: UsageSummary,
+        metrics: Metrics,
+        prices: RequestPrices,
+    ) -> None:
+        pool = inference.pool
+        counts = EngineCounts(database, ledger.run)
+        reader = CountsReader(counts)
+        for engine in pool.engines:
+            engine.supervisor.came_up = partial(reader.read, engine.name, engine.client)
+            engine.client.book = _own_requests(ledger, engine, inference).book
+        self._inference = inference
+        self._ledger = ledger
+        self._database = database
+        self._retention_days = settings.ledger_retention_days
+        self.summary = summary
+        self.forgetting = Forgetting(database, ledger.flush)
+        self._retention = Retention(database, summary, keep_booked)
+        self.reconciliation = Reconciliation(database, counts, ledger.flush)
+        self.watch = ReconcileWatch(
+            pool,
+            reader,
+            counts,
+            self.reconciliation,
+            ReconcileGauges(metrics.registry),
+            Recovery(database, pool, ledger.gateway, prices),
+            every_s=settings.reconcile_every_s,
+        )
+
+    async def run(self) -> None:
+        """Watch until cancelled; say that this gateway lives, and keep what long requests have used so far."""
+        await asyncio.gather(self.watch.run(), self._beat(), self._prune_forever())
+
+    async def close(self) -> None:
+        """Return once every row is settled."""
+        await self._inference.settlement.close()
+
+    async def judge(self, since_us: int) -> tuple[list[Judgement], int]:
+        """Ask the engines now, and judge every run that was seen since then; with interrupted rows of no known run."""
+        await self.watch.read()
+        judgements = await asyncio.to_thread(self.reconciliation.judge_all, since_us)
+        return judgements, await asyncio.to_thread(self.reconciliation.unattributed, since_us)
+
+    def rows(self, since_us: int, until_us: int, tenant: str | None) -> Iterator[list[dict[str, Any]]]:
+        """Pages of the ledger's rows; blocks between them."""
+        self._ledger.flush()
+        return rows(self._database, since_us, until_us, tenant)
+
+    def prune(self, before_us: int, *, actor: str) -> int:
+        """Delete rows before a moment, their sums kept; returns how many. On the audit log when there were any."""
+        self._ledger.flush()
+        deleted = self._retention.prune(before_us)
+        if deleted:
+            with self._database.begin() as connection:
+                before = datetime.fromtimestamp(before_us // 10**6, UTC).isoformat()
+                write_entry(connection, actor, "prune", "usage", {"before": before, "rows": deleted})
+        return deleted
+
+    async def _prune_forever(self) -> None:
+        while self._retention_days:
+            try:
+                before_us = now_us() - self._retention_days * DAY_US
+                await asyncio.to_thread(self.prune, before_us, actor="retention")
+            except SQLAlchemyError:
+                log.warning("old rows of the ledger cannot be deleted now", exc_info=True)
+            await asyncio.sleep(_PRUNE_S)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            self._inference.note_progress()
+            with contextlib.suppress(SQLAlchemyError):  # the heart tells of a database that is away
+                await asyncio.to_thread(self._ledger.beat)

@@ -1,0 +1,104 @@
+"""GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import RootModel
+
+from gateway.costs.evidence import Kind
+from gateway.costs.measurements import checked
+from gateway.costs.office import CostOffice, Question
+from gateway.costs.plan import IdlePolicy
+from gateway.costs.tenant_view import only_of
+from gateway.errors import InvalidRequestError
+from gateway.keys import Caller
+from gateway.routes.adapter_documents import body_of, read_body
+from gateway.routes.times import parse_us
+
+
+class Measurement(RootModel[dict[str, Any]]):
+    """JSON body of a measurement, as its kind has it."""
+
+
+def cost_routes(office: CostOffice, *, recorded: Callable[[], None], usage: Any, admin: Any) -> APIRouter:
+    """Routes about money; times are ISO 8601, all history by default. Each guard demands the scope of its name;
+    `recorded` makes a new measurement count.
+    """
+    routes = APIRouter(prefix="/admin/v1/costs", tags=["costs"])
+
+    @routes.get("")
+    def costs(
+        caller: Annotated[Caller, Depends(usage)],
+        since: str | None = None,
+        until: str | None = None,
+        group_by: str = "adapter",
+        vs: Annotated[list[str] | None, Query()] = None,
+        idle: str | None = None,
+        usd_per_hour: str | None = None,
+    ) -> dict[str, Any]:
+        """What everything cost, who caused it, what it would have been elsewhere, and when own engines pay.
+
+        `vs` names comparators as provider:model; `idle` is own_line, proportional or even; `usd_per_hour` asks what if
+        every engine had cost that. A key that is no admin's gets the lines of its tenant and nothing else.
+        """
+        columns = tuple(column for column in group_by.split(",") if column)
+        question = Question(
+            since_us=parse_us(since, "since") or 0,
+            until_us=parse_us(until, "until"),
+            group_by=columns if caller.is_admin else tuple(dict.fromkeys(("tenant", *columns))),
+            vs=None if vs is None else tuple(vs),
+            idle=_policy(idle),
+            usd_per_hour=_usd(usd_per_hour),
+        )
+        document = office.document(question)
+        return (document if caller.is_admin else only_of(caller.tenant, document)).model_dump(mode="json")
+
+    _add_evidence(routes, office, recorded, admin)
+    return routes
+
+
+def _add_evidence(routes: APIRouter, office: CostOffice, recorded: Callable[[], None], admin: Any) -> None:
+    @routes.get("/evidence", dependencies=[Depends(admin)])
+    def evidence() -> dict[str, Any]:
+        """The newest measurement of each kind."""
+        found = {kind: office.store.newest(kind) for kind in Kind}
+        return {kind: {"made_on": one.made_on, **one.document} for kind, one in found.items() if one is not None}
+
+    @routes.post(
+        "/evidence/{kind}",
+        status_code=201,
+        dependencies=[Depends(admin)],
+        openapi_extra=body_of(Measurement),
+    )
+    async def record(kind: Kind, request: Request) -> dict[str, Any]:
+        """Keep a measurement: weights, capacity or quality. From now on it is the one that counts."""
+        fact = checked(kind, read_body(Measurement, await request.body()).root)
+        await asyncio.to_thread(office.store.add, kind, fact)
+        await asyncio.to_thread(recorded)
+        return {"kind": kind, **fact}
+
+
+def _policy(text: str | None) -> IdlePolicy | None:
+    if text is None:
+        return None
+    try:
+        return IdlePolicy(text)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"There is no idle policy '{text}'; use {', '.join(IdlePolicy)}.", param="idle"
+        ) from error
+
+
+def _usd(text: str | None) -> Decimal | None:
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise InvalidRequestError(f"'{text}' is no price per hour; write it like 2.69.", param="usd_per_hour")
+    return amount

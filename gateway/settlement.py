@@ -1,0 +1,79 @@
+"""Settling rows: at once when the engine said what a request took, and after asking it when the request was cut off.
+
+Until the engine has answered, the row stays open with the tokens seen so far; a gateway that is killed meanwhile leaves
+it with those.
+"""
+
+import asyncio
+import logging
+
+from gateway.allowance import Permit
+from gateway.costs.request_cost import RequestPrices
+from gateway.engine.engine import Engine
+from gateway.engine.pool import EnginePool
+from gateway.engine.worked import Worked
+from gateway.errors import GatewayError
+from gateway.ledger import Entry, Finish, Ledger
+from gateway.usage import Evidence
+
+log = logging.getLogger(__name__)
+_PATIENCE_S = 5.0
+
+
+class Settlement:
+    """Books what requests took, once each, whatever the engine says of it."""
+
+    def __init__(self, ledger: Ledger, pool: EnginePool, prices: RequestPrices) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._prices = prices
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._silent: set[str | None] = set()
+
+    def settle(self, entry: Entry, permit: Permit | None = None) -> None:
+        """Settle the row of a request that has ended, and what its caller was permitted."""
+        engine = self._to_be_asked(entry)
+        if engine is None:
+            self._end(entry, permit)
+            return
+        if permit is not None:
+            permit.keep(entry)
+        self._ledger.note(entry)
+        task = asyncio.get_running_loop().create_task(self._ask(entry, permit, engine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Return once every row is settled."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _to_be_asked(self, entry: Entry) -> Engine | None:
+        """The engine that may know better what a request took; None when there is nothing to ask."""
+        if entry.evidence is Evidence.EXACT or entry.finish is Finish.REFUSED or entry.engine_run in self._silent:
+            return None
+        return next((e for e in self._pool.ready if e.name == entry.engine and e.run == entry.engine_run), None)
+
+    async def _ask(self, entry: Entry, permit: Permit | None, engine: Engine) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                worked = await engine.client.worked_on(entry.request_id)
+            if worked is None:
+                self._silent.add(entry.engine_run)
+            else:
+                self._take(entry, worked)
+        except (GatewayError, TimeoutError):
+            log.info("%s does not say what request %s took", engine.name, entry.request_id)
+        finally:
+            self._end(entry, permit)
+
+    def _take(self, entry: Entry, worked: Worked) -> None:
+        if entry.first_byte_us is not None and not worked.usage.completion_tokens:
+            return  # it answered, and has forgotten that
+        entry.usage, entry.choices, entry.evidence = worked.usage, worked.choices, Evidence.EXACT
+
+    def _end(self, entry: Entry, permit: Permit | None) -> None:
+        price = self._prices.price if permit is None else permit.price
+        entry.cost_nano_usd, entry.price_version = price.cost_nano_usd(entry.usage), price.version
+        if permit is not None:
+            permit.settle(entry)
+        self._ledger.settle(entry)

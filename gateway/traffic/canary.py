@@ -1,0 +1,202 @@
+"""Canaries: the canary version of a name against its live one over a sliding window, taken back when it is worse.
+
+Each gateway watches what went through itself. Only the engine's failures count: what a client did wrong, or a client
+that left, says nothing about a version.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from adapters import AdapterError, Registry
+from gateway.exchange import Call
+from gateway.ledger import Entry, Finish, now_us
+from gateway.metrics import TrafficMetrics
+from gateway.resolve import Track
+from gateway.traffic.window import Summary, Window
+
+log = logging.getLogger(__name__)
+ACTOR = "gateway"
+BOUNDS_EVIDENCE = "canary_bounds"
+"""Under which the registry keeps the bounds that an operator set for a canary."""
+# Below this nobody feels a difference, and a ratio of small numbers is noise.
+_SLACK_MS = 50.0
+_CHECK_EVERY = 8
+# The engine refused the adapter, failed, or was too slow. A full queue or an engine that is down is nobody's fault.
+_VERSION_AT_FAULT = frozenset({422, 500, 502, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much worse than the live version a canary may be before it is taken back.
+
+    `max_extra_error_rate` is added to the live version's error rate; `max_latency_ratio` bounds the 95th percentiles of
+    the whole answer and of streams' time to first token; neither is judged before `min_requests` within `window_s`.
+    """
+
+    max_extra_error_rate: float = 0.05
+    max_latency_ratio: float = 2.0
+    min_requests: int = 20
+    window_s: float = 300.0
+
+
+def broken_bound(canary: Summary, live: Summary, bounds: Bounds) -> str | None:
+    """In which way the canary is worse than its bounds allow, as a sentence; None while it is not."""
+    if canary.requests < bounds.min_requests:
+        return None
+    if canary.error_rate > live.error_rate + bounds.max_extra_error_rate:
+        return (
+            f"its error rate is {canary.error_rate:.1%} against {live.error_rate:.1%}; "
+            f"{bounds.max_extra_error_rate:.1%} more is allowed"
+        )
+    if live.requests < bounds.min_requests:
+        return None
+    for what, ours, theirs in (
+        ("latency", canary.p95_latency_ms, live.p95_latency_ms),
+        ("time to first token", canary.p95_ttft_ms, live.p95_ttft_ms),
+    ):
+        if ours is None or theirs is None:
+            continue
+        if ours > max(theirs * bounds.max_latency_ratio, theirs + _SLACK_MS):
+            return f"its p95 {what} is {ours:.0f} ms against {theirs:.0f} ms; {bounds.max_latency_ratio:g} x is allowed"
+    return None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """One canary against the version that was live beside it."""
+
+    live_version: int
+    canary_version: int
+    bounds: Bounds = field(default_factory=Bounds)
+    live: Window = field(default_factory=lambda: Window(Bounds().window_s))
+    canary: Window = field(default_factory=lambda: Window(Bounds().window_s))
+    seen: int = 0
+    """Canary requests since the beginning."""
+    is_over: bool = False
+
+    def keep_to(self, bounds: Bounds) -> None:
+        """From now on judge by these bounds."""
+        self.bounds = bounds
+        self.live.seconds = self.canary.seconds = bounds.window_s
+
+
+class CanaryWatch:
+    """Watches every canary of the registry; `ended` sees each request at its end."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: TrafficMetrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._clock = clock
+        self._comparisons: dict[str, Comparison] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ended(self, call: Call, entry: Entry) -> None:
+        """Take a request into its window when its name has a canary, and take the canary back when that is broken."""
+        track = call.target.track
+        if track is not Track.LIVE and track is not Track.CANARY:
+            return
+        failed = entry.status in _VERSION_AT_FAULT
+        if not failed and entry.finish is not Finish.COMPLETED:
+            return
+        assert call.target.version is not None, "tracks are of adapters"
+        name, number = call.target.version.name, call.target.version.version
+        comparison = self._comparison(name)
+        if comparison is None or number not in (comparison.live_version, comparison.canary_version):
+            return  # the canary ended, or another began, while this request ran
+        is_canary = number == comparison.canary_version
+        self._metrics.canary_requests.labels(name, str(track), "failed" if failed else "answered").inc()
+        window, now_s = comparison.canary if is_canary else comparison.live, self._clock()
+        if failed:
+            window.failed(now_s)
+        else:
+            ttft_ms = entry.ttft_us / 1e3 if entry.stream and entry.ttft_us is not None else None
+            window.answered(now_s, (now_us() - entry.opened_us) / 1e3, ttft_ms)
+        if is_canary:
+            comparison.seen += 1
+            if failed or comparison.seen % _CHECK_EVERY == 0:
+                self._judge(name, comparison, now_s)
+
+    def describe(self, name: str) -> dict[str, Any] | None:
+        """The canary of a name beside its live version as this gateway has seen them; None while it saw nothing."""
+        comparison = self._comparisons.get(name)
+        if comparison is None or not self._is_current(name, comparison):
+            return None
+        now_s = self._clock()
+        return {
+            "bounds": asdict(comparison.bounds),
+            "live": comparison.live.summary(now_s).document(),
+            "canary": comparison.canary.summary(now_s).document(),
+        }
+
+    async def close(self) -> None:
+        """Wait for what is being taken back."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _is_current(self, name: str, comparison: Comparison) -> bool:
+        policy = self._registry.snapshot.policies.get(name)
+        if policy is None or policy.canary is None:
+            return False
+        return (policy.live, policy.canary.version) == (comparison.live_version, comparison.canary_version)
+
+    def _comparison(self, name: str) -> Comparison | None:
+        comparison = self._comparisons.get(name)
+        if comparison is not None and self._is_current(name, comparison):
+            return comparison
+        self._comparisons.pop(name, None)
+        policy = self._registry.snapshot.policies.get(name)
+        if policy is None or policy.canary is None or policy.live is None:
+            return None
+        comparison = self._comparisons[name] = Comparison(policy.live, policy.canary.version)
+        self._later(self._read_bounds(name, comparison))
+        return comparison
+
+    async def _read_bounds(self, name: str, comparison: Comparison) -> None:
+        """What the operator said when the canary began; it may have begun before this gateway did."""
+        kept = await asyncio.to_thread(self._registry.evidence, name, comparison.canary_version)
+        document = next((found.document for found in kept if found.kind == BOUNDS_EVIDENCE), None)
+        if document is not None:
+            comparison.keep_to(Bounds(**document))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _judge(self, name: str, comparison: Comparison, now_s: float) -> None:
+        canary, live = comparison.canary.summary(now_s), comparison.live.summary(now_s)
+        broken = broken_bound(canary, live, comparison.bounds)
+        if broken is None or comparison.is_over:
+            return
+        comparison.is_over = True
+        evidence = {
+            "broken": broken,
+            "canary": f"v{comparison.canary_version}",
+            "live": f"v{comparison.live_version}",
+            "bounds": asdict(comparison.bounds),
+            "canary_window": canary.document(),
+            "live_window": live.document(),
+        }
+        log.warning("canary %s@v%d is taken back: %s", name, comparison.canary_version, broken)
+        self._later(self._take_back(name, comparison, evidence))
+
+    async def _take_back(self, name: str, comparison: Comparison, evidence: dict[str, Any]) -> None:
+        if not self._is_current(name, comparison):
+            return  # an operator was faster
+        try:
+            await asyncio.to_thread(partial(self._registry.clear_canary, name, actor=ACTOR, evidence=evidence))
+        except AdapterError:
+            comparison.is_over = False
+            log.exception("canary %s could not be taken back; it is tried again", name)
+            return
+        self._metrics.canary_rollbacks.labels(name).inc()

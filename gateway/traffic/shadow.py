@@ -1,0 +1,170 @@
+"""Shadows: answered requests of a name asked again of another version, compared, counted, and never answered from.
+
+A mirrored request goes the way of every other one, so its tokens are on the ledger (under the key `shadow`), but it
+starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
+"""
+
+import asyncio
+import difflib
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adapters import Registry
+from gateway.admission import Admission
+from gateway.apis import InferenceRequest
+from gateway.apis.api import dump
+from gateway.errors import GatewayError
+from gateway.exchange import Call
+from gateway.inference import Inference
+from gateway.keys import Caller, Scope
+from gateway.ledger import SHADOW_KEY, Entry, Finish
+from gateway.metrics import TrafficMetrics
+from gateway.resolve import Track
+from gateway.traffic.answer_text import text_of
+from gateway.traffic.mirror import Answer, Mirror
+
+log = logging.getLogger(__name__)
+_CALLER = Caller(key_id=SHADOW_KEY, tenant=SHADOW_KEY, scopes=frozenset({Scope.INFERENCE}))
+_MIRRORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+_MOST_WORDS = 2_000
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class _Pair:
+    """A live answer whose request is being asked again."""
+
+    mirror: Mirror
+    live: Answer
+
+
+class Shadows:
+    """Mirrors what `ended` is told of; at most `most_running` mirrored requests run at a time."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        inference: Inference,
+        admission: Admission,
+        metrics: TrafficMetrics,
+        *,
+        most_running: int,
+    ) -> None:
+        self._registry = registry
+        self._inference = inference
+        self._admission = admission
+        self._metrics = metrics
+        self._most_running = most_running
+        self._mirrors: dict[str, Mirror] = {}
+        self._pairs: dict[str, _Pair] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ended(self, call: Call, entry: Entry) -> None:
+        """Mirror a live request that was answered and chosen; compare a mirrored one with its original."""
+        if call.target.track is Track.SHADOW:
+            self._mirrored(call, entry)
+        elif call.mirror_to is not None and entry.finish is Finish.COMPLETED and call.api.path in _MIRRORED_PATHS:
+            self._mirror(call, entry)
+
+    def describe(self, name: str) -> dict[str, Any] | None:
+        """What the shadow of a name has shown so far on this gateway; None without a shadow."""
+        mirror = self._mirror_of(name)
+        return mirror.document() if mirror else None
+
+    async def close(self) -> None:
+        """Give up what is running."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _mirror_of(self, name: str) -> Mirror | None:
+        policy = self._registry.snapshot.policies.get(name)
+        if policy is None or policy.shadow is None or policy.live is None:
+            self._mirrors.pop(name, None)
+            return None
+        mirror, pair = self._mirrors.get(name), (policy.live, policy.shadow.version)
+        if mirror is None or (mirror.live_version, mirror.shadow_version) != pair:
+            mirror = self._mirrors[name] = Mirror(*pair)
+        return mirror
+
+    def _mirror(self, call: Call, entry: Entry) -> None:
+        assert call.mirror_to is not None, "the request was chosen"
+        assert call.mirror_to.version is not None, "shadows are of adapters"
+        name = call.mirror_to.version.name
+        mirror = self._mirror_of(name)
+        if mirror is None or mirror.shadow_version != call.mirror_to.version.version:
+            return  # the shadow ended while this request ran
+        heard = b"".join(call.heard or ())
+        if len(self._tasks) >= self._most_running or not self._admission.is_quiet or len(heard) > _MOST_BYTES:
+            self._drop(name, mirror)
+            return
+        live = Answer.of(entry, text_of(heard, is_stream=entry.stream))
+        shadow = _shadow_call(call)
+        self._pairs[shadow.id] = _Pair(mirror, live)
+        task = asyncio.create_task(self._send(shadow, name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, call: Call, name: str) -> None:
+        try:
+            async with self._inference.exchange(call) as exchange:
+                await exchange.read()
+        except GatewayError as error:
+            log.debug("mirrored request %s: %s", call.id, error)
+        except Exception:
+            log.exception("mirrored request %s failed", call.id)
+        finally:
+            if pair := self._pairs.pop(call.id, None):
+                self._drop(name, pair.mirror)  # it never got as far as the engine
+
+    def _mirrored(self, call: Call, entry: Entry) -> None:
+        pair = self._pairs.pop(call.id)
+        assert call.target.version is not None, "shadows are of adapters"
+        name = call.target.version.name
+        if entry.finish is not Finish.COMPLETED:
+            pair.mirror.failed += 1
+            self._metrics.shadow_requests.labels(name, "failed").inc()
+            return
+        shadow = Answer.of(entry, text_of(b"".join(call.heard or ()), is_stream=False))
+        if call.request.document.get("temperature") != 0:
+            pair.mirror.answered_freely(pair.live, shadow)
+            self._metrics.shadow_requests.labels(name, "answered").inc()
+            return
+        similarity = _similarity(pair.live.text, shadow.text)
+        pair.mirror.answered_greedily(pair.live, shadow, similarity)
+        self._metrics.shadow_requests.labels(name, "equal" if similarity == 1 else "different").inc()
+
+    def _drop(self, name: str, mirror: Mirror) -> None:
+        mirror.dropped += 1
+        self._metrics.shadow_requests.labels(name, "dropped").inc()
+
+
+def _shadow_call(call: Call) -> Call:
+    """The same question for the shadow: not streamed, under our own key, with a fingerprint of its own."""
+    assert call.mirror_to is not None, "only chosen requests are mirrored"
+    document = {k: v for k, v in call.request.document.items() if k not in ("stream", "stream_options")}
+    # A body of its own: when it kills the engine, the request that clients send is not suspected.
+    request = InferenceRequest(call.request.model, False, document, b"shadow " + dump(document))
+    return replace(
+        call,
+        id=f"{call.id}-shadow",
+        client_id=None,
+        caller=_CALLER,
+        request=request,
+        target=call.mirror_to,
+        mirror_to=None,
+        heard=[],
+        is_watched=False,
+        headers={},
+        received_s=time.perf_counter(),
+    )
+
+
+def _similarity(one: str, other: str) -> float:
+    """1 for equal texts, else the share of words (the first two thousand) that both have in the same order."""
+    if one == other:
+        return 1.0
+    words = one.split()[:_MOST_WORDS], other.split()[:_MOST_WORDS]
+    return min(difflib.SequenceMatcher(None, *words, autojunk=False).ratio(), 0.9999)

@@ -1,0 +1,141 @@
+"""One Turntable with a managed engine on a data directory of its own, asked over HTTP."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from loadtest.bench import process_tree
+from loadtest.bench.running import free_port
+from loadtest.errors import ServerError
+
+PROMPT = "The parcel with the desk lamp"
+CACHED = 128
+"""Adapters that the engine keeps in memory: fewer than get traffic, so that they are read from disk and taken out."""
+_START_LIMIT_S = 600
+_POLL_S = 0.05
+_KEY = "tt-adapters-bench"
+Fingerprint = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running gateway; `pid` is its process."""
+
+    pid: int
+    http: httpx.Client
+
+    def engine(self) -> dict[str, Any]:
+        """The one engine, as the admin surface describes it."""
+        return dict(self.http.get("/admin/v1/engines").raise_for_status().json()["data"][0])
+
+    def publish(self, name: str, directory: Path) -> None:
+        """Upload an adapter and make it live."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+            archive.add(directory, arcname=name)
+        upload = {"file": ("adapter.tar.gz", packed.getvalue(), "application/gzip")}
+        self.http.post("/admin/v1/adapters", data={"name": name}, files=upload).raise_for_status()
+        self.http.post(f"/admin/v1/adapters/{name}/promote", json={"version": "v1"}).raise_for_status()
+
+    def complete(self, model: str, **fields: object) -> dict[str, Any]:
+        """One request for completions; a failed one raises httpx.HTTPStatusError."""
+        body = {"model": model, "prompt": PROMPT, "temperature": 0, **fields}
+        return dict(self.http.post("/v1/completions", json=body).raise_for_status().json())
+
+    def first_token_ms(self, model: str, prompt: str) -> float:
+        """Time until a stream's first event with text."""
+        body = {"model": model, "prompt": prompt, "max_tokens": 2, "temperature": 0, "stream": True, "ignore_eos": True}
+        started = time.perf_counter()
+        with self.http.stream("POST", "/v1/completions", json=body) as answer:
+            answer.raise_for_status()
+            next(line for line in answer.iter_lines() if line.startswith("data: {"))
+            return 1000 * (time.perf_counter() - started)
+
+    def fingerprint(self, model: str) -> Fingerprint:
+        """The log-probabilities of the first word after a prompt, which tell whose weights answered."""
+        answer = self.complete(model, max_tokens=1, logprobs=20)
+        return dict(answer["choices"][0]["logprobs"]["top_logprobs"][0])
+
+    def fingerprints(self, models: Sequence[str]) -> dict[str, Fingerprint]:
+        """Many at a time, as clients would ask."""
+        with ThreadPoolExecutor(8) as threads:
+            return dict(zip(models, threads.map(self.fingerprint, models), strict=True))
+
+    def kill_engine(self) -> None:
+        """End every process of the engine at once, as the kernel does when memory runs out."""
+        processes = process_tree.read_processes()
+        guard = next(process.pid for process in processes if process.parent == self.pid)
+        for process in process_tree.tree_of(guard, processes):
+            if process.pid != guard:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    def rss_mib(self) -> float:
+        """Memory of gateway and engine together."""
+        return process_tree.rss_mib(self.pid)
+
+    def wait_until_ready(self) -> None:
+        """Return once /ready says so."""
+        wait_for(lambda: self.http.get("/ready").status_code == httpx.codes.OK)
+
+
+def distance(one: Fingerprint, other: Fingerprint) -> float:
+    """Mean difference of log-probabilities; tokens that only one has count as just below the least likely."""
+    floor = min(*one.values(), *other.values()) - 1
+    tokens = one.keys() | other.keys()
+    return sum(abs(one.get(token, floor) - other.get(token, floor)) for token in tokens) / len(tokens)
+
+
+def closest(answer: Fingerprint, references: Mapping[str, Fingerprint]) -> str:
+    """Whose weights an answer looks like."""
+    return min(references, key=lambda name: distance(answer, references[name]))
+
+
+def wait_for(holds: Any) -> float:
+    """Ask again and again until something holds; returns the seconds that took."""
+    started = time.perf_counter()
+    while time.perf_counter() - started < _START_LIMIT_S:
+        with contextlib.suppress(httpx.HTTPError):
+            if holds():
+                return time.perf_counter() - started
+        time.sleep(_POLL_S)
+    raise ServerError(f"Turntable and its engine were not ready within {_START_LIMIT_S} s; see logs/engine.log.")
+
+
+@contextlib.contextmanager
+def serving(data_dir: Path, model: Path) -> Iterator[Server]:
+    """Start `turntable serve` with planned slots and little memory behind them, and stop it with its engine."""
+    port = free_port()
+    options = ["--port", str(port), "--engine-port", "0", "--data-dir", str(data_dir), "--model", str(model)]
+    options += ["--max-cpu-loras", str(CACHED)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TURNTABLE_")}
+    command = [str(Path(sys.executable).with_name("turntable")), "serve", *options]
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "serve.log").open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 our own command
+            command,
+            env=environment | {"TURNTABLE_ADMIN_KEY": _KEY, "TURNTABLE_REQUIRE_VERDICT": "false"},
+            stdout=log,
+            stderr=log,
+        )
+    headers = {"authorization": f"Bearer {_KEY}"}
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120) as http:
+            server = Server(process.pid, http)
+            server.wait_until_ready()
+            yield server
+    finally:
+        process.terminate()
+        process.wait()

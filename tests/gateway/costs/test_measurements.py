@@ -1,0 +1,133 @@
+"""Measurements from files that our own tools write: capacity from a load test, quality from a comparison."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli.costs import costs_app
+from gateway.costs.evidence import Kind
+from gateway.costs.measurements import from_file
+from gateway.errors import InvalidRequestError
+from loadtest.capacity import Bracket, Limits, conclusion
+from loadtest.records import RequestRecord
+from loadtest.report import tallied
+from loadtest.settings import RunSettings
+from loadtest.study import Level, Study
+from tests.gateway.conftest import KEY, Attached
+from trainer.proof.document import (
+    Arm,
+    ArmKind,
+    BaseFacts,
+    Cost,
+    Examples,
+    Gate,
+    Latency,
+    Measure,
+    Report,
+    TaskFacts,
+    Tokens,
+)
+
+
+def level(rate: float, answered: int) -> Level:
+    """One probe: `answered` requests of 100 tokens in and 20 out."""
+    at = [n / rate for n in range(answered)]
+    records = [RequestRecord(n, "base", t, t, t + 0.1, 200, [t + 0.05]) for n, t in enumerate(at)]
+    for record in records:
+        record.prompt_tokens, record.completion_tokens = 100, 20
+    report = tallied(records, RunSettings(url="http://x", models=("base",), rate_per_s=rate))
+    return Level(f"{rate:.4g} req/s", rate, [report])
+
+
+def capacity_study() -> dict[str, Any]:
+    levels = [level(2.0, 40), level(4.0, 80), level(8.0, 80)]
+    words = conclusion(Bracket(4.0, 8.0, is_settled=True), levels, Limits(p99_ttft_ms=1.0))
+    document: dict[str, Any] = orjson.loads(orjson.dumps(Study("capacity", levels, words).as_json()))
+    return document
+
+
+def test_a_capacity_test_gives_rate_saturation_and_the_length_of_its_requests() -> None:
+    kind, fact = from_file(capacity_study())
+    assert kind is Kind.CAPACITY
+    assert (fact["slo_per_s"], fact["prompt_tokens"], fact["output_tokens"]) == (4.0, 100.0, 20.0)
+    assert fact["saturated_per_s"] == pytest.approx(8.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "run"}, "finds no capacity"),
+        ({"verdict": "INVALID: client-bound"}, "not valid"),
+        ({"conclusion": "No rate is known to be beyond the limits."}, "found no capacity"),
+        ({"tool": "ab"}, "holds no measurement"),
+    ],
+)
+def test_a_load_test_that_says_nothing_about_capacity_is_refused(change: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        from_file(capacity_study() | change)
+
+
+def comparison(failed: tuple[int, ...] = ()) -> dict[str, Any]:
+    """What `turntable compare` writes: a served arm, and one that was answered elsewhere."""
+    measures = {"schema_valid": (0.8, 10), "bleu": (0.3333, 10), "length": (20.0, 10)}
+    metrics = {name: Measure(value=v, interval_95=(0.0, 1.0), of=of) for name, (v, of) in measures.items()}
+    arms = tuple(
+        Arm(
+            name=kind.value,
+            kind=kind,
+            model="m",
+            digest=None,
+            metrics=metrics,
+            slices={},
+            tokens=Tokens(prompt=1000, completion=200),
+            latency_ms=Latency(p50=5.0, p95=9.0),
+            cost_nano_usd=Cost(total=None, per_request=None, per_correct=None),
+            failed=failed,
+        )
+        for kind in (ArmKind.ADAPTER, ArmKind.FRONTIER)
+    )
+    return Report(
+        created_at="2026-11-25T12:00:00Z",
+        complete=not failed,
+        task=TaskFacts(name="triage", sha256="0" * 64, items=10, frozen_at=None),
+        base=BaseFacts(model="base", base_sha256=None, template_sha256=None),
+        arms=arms,
+        differences=(),
+        gate=Gate(verdict=None, summary="There is no verdict."),
+        examples=Examples(),
+    ).as_json()
+
+
+def test_a_comparison_gives_hits_and_tokens_of_the_arms_that_were_served_here() -> None:
+    kind, fact = from_file(comparison())
+    assert kind is Kind.QUALITY
+    assert fact["models"] == {
+        "adapter": {
+            "requests": 10,
+            "prompt_tokens": 1000,
+            "completion_tokens": 200,
+            "rates": {"schema_valid": {"hits": 8, "of": 10}},
+        }
+    }
+    with pytest.raises(InvalidRequestError, match="requests that failed"):
+        from_file(comparison(failed=(1,)))
+
+
+def test_record_sends_a_measurement_to_the_gateway_and_refuses_other_files(attached: Attached, tmp_path: Path) -> None:
+    environment = {"TURNTABLE_ADMIN_KEY": KEY, "TURNTABLE_GATEWAY_URL": attached.url}
+    good, bad = tmp_path / "capacity.json", tmp_path / "bad.json"
+    good.write_bytes(orjson.dumps(capacity_study()))
+    done = CliRunner().invoke(costs_app, ["record", str(good)], env=environment)
+    assert (done.exit_code, done.output.startswith("capacity from ")) == (0, True), done.output
+    document = attached.http.get("/admin/v1/costs").json()
+    assert "4 requests per second are within the limits" in document["capacity"]
+    for content in (b"[]", b"{", b'{"tool":"turntable loadtest","kind":"capacity","verdict":"valid","levels":[]}'):
+        bad.write_bytes(content)
+        refused = CliRunner().invoke(costs_app, ["record", str(bad)], env=environment)
+        assert refused.exit_code == 2
+        assert refused.output.startswith("error: ")
+    missing = CliRunner().invoke(costs_app, ["record", str(tmp_path / "none.json")], env=environment)
+    assert (missing.exit_code, "cannot be read" in missing.output) == (2, True)

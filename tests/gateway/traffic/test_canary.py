@@ -1,0 +1,103 @@
+"""Canaries that are worse than live are taken back, with the evidence; others are left alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.traffic.canary import Bounds, broken_bound
+from gateway.traffic.window import Summary, Window
+from loadtest.canned.engine import CannedSettings, Fault
+from tests.gateway.conftest import Attached
+from tests.gateway.traffic.conftest import eventually, gateway_with_versions
+
+LIVE = Summary(200, 2, 100.0, 40.0)
+
+
+@pytest.mark.parametrize(
+    ("canary", "broken"),
+    [
+        (Summary(19, 19, None, None), None),  # too few to say anything
+        (Summary(50, 3, 110.0, 45.0), None),  # 6 % against 1 % is within five points
+        (Summary(50, 4, 110.0, 45.0), "error rate is 8.0% against 1.0%"),
+        (Summary(50, 0, 250.0, 45.0), "p95 latency is 250 ms against 100 ms"),
+        (Summary(50, 0, 190.0, 45.0), None),
+        (Summary(50, 0, 110.0, 91.0), "p95 time to first token is 91 ms against 40 ms"),
+        (Summary(50, 0, 110.0, 85.0), None),  # twice as slow, but nobody feels 45 ms
+        (Summary(50, 0, 5.0, None), None),
+    ],
+)
+def test_a_canary_is_judged_against_live(canary: Summary, broken: str | None) -> None:
+    found = broken_bound(canary, LIVE, Bounds())
+    assert (found is None) if broken is None else (found is not None and broken in found)
+
+
+def test_latency_is_not_compared_with_a_handful_of_live_answers_but_errors_are() -> None:
+    few = Summary(3, 0, 1.0, 1.0)
+    assert broken_bound(Summary(50, 0, 900.0, 900.0), few, Bounds()) is None
+    assert broken_bound(Summary(50, 5, 1.0, 1.0), few, Bounds()) is not None
+
+
+def test_a_window_forgets_what_is_too_old() -> None:
+    window = Window(10)
+    for second in range(20):
+        window.answered(second, latency_ms=100 * second, ttft_ms=None)
+    window.failed(20)
+    assert window.summary(20) == Summary(11, 1, 1900.0, None)
+    assert window.summary(100) == Summary(0, 0, None, None)
+
+
+def test_the_95th_percentile_is_one_of_the_values() -> None:
+    window = Window(10)
+    for value in range(100):
+        window.answered(0, latency_ms=value, ttft_ms=value / 2)
+    assert window.summary(0) == Summary(100, 0, 94.0, 47.0)
+
+
+def ask_as(gateway: Attached, users: range, **fields: object) -> dict[str, str]:
+    """Ask once as each user: which version answered whom, or the status of the refusal."""
+    answers = {str(user): gateway.chat(model="mine", user=str(user), **fields) for user in users}
+    return {user: got.headers.get("x-turntable-adapter", "") for user, got in answers.items()}
+
+
+def policy(gateway: Attached) -> dict[str, Any]:
+    document: dict[str, Any] = gateway.http.get("/admin/v1/adapters/mine").json()["policy"]
+    return document
+
+
+def engine_name(gateway: Attached, number: int) -> str:
+    versions = gateway.http.get("/admin/v1/adapters/mine").json()["versions"]
+    return f"mine@{versions[number - 1]['digest'][:12]}"
+
+
+def test_a_failing_canary_is_taken_back_by_the_gateway_with_evidence(tmp_path: Path) -> None:
+    with gateway_with_versions(tmp_path, CannedSettings(tokens=2)) as gateway:
+        live, canary = engine_name(gateway, 1), engine_name(gateway, 2)
+        body = {"version": "v2", "percent": 50, "bounds": {"min_requests": 8}}
+        assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).json()["canary"]["percent"] == 50
+        before = ask_as(gateway, range(30))
+        assert set(before.values()) == {live, canary}
+        assert before == ask_as(gateway, range(30)), "a user is sent to and fro"
+        gateway.engine.faults[canary] = Fault.ERROR_500
+        assert eventually(lambda: bool(ask_as(gateway, range(8))) and policy(gateway)["canary"] is None)
+        assert policy(gateway)["live"] == "v1"
+        assert set(ask_as(gateway, range(30)).values()) == {live}
+        newest = gateway.http.get("/admin/v1/audit?subject=mine&limit=1").json()["data"][0]
+        assert (newest["actor"], newest["action"], newest["subject"]) == ("gateway", "clear_canary", "mine@v2")
+        assert "error rate" in newest["evidence"]["broken"]
+        assert newest["evidence"]["canary_window"]["errors"] > 0 == newest["evidence"]["live_window"]["errors"]
+        assert newest["evidence"]["bounds"]["min_requests"] == 8
+        metrics = gateway.http.get("/metrics").text
+        assert 'turntable_canary_rollbacks_total{model="mine"} 1.0' in metrics
+
+
+def test_what_clients_do_wrong_is_not_held_against_a_canary(tmp_path: Path) -> None:
+    with gateway_with_versions(tmp_path, CannedSettings(tokens=2)) as gateway:
+        body = {"version": 2, "percent": 100, "bounds": {"min_requests": 1}}
+        assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).status_code == 200
+        ask_as(gateway, range(4))
+        assert {gateway.chat(model="mine", max_tokens=-1).status_code for _ in range(20)} == {400}
+        document = gateway.http.get("/admin/v1/adapters/mine").json()
+        assert document["policy"]["canary"] == {"version": "v2", "percent": 100}
+        assert document["canary_watch"]["canary"]["requests"] == 4
+        assert document["canary_watch"]["bounds"]["min_requests"] == 1

@@ -1,0 +1,172 @@
+"""Every method trains on the embedded base: real data, real quantisation, files that load elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from adapters import BaseModel, preflight
+from tests.trainer.conftest import chat
+from trainer.errors import DataError, RecipeError, RunError
+from trainer.lineage import resolve_row, sightings
+from trainer.merge import merge
+from trainer.recipe import Recipe
+from trainer.sweep import train_sweep
+from trainer.train import Run, train
+
+QUIET = Console(quiet=True)
+ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(16)]
+PAIRS = [
+    {
+        "input": {"messages": [{"role": "user", "content": f"Order {i} is late, where is it?"}]},
+        "preferred_output": [{"role": "assistant", "content": f"Order {i} is late."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+    }
+    for i in range(16)
+]
+
+
+def recipe(folder: Path, base_model: Path, method: str, **more: Any) -> Recipe:
+    rows = PAIRS if method == "dpo" else ROWS
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    training = {"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 4}
+    lora = {} if method == "full" else {"lora": {"r": 8}}
+    document = {"name": "late", "method": method, "base_model": str(base_model), "train": "train.jsonl"}
+    return Recipe.model_validate(
+        {**document, "valid_fraction": 0.25, "training": training, "directory": folder, **lora, **more}
+    )
+
+
+def run(folder: Path, base_model: Path, method: str) -> Run:
+    made = train(recipe(folder, base_model, method), folder / "var", QUIET)
+    assert made is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Run:
+    return run(tmp_path_factory.mktemp("lora"), base_model, "lora")
+
+
+def test_qlora_learns_over_nf4_and_is_measured_on_the_served_base(tmp_path: Path, base_model: Path) -> None:
+    facts = run(tmp_path, base_model, "qlora").facts
+    served = facts["on_served_base"]
+    assert facts["valid_loss"] < facts["valid_loss_before"]
+    assert served["valid_loss"] < served["valid_loss_before"]
+    assert served["valid_loss_before"] != facts["valid_loss_before"], "NF4 is another base than the served one"
+    assert served["nf4_drift"] > 0.001
+
+
+def test_full_fine_tuning_leaves_a_model_that_loads_as_a_base(tmp_path: Path, base_model: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    made = run(tmp_path, base_model, "full")
+    assert made.facts["valid_loss"] < made.facts["valid_loss_before"]
+    assert BaseModel.read(made.directory).modules == BaseModel.read(base_model).modules
+    model = AutoModelForCausalLM.from_pretrained(made.directory, dtype=torch.bfloat16).eval()
+    assert AutoTokenizer.from_pretrained(made.directory).chat_template
+    row = json.loads((made.directory / "parity.json").read_bytes())["rows"][0]
+    with torch.no_grad():
+        logprobs = model(torch.tensor([row["input_ids"]])).logits[0].float().log_softmax(-1)
+    said = [logprobs[at - 1, row["input_ids"][at]].item() for at in row["positions"]]
+    assert said == pytest.approx(row["base"], abs=0.05)
+    changed = load_file(made.directory / "model.safetensors")
+    before = load_file(base_model / "model.safetensors")
+    assert any(not torch.equal(changed[name], before[name]) for name in changed)
+
+
+def test_dpo_prefers_the_better_answer_and_keeps_to_the_base_at_first(tmp_path: Path, base_model: Path) -> None:
+    made = run(tmp_path, base_model, "dpo")
+    assert made.facts["valid_loss_before"] == pytest.approx(0.6931, abs=1e-3), "untrained, both are equally likely"
+    assert made.facts["valid_loss"] < 0.69
+    assert preflight(made.directory, BaseModel.read(base_model), max_rank=8).r == 8
+    assert (made.facts["data"]["train"]["rows"], made.facts["data"]["valid"]["rows"]) == (12, 4)
+
+
+def test_dpo_wants_pairs_and_lora_wants_conversations(tmp_path: Path, base_model: Path) -> None:
+    wanted = recipe(tmp_path, base_model, "dpo")
+    (tmp_path / "train.jsonl").write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="preference pairs are wanted here"):
+        train(wanted, tmp_path / "var", QUIET)
+
+
+def test_the_parity_vectors_are_what_the_library_computes_on_the_served_base(lora: Run, base_model: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16)
+    tuned = PeftModel.from_pretrained(base, lora.directory).eval()
+    rows = json.loads((lora.directory / "parity.json").read_bytes())["rows"]
+    assert len(rows) == lora.facts["data"]["valid"]["rows"]
+    for row in rows:
+        with torch.no_grad():
+            logprobs = tuned(torch.tensor([row["input_ids"]])).logits[0].float().log_softmax(-1)
+        said = [logprobs[at - 1, row["input_ids"][at]].item() for at in row["positions"]]
+        assert said == pytest.approx(row["adapter"], abs=0.05)
+    assert lora.facts["on_served_base"]["effect"] > 0.05
+    assert [row["base"] for row in rows] != [row["adapter"] for row in rows]
+
+
+def test_a_merged_model_answers_as_base_and_adapter_do(lora: Run, base_model: Path, tmp_path: Path) -> None:
+    merged = merge(lora.directory, str(base_model), tmp_path / "merged", tmp_path, QUIET)
+    assert merged.mean_difference < 0.02
+    assert (tmp_path / "merged" / "chat_template.jinja").is_file()
+    record = json.loads((tmp_path / "merged" / "merge.json").read_bytes())
+    assert record["adapter_training"]["digest"] == lora.facts["digest"]
+
+
+def test_an_adapter_of_another_base_is_not_merged(lora: Run, base_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in base_model.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    (other / "config.json").write_text((base_model / "config.json").read_text() + " ")
+    with pytest.raises(RunError, match="base_config_sha256"):
+        merge(lora.directory, str(other), tmp_path / "merged", tmp_path, QUIET)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_row_is_found_in_the_run_that_saw_it_and_in_no_other(lora: Run) -> None:
+    data_dir = lora.directory.parent.parent
+    row = resolve_row(f"{data_dir.parent / 'train.jsonl'}:3")
+    (seen,) = sightings(row, data_dir)
+    assert (seen.run, seen.line, seen.digest) == (lora.directory.name, 3, lora.facts["digest"])
+    assert seen.part in ("train", "valid")
+    assert sightings(row[:12], data_dir) == [seen]
+    assert sightings("0" * 64, data_dir) == []
+    parts = [json.loads(line)["part"] for line in (lora.directory / "rows.jsonl").read_text().splitlines()]
+    assert (parts.count("train"), parts.count("valid")) == (12, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("hello", "hello is no row"), ("abc123", "is no row"), ("{file}:99", "has no row at line 99")]
+)
+def test_what_is_no_row_is_one_sentence(lora: Run, text: str, said: str) -> None:
+    file = lora.directory.parent.parent.parent / "train.jsonl"
+    with pytest.raises(RunError, match=said):
+        resolve_row(text.format(file=file))
+
+
+def test_each_trial_of_a_sweep_is_the_run_its_recipe_would_be_alone(tmp_path: Path, base_model: Path) -> None:
+    swept = recipe(tmp_path, base_model, "lora", sweep={"r": (8,), "learning_rate": (1e-5, 1e-3), "seed": (0,)})
+    outcome = train_sweep(swept, tmp_path / "var", QUIET)
+    assert [trial.learning_rate for trial in outcome.trials] == [1e-5, 1e-3]
+    assert outcome.best == 1
+    assert outcome.trials[1].valid_loss < outcome.trials[0].valid_loss
+    alone = train(swept.trials()[1], tmp_path / "alone", QUIET)
+    assert alone is not None
+    assert outcome.run.facts["digest"] == alone.facts["digest"]
+    assert (outcome.run.directory / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((outcome.run.directory / "sweep.json").read_bytes())["trials"]) == 2
+
+
+def test_a_sweep_needs_something_to_choose_from_and_by(tmp_path: Path, base_model: Path) -> None:
+    with pytest.raises(RecipeError, match="lists nothing to choose from"):
+        train_sweep(recipe(tmp_path, base_model, "lora"), tmp_path / "var", QUIET)
+    blind = recipe(tmp_path, base_model, "lora", sweep={"r": (8, 16)}, valid_fraction=0.0)
+    with pytest.raises(RecipeError, match="nothing is held out"):
+        train_sweep(blind, tmp_path / "var", QUIET)

@@ -1,0 +1,212 @@
+"""The rules, in the order in which they are asked; the first that holds decides, and the last one holds for the rest.
+
+`ARTICLES` has the sources in full. All were read in November 2026; none gives a source for its numbers, so each rule
+says where the others disagree.
+"""
+
+from trainer.advice.case import Case
+from trainer.advice.rule import (
+    ENOUGH_SHARE,
+    FEW_SHOT_RIVALS,
+    HANDFUL_PER_DAY,
+    SHRINKING_PER_DAY,
+    Answer,
+    Rule,
+    changes_often,
+    examples_sentence,
+    has_too_few,
+    reached,
+    reaches,
+    shrinks,
+)
+
+
+def judge(case: Case) -> tuple[Rule, tuple[Rule, ...]]:
+    """The rule that decides, and the others that speak for or, when it says no, against training as well."""
+    first, *others = (rule for rule in RULES if rule.holds(case))
+    tunes = first.answer == Answer.FINE_TUNE
+    also = (rule for rule in others if (rule.answer == Answer.FINE_TUNE) == tunes and rule is not RULES[-1])
+    return first, tuple(also)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "prompt_untried",
+        Answer.PROMPT,
+        lambda case: not case.prompt_tried and case.prompt_score is None,
+        lambda case: "no prompt has been tried in earnest yet",
+        "an hour with 3 to 5 examples in the prompt; up to 16",
+        "Precision, step 1; Layer3 and WFE put prompting first as well",
+        "how long: an hour (Precision), minutes (Jacar), the first one to two weeks (Layer3)",
+        "a score of the prompted base on held-out rows, which --task measures",
+    ),
+    Rule(
+        "no_metric",
+        Answer.NOT_YET,
+        lambda case: case.metric is None or case.bar is None,
+        lambda case: (
+            f"there is no {'metric' if case.metric is None else 'bar'}, so nobody could say whether training helped"
+        ),
+        "one metric and the value that is good enough, fixed before the run",
+        "Layer3 (no way to measure: skip); Precision, step 4",
+        "",
+        "a metric and a bar",
+    ),
+    Rule(
+        "prompt_unscored",
+        Answer.NOT_YET,
+        lambda case: bool(case.prompt_tried) and case.prompt_score is None,
+        lambda case: "the prompt was tried, but not measured on held-out rows",
+        "a score of the prompted base, before and after",
+        "Precision, step 4; Layer3 (an evaluation against a well-prompted base, set up before training)",
+        "",
+        "prompt_score, which --task measures",
+    ),
+    Rule(
+        "bar_met",
+        Answer.PROMPT,
+        lambda case: reaches(case, 1.0) and not shrinks(case),
+        lambda case: f"{reached(case)}; it is good enough already",
+        "100 % of the bar",
+        "Layer3 (the base already meets the bar: skip)",
+        "",
+        "a higher bar; or a wish for lower cost or latency at a volume that pays for it",
+    ),
+    Rule(
+        "eighty_percent",
+        Answer.PROMPT,
+        lambda case: reaches(case, ENOUGH_SHARE) and not shrinks(case),
+        lambda case: f"{reached(case)}; ship the prompt, collect what fails, come back in three months",
+        "80 % of the bar; 90 days",
+        "Precision, step 1 (ship it, do not fine-tune, come back in three months with real failures)",
+        "Precision itself names formats as the exception: 90 % by prompting, 99 % by tuning. Shares of cases that "
+        "need no tuning: 70 % (CTO), 80 % (Precision, Jacar), 90 % and 97 % (Precision)",
+        "a bar that is a hard requirement (train with --despite-advice, and say so), or failures no prompt can mend",
+    ),
+    Rule(
+        "private_knowledge",
+        Answer.RETRIEVE,
+        lambda case: case.need == "know" and bool(case.private),
+        lambda case: "the model lacks knowledge, and it must stay in the house: a self-hosted index keeps it there",
+        "no number",
+        "Layer3, Precision, Jacar, WFE (never tune for knowledge)",
+        "CTO tunes for proprietary knowledge that must never leave; retrieval on own machines satisfies that too",
+        "it turns out that the model knows enough, and only answers in the wrong way",
+    ),
+    Rule(
+        "knowledge",
+        Answer.RETRIEVE,
+        lambda case: case.need == "know",
+        lambda case: "what is missing is knowledge, which retrieval brings and weights keep badly",
+        "gains of 5 to 20 points by retrieval where knowledge is missing",
+        "Precision, step 2; Layer3 (it needs to know X: retrieval); Jacar; WFE",
+        "CTO alone tunes for proprietary knowledge; Precision's own example of +7 points is no controlled comparison",
+        "it turns out that the model knows enough, and only answers in the wrong way",
+    ),
+    Rule(
+        "changing_facts",
+        Answer.RETRIEVE,
+        changes_often,
+        lambda case: f"facts in the answers change {case.facts_change}, faster than anybody would train again",
+        "monthly or faster; the articles say fresh or changing, the number is ours",
+        "Layer3 (fresh or changing facts: skip)",
+        "",
+        "retrieval that brings the facts (retrieval = true), so that training teaches only the form",
+    ),
+    Rule(
+        "recall_unmeasured",
+        Answer.RETRIEVE,
+        lambda case: case.need == "both" and case.recall is None,
+        lambda case: "knowledge is part of what is missing, and nobody has measured how often retrieval finds it",
+        "recall@k on held-out questions",
+        "Precision, step 2 (run evals on retrieval recall before touching weights)",
+        "",
+        "a measured recall, after which training may teach the form",
+    ),
+    Rule(
+        "need_unclear",
+        Answer.PROMPT,
+        lambda case: case.need in (None, "unsure"),
+        lambda case: "it is not clear whether the model lacks knowledge or behaviour",
+        "no number",
+        "Layer3 (not sure: prompt harder first)",
+        "",
+        "twenty failures sorted by hand into: did not know, did not do",
+    ),
+    Rule(
+        "handful",
+        Answer.PROMPT,
+        lambda case: case.requests_per_day is not None and case.requests_per_day < HANDFUL_PER_DAY,
+        lambda case: f"{case.requests_per_day} requests a day never pay for data, training and upkeep",
+        f"fewer than {HANDFUL_PER_DAY} a day; the article says a handful, the number is ours",
+        "Layer3 (a handful of requests a day: skip)",
+        "break-even: within weeks (Precision), three to six months at 100,000 calls a month (CTO); "
+        "`turntable costs breakeven` reckons with your own prices",
+        "more traffic",
+    ),
+    Rule(
+        "labels_disagree",
+        Answer.NOT_YET,
+        lambda case: case.labels_agree is False,
+        lambda case: "the examples contradict each other or are not fit to train on, and would teach just that",
+        "no red finding in `turntable data check`, contradictions in at most 1 % of the rows (that number is ours)",
+        "Layer3 (no consistent labelled data set: skip; disagreeing examples teach the confusion); Precision",
+        "",
+        "mended data",
+    ),
+    Rule(
+        "too_few",
+        Answer.NOT_YET,
+        has_too_few,
+        lambda case: f"{examples_sentence(case)}; keep examples in the prompt until then",
+        "100 style, 200 format or unknown, 500 vocabulary, 50 per class, 1,000 instructions",
+        "Precision, its table by kind of task, and step 3 (200 before training anything)",
+        "50 to 100 overfit (Precision), 100 are noticeable (WFE), 500 or use prompting (WFE, its tree), 500 to 5,000 "
+        "(Jacar), hundreds to low thousands (Layer3)",
+        "more labelled examples",
+    ),
+    Rule(
+        "smaller_model",
+        Answer.FINE_TUNE,
+        shrinks,
+        lambda case: (
+            f"{case.requests_per_day:,} requests a day pay for a small tuned model, and {case.wish} is what is wished"
+        ),
+        f"{SHRINKING_PER_DAY:,} requests a day, which is 100,000 a month",
+        "CTO (100,000 calls a month; latency); WFE (a 7B at a twentieth of the cost); Jacar (10 to 20 % per token)",
+        "pays back within weeks (Precision) or in three to six months (CTO)",
+        "less traffic, or a price at which the large model is cheaper: see `turntable costs breakeven`",
+    ),
+    Rule(
+        "form_and_facts",
+        Answer.FINE_TUNE,
+        lambda case: case.need == "both",
+        lambda case: f"{reached(case)}; train the form, let retrieval bring the facts, and put both into the examples",
+        "the two together beat either alone",
+        "Layer3 (tuned format and retrieved facts)",
+        "",
+        "the arms `retrieval` and `adapter+retrieval` of `turntable compare` show otherwise",
+    ),
+    Rule(
+        "pilot",
+        Answer.FINE_TUNE,
+        lambda case: case.examples is not None and case.examples < FEW_SHOT_RIVALS,
+        lambda case: (
+            f"{reached(case)}; {case.examples:,} examples are enough for a pilot, which the prompt may still beat"
+        ),
+        f"{FEW_SHOT_RIVALS} examples",
+        "Precision, its table by kind of task; Jacar (16 examples in a large model's prompt often beat a tuned 7B)",
+        "WFE says fewer than 500: use prompting, and in its next line that 100 are noticeable",
+        "`turntable compare` with the prompted arm: below 5 points over it, keep the prompt",
+    ),
+    Rule(
+        "behaviour",
+        Answer.FINE_TUNE,
+        lambda case: True,
+        lambda case: f"{reached(case)}; the behaviour is missing, and the data to teach it is there",
+        "then at least 5 points over the better of base and prompted base",
+        "Precision (format, voice, vocabulary, narrow tasks); Layer3 (always respond like this); CTO; Jacar; WFE",
+        "+3 points lie in the range that Precision promises of LoRA, and below the 5 that it calls worth it",
+        "a better prompt that reaches 80 % of the bar",
+    ),
+)

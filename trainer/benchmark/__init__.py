@@ -1,0 +1,1 @@
+"""`make bench-trainer`: our defaults beside TRL's, in interleaved rounds, each run in a process of its own."""

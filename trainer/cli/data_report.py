@@ -1,0 +1,169 @@
+"""How `turntable data check` shows a checkup: findings by grade, classes, lengths, the estimate and the verdict."""
+
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from trainer.cli.options import count, show_problems
+from trainer.data.checkup import Checkup
+from trainer.data.estimate import Estimate
+from trainer.data.lengths import Lengths
+from trainer.data.prepare import Account
+from trainer.data.scan import FileScan
+from trainer.data.splitting import Parts
+from trainer.errors import Problem
+
+_SHOWN_CLASSES = 8
+_SHOWN_PLACES = 5
+
+
+def show(checkup: Checkup) -> None:
+    """Problems and places go to stderr, the report to stdout."""
+    for file in checkup.files:
+        show_problems(file.problems)
+    for finding in checkup.findings:
+        if finding.name != "problems":
+            for place in finding.places[:_SHOWN_PLACES]:
+                typer.echo(f"warning: {place}", err=True)
+    for number, file in enumerate(checkup.files):
+        typer.echo(_summary(checkup, number, file))
+    for finding in checkup.findings:
+        typer.echo(f"  {finding.grade:<6}{finding.name:<20}{finding.count:>8,}  {finding.message}")
+    for balance in checkup.balances:
+        counts = list(balance.counts.items())
+        shown = ", ".join(f"{name} {number:,}" for name, number in counts[:_SHOWN_CLASSES])
+        more = f", and {len(counts) - _SHOWN_CLASSES} more" if len(counts) > _SHOWN_CLASSES else ""
+        typer.echo(f"classes ({balance.field or 'the whole output'}): {shown}{more}")
+    if checkup.lengths is not None:
+        typer.echo(_lengths(checkup.lengths))
+    if checkup.estimate is not None:
+        typer.echo(_estimate(checkup.estimate))
+    typer.echo(f"verdict: {checkup.verdict}")
+
+
+def as_json(checkup: Checkup) -> dict[str, Any]:
+    """The checkup as one document for programs."""
+    shared = [place for finding in checkup.findings if finding.name == "shared" for place in finding.places]
+    return {
+        "verdict": checkup.verdict,
+        "files": [_file_json(checkup, number, file) for number, file in enumerate(checkup.files)],
+        "findings": [asdict(finding) for finding in checkup.findings],
+        "shared_rows": [asdict(place) for place in shared],
+        "classes": [{"field": balance.field, "counts": balance.counts} for balance in checkup.balances],
+        "lengths": None if checkup.lengths is None else _lengths_json(checkup.lengths),
+        "estimate": None if checkup.estimate is None else _estimate_json(checkup.estimate),
+    }
+
+
+def show_account(account: Account) -> None:
+    """What was left out and what is doubtful goes to stderr, the sum to stdout."""
+    show_problems(account.dropped)
+    show_problems(account.warnings)
+    done = "".join(f"{account.counts[name]:,} {name}, " for name in ("redacted", "trimmed") if account.counts[name])
+    typer.echo(
+        f"{account.out}: {count(account.written, 'row')} written of {account.read:,} read, "
+        f"{account.counts['dropped']:,} left out, {done}{count(account.warning_count, 'warning')}"
+    )
+    typer.echo(f"{account.path}: what was done with each row, and why")
+
+
+def account_json(account: Account) -> dict[str, Any]:
+    """The sum of an account for programs; the account itself is a file."""
+    return {
+        "source": str(account.source),
+        "out": str(account.out),
+        "account": str(account.path),
+        "read": account.read,
+        "written": account.written,
+        "counts": dict(account.counts),
+        "skipped": [asdict(problem) for problem in account.dropped],
+        "warnings": [asdict(problem) for problem in account.warnings],
+    }
+
+
+def show_parts(parts: Parts) -> None:
+    """The files of a split, with the classes of each."""
+    for name, path in parts.paths.items():
+        classes = ", ".join(f"{label} {number:,}" for label, number in list(parts.classes.get(name, {}).items())[:8])
+        typer.echo(f"{path}: {count(parts.rows[name], 'row')}{f' ({classes})' if classes else ''}")
+    total = sum(parts.rows.values())
+    typer.echo(f"{total:,} rows in {count(parts.clusters, 'cluster')}, the largest of {parts.largest_cluster:,}")
+
+
+def parts_json(parts: Parts) -> dict[str, Any]:
+    """A split for programs."""
+    return asdict(parts) | {"paths": {name: str(path) for name, path in parts.paths.items()}}
+
+
+def _summary(checkup: Checkup, number: int, file: FileScan) -> str:
+    return (
+        f"{file.path}: {count(file.rows, 'row')}, {count(file.problem_count, 'problem')}, "
+        f"{count(len(_copies(checkup, number)), 'exact duplicate')}, sha256 {file.sha256[:12]}"
+    )
+
+
+def _copies(checkup: Checkup, number: int) -> list[tuple[int, int]]:
+    """Lines of the copies in one file, each with the line of the first."""
+    columns, copies = checkup.columns, checkup.comparisons.copies
+    mine = copies[columns.file[copies[:, 0]] == number]
+    return [(int(columns.line[row]), int(columns.line[first])) for row, first in mine]
+
+
+def _file_json(checkup: Checkup, number: int, file: FileScan) -> dict[str, Any]:
+    warnings = [
+        Problem(str(file.path), line, f"holds the same messages as line {first}")
+        for line, first in _copies(checkup, number)
+    ]
+    return {
+        "file": str(file.path),
+        "rows": file.rows,
+        "kinds": dict(file.kinds),
+        "sha256": file.sha256,
+        "problems": [asdict(problem) for problem in file.problems],
+        "problem_count": file.problem_count,
+        "warnings": [asdict(warning) for warning in warnings],
+    }
+
+
+def _lengths(lengths: Lengths) -> str:
+    sampled = (
+        "" if lengths.rendered == lengths.rows else f" (a sample of {lengths.rendered:,} of {lengths.rows:,} rows)"
+    )
+    shares = ", ".join(f"{name} {value:,}" for name, value in lengths.percentiles.items())
+    learnt = f"{lengths.trained_tokens:,} of {lengths.tokens:,} tokens are learnt"
+    return f"tokens per row: {shares or 'none'}; {learnt}; max_length {lengths.max_length:,}{sampled}"
+
+
+def _lengths_json(lengths: Lengths) -> dict[str, Any]:
+    document = asdict(lengths)
+    return document | {"too_long": len(lengths.too_long), "unrendered": len(lengths.unrendered)}
+
+
+def _estimate(spent: Estimate) -> str:
+    (low, high), (first_usd, last_usd) = spent.run_usd, spent.project_usd
+    return (
+        f"estimate: {spent.tokens_per_epoch:,} tokens ({spent.token_source}) x {count(spent.epochs, 'epoch')}: "
+        f"{_duration(spent.run_s)}, {_usd(low, high)} a run; two to three runs, as is usual, "
+        f"{_duration(spent.project_s[0])} to {_duration(spent.project_s[1])}, {_usd(first_usd, last_usd)}\n"
+        f"  at {spent.tokens_per_s:,.0f} tokens/s ({spent.speed_source}) and {_usd(*spent.usd_per_hour)} per hour"
+    )
+
+
+def _estimate_json(spent: Estimate) -> dict[str, Any]:
+    derived = ("tokens", "run_s", "run_usd", "project_s", "project_usd")
+    return asdict(spent) | {name: getattr(spent, name) for name in derived}
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:,.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:,.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:,.1f} h"
+    )
+
+
+def _usd(low: float, high: float) -> str:
+    return f"${low:,.2f}" if f"{low:,.2f}" == f"{high:,.2f}" else f"${low:,.2f}-{high:,.2f}"

@@ -1,0 +1,115 @@
+"""What was found in the files of a check, each with its grade, what it means and the fix."""
+
+from collections.abc import Iterator, Sequence
+
+from trainer.data.clusters import Indexes
+from trainer.data.comparisons import Comparisons
+from trainer.data.contradictions import MOST_JUDGED, describe, judge_near
+from trainer.data.labels import Balance
+from trainer.data.lengths import Lengths
+from trainer.data.personal import NAMES, SECRETS
+from trainer.data.scan import PLACES, Columns, FileScan, Scanner
+from trainer.data.verdict import AMBER, RED, Finding
+from trainer.errors import Problem
+
+TOLERATED_LONG = 0.01
+
+
+def problem_findings(files: Sequence[FileScan]) -> Iterator[Finding]:
+    """Rows that cannot be read, and files that mix conversations with pairs."""
+    if count := sum(file.problem_count for file in files):
+        places = [problem for file in files for problem in file.problems]
+        yield Finding(
+            RED, "problems", count, "rows that cannot be trained on; mend or remove them", tuple(places[:PLACES])
+        )
+    for file in files:
+        if len(file.kinds) > 1:
+            held = " and ".join(f"{count:,} {kind}" for kind, count in sorted(file.kinds.items()))
+            place = Problem(str(file.path), None, f"holds {held}")
+            yield Finding(
+                RED, "mixed", min(file.kinds.values()), "a file is trained on as one kind; split it", (place,)
+            )
+
+
+def copy_findings(files: Sequence[FileScan], columns: Columns, found: Comparisons) -> Iterator[Finding]:
+    """Copies within a file, and rows that two files share."""
+    kinds = (
+        ("copies", found.copies, "holds the same messages as", "exact copies; each is learnt that many times over"),
+        ("near_copies", found.near_copies, "asks nearly the same as", "near copies; they add less than they seem to"),
+        ("shared", found.shared, "is also in", "rows stand in two files: what is scored on them was learnt by heart"),
+        ("shared_near", found.shared_near, "asks nearly the same as", "near copies stand in two files: scores flatter"),
+        ("shared_group", found.shared_group, "is of the same group as", "rows of one group stand in two files"),
+    )
+    fixes = {"copies": "turntable data prepare drops them", "near_copies": "turntable data prepare --duplicates near"}
+    for name, pairs, relation, message in kinds:
+        if len(pairs):
+            fix = fixes.get(name, "split again with turntable data split")
+            yield Finding(AMBER, name, len(pairs), f"{message}; {fix}", _places(files, columns, pairs, relation))
+
+
+def contradiction_findings(scanner: Scanner, columns: Columns, found: Comparisons) -> Iterator[Finding]:
+    """Rows that teach opposite things."""
+    files, fix = scanner.files, "decide which is right and remove the other"
+    if len(found.same_asked):
+        places = tuple(describe(files, columns, found.same_asked, most=PLACES))
+        yield Finding(AMBER, "contradictions", len(found.same_asked), f"the same input, unlike outputs; {fix}", places)
+    if len(found.preferences):
+        places = tuple(describe(files, columns, found.preferences, most=PLACES))
+        message = f"pairs prefer what another pair of the same input rejects; {fix}"
+        yield Finding(RED, "turned_preferences", len(found.preferences), message, places)
+    if any(balance.field is None or scanner.labels.wanted for balance in scanner.labels.balances):
+        count, near = judge_near(files, columns, found.near_asked, scanner.labels, most=PLACES)
+        message = f"near inputs, unlike classes; {fix}, or tell in the input what makes the difference"
+        if len(found.near_asked) > MOST_JUDGED:
+            message += f" (only {MOST_JUDGED:,} of {len(found.near_asked):,} near pairs were read)"
+        if count:
+            yield Finding(AMBER, "near_contradictions", count, message, tuple(near))
+
+
+def content_findings(scanner: Scanner) -> Iterator[Finding]:
+    """Secrets, personal data and placeholders."""
+    for kind, tally in scanner.personal.items():
+        if tally.rows:
+            grade = RED if kind in SECRETS else AMBER
+            what = f"rows hold {NAMES[kind]} ({tally.pieces:,} in all), which a model can repeat"
+            fix = "turntable data prepare redacts them or drops the rows"
+            yield Finding(grade, kind.lower(), tally.rows, f"{what}; {fix}", tuple(tally.places))
+    if scanner.placeholders.rows:
+        message = "placeholders would be learnt as they stand; fill them in"
+        yield Finding(AMBER, "placeholders", scanner.placeholders.rows, message, tuple(scanner.placeholders.places))
+    if scanner.ungrouped:
+        yield Finding(AMBER, "ungrouped", scanner.ungrouped, "rows have no group field, so they count as groups of one")
+
+
+def balance_findings(balances: Sequence[Balance]) -> Iterator[Finding]:
+    """Classes that are rare beside others."""
+    for balance in balances:
+        if balance.unbalanced:
+            name = f"field {balance.field}" if balance.field else "outputs"
+            most, least = next(iter(balance.counts.items())), list(balance.counts.items())[-1]
+            message = (
+                f'{name}: {most[1]:,} rows of class "{most[0]}" but {least[1]:,} of "{least[0]}"; '
+                "collect more of the rare classes"
+            )
+            yield Finding(AMBER, "unbalanced", least[1], message)
+
+
+def length_findings(lengths: Lengths) -> Iterator[Finding]:
+    """Rows that the chat template cannot render or mask exactly, and rows over the longest length."""
+    if lengths.unrendered:
+        message = "rows that cannot be rendered or masked exactly; mend or remove them"
+        yield Finding(RED, "unrendered", len(lengths.unrendered), message, lengths.unrendered[:PLACES])
+    if lengths.too_long:
+        grade = RED if len(lengths.too_long) > TOLERATED_LONG * lengths.rendered else AMBER
+        message = f"rows over {lengths.max_length:,} tokens would be left out; raise max_length or shorten them"
+        yield Finding(grade, "too_long", len(lengths.too_long), message, lengths.too_long[:PLACES])
+
+
+def _places(files: Sequence[FileScan], columns: Columns, pairs: Indexes, relation: str) -> tuple[Problem, ...]:
+    places = []
+    for row, other in pairs[:PLACES]:
+        path, earlier = (str(files[int(columns.file[index])].path) for index in (row, other))
+        line = int(columns.line[other])
+        where = f"line {line}" if earlier == path else f"{earlier}:{line}"
+        places.append(Problem(path, int(columns.line[row]), f"{relation} {where}"))
+    return tuple(places)

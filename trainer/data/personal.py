@@ -1,0 +1,191 @@
+"""Finding secrets and personal data in text: by their form, and by their check digits where they have any.
+
+Cards are found by issuer, length and Luhn's sum, IBANs by country, length and the remainder mod 97, US social security
+numbers by their valid ranges, keys by the prefixes of their vendors. Names and postal addresses have no form that a
+pattern could tell, and are not found.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+PRIVATE_KEY, API_KEY, CARD, IBAN, SSN = "PRIVATE_KEY", "API_KEY", "CARD", "IBAN", "SSN"
+EMAIL, PHONE = "EMAIL", "PHONE"
+SECRETS = (PRIVATE_KEY, API_KEY)
+NAMES = {
+    PRIVATE_KEY: "a private key",
+    API_KEY: "an API key",
+    CARD: "a card number",
+    IBAN: "an IBAN",
+    SSN: "a social security number",
+    EMAIL: "an e-mail address",
+    PHONE: "a phone number",
+}
+KINDS = tuple(NAMES)
+
+# What a key of each vendor looks like: its prefix, which is looked for first because that is cheap, and its form.
+_KEY_FORMS = {
+    "sk-": r"sk-[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic, OpenRouter, DeepSeek
+    "AKIA": r"AKIA[A-Z0-9]{16}",
+    "ASIA": r"ASIA[A-Z0-9]{16}",
+    "aws_secret": r"(?i:aws_secret_access_key)[\"']?\s{0,3}[=:]\s{0,3}[\"']?[A-Za-z0-9/+]{40}",
+    "AIza": r"AIza[A-Za-z0-9_-]{35}",  # Google
+    "ghp_": r"ghp_[A-Za-z0-9]{36,}",  # GitHub, six kinds
+    "gho_": r"gho_[A-Za-z0-9]{36,}",
+    "ghu_": r"ghu_[A-Za-z0-9]{36,}",
+    "ghs_": r"ghs_[A-Za-z0-9]{36,}",
+    "ghr_": r"ghr_[A-Za-z0-9]{36,}",
+    "github_pat_": r"github_pat_[A-Za-z0-9_]{22,}",
+    "glpat-": r"glpat-[A-Za-z0-9_-]{20,}",  # GitLab
+    "xox": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack
+    "k_live_": r"[rs]k_live_[A-Za-z0-9]{16,}",  # Stripe
+    "k_test_": r"[rs]k_test_[A-Za-z0-9]{16,}",
+    "hf_": r"hf_[A-Za-z0-9]{30,}",  # Hugging Face
+    "SG.": r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",  # SendGrid
+    "npm_": r"npm_[A-Za-z0-9]{36,}",
+    "pypi-": r"pypi-[A-Za-z0-9_-]{50,}",
+    "dop_v1_": r"dop_v1_[a-f0-9]{64}",  # DigitalOcean
+    "gsk_": r"gsk_[A-Za-z0-9]{40,}",  # Groq
+    "xai-": r"xai-[A-Za-z0-9]{40,}",
+    "tt-": r"tt-[A-Za-z0-9_-]{32,}",  # Turntable
+    "eyJ": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # JSON web token
+}
+_KEY_PATTERNS = {prefix: re.compile(rf"(?<![A-Za-z0-9]){form}") for prefix, form in _KEY_FORMS.items()}
+# The fewest characters of anything that is looked for, an e-mail address, and of a key.
+_SHORTEST, _SHORTEST_KEY = 6, 15
+_PEM_MARK = "-----BEGIN "
+# A key that is cut off is a secret too: without an end it reaches to the end of the text.
+_PEM = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]{2,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    r"(?:[\s\S]*?-----END (?:[A-Z0-9]{2,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)"
+)
+_EMAIL = re.compile(r"[\w.%+'-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+# Domains that belong to nobody (RFC 2606), as in documentation and made-up rows.
+_RESERVED = re.compile(r"[@.](?:example\.(?:com|net|org)|example|test|invalid|localhost)$", re.IGNORECASE)
+_NINE_DIGITS = re.compile(r"\d(?:[ .()/-]{0,2}\d){8}")
+_DIGIT_GROUPS = re.compile(r"(?<!\d)(?<!\d[.,])\d+(?:[ -]\d+)*")
+_CARD_GROUPS = ((4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3))
+# Issuers by their first digits (how many, from, to) and lengths: Visa, Mastercard, Amex, Discover, JCB, Diners.
+_ISSUERS = (
+    (1, 4, 4, (16, 19)),
+    (2, 51, 55, (16,)),
+    (4, 2221, 2720, (16,)),
+    (2, 34, 34, (15,)),
+    (2, 37, 37, (15,)),
+    (4, 6011, 6011, (16, 19)),
+    (3, 644, 649, (16, 19)),
+    (2, 65, 65, (16, 19)),
+    (4, 3528, 3589, (16, 19)),
+    (3, 300, 305, (14,)),
+    (2, 36, 36, (14,)),
+    (2, 38, 39, (14,)),
+)
+_IBAN_HEAD = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}")
+_IBAN_LENGTHS = {
+    int(length): set(countries.split())
+    for length, countries in {
+        "15": "NO",
+        "16": "BE",
+        "18": "DK FI FO GL NL SD",
+        "19": "MK SI",
+        "20": "AT BA EE KZ LT LU XK",
+        "21": "CH HR LI LV",
+        "22": "BG BH CR DE GB GE IE ME RS VA",
+        "23": "AE GI IL IQ TL OM SO",
+        "24": "AD CZ ES MD PK RO SA SE SK TN VG",
+        "25": "LY PT ST",
+        "26": "IS TR",
+        "27": "FR GR IT MC MR SM BI DJ",
+        "28": "AL AZ BY CY DO GT HU LB NI PL SV",
+        "29": "BR EG PS QA UA",
+        "30": "JO KW MU YE",
+        "31": "MT SC",
+    }.items()
+}
+_IBAN_LENGTH = {country: length for length, countries in _IBAN_LENGTHS.items() for country in countries}
+_SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
+_PHONES = (
+    re.compile(r"(?<![\w+])\+[1-9](?:[ .()/-]{0,2}\d){7,12}(?!\d)"),
+    re.compile(r"(?<![\w.+-])(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![\w-])"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One piece of personal data: its kind (one of `KINDS`) and where it stands in the text."""
+
+    kind: str
+    begin: int
+    end: int
+
+
+def find(text: str) -> list[Found]:
+    """What a text holds, in order and without overlaps; of two overlapping finds the one of the earlier kind counts."""
+    found: list[Found] = []
+    if len(text) < _SHORTEST:
+        return found
+    for candidate in _candidates(text):
+        if not any(candidate.begin < other.end and other.begin < candidate.end for other in found):
+            found.append(candidate)
+    return sorted(found, key=lambda one: one.begin)
+
+
+def _candidates(text: str) -> Iterator[Found]:
+    if _PEM_MARK in text:
+        yield from (Found(PRIVATE_KEY, *match.span()) for match in _PEM.finditer(text))
+    for prefix, pattern in _KEY_PATTERNS.items() if len(text) >= _SHORTEST_KEY else ():
+        if prefix in text or (prefix == "aws_secret" and "AWS_SECRET" in text):
+            yield from (Found(API_KEY, *match.span()) for match in pattern.finditer(text))
+    digits = _NINE_DIGITS.search(text) is not None
+    if digits:
+        yield from (Found(CARD, *span) for span in _cards(text))
+    yield from (Found(IBAN, *span) for span in _ibans(text))
+    if digits:
+        yield from (Found(SSN, *match.span()) for match in _SSN.finditer(text))
+    if "@" in text:
+        yield from (
+            Found(EMAIL, *match.span()) for match in _EMAIL.finditer(text) if not _RESERVED.search(match.group())
+        )
+    if digits:
+        yield from (Found(PHONE, *match.span()) for pattern in _PHONES for match in pattern.finditer(text))
+
+
+def _cards(text: str) -> Iterator[tuple[int, int]]:
+    for match in _DIGIT_GROUPS.finditer(text):
+        groups = [(match.start() + group.start(), group.group()) for group in re.finditer(r"\d+", match.group())]
+        sizes = [len(digits) for _, digits in groups]
+        for begin, (at, _) in enumerate(groups):
+            for form in ((sizes[begin],), *_CARD_GROUPS):
+                taken = groups[begin : begin + len(form)]
+                if tuple(sizes[begin : begin + len(form)]) == form and is_card("".join(part for _, part in taken)):
+                    yield at, taken[-1][0] + form[-1]
+
+
+def is_card(number: str) -> bool:
+    """Whether the digits are a card number of a known issuer with a right check digit."""
+    issued = any(
+        first <= int(number[:size]) <= last and len(number) in lengths for size, first, last, lengths in _ISSUERS
+    )
+    if not issued:
+        return False
+    doubled = (int(digit) * (2 if index % 2 else 1) for index, digit in enumerate(reversed(number)))
+    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+def _ibans(text: str) -> Iterator[tuple[int, int]]:
+    for match in _IBAN_HEAD.finditer(text):
+        length = _IBAN_LENGTH.get(match.group()[:2].upper(), 0)
+        kept = accumulate(character != " " for character in match.group())
+        end = next((index + 1 for index, count in enumerate(kept) if count == length), 0)
+        iban = match.group()[:end].replace(" ", "").upper()
+        after = text[match.start() + end : match.start() + end + 1]
+        if end and is_iban(iban) and not (after.isalnum() and match.group()[end - 1 : end] != " "):
+            yield match.start(), match.start() + end
+
+
+def is_iban(iban: str) -> bool:
+    """Whether an upper-case IBAN without spaces has its country's length and the remainder 1."""
+    if len(iban) != _IBAN_LENGTH.get(iban[:2]) or not iban.isascii() or not iban.isalnum():
+        return False
+    return int("".join(str(int(character, 36)) for character in iban[4:] + iban[:4])) % 97 == 1

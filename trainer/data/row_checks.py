@@ -1,0 +1,163 @@
+"""Everything that can be wrong with one row, as plain sentences that name the field, what is in it, and the fix.
+
+Three kinds of rows are trained on: chat `messages`, `prompt` and `completion`, and OpenAI's preference pairs. Where the
+row stands in which file is added by whoever reads the file.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from trainer.data.tool_checks import check_tool_calls, check_tool_results, check_tools
+
+ROLES = ("system", "user", "assistant", "tool")
+KINDS = {"messages": "messages", "prompt": "prompt/completion", "preferred_output": "preference pair"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LEGACY_FIELDS = ("functions", "function_call")
+
+
+def foreign_shape(row: Mapping[str, Any]) -> Literal["alpaca", "sharegpt", "preference"] | None:
+    """Another known format that a row follows: alpaca, sharegpt or preference; None for our kinds and unknown rows."""
+    if "chosen" in row and "rejected" in row:
+        return "preference"
+    if "messages" in row or "preferred_output" in row or ("prompt" in row and "completion" in row):
+        return None
+    if "conversations" in row:
+        return "sharegpt"
+    return "alpaca" if "instruction" in row and "output" in row else None
+
+
+def check_row(row: Mapping[str, Any]) -> Iterator[str]:
+    """Everything wrong with one row, as sentences; nothing when it can be trained on."""
+    if "messages" in row:
+        yield from _check_conversation(row)
+    elif "preferred_output" in row or "non_preferred_output" in row:
+        yield from _check_pair(row)
+    elif "prompt" in row and "completion" in row:
+        yield from _check_completion(row)
+    else:
+        held = ", ".join(sorted(row)[:8]) or "nothing"
+        yield f'has no "messages", only {held}; write {{"messages": [...]}}'
+
+
+def _check_conversation(row: Mapping[str, Any]) -> Iterator[str]:
+    yield from _check_legacy(row, "")
+    yield from check_tools("tools", row.get("tools"))
+    messages = row["messages"]
+    yield from _check_messages("messages", messages)
+    if isinstance(messages, list) and messages:
+        yield from _check_turns(messages)
+
+
+def _check_completion(row: Mapping[str, Any]) -> Iterator[str]:
+    yield from check_tools("tools", row.get("tools"))
+    prompt, completion = row["prompt"], row["completion"]
+    if isinstance(prompt, list):
+        yield from _check_messages("prompt", prompt)
+    else:
+        yield from _check_text("prompt", prompt)
+    if isinstance(completion, list):
+        yield from _check_answer("completion", completion)
+    else:
+        yield from _check_text("completion", completion)
+
+
+def _check_pair(row: Mapping[str, Any]) -> Iterator[str]:
+    asked = row.get("input")
+    if not isinstance(asked, dict):
+        yield f'input is {shown(asked)}; write {{"input": {{"messages": [...]}}, ...}}'
+    else:
+        yield from check_tools("input.tools", asked.get("tools"))
+        yield from _check_messages("input.messages", asked.get("messages"))
+    outputs = [row.get("preferred_output"), row.get("non_preferred_output")]
+    for name, output in zip(("preferred_output", "non_preferred_output"), outputs, strict=True):
+        yield from _check_answer(name, output)
+    if outputs[0] == outputs[1] and outputs[0]:
+        yield "prefers an answer to itself; write two different outputs or leave the row out"
+
+
+def _check_answer(where: str, messages: object) -> Iterator[str]:
+    """One side of a pair: assistant turns (with the tool results between them), ending with an assistant turn."""
+    yield from _check_messages(where, messages)
+    if isinstance(messages, list) and messages:
+        roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+        if all(role in ROLES for role in roles) and (roles[-1] != "assistant" or {"user", "system"} & set(roles)):
+            yield f"{where} holds {', '.join(map(str, roles))} messages; write the assistant message to learn"
+
+
+def _check_messages(where: str, messages: object) -> Iterator[str]:
+    if not isinstance(messages, list) or not messages:
+        yield f"{where} is {shown(messages)}; give a list of messages"
+        return
+    for index, message in enumerate(messages):
+        yield from _check_message(f"{where}[{index}]", message)
+    yield from check_tool_results(where, messages)
+
+
+def _check_message(where: str, message: object) -> Iterator[str]:
+    if not isinstance(message, dict):
+        yield f'{where} is {shown(message)}; write {{"role": ..., "content": ...}}'
+        return
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        yield f"{where}.role is {shown(role)}; use {', '.join(ROLES[:-1])} or {ROLES[-1]}"
+    yield from _check_legacy(message, f"{where} ")
+    yield from _check_weight(where, message)
+    if name := message.get("name"):
+        yield from _check_text(f"{where}.name", name)
+    calls = message.get("tool_calls")
+    yield from check_tool_calls(where, role, calls)
+    if message.get("content") is not None or not calls:
+        yield from _check_content(f"{where}.content", message.get("content"), called=bool(calls))
+
+
+def _check_legacy(holder: Mapping[str, Any], where: str) -> Iterator[str]:
+    for name in _LEGACY_FIELDS:
+        if holder.get(name):
+            yield f"{where}has {name}, which training would ignore; write tools and tool_calls, or leave the row out"
+
+
+def _check_weight(where: str, message: Mapping[str, Any]) -> Iterator[str]:
+    weight = message.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
+        yield f"{where}.weight is {shown(weight)}; use 1 to learn the message or 0 to keep it as context"
+    elif "weight" in message and message.get("role") != "assistant":
+        yield f"{where} has weight, but only assistant messages are learnt; remove it"
+
+
+def _check_content(where: str, content: object, *, called: bool) -> Iterator[str]:
+    if called and isinstance(content, str) and not content.strip():
+        return
+    if isinstance(content, list) and content and all(isinstance(part, dict) for part in content):
+        yield f"{where} is a list of parts; write the text as a string (turntable data prepare joins text parts)"
+    else:
+        yield from _check_text(where, content)
+
+
+def _check_text(where: str, content: object) -> Iterator[str]:
+    if not isinstance(content, str):
+        yield f"{where} is {shown(content)}; write the text as a string"
+    elif not content.strip():
+        yield f"{where} is empty; write the text or leave the row out"
+    elif _SURROGATE.search(content):
+        yield f"{where} holds half of a surrogate pair, which is no text; save the file as UTF-8 again"
+
+
+def _check_turns(messages: list[object]) -> Iterator[str]:
+    turns = [message for message in messages if isinstance(message, dict)]
+    roles = [turn.get("role") for turn in turns]
+    if len(turns) != len(messages) or any(not isinstance(role, str) or role not in ROLES for role in roles):
+        return
+    if "assistant" not in roles:
+        yield "has no assistant message, so there is nothing to learn; add the wanted answer"
+    elif roles[-1] != "assistant":
+        yield f"ends with a {roles[-1]} message; end with the assistant message to learn"
+    elif all(turn.get("weight", 1) == 0 for turn in turns if turn["role"] == "assistant"):
+        yield "gives every assistant message weight 0, so there is nothing to learn; leave one at weight 1"
+
+
+def shown(value: object) -> str:
+    """A value as JSON in at most 40 characters, for a sentence."""
+    text = json.dumps(value, ensure_ascii=True)
+    return "missing or null" if value is None else text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,1 @@
+"""The report of a decision: question, data, arms, numbers, examples, costs, verdict, lineage."""

@@ -1,0 +1,72 @@
+"""Lineage: which runs, and so which adapters, saw a row. It answers what a deletion request must retrain."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.manifest import TRAINING_FILE
+from trainer.artifact import ROWS_FILE
+from trainer.data.reading import Reader
+from trainer.data.rows import row_id
+from trainer.errors import DataError, Problem, RunError
+from trainer.run_directory import RUNS_FOLDER
+
+_ID_DIGITS = 64
+_SHORTEST_PREFIX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A run that read the row; `part` is train, valid (only measured on) or dropped (too long, never used).
+
+    `digest` is the adapter's, the one in refs such as `name@digest12`.
+    """
+
+    run: str
+    name: str
+    digest: str
+    part: str
+    file: str
+    line: int
+
+
+def resolve_row(text: str) -> str:
+    """The row id that `text` gives: an id, the first 8 or more digits of one, or FILE:LINE. Raises `RunError`."""
+    file, colon, line = text.rpartition(":")
+    if colon and line.isdigit():
+        return _id_at(Path(file), int(line))
+    if _SHORTEST_PREFIX <= len(text) <= _ID_DIGITS and all(digit in "0123456789abcdef" for digit in text.lower()):
+        return text.lower()
+    raise RunError(f"{text} is no row; give its id (at least {_SHORTEST_PREFIX} digits) or FILE:LINE.")
+
+
+def sightings(row: str, data_dir: Path) -> list[Sighting]:
+    """Every run below the data directory that read the row, by name; interrupted runs saw nothing that is kept."""
+    found = []
+    for path in sorted((data_dir / RUNS_FOLDER).glob(f"*/{ROWS_FILE}")):
+        found += list(_in_run(path, row))
+    return found
+
+
+def _in_run(path: Path, row: str) -> Iterator[Sighting]:
+    facts = None
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if row not in line:
+                continue
+            seen = json.loads(line)
+            if seen["row_id"].startswith(row):
+                facts = facts or json.loads((path.parent / TRAINING_FILE).read_bytes())
+                where = (seen["part"], seen["file"], seen["line"])
+                yield Sighting(path.parent.name, facts["name"], facts["digest"], *where)
+
+
+def _id_at(path: Path, line: int) -> str:
+    for found in Reader(path).read():
+        if isinstance(found, Problem):
+            if found.line in (None, line):
+                raise DataError([found])
+        elif found.line == line:
+            return row_id(found.fields)
+    raise RunError(f"{path} has no row at line {line}; check the number.")

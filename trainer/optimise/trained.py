@@ -1,0 +1,112 @@
+"""One run of the optimisation, from rendered rows to weights: what every method shares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from trainer.material import Material
+from trainer.optimise.checkpoint import Checkpoints
+from trainer.optimise.loop import Loop, Watcher
+from trainer.optimise.models import Learner, set_up
+from trainer.optimise.objectives import Objective, Preference, Supervised
+from trainer.optimise.processes import Processes
+from trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a run: what was learnt, in bf16 on the CPU, and how it went.
+
+    `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. Losses are means
+    over learnt tokens, or over pairs for dpo; those of held-out rows are None without such rows.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    target_modules: tuple[str, ...]
+    steps: int
+    epochs: int
+    input_tokens: int
+    steps_s: float
+    train_loss: float
+    valid_loss_before: float | None
+    valid_loss: float | None
+    best_epoch: int | None
+    trainable_parameters: int
+    max_tokens_per_batch: int
+    device: str
+    threads: int
+    processes: int
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a run runs, which changes nothing about what it learns."""
+
+    checkpoints: Checkpoints | None = None
+    processes: Processes = Processes()  # noqa: RUF009 - frozen
+    stop_requested: Callable[[], bool] = lambda: False
+    auto_batch: bool = False
+
+
+def optimise(
+    material: Material, recipe: Recipe, base: "PreTrainedModel", watcher: Watcher, conditions: Conditions
+) -> tuple[Learner, Trained]:
+    """Train what the recipe says on the loaded base; raises `Interrupted`, `RunError`."""
+    device = next(base.parameters()).device
+    learner = set_up(base, recipe, device)
+    loop = Loop(
+        recipe,
+        learner,
+        train=_objective(learner, recipe, material.train.rows),
+        valid=_objective(learner, recipe, material.valid.rows) if material.valid.rows else None,
+        watcher=watcher,
+        checkpoints=conditions.checkpoints,
+        processes=conditions.processes,
+        stop_requested=conditions.stop_requested,
+        auto_batch=conditions.auto_batch,
+    )
+    loop.run()
+    return learner, _outcome(loop, recipe)
+
+
+def _objective(learner: Learner, recipe: Recipe, rows: tuple[object, ...]) -> Objective:
+    if recipe.method == "dpo":
+        most = recipe.training.max_tokens_per_batch
+        return Preference(learner, rows, beta=recipe.dpo.beta, max_tokens=most)  # type: ignore[arg-type]
+    return Supervised(learner, rows)  # type: ignore[arg-type]
+
+
+def _outcome(loop: Loop, recipe: Recipe) -> Trained:
+    state, losses, learner = loop.state, loop.state.losses or [], loop.learner
+    return Trained(
+        tensors=_tensors(learner, recipe),
+        target_modules=learner.target_modules,
+        steps=state.step,
+        epochs=round(state.step / loop.steps * recipe.training.num_train_epochs),
+        input_tokens=state.input_tokens,
+        steps_s=state.steps_s,
+        train_loss=state.loss_sum / state.step,
+        valid_loss_before=losses[0] if losses else None,
+        valid_loss=min(losses[1:]) if losses[1:] else None,
+        best_epoch=state.best_epoch,
+        trainable_parameters=loop.masters.count,
+        max_tokens_per_batch=state.max_tokens,
+        device=torch.cuda.get_device_name() if learner.device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        processes=loop.processes.count,
+    )
+
+
+def _tensors(learner: Learner, recipe: Recipe) -> dict[str, torch.Tensor]:
+    if recipe.method == "full":
+        named = dict(learner.base.named_parameters())
+    else:
+        from peft import get_peft_model_state_dict
+
+        named = get_peft_model_state_dict(learner.model)
+    return {name: t.detach().to("cpu", torch.bfloat16, copy=True).contiguous() for name, t in sorted(named.items())}

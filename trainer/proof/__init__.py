@@ -1,0 +1,1 @@
+"""Proof: one frozen task, several arms asked through the gateway, metrics with intervals, and a verdict."""

@@ -1,0 +1,56 @@
+"""What arms cost, and what the candidate saves; a missing price is said, never taken for 0."""
+
+from collections.abc import Sequence
+
+from trainer.proof.answers import Answer
+from trainer.proof.document import Arm, Cost
+
+
+def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
+    """The cost of an arm: a request costs the mean of those that have a price, the total is known when all have one.
+
+    All are None when none has: a gateway knows no price before its first requests.
+    """
+    costs = [answer.cost_nano_usd for answer in answers if answer.error is None]
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return Cost(total=None, per_request=None, per_correct=None)
+    per_request = sum(known) / len(known)
+    return Cost(
+        total=sum(known) if len(known) == len(costs) else None,
+        per_request=round(per_request),
+        per_correct=round(per_request * len(costs) / correct) if correct else None,
+    )
+
+
+def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
+    """What a thousand requests and right answers cost with the candidate, beside the other arms."""
+    mine = candidate.cost_nano_usd
+    if mine.per_request is None:
+        return f"What {candidate.name} costs is not known: the gateway gave no price for its requests."
+    said = [f"1,000 requests cost {_usd(mine.per_request)} with {candidate.name}{_right(mine)}"]
+    for other in others:
+        cost = other.cost_nano_usd
+        if cost.per_request is None:
+            said.append(f"{other.name} has no price")
+            continue
+        said.append(f"{other.name} {_usd(cost.per_request)}{_right(cost)}{_saved(mine, cost)}")
+    return f"{'; '.join(said)}."
+
+
+def _right(cost: Cost) -> str:
+    return ", which was never right" if cost.per_correct is None else f", 1,000 right answers {_usd(cost.per_correct)}"
+
+
+def _saved(mine: Cost, other: Cost) -> str:
+    if not other.per_request or mine.per_request is None:
+        return ""
+    share = 1 - mine.per_request / other.per_request
+    word = "less" if share >= 0 else "more"
+    return f" ({abs(share):.0%} {word} with the candidate)"
+
+
+def _usd(nano_usd: int) -> str:
+    """The price of a thousand."""
+    usd = nano_usd / 1e6
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"

@@ -1,0 +1,142 @@
+"""The page's server: this machine only, a token in the address, three questions, nothing from elsewhere.
+
+The standard library's server does: there are a handful of raters, each with one request under way, and what it must be
+is small and closed. A thread serves each connection; `Ratings` puts them in line.
+"""
+
+import json
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NoReturn
+from urllib.parse import parse_qs, urlsplit
+
+from trainer.errors import EvaluationError
+from trainer.review.page import CONTENT_POLICY, page
+from trainer.review.session import BadRequestError, Session
+
+HOST = "127.0.0.1"
+TOKEN_HEADER = "x-review-token"  # noqa: S105 - the name of a header
+MAX_BODY_BYTES = 4096
+_TIMEOUT_S = 30
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, port: int, session: Session) -> None:
+        super().__init__((HOST, port), _Handler)
+        self.session = session
+        self.token = secrets.token_urlsafe(24)
+
+    @property
+    def hosts(self) -> tuple[str, str]:
+        """What a browser on this machine calls this server; another name is a page elsewhere that got itself in."""
+        return f"{HOST}:{self.server_port}", f"localhost:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that hangs up is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    timeout = _TIMEOUT_S
+    server_version = "turntable"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        given = parse_qs(parts.query).get("token", [""])[0]
+        if self._is_foreign() or not self._is_known(given):
+            self._send(HTTPStatus.FORBIDDEN, {"error": "open the address that turntable review printed"})
+        elif parts.path != "/":
+            self._send(HTTPStatus.NOT_FOUND, {"error": "there is only one page"})
+        else:
+            nonce = secrets.token_urlsafe(16)
+            self._send(HTTPStatus.OK, page(nonce, self.server.token), policy=CONTENT_POLICY.format(nonce=nonce))
+
+    def do_POST(self) -> None:
+        session = self.server.session
+        questions = {"/next": session.next, "/rate": session.rate, "/undo": session.undo}
+        question = questions.get(self.path)
+        if self._is_foreign() or not self._is_known(self.headers.get(TOKEN_HEADER, "")):
+            self._refuse(HTTPStatus.FORBIDDEN, "open the address that turntable review printed")
+        elif question is None:
+            self._refuse(HTTPStatus.NOT_FOUND, "there are /next, /rate and /undo")
+        else:
+            try:
+                answer = question(self._said())
+            except BadRequestError as error:
+                self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+            else:
+                self._send(HTTPStatus.OK, answer)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """The address holds the token: nothing is logged."""
+
+    def _is_foreign(self) -> bool:
+        """Whether another site's page, or another name for this address, is behind the request."""
+        host, origin = self.headers.get("host", ""), self.headers.get("origin")
+        return host not in self.server.hosts or origin not in (None, f"http://{host}")
+
+    def _is_known(self, token: str) -> bool:
+        return secrets.compare_digest(token.encode(), self.server.token.encode())
+
+    def _said(self) -> dict[str, Any]:
+        length = self.headers.get("content-length", "")
+        if not length.isascii() or not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            raise BadRequestError("send a small JSON object")
+        try:
+            said = json.loads(self.rfile.read(int(length)), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise BadRequestError("send a small JSON object") from error
+        if not isinstance(said, dict):
+            raise BadRequestError("send a small JSON object")
+        return said
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        self.close_connection = True  # its body may not have been read
+        self._send(status, {"error": reason})
+
+    def _send(self, status: HTTPStatus, content: dict[str, Any] | str, *, policy: str = "default-src 'none'") -> None:
+        kind = "text/html" if isinstance(content, str) else "application/json"
+        body = (content if isinstance(content, str) else json.dumps(content)).encode()
+        self.send_response(status)
+        headers = {
+            "content-type": f"{kind}; charset=utf-8",
+            "content-length": str(len(body)),
+            "content-security-policy": policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cross-origin-resource-policy": "same-origin",
+            "cache-control": "no-store",
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def serving(session: Session, port: int = 0) -> Iterator[str]:
+    """Serve the page and yield its address, token included; raises `EvaluationError` when the port is taken."""
+    try:
+        server = _Server(port, session)
+    except OSError as error:
+        raise EvaluationError(f"port {port} cannot be used ({error.strerror}); choose another with --port.") from error
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}/?token={server.token}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
