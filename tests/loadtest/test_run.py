@@ -1,6 +1,7 @@
 """Whole load tests against the canned engine."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -122,7 +123,8 @@ async def test_warm_up_asks_every_model_and_is_not_counted() -> None:
         settings = RunSettings(server.url, ("base", "a", "b"), requests=6, warmup=2)
         report = await report_on(settings)
         assert server.engine.loads == 2
-        assert server.engine.finished == 6 + 3 * 2
+        asked = Counter(body["model"] for body in server.engine.received)
+        assert asked == {"base": 2 + 2, "a": 2 + 2, "b": 2 + 2}
     assert report.total.requests == 6
     assert report.cold is None
 

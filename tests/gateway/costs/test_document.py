@@ -340,11 +340,11 @@ def test_bad_questions_get_one_sentence(attached: Attached, query: str, words: s
 
 
 def test_the_price_of_work_of_other_days_holds_until_there_is_work_today(database: Engine, tmp_path: Path) -> None:
-    hours_ago = now_us() - 50 * HOUR_US
-    run_of(database, hours_ago, hours_ago + HOUR_US, None)  # an hour without a price tells nothing
-    run_of(database, hours_ago + HOUR_US, hours_ago + 2 * HOUR_US, Decimal("3.6"))
+    noon = NOW - DAY_US
+    run_of(database, noon, noon + HOUR_US, None)  # an hour without a price tells nothing
+    run_of(database, noon + HOUR_US, noon + 2 * HOUR_US, Decimal("3.6"))
     used = {"prompt_tokens": 100, "completion_tokens": 10}
-    write_rows(database, [row(1, hours_ago + HOUR_US, HOUR_US // 2, **used)])
+    write_rows(database, [row(1, noon + HOUR_US, HOUR_US // 2, **used)])
     office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
     watch = CostWatch(office, CostGauges(metrics.registry), prices)
     watch.renew()
