@@ -74,6 +74,7 @@ def facts_of(
         "processor": platform.machine(),
         "threads": trained.threads,
         "processes": trained.processes,
+        "base_parts": trained.base_parts,
         "started_at": began_at.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "steps_s": round(trained.steps_s, 3),

@@ -24,9 +24,11 @@ from trainer.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
     from trainer.curves import StepMetrics
+    from trainer.facts import OnServedBase
     from trainer.optimise.models import Learner
     from trainer.optimise.processes import Processes
     from trainer.optimise.trained import Trained
+    from trainer.parity import Vector
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def train(
     warn(rows, console)
     prepare_libraries()
     from trainer.optimise.processes import processes_of_this_run
+    from trainer.served import on_served_base
 
     with processes_of_this_run() as processes:
         console.quiet = console.quiet or not processes.is_first
@@ -93,9 +96,12 @@ def train(
             job = _Job(recipe, material, folder, console, options, processes)
             console.print(_summary(material), highlight=False, soft_wrap=True)
             trained, metrics, learner = _optimise(job)
+            if not (processes.is_first or processes.splits_base):
+                return None
+            proof = on_served_base(material, recipe, trained, learner)
             if not processes.is_first:
                 return None
-            facts = _finish(job, trained, metrics, learner)
+            facts = _finish(job, trained, metrics, proof)
     return Run(final, facts, metrics)
 
 
@@ -128,9 +134,10 @@ def _optimise(job: _Job) -> "tuple[Trained, tuple[StepMetrics, ...], Learner]":
         from trainer.optimise.models import device_of_this_process, load_base
         from trainer.optimise.trained import Conditions, optimise
 
-        recipe = fit_into_memory(material, recipe, auto_batch=job.options.auto_batch)
+        recipe = fit_into_memory(material, recipe, auto_batch=job.options.auto_batch, processes=job.processes)
         device = device_of_this_process(job.processes.local_rank)
-        base = load_base(material.base.directory, device, nf4=recipe.method == "qlora")
+        nf4, parts = recipe.method == "qlora", job.processes.parts
+        base = load_base(material.base.directory, device, nf4=nf4, parts=parts)
         trackers = job.options.report_to if is_first else ()
         with tracking(trackers, job.folder, recipe) as track, StopRequest() as stop:
             watcher = Recorder(job.folder, progress, track) if is_first else Silence()
@@ -141,13 +148,14 @@ def _optimise(job: _Job) -> "tuple[Trained, tuple[StepMetrics, ...], Learner]":
     return trained, metrics, learner
 
 
-def _finish(job: _Job, trained: "Trained", metrics: "tuple[StepMetrics, ...]", learner: "Learner") -> dict[str, Any]:
+def _finish(
+    job: _Job, trained: "Trained", metrics: "tuple[StepMetrics, ...]", proof: "tuple[OnServedBase, list[Vector]]"
+) -> dict[str, Any]:
     from trainer.optimise.checkpoint import Checkpoints
     from trainer.parity import write_parity
-    from trainer.served import on_served_base
 
     material, recipe = job.material, job.recipe
-    served, vectors = on_served_base(material, recipe, trained, learner)
+    served, vectors = proof
     write_parity(job.folder, vectors)
     facts = facts_of(material, recipe, trained, served, job.began_at, time.perf_counter() - job.began)
     facts["advice"] = job.options.advice
@@ -158,17 +166,21 @@ def _finish(job: _Job, trained: "Trained", metrics: "tuple[StepMetrics, ...]", l
     return facts
 
 
-def fit_into_memory(material: Material, recipe: Recipe, *, auto_batch: bool) -> Recipe:
+def fit_into_memory(
+    material: Material, recipe: Recipe, *, auto_batch: bool, processes: "Processes | None" = None
+) -> Recipe:
     """The recipe with as many tokens at once as fit when `auto_batch` is asked; raises `OutOfMemoryError`."""
     from trainer.optimise.memory import fitting_tokens, free_bytes, refuse_what_does_not_fit
+    from trainer.optimise.processes import Processes
 
     longest = max(row.tokens for row in material.train.rows) * (2 if recipe.method == "dpo" else 1)
-    free = free_bytes()
+    processes = processes or Processes()
+    free, parts = int(processes.least(free_bytes())), processes.parts
     if auto_batch:
-        fits = fitting_tokens(material.base_model, recipe, longest, free)
+        fits = fitting_tokens(material.base_model, recipe, longest, free, parts)
         training = recipe.training.model_copy(update={"max_tokens_per_batch": fits})
         recipe = recipe.model_copy(update={"training": training})
-    refuse_what_does_not_fit(material.base_model, recipe, longest, free)
+    refuse_what_does_not_fit(material.base_model, recipe, longest, free, parts)
     return recipe
 
 

@@ -74,6 +74,7 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
         device="cpu",
         threads=1,
         processes=1,
+        base_parts=1,
     )
 
 

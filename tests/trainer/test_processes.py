@@ -1,64 +1,130 @@
-"""Several processes training one adapter on a CPU: the same steps as one process that takes as many rows at a time."""
+"""Several processes training one model on a CPU: the same steps as one process that takes as many rows at a time."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from tests.conftest import ROOT
 from tests.trainer.conftest import chat
 from trainer.errors import RunError
+from trainer.optimise.models import load_base
 from trainer.recipe import read_recipe
 from trainer.recorder import read_metrics
+from trainer.run_directory import staging_folder
 from trainer.train import train
 
 RECIPE = (
-    'name = "late"\nbase_model = "{base}"\ntrain = "train.jsonl"\nvalid_fraction = 0.2\n'
-    "[lora]\nr = 8\nlora_dropout = 0.0\n[training]\nlearning_rate = 1e-3\nnum_train_epochs = 1\n"
+    'name = "late"\nbase_model = "{base}"\nmethod = "{method}"\ntrain = "{method}.jsonl"\nvalid_fraction = 0.2\n'
+    "{more}[training]\nlearning_rate = {rate}\nnum_train_epochs = 2\nmax_tokens_per_batch = 128\n"
     "per_device_train_batch_size = 4\ngradient_accumulation_steps = {accumulate}\n"
 )
+ADAPTER = "[lora]\nr = 8\nlora_dropout = 0.0\n"
+METHODS = {"lora": ("1e-3", ADAPTER), "full": ("1e-4", ""), "dpo": ("1e-3", ADAPTER)}
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+FSDP = ("accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", "-m")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, base_model: Path) -> Path:
-    rows = [
-        chat(f"Order {i} is late, {'where is it? ' * (i % 7)}", f'{{"order": {i}}}' * (1 + i % 3)) for i in range(60)
+    asked = [f"Order {i} is late, {'where is it? ' * (i % 7)}" for i in range(61)]
+    said = [f'{{"order": {i}}}' * (1 + i % 3) for i in range(61)]
+    pairs = [
+        {
+            "input": {"messages": [{"role": "user", "content": question}]},
+            "preferred_output": [{"role": "assistant", "content": answer}],
+            "non_preferred_output": [{"role": "assistant", "content": "I do not know."}],
+        }
+        for question, answer in zip(asked, said, strict=True)
     ]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    for name, accumulate in (("two", 1), ("one", 2)):
-        text = RECIPE.format(base=base_model, accumulate=accumulate)
-        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    conversations = [chat(question, answer) for question, answer in zip(asked, said, strict=True)]
+    for method, (rate, more) in METHODS.items():
+        rows: list[dict[str, Any]] = pairs if method == "dpo" else conversations
+        (tmp_path / f"{method}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        for name, accumulate in (("two", 1), ("one", 2)):
+            text = RECIPE.format(base=base_model, method=method, rate=rate, more=more, accumulate=accumulate)
+            (tmp_path / f"{method}-{name}.toml").write_text(text, encoding="utf-8")
     return tmp_path
 
 
-def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(folder: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "turntable", "train", str(folder / "two.toml"), "--out", str(folder / "two")]
-    command += ["--report-to", "tensorboard"]
+def launched(folder: Path, launcher: tuple[str, ...], method: str, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", *launcher, "turntable", "train", str(folder / f"{method}-two.toml")]
+    command += ["--out", str(folder / "two"), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TURNTABLE_DATA_DIR": str(folder / "var")}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("rows to train on") + ended.stdout.count("rows to train on") == 1
-    assert len(list((folder / "two" / "tensorboard").iterdir())) == 1
-    alone = train(read_recipe(folder / "one.toml"), folder / "var", Console(quiet=True), out=folder / "one")
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def said_by(process: "subprocess.Popen[str]") -> str:
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    return said
+
+
+def assert_same_steps_as_alone(folder: Path, method: str) -> dict[str, Any]:
+    """The facts of the run in two processes, once its losses are those of one process."""
+    alone = train(read_recipe(folder / f"{method}-one.toml"), folder / "var", Console(quiet=True), out=folder / "one")
     assert alone is not None
-    together = json.loads((folder / "two" / "training.json").read_bytes())
+    together: dict[str, Any] = json.loads((folder / "two" / "training.json").read_bytes())
     assert (together["processes"], together["steps"]) == (2, alone.facts["steps"])
     curves = [read_metrics(folder / name / "metrics.jsonl") for name in ("one", "two")]
     one, two = ([step.loss or step.eval_loss for step in curve] for curve in curves)
-    assert two == pytest.approx(one, rel=5e-3)
+    assert two == pytest.approx(one, rel=5e-3, abs=2e-3)
     assert together["valid_loss"] < 0.95 * together["valid_loss_before"]
+    served = [facts["on_served_base"] for facts in (alone.facts, together)]
+    assert served[1]["valid_loss"] == pytest.approx(served[0]["valid_loss"], rel=5e-3)
+    assert served[1]["effect"] == (served[0]["effect"] and pytest.approx(served[0]["effect"], rel=0.1))
+    return together
 
 
-@pytest.mark.parametrize(("variable", "said"), [("FSDP", "asks for FSDP"), ("DEEPSPEED", "asks for DeepSpeed")])
-def test_a_launcher_that_wants_the_base_split_is_refused(
+def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(folder: Path) -> None:
+    said = said_by(launched(folder, TORCHRUN, "lora", "--report-to", "tensorboard"))
+    assert said.count("rows to train on") == 1
+    assert len(list((folder / "two" / "tensorboard").iterdir())) == 1
+    assert assert_same_steps_as_alone(folder, "lora")["base_parts"] == 1
+
+
+@pytest.mark.parametrize("method", ["lora", "dpo"])
+def test_a_base_that_is_split_over_two_processes_learns_the_same(folder: Path, method: str) -> None:
+    said_by(launched(folder, FSDP, method))
+    assert assert_same_steps_as_alone(folder, method)["base_parts"] == 2
+
+
+def test_a_split_full_fine_tuning_that_was_stopped_goes_on_to_the_same_model(folder: Path) -> None:
+    process = launched(folder, FSDP, "full")
+    staging = staging_folder(folder / "two")
+    while process.poll() is None and not list(staging.glob("checkpoint-*")):
+        threading.Event().wait(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() != 0
+    process.communicate()
+    assert list(staging.glob("checkpoint-*"))
+    assert "continuing after step" in said_by(launched(folder, FSDP, "full", "--resume"))
+    assert assert_same_steps_as_alone(folder, "full")["base_parts"] == 2
+
+
+def test_a_base_in_nf4_is_not_split(base_model: Path) -> None:
+    with pytest.raises(RunError, match="launch without --use_fsdp"):
+        load_base(base_model, torch.device("cpu"), nf4=True, parts=2)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [("ACCELERATE_USE_DEEPSPEED", "asks for DeepSpeed"), ("FSDP_OFFLOAD_PARAMS", "asks for the base on the CPU")],
+)
+def test_what_the_trainer_would_not_obey_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, said: str
 ) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    monkeypatch.setenv(variable, "true")
     with pytest.raises(RunError, match=said):
-        train(read_recipe(folder / "one.toml"), folder / "var", Console(quiet=True))
+        train(read_recipe(folder / "lora-one.toml"), folder / "var", Console(quiet=True))
     assert not (folder / "var").exists()

@@ -58,10 +58,11 @@ class Loop:
 
     def __post_init__(self) -> None:
         training = self.recipe.training
-        self.masters = Masters(self.learner.learnt_parameters)
+        self.masters = Masters(self.learner.learnt_parameters, self.processes)
         self._rows_per_step = training.effective_batch_size * self.processes.count
         self._epoch_steps = -(-len(self.train.lengths) // self._rows_per_step)
         self.steps = self._epoch_steps * training.num_train_epochs
+        self._shortest = min(range(len(self.train.lengths)), key=self.train.lengths.__getitem__)
         self._save_every = max(1, self.steps // 10)
         self.state.max_tokens = training.max_tokens_per_batch
 
@@ -86,7 +87,7 @@ class Loop:
     def _continue(self) -> None:
         if self.checkpoints is None or (found := self.checkpoints.load()) is None:
             return
-        self.state, self.best = found.state, found.best
+        self.state, self.best = found.state, found.best and self.masters.own_snapshot(found.best)
         self.masters.load_state(found.optimiser)
 
     def _epoch(self, epoch: int) -> None:
@@ -133,18 +134,28 @@ class Loop:
         torch.manual_seed(step_seed(self.recipe.seed, number, self.processes.rank))
         total = torch.zeros((), device=self.learner.device)
         most = self.recipe.training.per_device_train_batch_size
-        for piece in pieces(rows, self.train.lengths, max_rows=most, max_tokens=self.state.max_tokens):
-            loss = self.train.summed(piece)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            self.masters.collect()
+        batches = list(pieces(rows, self.train.lengths, max_rows=most, max_tokens=self.state.max_tokens))
+        passes = len(batches)
+        if self.processes.splits_base:  # each needs the others' parts of the layers, as often as any of them computes
+            passes = int(self.processes.most(passes))
+        for piece in batches:
+            total += self._pass(piece)
+        for _ in range(passes - len(batches)):
+            self._pass([self._shortest], weight=0.0)
         return float(total)
+
+    def _pass(self, rows: Sequence[int], weight: float = 1.0) -> torch.Tensor:
+        loss = self.train.summed(rows) * weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.masters.collect()
+        return loss.detach()
 
     def _halve_or_refuse(self, rows: Sequence[int], error: Exception) -> None:
         longest = max(self.train.lengths[row] for row in rows)
         used = min(self.state.max_tokens, sum(self.train.lengths[row] for row in rows))
         less = max(_LEAST_TOKENS, used // 2)
-        if not self.auto_batch or used <= longest or less == used:
+        alone = not self.processes.splits_base  # those that hold a part each must all take as many passes
+        if not self.auto_batch or not alone or used <= longest or less == used:
             checkpointing = self.recipe.training.gradient_checkpointing
             raise OutOfMemoryError.during_a_step(used, longest, checkpointing=checkpointing) from error
         self.state.max_tokens = less
@@ -165,8 +176,11 @@ class Loop:
         return patience > 0 and epoch - (self.state.best_epoch or 0) >= patience
 
     def _save(self) -> None:
-        if self.checkpoints is not None and self.processes.is_first:
-            self.checkpoints.save(self.state, self.masters.state(), self.best)
+        if self.checkpoints is None or not (self.processes.is_first or self.processes.splits_base):
+            return
+        optimiser, best = self.masters.state(), self.best and self.masters.whole_snapshot(self.best)
+        if self.processes.is_first:
+            self.checkpoints.save(self.state, optimiser, best)
 
 
 def _out_of_memory(error: Exception) -> bool:

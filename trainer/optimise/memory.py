@@ -5,7 +5,9 @@
     activations   what the backward pass needs, for the tokens that go through the model at once
     loss          the logits of one chunk, three times in fp32
 
-docs/training.md shows the formula with an example. The libraries themselves are not in it.
+Where the layers of the base are split into `parts`, each process holds that fraction of them and of what is learnt in
+them, beside two layers that are whole while they are computed. docs/training.md shows the formula with an example. The
+libraries themselves are not in it.
 """
 
 import json
@@ -45,8 +47,8 @@ class Memory:
         return f"{self.total / _GIB:.2f} GiB ({named})"
 
 
-def estimate(base: BaseModel, recipe: Recipe, tokens: int) -> Memory:
-    """The memory for a batch of `tokens` tokens at once."""
+def estimate(base: BaseModel, recipe: Recipe, tokens: int, parts: int = 1) -> Memory:
+    """The memory of one process for a batch of `tokens` tokens at once."""
     config = json.loads((base.path / "config.json").read_bytes())
     linear = {name: shape for name, shape in base.modules.items() if not name.endswith(_UNQUANTISED)}
     outside = sum(out * size for name, (out, size) in base.modules.items() if name not in linear)
@@ -55,28 +57,29 @@ def estimate(base: BaseModel, recipe: Recipe, tokens: int) -> Memory:
     adapted = _adapted(linear, recipe)
     learnt = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
     if recipe.method == "full":
-        learnt = inside + outside
+        learnt = inside // parts + outside
+    held = inside if parts == 1 else inside / parts + 2 * inside / int(config["num_hidden_layers"])
     return Memory(
-        weights=int(inside * per_number + outside * _BF16),
+        weights=int(held * per_number + outside * _BF16),
         learnt=int(learnt * _LEARNT),
         activations=tokens * _activation_bytes(config, adapted, recipe),
         loss=3 * 4 * CHUNK_TOKENS * int(config["vocab_size"]),
     )
 
 
-def refuse_what_does_not_fit(base: BaseModel, recipe: Recipe, longest: int, free: int) -> None:
+def refuse_what_does_not_fit(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int = 1) -> None:
     """Raise `OutOfMemoryError` naming the setting to lower, and to what, when a run needs more than `free` bytes."""
-    needed = estimate(base, recipe, tokens_at_once(recipe, longest))
+    needed = estimate(base, recipe, tokens_at_once(recipe, longest), parts)
     if needed.total <= free:
         return
     raise OutOfMemoryError(
-        f"the run needs {needed}, and {free / _GIB:.2f} GiB are free; {_fix(base, recipe, longest, free)}."
+        f"the run needs {needed}, and {free / _GIB:.2f} GiB are free; {_fix(base, recipe, longest, free, parts)}."
     )
 
 
-def fitting_tokens(base: BaseModel, recipe: Recipe, longest: int, free: int) -> int:
+def fitting_tokens(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int = 1) -> int:
     """The most tokens at once, up to the recipe's, that fit into `free` bytes; never less than the longest row."""
-    fixed, per_token = estimate(base, recipe, 0).total, estimate(base, recipe, 1).activations
+    fixed, per_token = estimate(base, recipe, 0, parts).total, estimate(base, recipe, 1).activations
     return max(longest, min(recipe.training.max_tokens_per_batch, (free - fixed) // per_token))
 
 
@@ -107,14 +110,16 @@ def _left_in_group() -> int:
     return 1 << 62 if limit == "max" else int(limit) - used
 
 
-def _fix(base: BaseModel, recipe: Recipe, longest: int, free: int) -> str:
-    fits = fitting_tokens(base, recipe, longest, free)
-    if estimate(base, recipe, fits).total <= free:
+def _fix(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int) -> str:
+    fits = fitting_tokens(base, recipe, longest, free, parts)
+    if estimate(base, recipe, fits, parts).total <= free:
         return f"set training.max_tokens_per_batch = {fits}, or pass --auto-batch"
     if not recipe.training.gradient_checkpointing:
         return "set training.gradient_checkpointing = true"
     if recipe.method == "full":
         return 'set method = "lora"'
+    if parts > 1:
+        return "launch more processes, each with a GPU of its own"
     if recipe.method == "lora":
         return 'set method = "qlora"'
     return "use a smaller base model or a larger machine"

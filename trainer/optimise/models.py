@@ -17,6 +17,7 @@ import torch
 from trainer.errors import RunError
 from trainer.optimise.attention import PACKED, register_packed_attention
 from trainer.optimise.batches import Pack
+from trainer.optimise.sharding import split_layers
 from trainer.recipe import Lora, Recipe
 
 if TYPE_CHECKING:
@@ -72,8 +73,13 @@ def device_of_this_process(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def load_base(directory: Path, device: torch.device, *, nf4: bool = False) -> "PreTrainedModel":
-    """The base model in bf16, or in NF4 with bf16 arithmetic; raises `RunError` when it cannot be trained on here."""
+def load_base(directory: Path, device: torch.device, *, nf4: bool = False, parts: int = 1) -> "PreTrainedModel":
+    """The base model in bf16, or in NF4 with bf16 arithmetic; raises `RunError` when it cannot be trained on here.
+
+    With more than one part, each of so many processes keeps its own of every layer.
+    """
+    if nf4 and parts > 1:
+        raise RunError("the launcher asks for FSDP, and a base in NF4 is not split; launch without --use_fsdp.")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it does without
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -86,6 +92,8 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False) -> "P
     )
     _refuse_special_heads(directory, model)
     model.requires_grad_(False)
+    if parts > 1:
+        return split_layers(model, device, parts)
     return model if nf4 else model.to(device)
 
 

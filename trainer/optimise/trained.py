@@ -12,6 +12,7 @@ from trainer.optimise.loop import Loop, Watcher
 from trainer.optimise.models import Learner, set_up
 from trainer.optimise.objectives import Objective, Preference, Supervised
 from trainer.optimise.processes import Processes
+from trainer.optimise.sharding import own_part, whole
 from trainer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Trained:
     """The outcome of a run: what was learnt, in bf16 on the CPU, and how it went.
 
-    `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. Losses are means
+    `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. `base_parts` is
+    over how many processes the layers of the base were split. Losses are means
     over learnt tokens, or over pairs for dpo; those of held-out rows are None without such rows.
     """
 
@@ -41,6 +43,7 @@ class Trained:
     device: str
     threads: int
     processes: int
+    base_parts: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _objective(learner: Learner, recipe: Recipe, rows: tuple[object, ...]) -> Ob
 def _outcome(loop: Loop, recipe: Recipe) -> Trained:
     state, losses, learner = loop.state, loop.state.losses or [], loop.learner
     return Trained(
-        tensors=_tensors(learner, recipe),
+        tensors=_tensors(learner, recipe, loop.processes),
         target_modules=learner.target_modules,
         steps=state.step,
         epochs=round(state.step / loop.steps * recipe.training.num_train_epochs),
@@ -99,14 +102,21 @@ def _outcome(loop: Loop, recipe: Recipe) -> Trained:
         device=torch.cuda.get_device_name() if learner.device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         processes=loop.processes.count,
+        base_parts=loop.processes.parts,
     )
 
 
-def _tensors(learner: Learner, recipe: Recipe) -> dict[str, torch.Tensor]:
+def _tensors(learner: Learner, recipe: Recipe, processes: Processes) -> dict[str, torch.Tensor]:
+    """The weights, in the first process only where the base is split; all call it."""
     if recipe.method == "full":
         named = dict(learner.base.named_parameters())
     else:
         from peft import get_peft_model_state_dict
 
         named = get_peft_model_state_dict(learner.model)
-    return {name: t.detach().to("cpu", torch.bfloat16, copy=True).contiguous() for name, t in sorted(named.items())}
+    tensors = {}
+    for name, tensor in sorted(named.items()):
+        complete = whole(own_part(tensor), tensor)
+        if processes.is_first or not processes.splits_base:
+            tensors[name] = complete.to("cpu", torch.bfloat16, copy=True).contiguous()
+    return tensors

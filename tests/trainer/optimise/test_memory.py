@@ -1,5 +1,6 @@
 """Memory: the estimate is near what is really kept, and running out says or does what helps."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,20 @@ def test_a_run_that_does_not_fit_is_refused_with_the_setting_to_lower(
     if method == "lora":
         assert fitting_tokens(base, wanted, 90, free) == 100
     refuse_what_does_not_fit(base, wanted, 90, 1 << 40)
+
+
+def test_of_a_split_base_each_process_holds_a_part_and_two_layers_that_are_computed(base_model: Path) -> None:
+    base, layers = BaseModel.read(base_model), json.loads((base_model / "config.json").read_bytes())
+    whole, split = (estimate(base, recipe(), 64, parts) for parts in (1, 4))
+    inside = 2 * sum(out * size for name, (out, size) in base.modules.items() if ".layers." in name)
+    expected = inside / 4 + 2 * inside / layers["num_hidden_layers"] + whole.weights - inside
+    assert split.weights == pytest.approx(expected, abs=1)
+    assert (split.learnt, split.activations) == (whole.learnt, whole.activations)
+    full, full_split = (estimate(base, recipe("full"), 64, parts).learnt for parts in (1, 4))
+    assert full - full_split == pytest.approx(11 * inside * 3 / 4, abs=22)
+    small = recipe(max_tokens_per_batch=64, gradient_checkpointing=True)
+    with pytest.raises(OutOfMemoryError, match="launch more processes, each with a GPU of its own"):
+        refuse_what_does_not_fit(base, small, 64, split.weights, 4)
 
 
 class Crowded(Supervised):
