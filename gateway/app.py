@@ -27,6 +27,7 @@ from gateway.engine.client import EngineClient
 from gateway.engine.engine import Engine
 from gateway.engine.leases import Leases
 from gateway.engine.loader import AdapterLoader
+from gateway.engine.names import engine_names
 from gateway.engine.pool import EnginePool
 from gateway.engine.process import EngineSpec
 from gateway.engine.reconciler import Reconciler
@@ -247,9 +248,10 @@ def build_pool(
 ) -> EnginePool:
     """One engine per URL, each with its client, loader and supervisor."""
     leases = Leases(store.root)
+    names = engine_names(setup.settings, setup.engine_urls, is_managed=setup.spec is not None)
     engines = [
-        _build_engine(f"engine-{number}", url, setup, registry, store, leases, metrics, suspects, loads)
-        for number, url in enumerate(setup.engine_urls)
+        _build_engine(name, url, setup, registry, store, leases, metrics, suspects, loads)
+        for name, url in zip(names, setup.engine_urls, strict=True)
     ]
     return EnginePool(engines, leases, base=setup.settings.served_model_name)
 
@@ -279,11 +281,8 @@ def _build_engine(
         capacity=plan.max_cpu_loras,
         loaded=loads.recorder(name),
     )
-    prefix = f"{name} " if len(setup.engine_urls) > 1 else ""
-
-    def announce(line: str) -> None:
-        setup.announce(prefix + line)
-
+    several = len(setup.engine_urls) > 1
+    announce = (lambda line: setup.announce(f"{name} {line}")) if several else setup.announce
     reconciler = Reconciler(loader, registry, settings.data_dir / "engines" / f"{name}.json", announce)
     supervisor = Supervisor(
         name,
