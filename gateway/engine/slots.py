@@ -99,6 +99,8 @@ def device_bytes() -> int | None:
 def _why(slots: int, wanted: int, working_set: int) -> str:
     if slots < wanted:
         return f"{wanted} would be better, memory allows no more"
+    if working_set == 1:
+        return "1 adapter gets traffic"
     return f"{working_set} adapters get traffic" if working_set else "no adapter yet, room to grow"
 
 
