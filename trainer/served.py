@@ -34,8 +34,9 @@ def on_served_base(
 def _on_bf16(material: Material, recipe: Recipe, trained: "Trained", learner: Learner) -> Learner:
     from peft import set_peft_model_state_dict
 
-    base = load_base(material.base.directory, learner.device)
-    served = add_adapter(base, recipe.lora, learner.device, seed=recipe.seed)
+    parts = trained.base_parts
+    base = load_base(material.base.directory, learner.device, parts=parts)
+    served = add_adapter(base, recipe.lora, learner.device, seed=recipe.seed, parts=parts)
     set_peft_model_state_dict(served.model, trained.tensors)
     return served
 

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from tests.conftest import ROOT
 from tests.trainer.conftest import chat
 from trainer.errors import RunError
-from trainer.optimise.models import load_base
 from trainer.recipe import read_recipe
 from trainer.recorder import read_metrics
 from trainer.run_directory import staging_folder
@@ -28,7 +26,7 @@ RECIPE = (
     "per_device_train_batch_size = 4\ngradient_accumulation_steps = {accumulate}\n"
 )
 ADAPTER = "[lora]\nr = 8\nlora_dropout = 0.0\n"
-METHODS = {"lora": ("1e-3", ADAPTER), "full": ("1e-4", ""), "dpo": ("1e-3", ADAPTER)}
+METHODS = {"lora": ("1e-3", ADAPTER), "qlora": ("1e-3", ADAPTER), "full": ("1e-4", ""), "dpo": ("1e-3", ADAPTER)}
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
 FSDP = ("accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", "-m")
 
@@ -93,7 +91,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(folder:
     assert assert_same_steps_as_alone(folder, "lora")["base_parts"] == 1
 
 
-@pytest.mark.parametrize("method", ["lora", "dpo"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "dpo"])
 def test_a_base_that_is_split_over_two_processes_learns_the_same(folder: Path, method: str) -> None:
     said_by(launched(folder, FSDP, method))
     assert assert_same_steps_as_alone(folder, method)["base_parts"] == 2
@@ -110,11 +108,6 @@ def test_a_split_full_fine_tuning_that_was_stopped_goes_on_to_the_same_model(fol
     assert list(staging.glob("checkpoint-*"))
     assert "continuing after step" in said_by(launched(folder, FSDP, "full", "--resume"))
     assert assert_same_steps_as_alone(folder, "full")["base_parts"] == 2
-
-
-def test_a_base_in_nf4_is_not_split(base_model: Path) -> None:
-    with pytest.raises(RunError, match="launch without --use_fsdp"):
-        load_base(base_model, torch.device("cpu"), nf4=True, parts=2)
 
 
 @pytest.mark.parametrize(

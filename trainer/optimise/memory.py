@@ -6,8 +6,8 @@
     loss          the logits of one chunk, three times in fp32
 
 Where the layers of the base are split into `parts`, each process holds that fraction of them and of what is learnt in
-them, beside two layers that are whole while they are computed. docs/training.md shows the formula with an example. The
-libraries themselves are not in it.
+them, beside the scales of NF4 and two layers that are whole while they are computed. docs/training.md shows the formula
+with an example. The libraries themselves are not in it.
 """
 
 import json
@@ -21,7 +21,7 @@ from trainer.errors import OutOfMemoryError
 from trainer.optimise.loss import CHUNK_TOKENS
 from trainer.recipe import ATTENTION_MODULES, Recipe
 
-_BF16, _NF4 = 2.0, 0.516
+_BF16, _NF4, _NF4_SCALES = 2.0, 0.5, 0.016
 _LEARNT = 22.0
 _UNQUANTISED = ("embed_tokens", "lm_head")
 _GIB = 2**30
@@ -53,14 +53,14 @@ def estimate(base: BaseModel, recipe: Recipe, tokens: int, parts: int = 1) -> Me
     linear = {name: shape for name, shape in base.modules.items() if not name.endswith(_UNQUANTISED)}
     outside = sum(out * size for name, (out, size) in base.modules.items() if name not in linear)
     inside = sum(out * size for out, size in linear.values())
-    per_number = _NF4 if recipe.method == "qlora" else _BF16
+    per_number, scales = (_NF4, _NF4_SCALES) if recipe.method == "qlora" else (_BF16, 0.0)
     adapted = _adapted(linear, recipe)
     learnt = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
     if recipe.method == "full":
         learnt = inside // parts + outside
     held = inside if parts == 1 else inside / parts + 2 * inside / int(config["num_hidden_layers"])
     return Memory(
-        weights=int(held * per_number + outside * _BF16),
+        weights=int(held * per_number + inside * scales + outside * _BF16),
         learnt=int(learnt * _LEARNT),
         activations=tokens * _activation_bytes(config, adapted, recipe),
         loss=3 * 4 * CHUNK_TOKENS * int(config["vocab_size"]),
@@ -118,11 +118,11 @@ def _fix(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int) -
         return "set training.gradient_checkpointing = true"
     if recipe.method == "full":
         return 'set method = "lora"'
-    if parts > 1:
-        return "launch more processes, each with a GPU of its own"
     if recipe.method == "lora":
         return 'set method = "qlora"'
-    return "use a smaller base model or a larger machine"
+    if parts > 1:
+        return "launch more processes, each with a GPU of its own"
+    return "split the base over several GPUs with `accelerate launch --use_fsdp`, or use a smaller one"
 
 
 def _adapted(linear: Mapping[str, tuple[int, int]], recipe: Recipe) -> dict[str, tuple[int, int]]:

@@ -76,10 +76,9 @@ def device_of_this_process(local_rank: int) -> torch.device:
 def load_base(directory: Path, device: torch.device, *, nf4: bool = False, parts: int = 1) -> "PreTrainedModel":
     """The base model in bf16, or in NF4 with bf16 arithmetic; raises `RunError` when it cannot be trained on here.
 
-    With more than one part, each of so many processes keeps its own of every layer.
+    One that is to be split into parts stays on the CPU until it is.
     """
-    if nf4 and parts > 1:
-        raise RunError("the launcher asks for FSDP, and a base in NF4 is not split; launch without --use_fsdp.")
+    device = device if parts == 1 else torch.device("cpu")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it does without
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -92,16 +91,18 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, parts
     )
     _refuse_special_heads(directory, model)
     model.requires_grad_(False)
-    if parts > 1:
-        return split_layers(model, device, parts)
     return model if nf4 else model.to(device)
 
 
-def add_adapter(base: "PreTrainedModel", lora: Lora, device: torch.device, *, seed: int) -> Learner:
-    """A fresh adapter on the frozen base, in bf16; the same seed gives the same first weights."""
+def add_adapter(base: "PreTrainedModel", lora: Lora, device: torch.device, *, seed: int, parts: int = 1) -> Learner:
+    """A fresh adapter on the frozen base, in bf16; the same seed gives the same first weights.
+
+    With more than one part, each of so many processes keeps its own of every layer, and the whole adapter.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
+    frozen = set(base.parameters())
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -115,7 +116,7 @@ def add_adapter(base: "PreTrainedModel", lora: Lora, device: torch.device, *, se
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
-    return Learner(model, base, device)
+    return _split(Learner(model, base, device), parts, whole=set(model.parameters()) - frozen)
 
 
 def remove_adapter(learner: Learner) -> "PreTrainedModel":
@@ -125,19 +126,25 @@ def remove_adapter(learner: Learner) -> "PreTrainedModel":
     return base
 
 
-def unfreeze(base: "PreTrainedModel", device: torch.device) -> Learner:
+def unfreeze(base: "PreTrainedModel", device: torch.device, *, parts: int = 1) -> Learner:
     """The base itself as what is learnt."""
     base.requires_grad_(True)
-    return Learner(base, base, device)
+    return _split(Learner(base, base, device), parts, whole=set())
 
 
-def set_up(base: "PreTrainedModel", recipe: Recipe, device: torch.device) -> Learner:
+def set_up(base: "PreTrainedModel", recipe: Recipe, device: torch.device, *, parts: int = 1) -> Learner:
     """The base with what the recipe's method learns on it, in training mode."""
     if recipe.training.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     if recipe.method == "full":
-        return unfreeze(base, device)
-    return add_adapter(base, recipe.lora, device, seed=recipe.seed)
+        return unfreeze(base, device, parts=parts)
+    return add_adapter(base, recipe.lora, device, seed=recipe.seed, parts=parts)
+
+
+def _split(learner: Learner, parts: int, *, whole: set[torch.nn.Parameter]) -> Learner:
+    if parts > 1:
+        split_layers(learner.base, learner.device, parts, whole)
+    return learner
 
 
 def _targets(base: "PreTrainedModel", lora: Lora) -> str | list[str]:

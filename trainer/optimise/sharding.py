@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def split_layers(base: "PreTrainedModel", device: torch.device, processes: int) -> "PreTrainedModel":
+def split_layers(
+    base: "PreTrainedModel", device: torch.device, processes: int, kept_whole: set[torch.nn.Parameter]
+) -> None:
     """Move the base to the device layer by layer, keeping this process's part of each; all processes call it."""
     mesh = init_device_mesh(device.type, (processes,))
     options: dict[str, Any] = {
@@ -28,14 +30,15 @@ def split_layers(base: "PreTrainedModel", device: torch.device, processes: int) 
     decoder = base.get_decoder()
     layers = next(part for part in decoder.children() if isinstance(part, torch.nn.ModuleList))
     for layer in layers:
-        # Gradients are sums over rows wherever the rows are; the step divides by what was learnt.
-        part = fully_shard(layer, **options)
+        layer.to(device)  # by itself, so that the scales of NF4 weights go along
+        part = fully_shard(layer, ignored_params=kept_whole, **options)
+        # Gradients are sums over rows, whichever process has them; the step divides by what was learnt.
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
     inside = set(layers.parameters())
     around = {parameter for parameter in decoder.parameters() if parameter not in inside}
-    fully_shard(decoder, ignored_params=around, **options)
-    return base.to(device)
+    fully_shard(decoder, ignored_params=around | kept_whole, **options)
+    base.to(device)
 
 
 def own_part(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,10 @@ import torch
 from trainer.material import Material
 from trainer.optimise.checkpoint import Checkpoints
 from trainer.optimise.loop import Loop, Watcher
-from trainer.optimise.models import Learner, set_up
+from trainer.optimise.models import Learner, device_of_this_process, set_up
 from trainer.optimise.objectives import Objective, Preference, Supervised
 from trainer.optimise.processes import Processes
-from trainer.optimise.sharding import own_part, whole
+from trainer.optimise.sharding import is_split, own_part, whole
 from trainer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def optimise(
     material: Material, recipe: Recipe, base: "PreTrainedModel", watcher: Watcher, conditions: Conditions
 ) -> tuple[Learner, Trained]:
     """Train what the recipe says on the loaded base; raises `Interrupted`, `RunError`."""
-    device = next(base.parameters()).device
-    learner = set_up(base, recipe, device)
+    processes = conditions.processes
+    learner = set_up(base, recipe, device_of_this_process(processes.local_rank), parts=processes.parts)
     loop = Loop(
         recipe,
         learner,
@@ -69,7 +69,7 @@ def optimise(
         valid=_objective(learner, recipe, material.valid.rows) if material.valid.rows else None,
         watcher=watcher,
         checkpoints=conditions.checkpoints,
-        processes=conditions.processes,
+        processes=processes,
         stop_requested=conditions.stop_requested,
         auto_batch=conditions.auto_batch,
     )
@@ -107,7 +107,7 @@ def _outcome(loop: Loop, recipe: Recipe) -> Trained:
 
 
 def _tensors(learner: Learner, recipe: Recipe, processes: Processes) -> dict[str, torch.Tensor]:
-    """The weights, in the first process only where the base is split; all call it."""
+    """The weights; those of split layers in the first process only. All call it."""
     if recipe.method == "full":
         named = dict(learner.base.named_parameters())
     else:
@@ -117,6 +117,6 @@ def _tensors(learner: Learner, recipe: Recipe, processes: Processes) -> dict[str
     tensors = {}
     for name, tensor in sorted(named.items()):
         complete = whole(own_part(tensor), tensor)
-        if processes.is_first or not processes.splits_base:
+        if processes.is_first or not is_split(tensor):
             tensors[name] = complete.to("cpu", torch.bfloat16, copy=True).contiguous()
     return tensors

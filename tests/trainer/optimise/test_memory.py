@@ -78,7 +78,7 @@ def test_of_a_split_base_each_process_holds_a_part_and_two_layers_that_are_compu
     assert (split.learnt, split.activations) == (whole.learnt, whole.activations)
     full, full_split = (estimate(base, recipe("full"), 64, parts).learnt for parts in (1, 4))
     assert full - full_split == pytest.approx(11 * inside * 3 / 4, abs=22)
-    small = recipe(max_tokens_per_batch=64, gradient_checkpointing=True)
+    small = recipe("qlora", max_tokens_per_batch=64, gradient_checkpointing=True)
     with pytest.raises(OutOfMemoryError, match="launch more processes, each with a GPU of its own"):
         refuse_what_does_not_fit(base, small, 64, split.weights, 4)
 
