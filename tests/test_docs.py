@@ -1,6 +1,7 @@
 """What the documents say about the code is generated from it, and what they point to exists."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -95,3 +96,17 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link) and not link.startswith("#")]
     broken = [link for link in local if not (page.parent / link).exists()]
     assert not broken, f"{page.relative_to(ROOT)} links to {', '.join(broken)}, which do not exist"
+    named = [link.partition("#") for link in links if "#" in link and not re.match(r"[a-z]+:", link)]
+    lost = [f"{file}#{name}" for file, _, name in named if name not in anchors(page.parent / file if file else page)]
+    assert not lost, f"{page.relative_to(ROOT)} links to {', '.join(lost)}, headings that do not exist"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which GitHub links to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_generated_block_has_its_place_in_a_page() -> None:
+    placed = {name for page in PAGES for name in re.findall(r"<!-- generated:(\w+) -->", page.read_text())}
+    assert set(runpy.run_path(str(ROOT / "docs" / "build_reference.py"))["BUILDERS"]) == placed
