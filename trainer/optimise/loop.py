@@ -139,13 +139,12 @@ class Loop:
         if self.processes.splits_base:  # each needs the others' parts of the layers, as often as any of them computes
             passes = int(self.processes.most(passes))
         for piece in batches:
-            total += self._pass(piece)
+            total += self._pass(self.train.summed(piece))
         for _ in range(passes - len(batches)):
-            self._pass([self._shortest], weight=0.0)
+            self._pass(self.train.summed([self._shortest]) * 0.0)
         return float(total)
 
-    def _pass(self, rows: Sequence[int], weight: float = 1.0) -> torch.Tensor:
-        loss = self.train.summed(rows) * weight
+    def _pass(self, loss: torch.Tensor) -> torch.Tensor:
         loss.backward()  # type: ignore[no-untyped-call]
         self.masters.collect()
         return loss.detach()

@@ -3,7 +3,7 @@
 A layer is whole only while it is computed.
 
 What surrounds the layers (embedding, last norm, output layer) is whole in every process, as are adapters, which are put
-on later. The result is that of processes that each hold everything.
+on before. The result is that of processes that each hold everything.
 """
 
 from typing import TYPE_CHECKING, Any
