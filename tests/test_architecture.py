@@ -28,7 +28,7 @@ FORBIDDEN_IMPORTS = {
 ENGINE_PLUGIN = "gateway/engine_plugin/"
 FASTAPI_HOMES = ("gateway/routes/", "gateway/app.py", "gateway/admin")
 DRAWERS = ("utils.py", "common.py", "helpers.py", "misc.py")
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 50
 # Modules that hold text or tables and no logic may be longer; each is named here with the reason.
 DATA_ONLY: dict[str, str] = {}
@@ -257,7 +257,7 @@ def test_exempted_files_exist_and_need_the_exemption() -> None:
         (no_drawers, "trainer/utils.py", ""),
         (no_global_statements, "gateway/x.py", "def f():\n    global state"),
         (no_bare_except, "gateway/x.py", "try:\n    pass\nexcept:\n    pass"),
-        (files_fit_a_short_read, "gateway/x.py", "x = 1\n" * 301),
+        (files_fit_a_short_read, "gateway/x.py", "x = 1\n" * 501),
         (functions_fit_a_screen, "gateway/x.py", "async def f():\n" + "    x = 1\n" * 50),
         (modules_say_what_they_are, "gateway/x.py", "x = 1"),
     ],
