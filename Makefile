@@ -8,7 +8,7 @@ BIN := .venv/bin
 NODE := tests/clients/node
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup clients demo serve test fuzz lint audit format loadtest soak bench bench-adapters bench-costs bench-soak bench-trainer clean
+.PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak bench bench-adapters bench-costs bench-soak bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -45,6 +45,11 @@ serve: setup ## the gateway on port 8080 with the embedded base and all publishe
 test: setup clients lint ## everything, the real CPU engine included, in two processes
 	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
 	@$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	@$(MAKE) --no-print-directory test-isa
+
+test-isa: setup ## the numeric tests as processors with fewer instructions compute
+	@for isa in AVX2 AVX512_CORE; do \
+		echo "numeric tests with ONEDNN_MAX_CPU_ISA=$$isa" && ONEDNN_MAX_CPU_ISA=$$isa $(BIN)/pytest -m numeric tests/trainer || exit; done
 
 fuzz: setup ## the property tests on examples that nobody has seen
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile fuzz

@@ -72,6 +72,7 @@ def facts_of(
         "max_tokens_per_batch": trained.max_tokens_per_batch,
         "device": trained.device,
         "processor": platform.machine(),
+        "arithmetic": trained.arithmetic,
         "threads": trained.threads,
         "processes": trained.processes,
         "base_parts": trained.base_parts,

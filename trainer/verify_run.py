@@ -1,8 +1,11 @@
 """Training a finished run again and comparing: the same recipe, data, base and seed give the same bytes on a CPU."""
 
 import json
+import math
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,12 +13,15 @@ from typing import Any
 
 from rich.console import Console
 
-from adapters.manifest import TRAINING_FILE
+from adapters.manifest import PARITY_FILE, TRAINING_FILE
 from trainer.artifact import RUN_FILE
 from trainer.base import prepare_libraries
 from trainer.errors import RunError
 from trainer.recipe import EMBEDDED, Recipe
-from trainer.train import train
+from trainer.train import Run, train
+
+# Two independent deviations of one size: over tens of tokens their root mean squares stay within this factor.
+_AS_NEAR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +33,54 @@ class Verdict:
 
 
 def verify(directory: Path, data_dir: Path, console: Console) -> Verdict:
-    """Train the run in `directory` again; raises `RunError` when that cannot be done faithfully."""
+    """Train the run in `directory` again; raises `RunError` when that cannot be done faithfully.
+
+    On the kind of processor that trained it the bytes must be the same. Another kind rounds otherwise: there the run is
+    trained twice more, with two sets of kernels, and the record has to be as near to the first as the two are apart.
+    """
     facts, places = _read(directory / TRAINING_FILE), _read(directory / RUN_FILE)
     recipe = _recipe(facts, places)
     _refuse_other_conditions(facts)
     prepare_libraries()
     import torch
 
+    from trainer.optimise.trained import arithmetic
+
     threads = torch.get_num_threads()
     torch.set_num_threads(facts["threads"])
     try:
         with tempfile.TemporaryDirectory(prefix="turntable-verify-") as scratch:
-            run = train(recipe, data_dir, console, out=Path(scratch) / "again")
+            again = _train(recipe, data_dir, console, Path(scratch) / "again", facts)
+            if facts.get("arithmetic") in (None, arithmetic()):
+                return _same_bytes(directory, facts, again.facts)
+            with _other_kernels():
+                otherwise = _train(recipe, data_dir, console, Path(scratch) / "otherwise", facts)
+            return _same_but_for_rounding(directory, again.directory, otherwise.directory)
     finally:
         torch.set_num_threads(threads)
+
+
+def _train(recipe: Recipe, data_dir: Path, console: Console, out: Path, facts: Mapping[str, Any]) -> Run:
+    run = train(recipe, data_dir, console, out=out)
     assert run is not None, "one process has a run"
     if changed := [name for name in ("base_weights_sha256", "chat_template_sha256") if run.facts[name] != facts[name]]:
-        raise RunError(f"{directory} was trained on another base: {changed[0]} differs; restore that base.")
-    return _compare(directory, facts, run.facts)
+        raise RunError(f"the run was trained on another base: {changed[0]} differs; restore that base.")
+    return run
 
 
-def _compare(directory: Path, before: Mapping[str, Any], again: Mapping[str, Any]) -> Verdict:
+@contextmanager
+def _other_kernels() -> Iterator[None]:
+    """Within the block torch computes the same with kernels that sum in another order."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")  # it names Intel GPUs on every processor
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def _same_bytes(directory: Path, before: Mapping[str, Any], again: Mapping[str, Any]) -> Verdict:
     if before["digest"] == again["digest"]:
         return Verdict(True, f"{directory} is reproduced: digest {before['digest'][:12]}")
     newer = {library: version(library) for library in before["versions"] if library != "python"}
@@ -59,6 +92,28 @@ def _compare(directory: Path, before: Mapping[str, Any], again: Mapping[str, Any
         f"{directory} is not reproduced: digest {again['digest'][:12]} now, {before['digest'][:12]} then, "
         f"{losses}{why}",
     )
+
+
+def _same_but_for_rounding(directory: Path, again: Path, otherwise: Path) -> Verdict:
+    """Compare the log-probabilities of held-out tokens, recorded beside each run, by their root mean squares."""
+    recorded, first, second = (_logprobs(folder) for folder in (directory, again, otherwise))
+    if not recorded or len(recorded) != len(first):
+        raise RunError(
+            f"{directory} holds no log-probabilities of these rows; verify it on the machine that trained it."
+        )
+    difference, rounding = math.dist(recorded, first), math.dist(first, second)
+    each = math.sqrt(len(recorded))
+    told = (
+        f"it was trained on a processor that rounds otherwise, so bytes differ; log-probabilities of {len(recorded)} "
+        f"held-out tokens differ by {difference / each:.4f}, those of two sets of kernels here by {rounding / each:.4f}"
+    )
+    same = difference <= _AS_NEAR * rounding
+    return Verdict(same, f"{directory} is {'' if same else 'not '}reproduced: {told}")
+
+
+def _logprobs(directory: Path) -> list[float]:
+    rows = _read(directory / PARITY_FILE)["rows"]
+    return [value for row in rows for value in row.get("adapter", row["base"])]
 
 
 def _recipe(facts: Mapping[str, Any], places: Mapping[str, Any]) -> Recipe:

@@ -75,6 +75,7 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
         threads=1,
         processes=1,
         base_parts=1,
+        arithmetic="0" * 12,
     )
 
 

@@ -1,6 +1,7 @@
 """Every method trains on the embedded base: real data, real quantisation, files that load elsewhere."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from adapters import BaseModel, preflight
 from tests.trainer.conftest import chat
+from tests.trainer.precision import assert_as_exact, learnt_logprobs
 from trainer.errors import DataError, RecipeError, RunError
 from trainer.lineage import resolve_row, sightings
 from trainer.merge import merge
@@ -52,6 +54,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Run:
     return run(tmp_path_factory.mktemp("lora"), base_model, "lora")
 
 
+@pytest.mark.numeric
 def test_qlora_learns_over_nf4_and_is_measured_on_the_served_base(tmp_path: Path, base_model: Path) -> None:
     facts = run(tmp_path, base_model, "qlora").facts
     served = facts["on_served_base"]
@@ -61,6 +64,7 @@ def test_qlora_learns_over_nf4_and_is_measured_on_the_served_base(tmp_path: Path
     assert served["nf4_drift"] > 0.001
 
 
+@pytest.mark.numeric
 def test_full_fine_tuning_leaves_a_model_that_loads_as_a_base(tmp_path: Path, base_model: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -69,18 +73,19 @@ def test_full_fine_tuning_leaves_a_model_that_loads_as_a_base(tmp_path: Path, ba
     assert BaseModel.read(made.directory).modules == BaseModel.read(base_model).modules
     model = AutoModelForCausalLM.from_pretrained(made.directory, dtype=torch.bfloat16).eval()
     assert AutoTokenizer.from_pretrained(made.directory).chat_template
-    row = json.loads((made.directory / "parity.json").read_bytes())["rows"][0]
-    with torch.no_grad():
-        logprobs = model(torch.tensor([row["input_ids"]])).logits[0].float().log_softmax(-1)
-    said = [logprobs[at - 1, row["input_ids"][at]].item() for at in row["positions"]]
-    assert said == pytest.approx(row["base"], abs=0.05)
+    rows = json.loads((made.directory / "parity.json").read_bytes())["rows"]
+    in_bf16, exact = learnt_logprobs(model, rows), learnt_logprobs(model.float(), rows)
+    assert_as_exact([value for row in rows for value in row["base"]], in_bf16, exact)
     changed = load_file(made.directory / "model.safetensors")
     before = load_file(base_model / "model.safetensors")
     assert any(not torch.equal(changed[name], before[name]) for name in changed)
 
 
+@pytest.mark.numeric
 def test_dpo_prefers_the_better_answer_and_keeps_to_the_base_at_first(tmp_path: Path, base_model: Path) -> None:
-    made = run(tmp_path, base_model, "dpo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.optimise.models.PRECISION", torch.float32)
+        made = run(tmp_path, base_model, "dpo")
     assert made.facts["valid_loss_before"] == pytest.approx(0.6931, abs=1e-3), "untrained, both are equally likely"
     assert made.facts["valid_loss"] < 0.69
     assert preflight(made.directory, BaseModel.read(base_model), max_rank=8).r == 8
@@ -94,29 +99,53 @@ def test_dpo_wants_pairs_and_lora_wants_conversations(tmp_path: Path, base_model
         train(wanted, tmp_path / "var", QUIET)
 
 
+@pytest.mark.numeric
 def test_the_parity_vectors_are_what_the_library_computes_on_the_served_base(lora: Run, base_model: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16)
-    tuned = PeftModel.from_pretrained(base, lora.directory).eval()
+    tuned = PeftModel.from_pretrained(base, lora.directory, autocast_adapter_dtype=False).eval()
     rows = json.loads((lora.directory / "parity.json").read_bytes())["rows"]
     assert len(rows) == lora.facts["data"]["valid"]["rows"]
-    for row in rows:
-        with torch.no_grad():
-            logprobs = tuned(torch.tensor([row["input_ids"]])).logits[0].float().log_softmax(-1)
-        said = [logprobs[at - 1, row["input_ids"][at]].item() for at in row["positions"]]
-        assert said == pytest.approx(row["adapter"], abs=0.05)
+    in_bf16, exact = learnt_logprobs(tuned, rows), learnt_logprobs(tuned.float(), rows)
+    assert_as_exact([value for row in rows for value in row["adapter"]], in_bf16, exact)
     assert lora.facts["on_served_base"]["effect"] > 0.05
     assert [row["base"] for row in rows] != [row["adapter"] for row in rows]
 
 
+@pytest.mark.numeric
 def test_a_merged_model_answers_as_base_and_adapter_do(lora: Run, base_model: Path, tmp_path: Path) -> None:
-    merged = merge(lora.directory, str(base_model), tmp_path / "merged", tmp_path, QUIET)
-    assert merged.mean_difference < 0.02
+    merged = merge(lora.directory, None, tmp_path / "merged", tmp_path, QUIET)
+    assert merged.differences.mean < 1.5 * merged.differences.of_bf16
+    assert not (tmp_path / "base-model").exists(), "the run's own base is found, not another one built"
     assert (tmp_path / "merged" / "chat_template.jinja").is_file()
     record = json.loads((tmp_path / "merged" / "merge.json").read_bytes())
     assert record["adapter_training"]["digest"] == lora.facts["digest"]
+
+
+@pytest.mark.numeric
+def test_a_merge_that_answers_otherwise_is_not_written(
+    lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.merge._scaling", lambda config, rank: 0.5 * config["lora_alpha"] / rank)
+    with pytest.raises(RunError, match="answers otherwise"):
+        merge(lora.directory, None, tmp_path / "merged", tmp_path, QUIET)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_from_elsewhere_is_merged_into_the_base_that_it_names_or_asks_for_it(
+    lora: Run, base_model: Path, tmp_path: Path
+) -> None:
+    elsewhere = shutil.copytree(lora.directory, tmp_path / "elsewhere")
+    (elsewhere / "run.json").unlink()
+    config = json.loads((elsewhere / "adapter_config.json").read_bytes())
+    for named, said in (("who/knows", "was trained on who/knows, which is not on this machine"), ("", "does not say")):
+        (elsewhere / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
+        with pytest.raises(RunError, match=said):
+            merge(elsewhere, None, tmp_path / "merged", tmp_path, QUIET)
+    (elsewhere / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base_model)}))
+    assert merge(elsewhere, None, tmp_path / "merged", tmp_path, QUIET).differences.mean > 0
 
 
 def test_an_adapter_of_another_base_is_not_merged(lora: Run, base_model: Path, tmp_path: Path) -> None:

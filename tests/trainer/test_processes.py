@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from tests.conftest import ROOT
 from tests.trainer.conftest import chat
 from trainer.errors import RunError
+from trainer.optimise import models
 from trainer.recipe import read_recipe
 from trainer.recorder import read_metrics
 from trainer.run_directory import staging_folder
@@ -25,6 +27,8 @@ RECIPE = (
     "{more}[training]\nlearning_rate = {rate}\nnum_train_epochs = 2\nmax_tokens_per_batch = 128\n"
     "per_device_train_batch_size = 4\ngradient_accumulation_steps = {accumulate}\n"
 )
+# fp32 rounds to 6e-8; over some 30,000 sums and 26 steps that stays below a thousandth, and any fault is far above it.
+REORDERED = 1e-3
 ADAPTER = "[lora]\nr = 8\nlora_dropout = 0.0\n"
 METHODS = {"lora": ("1e-3", ADAPTER), "qlora": ("1e-3", ADAPTER), "full": ("1e-4", ""), "dpo": ("1e-3", ADAPTER)}
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
@@ -54,7 +58,7 @@ def folder(tmp_path: Path, base_model: Path) -> Path:
 
 
 def launched(folder: Path, launcher: tuple[str, ...], method: str, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", *launcher, "turntable", "train", str(folder / f"{method}-two.toml")]
+    command = [sys.executable, "-m", *launcher, "tests.trainer.in_fp32", "train", str(folder / f"{method}-two.toml")]
     command += ["--out", str(folder / "two"), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TURNTABLE_DATA_DIR": str(folder / "var")}
     return subprocess.Popen(
@@ -70,20 +74,25 @@ def said_by(process: "subprocess.Popen[str]") -> str:
 
 def assert_same_steps_as_alone(folder: Path, method: str) -> dict[str, Any]:
     """The facts of the run in two processes, once its losses are those of one process."""
-    alone = train(read_recipe(folder / f"{method}-one.toml"), folder / "var", Console(quiet=True), out=folder / "one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "PRECISION", torch.float32)
+        alone = train(
+            read_recipe(folder / f"{method}-one.toml"), folder / "var", Console(quiet=True), out=folder / "one"
+        )
     assert alone is not None
     together: dict[str, Any] = json.loads((folder / "two" / "training.json").read_bytes())
     assert (together["processes"], together["steps"]) == (2, alone.facts["steps"])
     curves = [read_metrics(folder / name / "metrics.jsonl") for name in ("one", "two")]
     one, two = ([step.loss or step.eval_loss for step in curve] for curve in curves)
-    assert two == pytest.approx(one, rel=5e-3, abs=2e-3)
+    assert two == pytest.approx(one, rel=REORDERED, abs=REORDERED)
     assert together["valid_loss"] < 0.95 * together["valid_loss_before"]
     served = [facts["on_served_base"] for facts in (alone.facts, together)]
-    assert served[1]["valid_loss"] == pytest.approx(served[0]["valid_loss"], rel=5e-3)
-    assert served[1]["effect"] == (served[0]["effect"] and pytest.approx(served[0]["effect"], rel=0.1))
+    assert served[1]["valid_loss"] == pytest.approx(served[0]["valid_loss"], rel=REORDERED)
+    assert served[1]["effect"] == (served[0]["effect"] and pytest.approx(served[0]["effect"], rel=REORDERED))
     return together
 
 
+@pytest.mark.numeric
 def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(folder: Path) -> None:
     said = said_by(launched(folder, TORCHRUN, "lora", "--report-to", "tensorboard"))
     assert said.count("rows to train on") == 1

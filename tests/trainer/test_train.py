@@ -1,7 +1,10 @@
 """Real runs on the embedded base model: small data, real files."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from safetensors import safe_open
 
 from adapters import BaseModel, preflight
 from adapters.answer_profile import Answer, Baseline
+from tests.conftest import ROOT
 from tests.trainer.conftest import WriteJsonl, chat
+from tests.trainer.precision import learnt_logprobs
 from trainer.data.splits import read_split
 from trainer.errors import DataError, RunError
 from trainer.recipe import Recipe
@@ -124,21 +129,21 @@ def test_nothing_is_cut_and_every_row_is_seen_once_per_epoch(finished: tuple[Rec
     assert run.facts["trained_tokens"] == 2 * sum(row.trained_tokens for row in rows)
 
 
+@pytest.mark.numeric
 def test_the_loss_is_over_learnt_tokens_only(finished: tuple[Recipe, Run], base_model: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     recipe, run = finished
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16).eval()
-    rows = rendered_valid(recipe, base_model)
-    total = 0.0
-    for row in rows:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float()
-        labels = torch.tensor(row.labels[1:])
-        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum").item()
-    expected = total / sum(row.trained_tokens for row in rows)
-    assert run.facts["valid_loss_before"] == pytest.approx(expected, rel=0.01)
+    rows = [
+        {"input_ids": row.input_ids, "positions": [at for at, label in enumerate(row.labels) if label != IGNORED]}
+        for row in rendered_valid(recipe, base_model)
+    ]
+    in_bf16, exact = learnt_logprobs(model, rows), learnt_logprobs(model.float(), rows)
+    of_bf16 = float((in_bf16 - exact).abs().mean())
+    assert run.facts["valid_loss_before"] == pytest.approx(-float(exact.mean()), abs=2 * of_bf16)
+    assert of_bf16 < 0.01 * run.facts["valid_loss_before"], "a bound that finds a token too many or too few"
 
 
 def test_metrics_are_one_line_per_logged_step(finished: tuple[Recipe, Run]) -> None:
@@ -200,6 +205,7 @@ def test_a_base_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         train(recipe, tmp_path / "var", QUIET)
 
 
+@pytest.mark.numeric
 def test_a_finished_run_is_reproduced_and_a_tampered_one_is_told_apart(
     finished: tuple[Recipe, Run], tmp_path: Path
 ) -> None:
@@ -216,3 +222,27 @@ def test_a_finished_run_is_reproduced_and_a_tampered_one_is_told_apart(
     (copy / "training.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(RunError, match="is not the file that was trained on"):
         verify(copy, tmp_path, QUIET)
+
+
+def test_a_run_of_another_processor_is_reproduced_but_for_rounding(
+    finished: tuple[Recipe, Run], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished[1].directory, tmp_path / "copy")
+    facts = json.loads((copy / "training.json").read_text(encoding="utf-8"))
+    (copy / "training.json").write_text(json.dumps(facts | {"arithmetic": "another", "digest": "0" * 64}))
+    alike = verify(copy, tmp_path, QUIET)
+    assert alike.same
+    assert "a processor that rounds otherwise" in alike.sentence
+    document = json.loads((copy / "parity.json").read_bytes())
+    for row in document["rows"]:
+        row["adapter"] = [(value + base) / 2 for value, base in zip(row["adapter"], row["base"], strict=True)]
+    (copy / "parity.json").write_text(json.dumps(document))
+    assert not verify(copy, tmp_path, QUIET).same, "half of what was learnt is more than rounding"
+
+
+def test_a_run_is_reproduced_on_another_instruction_set(finished: tuple[Recipe, Run], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "turntable", "train", "--verify-run", str(finished[1].directory)]
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "TURNTABLE_DATA_DIR": str(tmp_path)}
+    told = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "is reproduced" in told.stdout

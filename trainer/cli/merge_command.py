@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 
 from trainer.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, exit_codes, print_json
-from trainer.recipe import EMBEDDED
 
 app = typer.Typer(help="Merge an adapter into its base.", no_args_is_help=True)
 
@@ -16,7 +15,9 @@ app = typer.Typer(help="Merge an adapter into its base.", no_args_is_help=True)
 def merge_adapter(
     adapter: Annotated[Path, typer.Argument(metavar="RUN", help="The adapter's directory.")],
     out: Annotated[Path, typer.Option(help="The model directory to write.")],
-    base_model: Annotated[str, typer.Option(help="`embedded`, a model's folder or a hub name.")] = EMBEDDED,
+    base_model: Annotated[
+        str | None, typer.Option(help="`embedded`, a model's folder or a hub name; the run's own when not given.")
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
@@ -25,11 +26,11 @@ def merge_adapter(
 
     with exit_codes("interrupted; nothing was written"):
         merged = merge(adapter, base_model, out, data_dir, Console(stderr=True))
+    found = merged.differences
     if as_json:
-        mean, largest = merged.mean_difference, merged.largest_difference
-        print_json({"directory": str(out), "mean_difference": mean, "largest_difference": largest})
+        print_json({"directory": str(out), "mean_difference": found.mean, "largest_difference": found.largest})
         return
     typer.echo(
-        f"{out}: merged; log-probabilities differ from base and adapter by {merged.mean_difference:.4f} on average, "
-        f"{merged.largest_difference:.4f} at most"
+        f"{out}: merged; rounding changes log-probabilities by {found.mean:.4f} on average, {found.largest:.4f} at "
+        f"most (computing in bf16 changes them by {found.of_bf16:.4f})"
     )

@@ -23,6 +23,8 @@ from trainer.recipe import Lora, Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# What the base computes in and the adapter is trained in: the precision in which the engine serves both.
+PRECISION = torch.bfloat16
 # An output layer that does more than multiply would be skipped by the chunked loss.
 _SPECIAL_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
@@ -87,7 +89,7 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, parts
     register_packed_attention()
     options: dict[str, Any] = {"device_map": {"": device}, "quantization_config": _nf4()} if nf4 else {}
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.bfloat16, local_files_only=True, attn_implementation=PACKED, **options
+        directory, dtype=PRECISION, local_files_only=True, attn_implementation=PACKED, **options
     )
     _refuse_special_heads(directory, model)
     model.requires_grad_(False)
@@ -115,7 +117,7 @@ def add_adapter(base: "PreTrainedModel", lora: Lora, device: torch.device, *, se
     model = get_peft_model(base, config, autocast_adapter_dtype=False)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(PRECISION)
     return _split(Learner(model, base, device), parts, whole=set(model.parameters()) - frozen)
 
 
@@ -166,7 +168,7 @@ def _nf4() -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=PRECISION,
     )
 
 

@@ -1,10 +1,12 @@
 """One run of the optimisation, from rendered rows to weights: what every method shares."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 from trainer.material import Material
 from trainer.optimise.checkpoint import Checkpoints
@@ -24,8 +26,8 @@ class Trained:
     """The outcome of a run: what was learnt, in bf16 on the CPU, and how it went.
 
     `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. `base_parts` is
-    over how many processes the layers of the base were split. Losses are means
-    over learnt tokens, or over pairs for dpo; those of held-out rows are None without such rows.
+    over how many processes the layers of the base were split, `arithmetic` a fingerprint of how this processor rounds.
+    Losses are means over learnt tokens, or over pairs for dpo; those of held-out rows are None without such rows.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -44,6 +46,7 @@ class Trained:
     threads: int
     processes: int
     base_parts: int
+    arithmetic: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,23 @@ def _outcome(loop: Loop, recipe: Recipe) -> Trained:
         threads=torch.get_num_threads(),
         processes=loop.processes.count,
         base_parts=loop.processes.parts,
+        arithmetic=arithmetic(),
     )
+
+
+def arithmetic() -> str:
+    """Return a fingerprint of how this CPU's kernels round, with the threads that torch has now.
+
+    With AVX2, AVX-512 and AMX the same product is summed in another order, so the same run ends in other bytes.
+    """
+    numbers = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(1, 2, 128, 512, generator=numbers) for _ in range(2))
+    told = hashlib.sha256()
+    for precision in (torch.float32, torch.bfloat16):
+        left, right = one.to(precision), other.to(precision)
+        for result in (left @ right.mT, functional.scaled_dot_product_attention(left, right, left, is_causal=True)):
+            told.update(result.float().numpy().tobytes())
+    return told.hexdigest()[:12]
 
 
 def _tensors(learner: Learner, recipe: Recipe, processes: Processes) -> dict[str, torch.Tensor]:

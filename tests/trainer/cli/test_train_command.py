@@ -114,7 +114,7 @@ def test_a_run_is_merged_once_and_its_rows_are_found(typed: Typed, finished: dic
     merge = ("HERE/var/runs/finished", "--out", "HERE/merged", "--base-model", base_model)
     merged = typed(commands.merge, *merge, "--json")
     assert merged.exit_code == 0, merged.output
-    assert json.loads(merged.stdout)["mean_difference"] < 0.02
+    assert 0 < json.loads(merged.stdout)["mean_difference"] < 0.1
     again = typed(commands.merge, *merge)
     assert (again.exit_code, again.stderr.startswith("error: ")) == (2, True), again.output
     found = typed(commands.lineage, "row", "HERE/train.jsonl:3")

@@ -29,6 +29,7 @@ def pair(line: int, asked: str, better: str, worse: str) -> Pair:
     return Pair(line, side(better), side(worse))
 
 
+@pytest.mark.numeric
 def test_loss_and_gradients_of_preferences_are_those_of_trl(
     base_model: Path, renderer: Renderer, learner: MakeLearner, tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ from transformers import get_scheduler
 from trainer.optimise.loss import CHUNK_TOKENS, summed_loss
 from trainer.optimise.schedule import learning_rate_factor, step_seed
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("tokens", [1, CHUNK_TOKENS, CHUNK_TOKENS + 1, 3 * CHUNK_TOKENS + 7])
 def test_loss_and_gradients_in_chunks_are_those_of_the_full_logits(tokens: int) -> None:

@@ -18,6 +18,8 @@ from trainer.recipe import Recipe
 from trainer.recorder import Silence
 from trainer.rendering import Rendered
 
+pytestmark = pytest.mark.numeric
+
 
 def recipe(method: str = "lora", lora: dict[str, Any] | None = None, **training: Any) -> Recipe:
     shape = {} if method == "full" else {"lora": {"r": 8, **(lora or {})}}
