@@ -32,7 +32,7 @@ _THREADS = 4
 class Periodic:
     """Work that is done at once and then every so many seconds, which may change from one time to the next.
 
-    While `is_essential` work fails for a reason of its own, no request may be let in: what it does keeps others safe.
+    While `is_essential` work fails for a reason of its own, the gateway is not ready: what it does keeps others safe.
     A database that is away is no such reason; each part of the gateway says for itself what it does without one.
     """
 
@@ -71,7 +71,7 @@ class WorkFailedError(EngineUnavailableError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"The gateway's background task '{name}' fails again and again, so no request is served; its log says why."
+            f"The gateway's background task '{name}' fails again and again, so it is not ready; its log says why."
         )
 
 
@@ -153,7 +153,7 @@ class Background:
     def _failed(self, health: _Health, error: BaseException) -> None:
         """A task that fails each second would fill the log: a new error is told whole, the same one at 2, 4, 8, …"""
         self._failures.labels(health.row.name).inc()
-        text = f"{type(error).__name__}: {error}".partition("\n")[0]
+        text = f"{type(error).__name__}: {_first_line(error)}"
         health.in_a_row += 1
         is_new, health.error = text != health.error, text
         is_away = isinstance(error, DBAPIError)
@@ -166,7 +166,14 @@ class Background:
 
     def _failed_once(self, name: str, error: BaseException) -> None:
         self._failures.labels(name).inc()
-        log.error("background work '%s' failed", name, exc_info=error)
+        if isinstance(error, DBAPIError):
+            log.warning("background work '%s': the database does not answer (%s)", name, _first_line(error))
+        else:
+            log.error("background work '%s' failed", name, exc_info=error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 class Group:

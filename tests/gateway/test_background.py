@@ -2,12 +2,21 @@
 
 import asyncio
 import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy.exc import OperationalError
 
 from gateway.background import Background, Periodic, WorkFailedError
+from gateway.settings import Settings
+from loadtest.canned.engine import CannedSettings
+from loadtest.canned.server import serving
+from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
+from tests.gateway.traffic.conftest import eventually
 
 
 class Work:
@@ -116,3 +125,28 @@ async def test_a_group_that_is_cancelled_ends_what_runs_and_reports_nothing(capl
     await group.cancel()
     assert task.cancelled()
     assert "failed" not in caplog.text
+
+
+def test_a_gateway_that_can_no_longer_read_keys_says_so_and_is_ready_again_once_it_can(tmp_path: Path) -> None:
+    def damage(scopes: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "turntable.db")) as database:
+            database.execute("UPDATE api_keys SET scopes = ?, revision = revision + 1", (scopes,))
+            database.execute("UPDATE keys_revision SET revision = revision + 1")
+            database.commit()
+
+    with (
+        serving(CannedSettings(tokens=2)) as engine,
+        running_gateway(Settings(data_dir=tmp_path), engine.url) as url,
+        httpx.Client(base_url=url) as http,
+    ):
+        wait_until_ready(url)
+        gateway = Attached(url, engine, tmp_path)
+        assert gateway.http.post("/admin/v1/keys", json={"name": "k"}).is_success
+        damage('["all"]')
+        assert eventually(lambda: http.get("/ready").status_code == httpx.codes.SERVICE_UNAVAILABLE)
+        error = http.get("/ready").json()["error"]
+        assert (error["code"], "'keys'" in error["message"]) == ("background_work_failed", True)
+        assert gateway.chat().is_success  # it is taken out of service by whoever asks /ready, and breaks nothing off
+        damage('["inference"]')
+        assert eventually(lambda: http.get("/ready").is_success)
+        gateway.http.close()
