@@ -49,6 +49,7 @@ class Heart:
         metrics.waiting.set(self.admission.waiting)
         metrics.suspects.set(len(self.suspects))
         metrics.unsettled.set(self.ledger.unsettled)
+        metrics.rejected_lines.set(self.ledger.rejected)
         metrics.journal_bytes.set(self.ledger.waiting_bytes)
         for engine in self.pool.engines:
             engine.thrash.look(engine.loader.slots)
