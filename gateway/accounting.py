@@ -1,5 +1,6 @@
 """Accounting: builds what limits and budgets are made of, and looks after it once a second."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from sqlalchemy import Engine as Database
 from gateway.allowance import Allowance
 from gateway.background import Background, Periodic
 from gateway.budgets import Bank, Budgets, Standings
+from gateway.database import AWAY
 from gateway.engine.context import ContextLength
 from gateway.engine.engine import Engine
 from gateway.keys import Period
@@ -17,6 +19,7 @@ from gateway.ledger import Ledger
 from gateway.limits import Limiter
 from gateway.limits.sharing import LimitSharing
 
+log = logging.getLogger(__name__)
 _BEAT_S = 1.0
 _LEVELS = ((1.0, "all"), (0.9, "90%"), (0.5, "50%"), (0.0, "less"))
 
@@ -64,10 +67,13 @@ class Accounting:
 
     def close(self) -> None:
         """Give back what is held, once the ledger is closed; what it could not book stays held for a while."""
-        if not self.ledger.waiting_bytes:
-            self.bank.forget([self.ledger.run])
-        if self.sharing is not None:
-            self.sharing.leave()
+        try:
+            if not self.ledger.waiting_bytes:
+                self.bank.forget([self.ledger.run])
+            if self.sharing is not None:
+                self.sharing.leave()
+        except AWAY as error:
+            log.warning("limits and budgets: what is held here lapses by itself, for the database is away (%s)", error)
 
     async def _look_after_budgets(self) -> None:
         self._show()

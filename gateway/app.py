@@ -23,7 +23,7 @@ from gateway.costs.office import CostOffice
 from gateway.costs.request_cost import RequestPrices
 from gateway.costs.usage import UsageSummary
 from gateway.costs.watch import CostWatch
-from gateway.database import open_database
+from gateway.database import database_file, open_database
 from gateway.engine.client import EngineClient
 from gateway.engine.engine import Engine
 from gateway.engine.leases import Leases
@@ -143,7 +143,15 @@ class Turntable:
             keep_alive_s=settings.keep_alive_s,
         )
         self._heart = Heart(
-            self._pool, self._admission, self._suspects, self._ledger, registry, self._runs, self._keys, metrics
+            self._pool,
+            self._admission,
+            self._suspects,
+            self._ledger,
+            registry,
+            self._runs,
+            self._keys,
+            metrics,
+            database_file(database),
         )
         self._books = Books(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
         leaving = background.group("leaving_versions")
@@ -193,7 +201,7 @@ class Turntable:
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
             cost_routes(self._cost_office, recorded=self._cost_watch.renew, usage=guards.usage, admin=guards.admin),
-            health_routes(self._pool, self._metrics, self._background),
+            health_routes(self._pool, self._metrics, self._background, database_file(self._database)),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
             key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
             feedback_routes(watching.book, guards.inference, guards.admin),

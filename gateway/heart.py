@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from adapters import Registry
 from gateway.admission import Admission
 from gateway.background import Background, Periodic
+from gateway.database import DatabaseFile
 from gateway.engine.pool import EnginePool
 from gateway.engine.suspects import Suspects
 from gateway.engine_runs import EngineRuns
@@ -30,6 +31,7 @@ class Heart:
     runs: EngineRuns
     keys: KeyOffice
     metrics: Metrics
+    database: DatabaseFile
 
     def periodic(self, background: Background) -> Iterator[Periodic]:
         """The beats; each goes on, whatever becomes of the others. Without the first two, what an operator has taken
@@ -38,6 +40,7 @@ class Heart:
         yield Periodic("keys", _BEAT_S, background.blocking(self.keys.refresh), is_essential=True)
         yield Periodic("registry", _BEAT_S, background.blocking(self.registry.refresh), is_essential=True)
         yield Periodic("engine_runs", _BEAT_S, background.blocking(self._note_engines))
+        yield Periodic("database_file", _BEAT_S, background.blocking(self.database.look))
         yield Periodic("gauges", _BEAT_S, self._look)
 
     def _note_engines(self) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from gateway.errors import DiskError
+from gateway.database import database_file
+from gateway.errors import DatabaseAwayError, DiskError
 from gateway.ledger.entry import Entry
 from gateway.ledger.gateways import beat, gateway_id, sweep_gone, sweep_own
 from gateway.ledger.journal import Journal, JournalFullError, Segments, abandoned, living
@@ -28,7 +29,7 @@ _FLUSH_S = 10.0
 _NEVER_TAKEN = (DataError, IntegrityError, ValueError, OverflowError)
 """What says that it is the line: everything else is taken for the database's fault, and the line waits."""
 
-
+_AWAY = (OperationalError, DatabaseAwayError, OSError)
 Soon = Callable[[Callable[[], None]], object]
 
 
@@ -41,6 +42,7 @@ class Ledger:
 
     def __init__(self, database: Engine, folder: Path, *, most_bytes: int = 64 << 20, soon: Soon | None = None) -> None:
         self._database = database
+        self._file = database_file(database)
         self._folding = Folding(database.dialect.name)
         self._booking = Booking(database.dialect.name)
         self._rejected = folder / "rejected"
@@ -79,7 +81,8 @@ class Ledger:
         return len(self._rejected_lines)
 
     def open(self, entry: Entry) -> None:
-        """Make a row durable; raises `DiskError` when it cannot be."""
+        """Make a row durable; raises `DiskError` when it cannot be, `DatabaseAwayError` when it would be lost later."""
+        self._file.require()
         entry.gateway, entry.gateway_run = self.gateway, self.run
         try:
             self._journal.demand_room()
@@ -169,7 +172,7 @@ class Ledger:
             try:
                 self._fold_all(self._journal.reader)
             except Exception as error:  # whatever it is, the thread lives and tries again
-                is_known = isinstance(error, (OperationalError, OSError))
+                is_known = isinstance(error, _AWAY)
                 trace = None if is_known else error
                 log.error(
                     "ledger: rows cannot be taken over (%s); they wait in the journal", _reason(error), exc_info=trace
@@ -193,7 +196,7 @@ class Ledger:
             lines = data.splitlines()
             try:
                 self._fold(lines, segments.run)
-            except (OperationalError, OSError):
+            except _AWAY:
                 raise
             except Exception:
                 self._fold_one_by_one(lines, segments.run)
@@ -204,6 +207,7 @@ class Ledger:
         with self._database.begin() as connection:
             self._booking.book(connection, charged)
             self._folding.fold(connection, rows)
+        self._file.require()  # what was committed into a file that is gone stays in the journal, and is folded again
 
     def _fold_one_by_one(self, lines: Sequence[bytes], run: str) -> None:
         """Put lines aside that the database will never take, so that they do not stand in everybody's way."""

@@ -5,11 +5,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from gateway.background import Background
+from gateway.database import DatabaseFile
 from gateway.engine.pool import EnginePool
 from gateway.metrics import Metrics
 
 
-def health_routes(pool: EnginePool, metrics: Metrics, background: Background) -> APIRouter:
+def health_routes(pool: EnginePool, metrics: Metrics, background: Background, database: DatabaseFile) -> APIRouter:
     """Routes for load balancers and Prometheus."""
     routes = APIRouter(tags=["health"])
 
@@ -24,6 +25,7 @@ def health_routes(pool: EnginePool, metrics: Metrics, background: Background) ->
         again and again and that requests do not need.
         """
         pool.require_ready()
+        database.require()
         background.require_sound()
         return {"status": "ready"} | ({"failing": background.failing} if background.failing else {})
 
