@@ -228,15 +228,25 @@ def test_a_second_gateway_on_one_data_directory_is_refused_and_told_who_is_there
         assert f"process {first.process.pid}, {first.url}" in str(refused.value)
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from gateway.data_dir import alone
+
+with alone(Path(sys.argv[1]), sys.argv[2]):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_the_data_of_a_gateway_that_was_killed_is_free(tmp_path: Path) -> None:
-    hold = "import sys, pathlib, gateway.data_dir as d; h = d.alone(pathlib.Path(sys.argv[1]), sys.argv[2])"
     url = f"sqlite:///{tmp_path / 'one' / 'turntable.db'}"
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     command = [
         sys.executable,
         "-c",
-        f"{hold}; h.__enter__(); print(flush=True); sys.stdin.read()",
+        HOLD,
         str(tmp_path / "one"),
         url,
     ]
