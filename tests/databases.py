@@ -28,7 +28,7 @@ class Postgres:
 
     def __init__(self, server: Any) -> None:
         self._server = server
-        self._url = url = server.get_uri()
+        self._url = url = str(server.get_uri())
         self._numbers = itertools.count(1)
         self._admin = create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         with self._admin.connect() as connection:
