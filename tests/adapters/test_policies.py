@@ -108,9 +108,9 @@ def test_a_canary_begins_and_ends_only_beside_the_versions_that_are_expected(thr
     assert three.evidence(NAME, 2) == []
     three.set_canary(NAME, 2, 10, actor="ops", expect_live=3, keep={"bounds": {"min_requests": 3}})
     assert [(kept.kind, kept.document) for kept in three.evidence(NAME, 2)] == [("bounds", {"min_requests": 3})]
-    for expected in ({"expect_live": 1, "expect_canary": 2}, {"expect_live": 3, "expect_canary": 1}):
+    for live, canary in ((1, 2), (3, 1)):
         with pytest.raises(StaleLiveError, match="look again and retry"):
-            three.clear_canary(NAME, actor="watch", **expected)
+            three.clear_canary(NAME, actor="watch", expect_live=live, expect_canary=canary)
     assert policy(three).canary == Split(2, 10.0)
     assert three.clear_canary(NAME, actor="watch", expect_live=3, expect_canary=2).canary is None
     with pytest.raises(StaleLiveError):

@@ -135,12 +135,10 @@ class Chaos:
         measured(self._database_url)
         with ExitStack() as stack:
             log = stack.enter_context((self._folder / "gateways.log").open("ab"))
-            process = subprocess.Popen(
-                [sys.executable, "-c", _ENGINE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command = [sys.executable, "-c", _ENGINE]
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
-            stack.callback(process.wait)
-            assert process.stdin is not None
-            stack.callback(process.stdin.close)
             self._engine = Engine(process)
             self._start = stack.enter_context(
                 gateways(self._folder, self._database_url, self._engine.url, log.fileno())
