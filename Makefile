@@ -8,7 +8,7 @@ BIN := .venv/bin
 NODE := tests/clients/node
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak bench bench-adapters bench-costs bench-soak bench-trainer clean
+.PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak soak-chaos bench bench-adapters bench-costs bench-soak bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -95,6 +95,9 @@ bench-soak: setup ## memory of the gateway over 100,000 requests
 
 soak: setup ## kill -9 of a gateway 1,000 times under load; writes docs/benchmarks/kills.json, exit code 1 when a token is lost
 	@$(BIN)/python -m tests.gateway.reconcile.kills --kills 1000 --json docs/benchmarks/kills.json
+
+soak-chaos: setup ## kills, stops, full disks and moved databases at random under load; MINUTES=20; writes docs/benchmarks/chaos.json
+	@$(BIN)/python -m tests.gateway.reconcile.chaos --minutes $(or $(MINUTES),20) --json docs/benchmarks/chaos.json
 
 .bench/.installed: requirements/bench-vllm-router.txt requirements/bench-litellm.txt | setup
 	@for name in vllm-router litellm; do \

@@ -152,22 +152,48 @@ class Registry:
             return change.version(name, policy.live)
 
     def set_canary(
-        self, name: str, number: int, percent: float, *, actor: str, evidence: Mapping[str, Any] = _NONE
+        self,
+        name: str,
+        number: int,
+        percent: float,
+        *,
+        actor: str,
+        expect_live: int | None = None,
+        evidence: Mapping[str, Any] = _NONE,
+        keep: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> Policy:
-        """Let a READY version answer a share of the name's traffic instead of the live one."""
+        """Let a READY version answer a share of the name's traffic instead of the live one.
+
+        With `expect_live`, only if that version is live at this moment, else `StaleLiveError`. The documents to `keep`
+        are recorded with the version, by kind, in the same moment.
+        """
         with self._change(actor) as change:
             change.ready(name, number, "canary")
             policy = change.policy(name)
+            _expect(name, policy, expect_live)
             changed = replace(policy, canary=policy.split(number, percent))
             change.log("canary", subject_of(name, number), {**evidence, "percent": percent})
+            for kind, document in keep.items():
+                record_evidence(change.connection, name, number, Evidence(kind, datetime.now(UTC), actor, document))
             return change.set_policy(name, changed)
 
-    def clear_canary(self, name: str, *, actor: str, evidence: Mapping[str, Any] = _NONE) -> Policy:
-        """All traffic goes to the live version again."""
+    def clear_canary(
+        self,
+        name: str,
+        *,
+        actor: str,
+        expect_live: int | None = None,
+        expect_canary: int | None = None,
+        evidence: Mapping[str, Any] = _NONE,
+    ) -> Policy:
+        """All traffic goes to the live version again; where versions are expected, only while it is these."""
         with self._change(actor) as change:
             policy = change.policy(name)
-            if policy.canary is None:
+            _expect(name, policy, expect_live)
+            if policy.canary is None and expect_canary is None:
                 return policy
+            if policy.canary is None or expect_canary not in (None, policy.canary.version):
+                raise StaleLiveError(f"v{expect_canary} is not the canary of {name} any more; look again and retry.")
             change.log("clear_canary", subject_of(name, policy.canary.version), evidence)
             return change.set_policy(name, replace(policy, canary=None))
 

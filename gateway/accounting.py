@@ -1,17 +1,17 @@
 """Accounting: builds what limits and budgets are made of, and looks after it once a second."""
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.allowance import Allowance
+from gateway.background import Background, Periodic
 from gateway.budgets import Bank, Budgets, Standings
+from gateway.database import AWAY
 from gateway.engine.context import ContextLength
 from gateway.engine.engine import Engine
 from gateway.keys import Period
@@ -42,11 +42,12 @@ class Accounting:
         ledger: Ledger,
         engines: Sequence[Engine],
         registry: CollectorRegistry,
+        background: Background,
     ) -> "Accounting":
         """Over the gateway's database and ledger, whose journal of earlier runs is folded."""
         bank = Bank(database, ledger.run)
         bank.forget(ledger.ended_runs)
-        budgets, limiter = Budgets(bank, ledger), Limiter()
+        budgets, limiter = Budgets(bank, ledger, background.group("budgets")), Limiter()
         # One SQLite file has one gateway.
         sharing = None if database.dialect.name == "sqlite" else LimitSharing(database, ledger.run, limiter)
         uses = Gauge(
@@ -58,24 +59,25 @@ class Accounting:
         allowance = Allowance(limiter, budgets, ContextLength(engines).tokens, registry)
         return cls(allowance, Standings(bank, budgets, ledger), bank, sharing, ledger, uses)
 
-    async def run(self) -> None:
-        """Beat until cancelled; a database that is away is asked again at the next beat."""
-        while True:
-            try:
-                if self.sharing is not None:
-                    await self.sharing.exchange()
-                await self.allowance.budgets.beat(is_shared=self.sharing is not None)
-            except SQLAlchemyError as error:
-                log.warning("limits and budgets: the database does not answer (%s)", str(error).partition("\n")[0])
-            self._show()
-            await asyncio.sleep(_BEAT_S)
+    def periodic(self) -> Iterator[Periodic]:
+        """What is looked after once a second, limits and budgets each for themselves."""
+        if self.sharing is not None:
+            yield Periodic("limits", _BEAT_S, self.sharing.exchange)
+        yield Periodic("budgets", _BEAT_S, self._look_after_budgets)
 
     def close(self) -> None:
         """Give back what is held, once the ledger is closed; what it could not book stays held for a while."""
-        if not self.ledger.waiting_bytes:
-            self.bank.forget([self.ledger.run])
-        if self.sharing is not None:
-            self.sharing.leave()
+        try:
+            if not self.ledger.waiting_bytes:
+                self.bank.forget([self.ledger.run])
+            if self.sharing is not None:
+                self.sharing.leave()
+        except AWAY as error:
+            log.warning("limits and budgets: what is held here lapses by itself, for the database is away (%s)", error)
+
+    async def _look_after_budgets(self) -> None:
+        self._show()
+        await self.allowance.budgets.beat(is_shared=self.sharing is not None)
 
     def _show(self) -> None:
         counted = Counter((purse.key.period, _level(purse.use)) for purse in self.allowance.budgets.in_use())

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from adapters import Registry, Store
 from gateway.accounting import Accounting
 from gateway.admission import Admission
 from gateway.apis import APIS
+from gateway.background import Background, Periodic
 from gateway.costs.engine_prices import EnginePrices
 from gateway.costs.evidence import EvidenceStore
 from gateway.costs.gauges import CostGauges
@@ -22,7 +23,7 @@ from gateway.costs.office import CostOffice
 from gateway.costs.request_cost import RequestPrices
 from gateway.costs.usage import UsageSummary
 from gateway.costs.watch import CostWatch
-from gateway.database import open_database
+from gateway.database import database_file, open_database
 from gateway.engine.client import EngineClient
 from gateway.engine.engine import Engine
 from gateway.engine.leases import Leases
@@ -105,6 +106,7 @@ class Turntable:
         self._database = database = open_database(settings.database)
         self._keys = open_keys(settings, database, setup.admin_key)
         self._metrics = metrics = Metrics()
+        self._background = background = Background(metrics.registry)
         self._registry = registry = Registry(database)
         store, resolver, ids = Store(settings.adapters_dir), Resolver(registry, base), RequestIds()
         self._ledger = Ledger(database, settings.ledger_dir, most_bytes=settings.max_journal_bytes, soon=_soon)
@@ -114,7 +116,7 @@ class Turntable:
         self._admission, self._suspects = build_admission(settings), Suspects(settings.suspect_s)
         self._pool = build_pool(setup, registry, store, metrics, self._suspects, AdapterLoads(database))
         self._telemetry = Telemetry(settings.otlp_endpoint) if settings.otlp_endpoint else None
-        self._accounting = Accounting.build(database, self._ledger, self._pool.engines, metrics.registry)
+        self._accounting = Accounting.build(database, self._ledger, self._pool.engines, metrics.registry, background)
         inference = Inference(
             self._admission,
             self._suspects,
@@ -124,6 +126,7 @@ class Turntable:
             Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s),
             request_prices,
             self._accounting.allowance,
+            background,
         )
         self._gate = gate = build_gate(settings, setup.base_dir)
         self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)
@@ -140,18 +143,34 @@ class Turntable:
             keep_alive_s=settings.keep_alive_s,
         )
         self._heart = Heart(
-            self._pool, self._admission, self._suspects, self._ledger, registry, self._runs, self._keys, metrics
+            self._pool,
+            self._admission,
+            self._suspects,
+            self._ledger,
+            registry,
+            self._runs,
+            self._keys,
+            metrics,
+            database_file(database),
         )
         self._books = Books(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
-        self._rollout = Rollout(registry, store, self._pool, self._gate, drain_s=settings.drain_timeout_s)
+        leaving = background.group("leaving_versions")
+        self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
         self._rest = hardened(self._build_rest(setup, registry, store, resolver), ids, settings)
         self._entrance = with_cors(self._dispatch, settings.cors_origins)
 
     def _observe(self, inference: Inference, settings: Settings) -> None:
         """Have everybody see each request at its end who learns from it."""
-        registry, traffic = self._registry, self._metrics.traffic
-        self._watch = CanaryWatch(registry, traffic)
-        self._shadows = Shadows(registry, inference, self._admission, traffic, most_running=settings.max_shadowed)
+        registry, traffic, background = self._registry, self._metrics.traffic, self._background
+        self._watch = CanaryWatch(registry, traffic, background.group("canary_rollbacks"))
+        self._shadows = Shadows(
+            registry,
+            inference,
+            self._admission,
+            traffic,
+            background.group("shadows"),
+            most_running=settings.max_shadowed,
+        )
         inference.observe(self._watch.ended, self._shadows.ended, self._watching.answers.ended)
         if self._telemetry is not None:
             inference.observe(self._telemetry.record)
@@ -182,7 +201,7 @@ class Turntable:
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
             cost_routes(self._cost_office, recorded=self._cost_watch.renew, usage=guards.usage, admin=guards.admin),
-            health_routes(self._pool, self._metrics),
+            health_routes(self._pool, self._metrics, self._background, database_file(self._database)),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
             key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
             feedback_routes(watching.book, guards.inference, guards.admin),
@@ -205,26 +224,33 @@ class Turntable:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._supervise(engine)) for engine in self._pool.engines]
-        runs = (self._heart.beat, self._cost_watch.run, self._books.run, self._accounting.run, self._watching.run)
-        tasks += [asyncio.create_task(run()) for run in runs]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for traffic in (self._watch, self._shadows, self._rollout, self._books):
-                await traffic.close()
-            for engine in self._pool.engines:
-                engine.client.close()
-            self._pool.leases.close()
-            await asyncio.to_thread(self._ledger.close)
-            await asyncio.to_thread(self._accounting.close)
+        async with contextlib.AsyncExitStack() as closing:  # whatever one part does, the next is closed as well
+            closing.callback(self._database.dispose)
+            # threads of what was cancelled use the database
+            closing.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
             if self._telemetry is not None:
-                await asyncio.to_thread(self._telemetry.close)
-            await asyncio.get_running_loop().shutdown_default_executor()  # threads of what was cancelled use it
-            self._database.dispose()
+                closing.push_async_callback(asyncio.to_thread, self._telemetry.close)
+            closing.push_async_callback(asyncio.to_thread, self._accounting.close)
+            closing.push_async_callback(asyncio.to_thread, self._ledger.close)
+            closing.callback(self._pool.leases.close)
+            for engine in self._pool.engines:
+                closing.callback(engine.client.close)
+            for part in (self._watching, self._books, self._rollout, self._shadows, self._watch, self._background):
+                closing.push_async_callback(part.close)
+            for engine in self._pool.engines:
+                closing.push_async_callback(_cancelled, asyncio.create_task(self._supervise(engine)))
+            self._background.start(self._periodic())
+            yield
+
+    def _periodic(self) -> Iterator[Periodic]:
+        """All periodic work of this gateway."""
+        background = self._background
+        yield from self._heart.periodic(background)
+        yield from self._cost_watch.periodic(background)
+        yield from self._books.periodic(background)
+        yield from self._accounting.periodic()
+        yield from self._watching.periodic(background)
+        yield from self._watch.periodic()
 
     async def _supervise(self, engine: Engine) -> None:
         try:
@@ -232,6 +258,11 @@ class Turntable:
         except Exception as error:
             log.debug("supervisor of %s ended", engine.name, exc_info=True)
             self._give_up(str(error))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _soon(call: Callable[[], None]) -> None:

@@ -4,9 +4,8 @@ crashed, and a new price begins a new run.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, Engine, Integer, MetaData, String, Table, insert, select, update
 
 from gateway.ledger import now_us
 
@@ -33,37 +32,73 @@ class EngineRun:
     engine: str | None = None
 
 
+@dataclass(slots=True)
+class _Open:
+    """A run as this gateway knows it; `id` is None until the database is known to have it."""
+
+    engine: str
+    started_us: int
+    seen_us: int
+    nano_usd_per_hour: int | None
+    id: int | None = None
+
+
 class EngineRuns:
-    """Reads and writes engine runs; `price` says what an hour of an engine costs now. Methods block."""
+    """Reads and writes engine runs; `price` says what an hour of an engine costs now. Methods block.
+
+    What the database did not take is kept here and written at the next heartbeat: no time of an engine is lost.
+    """
 
     def __init__(self, database: Engine, price: Callable[[str], int | None]) -> None:
         self._database = database
         self._price = price
-        self._open: dict[str, tuple[int, int | None]] = {}
+        self._open: dict[str, _Open] = {}
+        self._ended: list[_Open] = []
         self._beat_us = 0
 
     def heartbeat(self, up: Collection[str]) -> None:
         """The engines that are up at this moment: begins their runs, or extends them; other runs have ended."""
         now = self._beat_us = now_us()
-        prices = {engine: self._price(engine) for engine in up}
-        ended = {engine: run for engine, run in self._open.items() if engine in prices}
-        self._open = {engine: run for engine, run in ended.items() if run[1] == prices[engine]}
-        if not up:
+        self._ended += [run for engine, run in self._open.items() if engine not in up]
+        self._open = {engine: run for engine, run in self._open.items() if engine in up}
+        for engine in up:
+            price, run = self._price(engine), self._open.get(engine)
+            if run is not None:
+                run.seen_us = now
+            if run is None or run.nano_usd_per_hour != price:
+                self._ended += [run] if run else []
+                self._open[engine] = _Open(engine, now, now, price)
+        runs = [*self._ended, *self._open.values()]
+        if not runs:
             return
         with self._database.begin() as connection:
-            going_on = [run_id for run_id, _ in ended.values()]
-            connection.execute(update(_runs).where(_runs.c.id.in_(going_on)).values(seen_us=now))
-            for engine in prices.keys() - self._open.keys():
-                values: dict[str, Any] = {"started_us": now, "seen_us": now, "engine": engine}
-                values["nano_usd_per_hour"] = prices[engine]
-                key = connection.execute(insert(_runs).values(values)).inserted_primary_key
-                assert key is not None, "an insert into one row yields its key"
-                self._open[engine] = (key[0], prices[engine])
+            ids = [self._write(connection, run) for run in runs]
+        for run, run_id in zip(runs, ids, strict=True):
+            run.id = run_id
+        self._ended.clear()
+
+    @staticmethod
+    def _write(connection: Connection, run: _Open) -> int:
+        """Make the database's row what is known here; a commit may have come through although nobody heard of it."""
+        row, seen = _runs.c, {"seen_us": run.seen_us}
+        if run.id is not None and connection.execute(update(_runs).where(row.id == run.id).values(seen)).rowcount:
+            return run.id
+        this = (row.engine == run.engine, row.started_us == run.started_us)
+        known = connection.execute(update(_runs).where(*this).values(seen).returning(row.id)).scalars().first()
+        if known is not None:
+            return int(known)
+        values = {
+            "started_us": run.started_us,
+            "engine": run.engine,
+            "nano_usd_per_hour": run.nano_usd_per_hour,
+            **seen,
+        }
+        return int(connection.execute(insert(_runs).values(values).returning(row.id)).scalar_one())
 
     def list(self) -> Sequence[EngineRun]:
         """All runs, oldest first; those that go on reach until now, as long as the heart beats."""
         now = now_us()
-        going_on = {run_id for run_id, _ in self._open.values()} if now - self._beat_us < _FRESH_US else set()
+        going_on = {run.id for run in self._open.values()} if now - self._beat_us < _FRESH_US else set()
         with self._database.connect() as connection:
             rows = connection.execute(select(_runs).order_by(_runs.c.started_us)).all()
         return [

@@ -22,6 +22,7 @@
     ├── EngineUnavailableError   503  no engine serves right now; `retry-after` says when to come back
     │   ├── EngineUnreachableError    the engine never accepted the request: it may go to another one
     │   └── OverloadedError           every slot is taken and the queue is full or too slow
+    ├── DatabaseAwayError        503  the database does not answer, or its file is gone; `retry-after` as above
     ├── DiskError                507  the data directory cannot take it
     └── EngineTimeoutError       504
 
@@ -242,6 +243,18 @@ class OverloadedError(EngineUnavailableError):
     """Every slot is taken; `retry_after_s` is when the queue should have drained at its present rate."""
 
     code = "server_is_overloaded"
+
+
+class DatabaseAwayError(GatewayError):
+    """The gateway's database cannot be used now; the same request may be sent again."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "database_unavailable"
+    retry_after_s: ClassVar[int] = 5
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"retry-after", b"%d" % self.retry_after_s)]
 
 
 class EngineTimeoutError(GatewayError):

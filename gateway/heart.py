@@ -1,14 +1,14 @@
-"""The heart: once a second, what nobody else looks after: which engines are up, for the bill, and gauges."""
+"""The heart: once a second, what nobody else looks after: what other gateways have changed, which engines are up, for
+the bill, and gauges.
+"""
 
-import asyncio
-import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from adapters import Registry
 from gateway.admission import Admission
+from gateway.background import Background, Periodic
+from gateway.database import DatabaseFile
 from gateway.engine.pool import EnginePool
 from gateway.engine.suspects import Suspects
 from gateway.engine_runs import EngineRuns
@@ -16,7 +16,6 @@ from gateway.keys import KeyOffice
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 
-log = logging.getLogger(__name__)
 _BEAT_S = 1.0
 
 
@@ -32,32 +31,28 @@ class Heart:
     runs: EngineRuns
     keys: KeyOffice
     metrics: Metrics
+    database: DatabaseFile
 
-    async def beat(self) -> None:
-        """Run until cancelled; a database that is away is asked again at the next beat."""
-        while True:
-            self.ledger.retry()
-            self._look()
-            await self._ask_database()
-            await asyncio.sleep(_BEAT_S)
+    def periodic(self, background: Background) -> Iterator[Periodic]:
+        """The beats; each goes on, whatever becomes of the others. Without the first two, what an operator has taken
+        back would go on being served.
+        """
+        yield Periodic("keys", _BEAT_S, background.blocking(self.keys.refresh), is_essential=True)
+        yield Periodic("registry", _BEAT_S, background.blocking(self.registry.refresh), is_essential=True)
+        yield Periodic("engine_runs", _BEAT_S, background.blocking(self._note_engines))
+        yield Periodic("database_file", _BEAT_S, background.blocking(self.database.look))
+        yield Periodic("gauges", _BEAT_S, self._look)
 
-    async def _ask_database(self) -> None:
-        """What fails for a reason of its own keeps nothing else from being done: a revoked key ends, whatever else."""
-        ready = [engine.name for engine in self.pool.ready]
-        for work in (self.keys.refresh, self.registry.refresh, partial(self.runs.heartbeat, ready)):
-            try:
-                await asyncio.to_thread(work)
-            except SQLAlchemyError:
-                log.warning("the database does not answer", exc_info=True)
-                return
-            except Exception:
-                log.exception("a beat of the heart failed; the next one tries again")
+    def _note_engines(self) -> None:
+        self.runs.heartbeat([engine.name for engine in self.pool.ready])
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
+        self.ledger.retry()
         metrics = self.metrics
         metrics.waiting.set(self.admission.waiting)
         metrics.suspects.set(len(self.suspects))
         metrics.unsettled.set(self.ledger.unsettled)
+        metrics.rejected_lines.set(self.ledger.rejected)
         metrics.journal_bytes.set(self.ledger.waiting_bytes)
         for engine in self.pool.engines:
             engine.thrash.look(engine.loader.slots)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from gateway.admission import Admission
 from gateway.allowance import Allowance, Permit
+from gateway.background import Background
 from gateway.costs.request_cost import RequestPrices
 from gateway.engine.client import translate
 from gateway.engine.dispatch import Dispatch
@@ -47,6 +48,7 @@ class Inference:
         timeouts: Timeouts,
         prices: RequestPrices,
         allowance: Allowance,
+        background: Background,
     ) -> None:
         self._admission = admission
         self._suspects = suspects
@@ -56,7 +58,7 @@ class Inference:
         self._timeouts = timeouts
         self._prices = prices
         self._allowance = allowance
-        self.settlement = Settlement(ledger, pool, prices)
+        self.settlement = Settlement(ledger, pool, prices, background.group("settlement"))
         self.running: dict[str, _Row] = {}
         self._observers: list[Callable[[Call, Entry], None]] = []
 

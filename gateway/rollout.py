@@ -15,6 +15,7 @@ from typing import Any
 
 from adapters import AdapterRef, Dossier, Policy, Registry, State, Store, StoreError, Version
 from gateway.adapter_errors import translated_errors
+from gateway.background import Group
 from gateway.engine.pool import EnginePool
 from gateway.engine.unloaded import Unloaded
 from gateway.errors import ConflictError, GatewayError
@@ -38,12 +39,15 @@ class Retired:
 class Rollout:
     """What operators do with versions that are ready; requests may run on one that leaves for `drain_s` more."""
 
-    def __init__(self, registry: Registry, store: Store, pool: EnginePool, gate: Gate, *, drain_s: float) -> None:
+    def __init__(
+        self, registry: Registry, store: Store, pool: EnginePool, gate: Gate, leaving: Group, *, drain_s: float
+    ) -> None:
         self._registry = registry
         self._store = store
         self._pool = pool
         self._gate = gate
         self._drain_s = drain_s
+        self._tasks = leaving
         self._leaving: dict[str, asyncio.Task[None]] = {}
 
     async def promote(
@@ -76,12 +80,13 @@ class Rollout:
     ) -> Version:
         """Send a share of a name's requests to a READY version; it is taken back when it breaks its bounds."""
         before = self._policy(name)
-        if expect_live not in (None, before.live):
-            raise ConflictError(f"v{expect_live} is not the live version of {name}; look again and retry.")
+        keep = {BOUNDS_EVIDENCE: asdict(bounds)}
         with translated_errors():
+            self._expect(name, expect_live)  # before an engine makes room for it; the registry asks again
             version = await self._load(name, number)
-            await self._change(self._registry.record_evidence, version, BOUNDS_EVIDENCE, asdict(bounds), actor=actor)
-            await self._change(self._registry.set_canary, name, number, percent, actor=actor)
+            await self._change(
+                self._registry.set_canary, name, number, percent, actor=actor, expect_live=expect_live, keep=keep
+            )
         self._let_go(name, before)
         return version
 
@@ -129,12 +134,14 @@ class Rollout:
 
     async def close(self) -> None:
         """Stop waiting for versions to be idle."""
-        for task in self._leaving.values():
-            task.cancel()
-        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
+        await self._tasks.cancel()
 
     def _policy(self, name: str) -> Policy:
         return self._registry.snapshot.policies.get(name, Policy())
+
+    def _expect(self, name: str, live: int | None) -> None:
+        if live not in (None, self._policy(name).live):
+            raise ConflictError(f"v{live} is not the live version of {name}; look again and retry.")
 
     def _demand_grounds(self, name: str, number: int, judge: Callable[[Dossier], object]) -> None:
         """Refuse before an engine makes room for the version; the registry asks again in the moment of the change."""
@@ -180,7 +187,7 @@ class Rollout:
         for number in led - {*after.routed, after.previous}:
             version = self._registry.snapshot.resolve(AdapterRef(name, version=number))
             if version.engine_name not in self._leaving:
-                task = self._leaving[version.engine_name] = asyncio.create_task(self._leave(version))
+                task = self._leaving[version.engine_name] = self._tasks.start(self._leave(version))
                 task.add_done_callback(partial(self._left, version.engine_name))
 
     def _left(self, engine_name: str, _task: asyncio.Task[None]) -> None:

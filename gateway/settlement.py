@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 from gateway.allowance import Permit
+from gateway.background import Group
 from gateway.costs.request_cost import RequestPrices
 from gateway.engine.engine import Engine
 from gateway.engine.pool import EnginePool
@@ -23,11 +24,11 @@ _PATIENCE_S = 5.0
 class Settlement:
     """Books what requests took, once each, whatever the engine says of it."""
 
-    def __init__(self, ledger: Ledger, pool: EnginePool, prices: RequestPrices) -> None:
+    def __init__(self, ledger: Ledger, pool: EnginePool, prices: RequestPrices, asking: Group) -> None:
         self._ledger = ledger
         self._pool = pool
         self._prices = prices
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = asking
         self._silent: set[str | None] = set()
 
     def settle(self, entry: Entry, permit: Permit | None = None) -> None:
@@ -39,13 +40,11 @@ class Settlement:
         if permit is not None:
             permit.keep(entry)
         self._ledger.note(entry)
-        task = asyncio.get_running_loop().create_task(self._ask(entry, permit, engine))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._ask(entry, permit, engine))
 
     async def close(self) -> None:
         """Return once every row is settled."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.join()
 
     def _to_be_asked(self, entry: Entry) -> Engine | None:
         """The engine that may know better what a request took; None when there is nothing to ask."""

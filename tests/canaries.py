@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MARK = "c4n4ry7f3a91"
-ADMIN_KEY = f"tt-{MARK}-admin-key"
+ADMIN_KEY = f"tt-{MARK}-the-admin-key-of-all-tests"
 PROMPT = f"the prompt {MARK} is nobody's business"
 _KEPT_ON_PURPOSE = ("admin.key",)
 

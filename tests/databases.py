@@ -1,10 +1,15 @@
 """Databases for tests: an SQLite file, and a real PostgreSQL that the run starts for itself."""
 
 import itertools
+import os
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import create_engine, inspect
 
@@ -21,17 +26,18 @@ _NO_CARE = ("fsync", "full_page_writes", "synchronous_commit")  # a test's data 
 class Postgres:
     """A running PostgreSQL server, reachable by its socket alone."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._url = url = str(server.get_uri())
         self._numbers = itertools.count(1)
-        self._admin = create_engine(url, isolation_level="AUTOCOMMIT")
+        self._admin = create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         with self._admin.connect() as connection:
             for setting in _NO_CARE:
                 connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
             connection.exec_driver_sql("SELECT pg_reload_conf()")
         self._shared = self._create("shared")
         open_database(self._shared).dispose()
-        self._cleaner = create_engine(self._shared, isolation_level="AUTOCOMMIT")
+        self._cleaner = create_engine(self._shared, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         tables = set(inspect(self._cleaner).get_table_names()) - set(_KEPT)
         self._clean = f"TRUNCATE {', '.join(sorted(tables))} RESTART IDENTITY"
 
@@ -50,6 +56,13 @@ class Postgres:
                 "UPDATE usage_summed SET until_hour = 0, requests = 0, unsettled = 0, kept_from_hour = 0"
             )
         return self._shared
+
+    def stop(self) -> None:
+        """Stop the server, whoever is connected."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGINT)
+        while Path(f"/proc/{pid}").exists():
+            threading.Event().wait(0.02)
 
     def close(self) -> None:
         """Let go of the server."""
@@ -72,7 +85,7 @@ def running_postgres() -> Iterator[Postgres]:
         warnings.simplefilter("ignore")  # on import, when there is no runtime directory
         from pgserver.postgres_server import get_server
     server = get_server(tempfile.mkdtemp(prefix="turntable-postgres-"), cleanup_mode="delete")
-    postgres = Postgres(server.get_uri())
+    postgres = Postgres(server)
     try:
         yield postgres
     finally:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.background import Group
 from gateway.budgets.bank import LEASE_US, Bank
 from gateway.budgets.exchange import PurseExchange
 from gateway.budgets.periods import DAY_US, first_day
@@ -31,10 +32,12 @@ _TRIES = 4
 class Budgets:
     """The purses of one gateway."""
 
-    def __init__(self, bank: Bank, ledger: Ledger, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, bank: Bank, ledger: Ledger, visits: Group, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._bank = bank
         self._clock_s = clock_s
-        self._exchange = PurseExchange(bank, ledger, clock_s)
+        self._exchange = PurseExchange(bank, ledger, visits, clock_s)
         self._purses: dict[PurseKey, Purse] = {}
         self._tidied = 0
         self._known: dict[str, tuple[Account, int, tuple[Purse, ...]]] = {}

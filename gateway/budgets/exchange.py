@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from gateway.background import Group
 from gateway.budgets.bank import LEASE_US, Bank, Claim, Holding
 from gateway.budgets.purse import Purse
 from gateway.ledger import Ledger
@@ -15,9 +16,12 @@ _FLUSH_S = 2.0
 class PurseExchange:
     """One visit to the bank at a time; who comes meanwhile shares the next one."""
 
-    def __init__(self, bank: Bank, ledger: Ledger, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, bank: Bank, ledger: Ledger, visits: Group, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._bank = bank
         self._ledger = ledger
+        self._visits = visits
         self._clock_s = clock_s
         self._lock = asyncio.Lock()
         self._waiting: dict[int, tuple[Purse, int]] = {}
@@ -28,7 +32,7 @@ class PurseExchange:
         for purse in purses:
             self._waiting[id(purse)] = (purse, self._waiting.get(id(purse), (purse, 0))[1] + nano_usd)
         if self._next is None:
-            self._next = asyncio.create_task(self._fetch_for_all())
+            self._next = self._visits.start(self._fetch_for_all())
         await asyncio.shield(self._next)  # a client that leaves does not end what others wait for
 
     async def calm(self) -> None:
@@ -38,11 +42,11 @@ class PurseExchange:
 
     async def give_back(self, purses: Sequence[Purse]) -> None:
         """Keep only what runs, and what may not be booked yet."""
-        await asyncio.shield(asyncio.create_task(self._visit([(purse, 0) for purse in purses], keep=False)))
+        await asyncio.shield(self._visits.start(self._visit([(purse, 0) for purse in purses], keep=False)))
 
     async def renew(self, purses: Sequence[Purse]) -> None:
         """Keep what is held for another while."""
-        await asyncio.shield(asyncio.create_task(self._visit([(purse, 0) for purse in purses], keep=True)))
+        await asyncio.shield(self._visits.start(self._visit([(purse, 0) for purse in purses], keep=True)))
 
     async def _fetch_for_all(self) -> None:
         async with self._lock:

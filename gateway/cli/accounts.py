@@ -11,13 +11,15 @@ from adapters.errors import AdminError
 from gateway.cli.moments import moment
 from gateway.errors import InvalidRequestError
 
-Rpm = Annotated[int | None, typer.Option(min=0, help="Requests per minute; 0 takes the limit away.")]
-Tpm = Annotated[int | None, typer.Option(min=0, help="Tokens per minute; 0 takes the limit away.")]
-Concurrency = Annotated[int | None, typer.Option(min=0, help="Requests at a time; 0 takes the limit away.")]
-MaxTokens = Annotated[int | None, typer.Option(min=0, help="Tokens a request may ask for; 0 takes the limit away.")]
+Rpm = Annotated[str | None, typer.Option(help="Requests per minute; none takes the limit away.")]
+Tpm = Annotated[str | None, typer.Option(help="Tokens per minute; none takes the limit away.")]
+Concurrency = Annotated[str | None, typer.Option(help="Requests at a time; none takes the limit away.")]
+MaxTokens = Annotated[str | None, typer.Option(help="Tokens a request may ask for; none takes the limit away.")]
 Budgets = Annotated[
     list[str] | None,
-    typer.Option("--budget", help="Dollars per day, month or in total, like 25/month; may be repeated; none for none."),
+    typer.Option(
+        "--budget", help="Dollars per day, month or in total, like 25/month; 0 blocks; may be repeated; none for none."
+    ),
 ]
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _NOTHING = "none"
@@ -26,11 +28,11 @@ _TIMES = frozenset({"created_at", "expires_at", "old_secret_until", "revoked_at"
 
 
 def account_of(
-    rpm: int | None, tpm: int | None, max_concurrency: int | None, max_tokens: int | None, budgets: Sequence[str] | None
+    rpm: str | None, tpm: str | None, max_concurrency: str | None, max_tokens: str | None, budgets: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What is given of limits and budgets, as the admin surface takes it; raises `AdminError` for what is no budget."""
+    """What is given of limits and budgets, as the admin surface takes it; raises `AdminError` for what is neither."""
     limits = {"rpm": rpm, "tpm": tpm, "max_concurrency": max_concurrency, "max_tokens": max_tokens}
-    given: dict[str, Any] = {name: value or None for name, value in limits.items() if value is not None}
+    given: dict[str, Any] = {name: _limit(name, text) for name, text in limits.items() if text is not None}
     if budgets:
         given["budgets"] = [] if list(budgets) == [_NOTHING] else [_budget(text) for text in budgets]
     return given
@@ -68,6 +70,17 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
 def _seconds(text: str) -> int | None:
     found = re.fullmatch(r"(\d{1,9})([smhd])", text)
     return int(found[1]) * _UNITS_S[found[2]] if found else None
+
+
+def _limit(name: str, text: str) -> int | None:
+    if text == _NOTHING:
+        return None
+    if not re.fullmatch(r"[0-9]{1,16}", text) or not int(text):
+        raise AdminError(
+            f"'{text}' is no limit for --{name.replace('_', '-')}; give a whole number from 1, or none for no limit "
+            "(a budget of 0/total lets nothing through)."
+        )
+    return int(text)
 
 
 def _budget(text: str) -> dict[str, str]:

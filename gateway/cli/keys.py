@@ -103,12 +103,16 @@ def change(
 @app.command()
 def rotate(
     key_id: KeyId,
-    overlap: Annotated[str, typer.Option(help="How long the old secret stays good, like 24h.")] = "0s",
+    overlap: Annotated[
+        str, typer.Option(help="How long the old secret stays good, like 24h; 0s ends every earlier one.")
+    ] = "0s",
     gateway: Gateway = URL,
     data_dir: DataDir = DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Give a key a new secret, printed this once; the old one stays good for the overlap."""
+    """Give a key a new secret, printed this once; the old one stays good for the overlap. Until that is over, the key
+    is rotated again only without one.
+    """
     with admin_of(gateway, data_dir) as admin:
         body = {"overlap_s": seconds_of(overlap)}
         _hand_out(admin.request("POST", f"/keys/{key_id}/rotate", json=body), as_json=as_json)

@@ -21,10 +21,11 @@ from gateway.cli.base import ServeError, find_base_model
 from gateway.cli.listening import bind, open_doors, server
 from gateway.cli.log_lines import log_warnings, printable
 from gateway.cli.plan import plan_for
+from gateway.data_dir import Alone, InUseError, alone
 from gateway.engine.process import EngineSpec, engine_build
 from gateway.engine.slots import SlotPlan
 from gateway.keys.pepper import PepperError
-from gateway.keys.secret_file import ADMIN_KEY_FILE, load_or_create_admin_key
+from gateway.keys.secret_file import ADMIN_KEY_FILE, WeakSecretError, load_or_create_admin_key, strong_admin_key
 from gateway.settings import EMBEDDED, Settings
 from gateway.telemetry import TelemetryMissingError
 
@@ -87,18 +88,30 @@ def _run(settings: Settings) -> str:
         failures.append(reason)
         signal.raise_signal(signal.SIGTERM)
 
-    with open_doors(settings) as doors:
+    with _alone(settings) as held, open_doors(settings) as doors:
         engine_urls, spec, base_dir, plan = _plan_engine(settings)
         setup = Setup(settings, _admin_key(settings), engine_urls, spec, base_dir, _announce, give_up, plan)
         door_keeper = server(_build(setup), settings, doors)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)
+        held.tell(doors.public_url)
         _announce(f"listening on {doors.public_url} (Ctrl-C stops)")
         if doors.admin_url is not None:
             _announce(f"operators on {doors.admin_url}")
         gc.freeze()  # what was built so far stays; looking through it again and again would stop every stream
         door_keeper.run(sockets=[doors.public])
     return failures[0] if failures else ""
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[Alone]:
+    """Hold the data directory; no other gateway may write into the same journal, or the same SQLite file."""
+    with contextlib.ExitStack() as held:
+        try:
+            proof = held.enter_context(alone(settings.data_dir, settings.database))
+        except InUseError as error:
+            raise ServeError(str(error)) from error
+        yield proof
 
 
 def _check_data_dir(data_dir: Path) -> None:
@@ -145,11 +158,14 @@ def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, 
 
 
 def _admin_key(settings: Settings) -> str:
-    if settings.admin_key is not None:
-        return settings.admin_key.get_secret_value()
     path = settings.data_dir / ADMIN_KEY_FILE
     try:
+        if settings.admin_key is not None:
+            return strong_admin_key(settings.admin_key.get_secret_value(), "the setting admin_key")
         key, is_new = load_or_create_admin_key(settings.data_dir)
+        strong_admin_key(key, str(path))
+    except WeakSecretError as error:
+        raise ServeError(str(error)) from error
     except OSError as error:
         raise ServeError(f"{path} cannot be read or written ({error.strerror}).") from error
     if is_new:

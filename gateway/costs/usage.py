@@ -2,7 +2,8 @@
 
 An hour is closed when it is over for a while and none of its requests is running. Rows that appear in a closed hour
 afterwards (the clock was set back), or are settled there although they were taken for lost, are noticed by their
-number, and the hours from there on are summed again. Hours whose rows were deleted (`retention.py`) only have sums.
+number, and the hours from there on are summed again; who changes tokens of a row without settling it says so
+(`reopen`). Hours whose rows were deleted (`retention.py`) only have sums.
 """
 
 import threading
@@ -154,11 +155,7 @@ class UsageSummary:
         summed_up = select(at, *sums).where(at >= kept_from).group_by(at)
         kept = {at: (int(count), int(lost)) for at, count, lost in connection.execute(summed_up)}
         wrong = min(at for at in rows.keys() | kept.keys() if rows.get(at, (0, 0)) != kept.get(at, (0, 0)))
-        for table in (usage_hours, engine_hours):
-            connection.execute(delete(table).where(table.c.hour >= wrong))
-        left = [counts for at, counts in kept.items() if at < wrong]
-        values = {"requests": sum(count for count, _ in left), "unsettled": sum(lost for _, lost in left)}
-        connection.execute(update(usage_summed).values(until_hour=wrong, **values))
+        _forget_from(connection, kept_from, wrong)
         return int(wrong)
 
     @staticmethod
@@ -190,6 +187,27 @@ class UsageSummary:
         }
         connection.execute(update(usage_summed).values(until_hour=end, **added))
         return end
+
+
+def reopen(connection: Connection, at_us: int) -> None:
+    """Have the hour of a moment summed again, because tokens of a row in it are changed in this transaction.
+
+    Call it before they are: nobody closes the hour from then on until the transaction is over.
+    """
+    connection.execute(update(usage_summed).values(until_hour=usage_summed.c.until_hour))  # takes the lock everywhere
+    until, kept_from = connection.execute(select(usage_summed.c.until_hour, usage_summed.c.kept_from_hour)).one()
+    if kept_from <= at_us // HOUR_US < until:
+        _forget_from(connection, kept_from, at_us // HOUR_US)
+
+
+def _forget_from(connection: Connection, kept_from: int, hour: int) -> None:
+    """Forget the sums from an hour on; they are made again."""
+    for table in (usage_hours, engine_hours):
+        connection.execute(delete(table).where(table.c.hour >= hour))
+    sums = [func.coalesce(func.sum(usage_hours.c[name]), 0) for name in ("requests", "unsettled")]
+    requests, unsettled = connection.execute(select(*sums).where(usage_hours.c.hour >= kept_from)).one()
+    values = {"requests": int(requests), "unsettled": int(unsettled)}
+    connection.execute(update(usage_summed).values(until_hour=hour, **values))
 
 
 def _days(low: int, high: int) -> Iterable[Span]:

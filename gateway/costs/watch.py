@@ -1,9 +1,9 @@
 """The watch: once in a while sums up what is over, renews the gauges of today, and the price of work for requests."""
 
-import asyncio
-import logging
 import time
+from collections.abc import Iterator
 
+from gateway.background import Background, Periodic
 from gateway.costs.amounts import DAY_US
 from gateway.costs.document import CostDocument
 from gateway.costs.facts import read_weights
@@ -11,10 +11,8 @@ from gateway.costs.gauges import CostGauges
 from gateway.costs.office import CostOffice, Question
 from gateway.costs.request_cost import RequestPrices, WorkPrice
 from gateway.costs.weights import Weights
-from gateway.errors import GatewayError
 from gateway.ledger import now_us
 
-log = logging.getLogger(__name__)
 _EVERY_S = 60.0
 _FIRST_S = 0.5
 _EAGER_S = 5.0
@@ -31,23 +29,25 @@ class CostWatch:
         self._office = office
         self._gauges = gauges
         self._prices = prices
+        self._rest_s = _FIRST_S
+        self._took_s = 0.0
 
-    async def run(self) -> None:
-        """Renew until cancelled; a mistake in a file is logged and does not end it."""
-        rest_s = _FIRST_S
-        while True:
-            began_s = time.perf_counter()
-            try:
-                await asyncio.to_thread(self.renew)
-            except GatewayError as error:
-                log.error("costs cannot be shown: %s", error)
-            except Exception:
-                log.exception("costs cannot be shown")
-            is_known = self._prices.price.nano_usd is not None
-            took_s = time.perf_counter() - began_s
-            # Until the first requests came there is no price, and budgets wait for one.
-            await asyncio.sleep(max(rest_s, took_s / _MOST_SHARE if is_known or rest_s > _EAGER_S else 0))
-            rest_s = min(2 * rest_s, _EVERY_S if is_known else _UNPRICED_S)
+    def periodic(self, background: Background) -> Iterator[Periodic]:
+        """Renew what is shown, rarely once it is known."""
+        yield Periodic("costs", self._pause_s, background.blocking(self._renew_timed))
+
+    def _pause_s(self) -> float:
+        """Until the first requests came there is no price, and budgets wait for one."""
+        is_known, rest_s = self._prices.price.nano_usd is not None, self._rest_s
+        self._rest_s = min(2 * rest_s, _EVERY_S if is_known else _UNPRICED_S)
+        return max(rest_s, self._took_s / _MOST_SHARE if is_known or rest_s > _EAGER_S else 0)
+
+    def _renew_timed(self) -> None:
+        began_s = time.perf_counter()
+        try:
+            self.renew()
+        finally:
+            self._took_s = time.perf_counter() - began_s
 
     def renew(self) -> None:
         """Renew now; blocks."""

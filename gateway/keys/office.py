@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from gateway.errors import ConflictError, NotFoundError
 from gateway.keys.change import KeyChange
+from gateway.keys.documents import iso
 from gateway.keys.keyring import Keyring
 from gateway.keys.pepper import mismatch
 from gateway.keys.records import KeyRecord, KeyState, Tenant
@@ -93,10 +94,20 @@ class KeyOffice:
             return change.put_key(replace(key, **values(key)), "change_key")
 
     def rotate(self, key_id: str, *, overlap_us: int, actor: str) -> tuple[KeyRecord, str]:
-        """Give a key a new secret, which comes second; the one it had is good for `overlap_us` more."""
+        """Give a key a new secret, which comes second; the one it had is good for `overlap_us` more.
+
+        A key has one earlier secret: while that is promised to somebody, only a rotation without an overlap, which is
+        there to end all that was, replaces it. Else `ConflictError`.
+        """
         with self._change(actor) as change:
             self._demand_pepper(change)
             key = _usable(change.keys, key_id)
+            if overlap_us and (key.old_until_us or 0) > now_us():
+                raise ConflictError(
+                    f"The secret that the key {key_id} had before is good until {iso(key.old_until_us)}, as was "
+                    "promised when it was rotated; rotate it again after that, or without an overlap, which ends every "
+                    "earlier secret at once."
+                )
             secret = new_key(key_id)
             rotated = replace(
                 key,

@@ -3,10 +3,9 @@
 import secrets
 from pathlib import Path
 
-from gateway.keys.secret_file import load_or_create_secret
+from gateway.keys.secret_file import MIN_CHARS, load_or_create_secret
 
 PEPPER_FILE = "key.pepper"
-MIN_CHARS = 32
 
 
 class PepperError(Exception):

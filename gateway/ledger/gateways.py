@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, and_, delete, func, insert, or_, select
 from sqlalchemy import update as update_of
 
+from gateway.data_dir import create_whole
 from gateway.ledger.entry import now_us
 from gateway.ledger.table import usage_ledger
 
@@ -33,11 +34,8 @@ _KEPT_US = 30 * 86400 * 10**6
 def gateway_id(folder: Path) -> str:
     """The id of the gateway whose data lies here; made on first use."""
     path = folder / "gateway"
-    try:
-        with path.open("x", encoding="ascii") as file:
-            file.write(secrets.token_hex(8))
-    except FileExistsError:
-        pass
+    if not path.exists():
+        create_whole(path, secrets.token_hex(8))
     return path.read_text(encoding="ascii").strip()
 
 

@@ -83,9 +83,10 @@ class Journal:
 class Segments:
     """Reads a folder's segments from where it stopped; `folded_bytes` counts what `done` was told of."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_abandoned: bool = False) -> None:
         self.folder = folder
         self.run = folder.name
+        self._is_abandoned = is_abandoned
         self._offset = 0
         self._read_bytes = 0
         self.folded_bytes = 0
@@ -93,10 +94,14 @@ class Segments:
     def read(self) -> bytes:
         """The next whole lines; empty when there are none now."""
         while segments := _segments(self.folder):
+            is_ended = self._is_abandoned or len(segments) > 1
             with segments[0].open("rb", buffering=0) as file:
                 file.seek(self._offset)
                 data = file.read(_READ_BYTES)
-            lines = data[: data.rfind(b"\n") + 1]
+                while b"\n" not in data and (more := file.read(_READ_BYTES)):
+                    data += more
+            # What ends without a line feed in a segment that has ended is damaged, and not for us to throw away.
+            lines = data[: data.rfind(b"\n") + 1] or (data if is_ended else b"")
             if lines or len(segments) == 1:
                 self._read_bytes = len(lines)
                 return lines
@@ -117,7 +122,7 @@ def abandoned(root: Path) -> Iterator[Segments]:
         lock = _locked(folder)
         if lock is None:
             continue
-        yield Segments(folder)
+        yield Segments(folder, is_abandoned=True)
         _remove(folder)
         os.close(lock)
 

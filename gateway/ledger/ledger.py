@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from gateway.errors import DiskError
+from gateway.database import database_file
+from gateway.errors import DatabaseAwayError, DiskError
 from gateway.ledger.entry import Entry
 from gateway.ledger.gateways import beat, gateway_id, sweep_gone, sweep_own
 from gateway.ledger.journal import Journal, JournalFullError, Segments, abandoned, living
 from gateway.ledger.spending import Booking
-from gateway.ledger.table import Folding, rows_of
+from gateway.ledger.table import Folding, demand_whole, rows_of
 
 log = logging.getLogger(__name__)
 # A fold costs the same for one row as for fifty; nobody waits for it but readers, who hurry it.
@@ -26,8 +27,9 @@ _GATHER_S = 0.05
 _RETRY_S = 1.0
 _FLUSH_S = 10.0
 _NEVER_TAKEN = (DataError, IntegrityError, ValueError, OverflowError)
+"""What says that it is the line: everything else is taken for the database's fault, and the line waits."""
 
-
+_AWAY = (OperationalError, DatabaseAwayError, OSError)
 Soon = Callable[[Callable[[], None]], object]
 
 
@@ -40,10 +42,12 @@ class Ledger:
 
     def __init__(self, database: Engine, folder: Path, *, most_bytes: int = 64 << 20, soon: Soon | None = None) -> None:
         self._database = database
+        self._file = database_file(database)
         self._folding = Folding(database.dialect.name)
         self._booking = Booking(database.dialect.name)
         self._rejected = folder / "rejected"
         folder.mkdir(parents=True, exist_ok=True)
+        self._rejected_lines = set(_lines_of(self._rejected))
         self.gateway = gateway_id(folder)
         self.ended_runs: list[str] = []
         """The runs of dead gateways whose journals were folded at this start."""
@@ -71,8 +75,14 @@ class Ledger:
         """Rows that the disk could not take yet."""
         return len(self._unsettled)
 
+    @property
+    def rejected(self) -> int:
+        """Lines that were put aside, in earlier runs as well, because no database would take them."""
+        return len(self._rejected_lines)
+
     def open(self, entry: Entry) -> None:
-        """Make a row durable; raises `DiskError` when it cannot be."""
+        """Make a row durable; raises `DiskError` when it cannot be, `DatabaseAwayError` when it would be lost later."""
+        self._file.require()
         entry.gateway, entry.gateway_run = self.gateway, self.run
         try:
             self._journal.demand_room()
@@ -161,8 +171,12 @@ class Ledger:
             is_last = self._is_closing
             try:
                 self._fold_all(self._journal.reader)
-            except (SQLAlchemyError, OSError) as error:
-                log.error("ledger: rows cannot be taken over (%s); they wait in the journal", _reason(error))
+            except Exception as error:  # whatever it is, the thread lives and tries again
+                is_known = isinstance(error, _AWAY)
+                trace = None if is_known else error
+                log.error(
+                    "ledger: rows cannot be taken over (%s); they wait in the journal", _reason(error), exc_info=trace
+                )
                 self._has_news.set()
                 if not is_last:
                     self._hurry.wait(_RETRY_S)
@@ -182,7 +196,9 @@ class Ledger:
             lines = data.splitlines()
             try:
                 self._fold(lines, segments.run)
-            except _NEVER_TAKEN:
+            except _AWAY:
+                raise
+            except Exception:
                 self._fold_one_by_one(lines, segments.run)
             segments.done()
 
@@ -191,16 +207,31 @@ class Ledger:
         with self._database.begin() as connection:
             self._booking.book(connection, charged)
             self._folding.fold(connection, rows)
+        self._file.require()  # what was committed into a file that is gone stays in the journal, and is folded again
 
     def _fold_one_by_one(self, lines: Sequence[bytes], run: str) -> None:
         """Put lines aside that the database will never take, so that they do not stand in everybody's way."""
         for line in lines:
             try:
+                demand_whole(line)
                 self._fold([line], run)
             except _NEVER_TAKEN as error:
-                log.error("ledger: a line was put aside in %s (%s)", self._rejected, _reason(error))
-                with self._rejected.open("ab") as rejected:
-                    rejected.write(line + b"\n")
+                self._put_aside(line, error)
+
+    def _put_aside(self, line: bytes, error: Exception) -> None:
+        if line in self._rejected_lines:
+            return  # the disk was full, or the database away, before the rest of its batch was through
+        log.error("ledger: a line was put aside in %s (%s)", self._rejected, _reason(error))
+        with self._rejected.open("ab") as rejected:
+            rejected.write(line + b"\n")
+        self._rejected_lines.add(line)
+
+
+def _lines_of(file: Path) -> list[bytes]:
+    try:
+        return file.read_bytes().splitlines()
+    except OSError:
+        return []
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from gateway.ledger.entry import CHARGED, SETTLED
+from gateway.ledger.entry import CHARGED, OPENED, PROGRESS, SETTLED
 
 usage_ledger = Table(
     "usage_ledger",
@@ -124,6 +124,22 @@ def _whole(values: list[Any], gateway: str, run: str) -> Row:
     if not values[_GATEWAY]:
         values[_GATEWAY], values[_RUN] = gateway, run
     return values
+
+
+def demand_whole(line: bytes) -> None:
+    """Raise `ValueError` unless a line is a letter and an array of what its columns hold.
+
+    Only asked of lines of a batch that failed: a line that one database would take as it is may be nonsense to readers.
+    """
+    values = orjson.loads(line[1:])
+    if line[:1] not in (OPENED, PROGRESS, SETTLED, CHARGED) or not isinstance(values, list):
+        raise ValueError("it is no line of a journal")
+    if len(values) > len(COLUMNS):
+        raise ValueError("it has too many values")
+    for name, value in zip(COLUMNS, values, strict=False):
+        kind = usage_ledger.c[name].type.python_type
+        if value is not None and type(value) is not kind and not (kind is int and isinstance(value, float)):
+            raise ValueError(f"its {name} is no {kind.__name__}")
 
 
 class Folding:

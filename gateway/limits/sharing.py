@@ -31,6 +31,8 @@ from gateway.limits.limiter import Limiter, Meter
 _ALIVE_US = 5 * 10**6
 _KEPT_US = 600 * 10**6
 _LATE_US = 2 * 10**6
+_MOST = 2**63 - 1
+"""The largest number of the table: one absurd request keeps no other account from being told of."""
 _SELF = ""
 """The account under which a gateway says that it is there."""
 
@@ -88,7 +90,7 @@ class LimitSharing:
             "account": account,
             "running": meter.running,
             "requests": meter.requests_let,
-            "tokens": meter.tokens_let,
+            "tokens": min(meter.tokens_let, _MOST),
             "rpm": meter.limits.rpm,
             "tpm": meter.limits.tpm,
         }

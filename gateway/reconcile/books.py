@@ -1,17 +1,15 @@
 """The books of one gateway: its ledger summed up, exported, pruned, and held against its engines."""
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.audit import write_entry
+from gateway.background import Background, Periodic
 from gateway.costs.amounts import DAY_US
 from gateway.costs.forgetting import Forgetting
 from gateway.costs.request_cost import RequestPrices
@@ -32,7 +30,6 @@ from gateway.reconcile.verdict import Judgement
 from gateway.reconcile.watch import ReconcileWatch
 from gateway.settings import Settings
 
-log = logging.getLogger(__name__)
 _BEAT_S = 1.0
 _PRUNE_S = 3600.0
 
@@ -75,12 +72,17 @@ class Books:
             self.reconciliation,
             ReconcileGauges(metrics.registry),
             Recovery(database, pool, ledger.gateway, prices),
-            every_s=settings.reconcile_every_s,
         )
+        self._reconcile_every_s = settings.reconcile_every_s
 
-    async def run(self) -> None:
-        """Watch until cancelled; say that this gateway lives, and keep what long requests have used so far."""
-        await asyncio.gather(self.watch.run(), self._beat(), self._prune_forever())
+    def periodic(self, background: Background) -> Iterator[Periodic]:
+        """Say that this gateway lives, keep what long requests have used so far, compare with the engines, prune."""
+        yield Periodic("progress", _BEAT_S, self._note_progress)
+        yield Periodic("ledger", _BEAT_S, background.blocking(self._ledger.beat))
+        if self._reconcile_every_s:
+            yield Periodic("reconcile", self._reconcile_every_s, self.watch.look)
+        if self._retention_days:
+            yield Periodic("retention", _PRUNE_S, background.blocking(self._prune_old))
 
     async def close(self) -> None:
         """Return once every row is settled."""
@@ -107,18 +109,8 @@ class Books:
                 write_entry(connection, actor, "prune", "usage", {"before": before, "rows": deleted})
         return deleted
 
-    async def _prune_forever(self) -> None:
-        while self._retention_days:
-            try:
-                before_us = now_us() - self._retention_days * DAY_US
-                await asyncio.to_thread(self.prune, before_us, actor="retention")
-            except SQLAlchemyError:
-                log.warning("old rows of the ledger cannot be deleted now", exc_info=True)
-            await asyncio.sleep(_PRUNE_S)
+    def _prune_old(self) -> None:
+        self.prune(now_us() - self._retention_days * DAY_US, actor="retention")
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(_BEAT_S)
-            self._inference.note_progress()
-            with contextlib.suppress(SQLAlchemyError):  # the heart tells of a database that is away
-                await asyncio.to_thread(self._ledger.beat)
+    async def _note_progress(self) -> None:
+        self._inference.note_progress()

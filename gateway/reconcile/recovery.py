@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 from sqlalchemy import Engine as Database
 
 from gateway.costs.request_cost import RequestPrices
+from gateway.costs.usage import reopen
 from gateway.engine.engine import Engine
 from gateway.engine.pool import EnginePool
 from gateway.engine.worked import Worked
@@ -28,7 +29,7 @@ _LONGEST_US = 3600 * 10**6
 
 
 class Recovery:
-    """Asks the engines once for each interrupted row of one gateway, and has it paid."""
+    """Asks the engines until they know for each interrupted row of one gateway, and has it paid."""
 
     def __init__(self, database: Database, pool: EnginePool, gateway: str, prices: RequestPrices) -> None:
         self._database = database
@@ -43,18 +44,24 @@ class Recovery:
         rows = await asyncio.to_thread(self._rows)
         waiting = {row.request_id for row in rows}
         self._asked = {asked for asked in self._asked if asked[0] in waiting}
+        failures: list[Exception] = []
         for row in rows:
             for engine in self._pool.ready:
                 asked = (row.request_id, engine.run or "")
                 if engine.run and row.engine_run in (None, engine.run) and asked not in self._asked:
-                    self._asked.add(asked)
-                    await self._ask(row, engine)
+                    try:
+                        if await self._ask(row, engine):
+                            self._asked.add(asked)
+                    except Exception as error:  # asked again the next time; the other rows get their turn
+                        failures.append(error)
+        for failure in failures:
+            raise failure
         if self._prices.price.nano_usd is not None:
             await asyncio.to_thread(self._charge)
 
     def _rows(self) -> list[Row[Any]]:
         row = usage_ledger.c
-        query = select(row.request_id, row.attempt, row.engine_run).where(
+        query = select(row.request_id, row.attempt, row.engine_run, row.opened_us).where(
             self._is_interrupted(), row.evidence != Evidence.EXACT, row.opened_us > now_us() - _LONGEST_US
         )
         with self._database.connect() as connection:
@@ -64,13 +71,15 @@ class Recovery:
         row = usage_ledger.c
         return and_(row.state == "interrupted", row.gateway == self._gateway)
 
-    async def _ask(self, row: Row[Any], engine: Engine) -> None:
+    async def _ask(self, row: Row[Any], engine: Engine) -> bool:
+        """Whether the engine has said what it knows; while it still works on the request, it does not."""
         try:
             worked = await engine.client.worked_on(row.request_id)
         except GatewayError:
-            return
+            return False
         if worked is not None and (worked.usage.prompt_tokens or row.engine_run):
             await asyncio.to_thread(self._keep, row, engine, worked)
+        return True
 
     def _keep(self, row: Row[Any], engine: Engine, worked: Worked) -> None:
         known, usage = usage_ledger.c, worked.usage
@@ -85,6 +94,7 @@ class Recovery:
         }
         this = (known.request_id == row.request_id, known.attempt == row.attempt, known.state == "interrupted")
         with self._database.begin() as connection:
+            reopen(connection, row.opened_us)
             connection.execute(update(usage_ledger).where(*this).values(values))
 
     def _charge(self) -> None:

@@ -6,8 +6,6 @@ A reading is judged when the next one is taken: until then the rows of all gatew
 import asyncio
 import logging
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from gateway.engine.engine import Engine
 from gateway.engine.pool import EnginePool
 from gateway.reconcile.counts import EngineCounts, Run
@@ -22,7 +20,7 @@ _LONGEST_WAIT_US = 600 * 10**6
 
 
 class ReconcileWatch:
-    """Looks every `every_s` seconds; 0 never does."""
+    """Compares what the engines say with what the ledger has."""
 
     def __init__(
         self,
@@ -32,8 +30,6 @@ class ReconcileWatch:
         reconciliation: Reconciliation,
         gauges: ReconcileGauges,
         recovery: Recovery,
-        *,
-        every_s: float,
     ) -> None:
         self._pool = pool
         self._reader = reader
@@ -41,20 +37,14 @@ class ReconcileWatch:
         self._reconciliation = reconciliation
         self._gauges = gauges
         self._recovery = recovery
-        self._every_s = every_s
         self._waiting: dict[str, Run] = {}
         self._is_outside: dict[str, bool] = {}
 
-    async def run(self) -> None:
-        """Look until cancelled; a database that is away is asked again the next time."""
-        while self._every_s:
-            await asyncio.sleep(self._every_s)
-            try:
-                await self.read()
-                await self._recovery.run()
-                await asyncio.to_thread(self._judge)
-            except SQLAlchemyError:
-                log.warning("the ledger cannot be compared with the engines", exc_info=True)
+    async def look(self) -> None:
+        """Read, recover what crashes have cut off, and judge, once."""
+        await self.read()
+        await self._recovery.run()
+        await asyncio.to_thread(self._judge)
 
     async def read(self) -> None:
         """Read the counters of all engines that serve."""

@@ -1,11 +1,16 @@
 """Every error of the FastAPI part in OpenAI's shape."""
 
+import logging
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from gateway.database import AWAY, away_error
 from gateway.errors import GatewayError, InternalError, InvalidRequestError, MethodNotAllowedError, UnknownUrlError
+
+log = logging.getLogger(__name__)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -29,6 +34,12 @@ def add_error_handlers(app: FastAPI) -> None:
         field = str(first["loc"][-1])
         return render(request, InvalidRequestError(f"'{field}': {first['msg']}.", param=field))
 
+    def database_away(request: Request, error: Exception) -> Response:
+        log.warning("%s: the database does not answer (%s)", request.method, str(error).partition("\n")[0])
+        return render(request, away_error(error))
+
+    for away in AWAY:
+        app.add_exception_handler(away, database_away)
     app.add_exception_handler(GatewayError, render)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -1,12 +1,16 @@
 """/health (alive), /ready (an engine serves), /metrics (Prometheus)."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 
+from gateway.background import Background
+from gateway.database import DatabaseFile
 from gateway.engine.pool import EnginePool
 from gateway.metrics import Metrics
 
 
-def health_routes(pool: EnginePool, metrics: Metrics) -> APIRouter:
+def health_routes(pool: EnginePool, metrics: Metrics, background: Background, database: DatabaseFile) -> APIRouter:
     """Routes for load balancers and Prometheus."""
     routes = APIRouter(tags=["health"])
 
@@ -16,10 +20,14 @@ def health_routes(pool: EnginePool, metrics: Metrics) -> APIRouter:
         return {"status": "ok"}
 
     @routes.get("/ready")
-    def ready() -> dict[str, str]:
-        """200 while requests can be served; 503 with the reason otherwise."""
+    def ready() -> dict[str, Any]:
+        """200 while requests can be served; 503 with the reason otherwise. `failing` names background tasks that fail
+        again and again and that requests do not need.
+        """
         pool.require_ready()
-        return {"status": "ready"}
+        database.require()
+        background.require_sound()
+        return {"status": "ready"} | ({"failing": background.failing} if background.failing else {})
 
     @routes.get("/metrics")
     def prometheus() -> Response:

@@ -125,10 +125,12 @@ class KeyChanges(AccountBody):
 
 
 class Rotation(Schema):
-    """JSON body of a rotation; may be empty: then the old secret ends at once."""
+    """JSON body of a rotation; may be empty: then every earlier secret ends at once."""
 
     model_config = ConfigDict(extra="forbid")
-    overlap_s: int = Field(0, ge=0, le=366 * 86_400, description="How long the old secret stays good.")
+    overlap_s: int = Field(
+        0, ge=0, le=366 * 86_400, description="How long the old secret stays good; 0 ends every earlier one at once."
+    )
 
 
 class TenantBody(AccountBody):

@@ -7,12 +7,13 @@ that left, says nothing about a version.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from adapters import AdapterError, Registry
+from adapters import Registry, Snapshot, StaleLiveError
+from gateway.background import Group, Periodic
 from gateway.exchange import Call
 from gateway.ledger import Entry, Finish, now_us
 from gateway.metrics import TrafficMetrics
@@ -26,6 +27,7 @@ BOUNDS_EVIDENCE = "canary_bounds"
 # Below this nobody feels a difference, and a ratio of small numbers is noise.
 _SLACK_MS = 50.0
 _CHECK_EVERY = 8
+_LOOK_S = 1.0
 # The engine refused the adapter, failed, or was too slow. A full queue or an engine that is down is nobody's fault.
 _VERSION_AT_FAULT = frozenset({422, 500, 502, 504})
 
@@ -72,12 +74,17 @@ class Comparison:
 
     live_version: int
     canary_version: int
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: Bounds | None = None
+    """What the operator said when the canary began; None until the database has told, and nothing is judged so long."""
+    read_from: Snapshot | None = None
+    """As the registry was when the bounds were read: they may change with it."""
     live: Window = field(default_factory=lambda: Window(Bounds().window_s))
     canary: Window = field(default_factory=lambda: Window(Bounds().window_s))
     seen: int = 0
     """Canary requests since the beginning."""
-    is_over: bool = False
+    is_taken_back: bool = False
+    retry_s: float = 0.0
+    """When it may be tried again to take it back, after that failed."""
 
     def keep_to(self, bounds: Bounds) -> None:
         """From now on judge by these bounds."""
@@ -92,6 +99,7 @@ class CanaryWatch:
         self,
         registry: Registry,
         metrics: TrafficMetrics,
+        rollbacks: Group,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,7 +107,23 @@ class CanaryWatch:
         self._metrics = metrics
         self._clock = clock
         self._comparisons: dict[str, Comparison] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._rollbacks = rollbacks
+
+    def periodic(self) -> Iterator[Periodic]:
+        """What is looked after whether or not requests come: what failed at one moment is done at the next."""
+        yield Periodic("canaries", _LOOK_S, self.look)
+
+    async def look(self) -> None:
+        """Read the bounds that are not known yet, and judge every canary by them."""
+        failures: list[Exception] = []
+        for name, comparison in list(self._comparisons.items()):
+            try:
+                await self._read_bounds(name, comparison)
+            except Exception as error:  # the other canaries are judged first
+                failures.append(error)
+            self._judge(name, comparison, self._clock())
+        for failure in failures:
+            raise failure
 
     def ended(self, call: Call, entry: Entry) -> None:
         """Take a request into its window when its name has a canary, and take the canary back when that is broken."""
@@ -134,14 +158,14 @@ class CanaryWatch:
             return None
         now_s = self._clock()
         return {
-            "bounds": asdict(comparison.bounds),
+            "bounds": asdict(comparison.bounds or Bounds()),
             "live": comparison.live.summary(now_s).document(),
             "canary": comparison.canary.summary(now_s).document(),
         }
 
     async def close(self) -> None:
         """Wait for what is being taken back."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._rollbacks.join()
 
     def _is_current(self, name: str, comparison: Comparison) -> bool:
         policy = self._registry.snapshot.policies.get(name)
@@ -158,27 +182,27 @@ class CanaryWatch:
         if policy is None or policy.canary is None or policy.live is None:
             return None
         comparison = self._comparisons[name] = Comparison(policy.live, policy.canary.version)
-        self._later(self._read_bounds(name, comparison))
+        self._rollbacks.start(self._read_bounds(name, comparison))
         return comparison
 
     async def _read_bounds(self, name: str, comparison: Comparison) -> None:
         """What the operator said when the canary began; it may have begun before this gateway did."""
+        snapshot = self._registry.snapshot
+        if snapshot is comparison.read_from or not self._is_current(name, comparison):
+            return
         kept = await asyncio.to_thread(self._registry.evidence, name, comparison.canary_version)
-        document = next((found.document for found in kept if found.kind == BOUNDS_EVIDENCE), None)
-        if document is not None:
-            comparison.keep_to(Bounds(**document))
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        document = next((found.document for found in kept if found.kind == BOUNDS_EVIDENCE), {})
+        comparison.keep_to(Bounds(**document))
+        comparison.read_from = snapshot
 
     def _judge(self, name: str, comparison: Comparison, now_s: float) -> None:
+        if comparison.bounds is None or comparison.is_taken_back or now_s < comparison.retry_s:
+            return
         canary, live = comparison.canary.summary(now_s), comparison.live.summary(now_s)
         broken = broken_bound(canary, live, comparison.bounds)
-        if broken is None or comparison.is_over:
+        if broken is None or not self._is_current(name, comparison):
             return
-        comparison.is_over = True
+        comparison.is_taken_back = True
         evidence = {
             "broken": broken,
             "canary": f"v{comparison.canary_version}",
@@ -187,16 +211,23 @@ class CanaryWatch:
             "canary_window": canary.document(),
             "live_window": live.document(),
         }
-        log.warning("canary %s@v%d is taken back: %s", name, comparison.canary_version, broken)
-        self._later(self._take_back(name, comparison, evidence))
+        self._rollbacks.start(self._take_back(name, comparison, evidence))
 
     async def _take_back(self, name: str, comparison: Comparison, evidence: dict[str, Any]) -> None:
-        if not self._is_current(name, comparison):
-            return  # an operator was faster
+        clear = partial(
+            self._registry.clear_canary,
+            name,
+            actor=ACTOR,
+            expect_live=comparison.live_version,
+            expect_canary=comparison.canary_version,
+            evidence=evidence,
+        )
         try:
-            await asyncio.to_thread(partial(self._registry.clear_canary, name, actor=ACTOR, evidence=evidence))
-        except AdapterError:
-            comparison.is_over = False
-            log.exception("canary %s could not be taken back; it is tried again", name)
-            return
+            await asyncio.to_thread(clear)
+        except StaleLiveError:
+            return  # an operator was faster, and what is there now is not what was judged
+        except BaseException:
+            comparison.is_taken_back, comparison.retry_s = False, self._clock() + _LOOK_S
+            raise
+        log.warning("canary %s@v%d was taken back: %s", name, comparison.canary_version, evidence["broken"])
         self._metrics.canary_rollbacks.labels(name).inc()

@@ -4,7 +4,6 @@ A mirrored request goes the way of every other one, so its tokens are on the led
 starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
 """
 
-import asyncio
 import difflib
 import logging
 import time
@@ -15,6 +14,7 @@ from adapters import Registry
 from gateway.admission import Admission
 from gateway.apis import InferenceRequest
 from gateway.apis.api import dump
+from gateway.background import Group
 from gateway.errors import GatewayError
 from gateway.exchange import Call
 from gateway.inference import Inference
@@ -49,6 +49,7 @@ class Shadows:
         inference: Inference,
         admission: Admission,
         metrics: TrafficMetrics,
+        running: Group,
         *,
         most_running: int,
     ) -> None:
@@ -59,7 +60,7 @@ class Shadows:
         self._most_running = most_running
         self._mirrors: dict[str, Mirror] = {}
         self._pairs: dict[str, _Pair] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = running
 
     def ended(self, call: Call, entry: Entry) -> None:
         """Mirror a live request that was answered and chosen; compare a mirrored one with its original."""
@@ -75,9 +76,7 @@ class Shadows:
 
     async def close(self) -> None:
         """Give up what is running."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     def _mirror_of(self, name: str) -> Mirror | None:
         policy = self._registry.snapshot.policies.get(name)
@@ -103,9 +102,7 @@ class Shadows:
         live = Answer.of(entry, text_of(heard, is_stream=entry.stream))
         shadow = _shadow_call(call)
         self._pairs[shadow.id] = _Pair(mirror, live)
-        task = asyncio.create_task(self._send(shadow, name))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._send(shadow, name))
 
     async def _send(self, call: Call, name: str) -> None:
         try:
@@ -113,8 +110,6 @@ class Shadows:
                 await exchange.read()
         except GatewayError as error:
             log.debug("mirrored request %s: %s", call.id, error)
-        except Exception:
-            log.exception("mirrored request %s failed", call.id)
         finally:
             if pair := self._pairs.pop(call.id, None):
                 self._drop(name, pair.mirror)  # it never got as far as the engine

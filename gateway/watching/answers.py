@@ -4,7 +4,6 @@ Only versions are watched whose training left a baseline to compare with, and ne
 `watch_percent` says. What comes faster than it can be looked at is left out and counted.
 """
 
-import asyncio
 import logging
 import random
 import threading
@@ -30,7 +29,6 @@ log = logging.getLogger(__name__)
 _WATCHED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 _MOST_WAITING = 256
 _MOST_BYTES = 256 << 10
-_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +83,6 @@ class AnswerWatch:
             self._watched.labels(version.name, "dropped").inc()
             return
         self._waiting.append(_Heard(version, today(), body, call.request.stream, entry.usage))
-
-    async def run(self) -> None:
-        """Count what was taken, every few seconds, until cancelled."""
-        try:
-            while True:
-                await asyncio.sleep(_EVERY_S)
-                await asyncio.to_thread(self.flush)
-        finally:
-            self.flush()
 
     def flush(self) -> None:
         """Count what waits and add it to the database; when that is away, it is added later. Blocks."""

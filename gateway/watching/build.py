@@ -1,14 +1,14 @@
 """Builds watching from the settings: the sample of answers, feedback, and the reviews made of both."""
 
 import asyncio
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from adapters import Registry
+from gateway.background import Background, Periodic
 from gateway.gates.served_base import ServedBase
 from gateway.settings import Settings
 from gateway.watching.answers import AnswerWatch
@@ -17,8 +17,8 @@ from gateway.watching.feedback import FeedbackBook
 from gateway.watching.gauges import WatchGauges
 from gateway.watching.review import Reviewer, Rules
 
-log = logging.getLogger(__name__)
-_EVERY_S = 60.0
+_COUNT_S = 5.0
+_RENEW_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,19 @@ class Watching:
     reviewer: Reviewer
     gauges: WatchGauges
 
-    async def run(self) -> None:
-        """Count the sample and renew the gauges until cancelled."""
-        await asyncio.gather(self.answers.run(), self._renew_forever())
+    def periodic(self, background: Background) -> Iterator[Periodic]:
+        """Count the sample, renew the gauges, forget old counts."""
+        yield Periodic("answers", _COUNT_S, background.blocking(self.answers.flush))
+        yield Periodic("reviews", _RENEW_S, background.blocking(self.renew))
+        yield Periodic("answer_counts", _RENEW_S, background.blocking(self.counts.prune))
+
+    async def close(self) -> None:
+        """Count what is left of the sample."""
+        await asyncio.to_thread(self.answers.flush)
 
     def renew(self) -> None:
         """Renew the gauges now; blocks."""
         self.gauges.show([self.reviewer.review(name) for name in self.registry.snapshot.live])
-
-    async def _renew_forever(self) -> None:
-        while True:
-            try:
-                await asyncio.to_thread(self.renew)
-                await asyncio.to_thread(self.counts.prune)
-            except Exception:
-                log.exception("live answers cannot be reviewed; it is tried again")
-            await asyncio.sleep(_EVERY_S)
 
 
 def build_watching(

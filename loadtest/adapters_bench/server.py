@@ -25,7 +25,7 @@ CACHED = 128
 """Adapters that the engine keeps in memory: fewer than get traffic, so that they are read from disk and taken out."""
 _START_LIMIT_S = 600
 _POLL_S = 0.05
-_KEY = "tt-adapters-bench"
+_KEY = "tt-adapters-bench-on-loopback-only-0"
 Fingerprint = Mapping[str, float]
 
 

@@ -5,7 +5,17 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 
-from adapters import InUseError, NotReadyError, Policy, PolicyError, Registry, Split, State, UnknownAdapterError
+from adapters import (
+    InUseError,
+    NotReadyError,
+    Policy,
+    PolicyError,
+    Registry,
+    Split,
+    StaleLiveError,
+    State,
+    UnknownAdapterError,
+)
 from tests.adapters.versions import NAME, add_ready, manifest
 
 
@@ -88,6 +98,23 @@ def test_clearing_what_is_not_there_changes_nothing(three: Registry) -> None:
     before = three.audit()
     assert three.clear_canary(NAME, actor="ops") == three.clear_shadow(NAME, actor="ops") == Policy(live=1)
     assert three.audit() == before
+
+
+def test_a_canary_begins_and_ends_only_beside_the_versions_that_are_expected(three: Registry) -> None:
+    three.promote(NAME, 3, actor="ops")
+    with pytest.raises(StaleLiveError, match="v1 is not the live version"):
+        three.set_canary(NAME, 2, 10, actor="late", expect_live=1, keep={"bounds": {"min_requests": 3}})
+    assert policy(three) == Policy(live=3, previous=1)
+    assert three.evidence(NAME, 2) == []
+    three.set_canary(NAME, 2, 10, actor="ops", expect_live=3, keep={"bounds": {"min_requests": 3}})
+    assert [(kept.kind, kept.document) for kept in three.evidence(NAME, 2)] == [("bounds", {"min_requests": 3})]
+    for live, canary in ((1, 2), (3, 1)):
+        with pytest.raises(StaleLiveError, match="look again and retry"):
+            three.clear_canary(NAME, actor="watch", expect_live=live, expect_canary=canary)
+    assert policy(three).canary == Split(2, 10.0)
+    assert three.clear_canary(NAME, actor="watch", expect_live=3, expect_canary=2).canary is None
+    with pytest.raises(StaleLiveError):
+        three.clear_canary(NAME, actor="watch", expect_canary=2)
 
 
 @pytest.mark.parametrize("end", ["promote", "rollback"])

@@ -189,6 +189,57 @@ def test_the_journal_of_an_older_version_and_what_is_no_line_at_all_stop_nothing
     assert (folder / "rejected").read_bytes() == b"s[broken\n"
 
 
+DAMAGED = [
+    b"s5",
+    b"s{}",
+    b"s[]",
+    b'x["req_odd"]',
+    b's[["req_nested"]]',
+    b's["req_object", {"a": 1}]',
+    b's["req_short"]',
+    b's["req_words", "five", "default", "admin", "base"]',
+    b"",
+    b"\x00" * 300_000,
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=lambda line: repr(line[:20]))
+def test_a_damaged_line_is_put_aside_and_what_comes_after_it_is_folded(
+    ledger: Ledger, database: Engine, folder: Path, damaged: bytes
+) -> None:
+    ledger.open(entry("req_before"))
+    ledger._journal.append(damaged + b"\n")
+    ledger.open(entry("req_after"))
+    assert {row["request_id"] for row in rows_of(ledger, database)} == {"req_before", "req_after"}
+    assert (folder / "rejected").read_bytes() == damaged + b"\n"
+    assert ledger.rejected == 1
+
+
+def test_the_folding_thread_outlives_an_exception_that_nobody_expected(
+    ledger: Ledger, database: Engine, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with database.begin() as connection:  # a trigger, a missing right: no fault of the line's
+        connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN choices TO away"))
+    ledger.open(entry("req_1"))
+    while "cannot be taken over" not in caplog.text:
+        threading.Event().wait(0.01)
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN away TO choices"))
+    assert [row["request_id"] for row in rows_of(ledger, database)] == ["req_1"]
+    assert ledger.rejected == 0
+
+
+def test_half_a_line_at_the_end_of_a_segment_is_kept_and_the_next_segment_read(database: Engine, folder: Path) -> None:
+    (folder / "dead").mkdir(parents=True)
+    torn = entry("req_torn").settled_line()[:-9]
+    (folder / "dead" / "00000001").write_bytes(entry("req_1").settled_line() + torn)
+    (folder / "dead" / "00000002").write_bytes(entry("req_2").settled_line() + torn)
+    ledger = Ledger(database, folder)
+    assert {row["request_id"] for row in rows_of(ledger, database)} == {"req_1", "req_2"}
+    ledger.close()
+    assert (folder / "rejected").read_bytes() == torn + b"\n"
+
+
 def test_folding_the_same_journal_twice_changes_nothing(database: Engine, folder: Path) -> None:
     row = entry()
     lines = row.opened_line() + row.settled_line()

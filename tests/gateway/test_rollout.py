@@ -7,6 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters import Registry
+from gateway.database import open_database
+from gateway.settings import Settings
 from loadtest.canned.engine import CannedSettings
 from tests.gateway.conftest import Attached
 from tests.gateway.traffic.conftest import eventually, gateway_with_versions
@@ -68,6 +71,16 @@ def test_a_promotion_may_begin_as_a_canary_and_end_it(gateway: Attached) -> None
     assert refusal(stale)[0] == 409
     gateway.http.post(f"{MINE}/promote", json={"version": 2})
     assert policy(gateway) == {"live": "v2", "previous": "v1", "canary": None, "shadow": None, "pinned": False}
+
+
+def test_a_canary_is_refused_when_another_gateway_promoted_meanwhile(gateway: Attached) -> None:
+    database = open_database(Settings(data_dir=gateway.data_dir).database)
+    Registry(database).promote("mine", 2, actor="another gateway")
+    late = gateway.http.post(f"{MINE}/promote", json={"version": 3, "canary_percent": 20, "expect_live": 1})
+    assert refusal(late)[0] == 409
+    assert eventually(lambda: policy(gateway)["live"] == "v2")
+    assert policy(gateway)["canary"] is None
+    database.dispose()
 
 
 def test_splits_begin_and_end_and_are_listed(gateway: Attached) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from gateway.background import Background
 from gateway.budgets import Bank, Budgets
 from gateway.database import open_database
 from gateway.keys import Account, Budget, Limits, Period
@@ -26,7 +27,7 @@ async def measure(folder: Path) -> tuple[float, float]:
     """Medians over rounds, of everything and of the budgets alone."""
     database = open_database(f"sqlite:///{folder / 'turntable.db'}")
     ledger = Ledger(database, folder / "ledger")
-    budgets, limiter = Budgets(Bank(database, ledger.run), ledger), Limiter()
+    budgets, limiter = Budgets(Bank(database, ledger.run), ledger, Background().group("budgets")), Limiter()
     tenants = [Account(f"tenant:{number}", _LIMITS, _BUDGETS) for number in range(_TENANTS)]
     callers = [(Account(f"key:{number}", _LIMITS, _BUDGETS), tenants[number % _TENANTS]) for number in range(_KEYS)]
     await _timed(budgets, None, callers)  # which takes money from the database

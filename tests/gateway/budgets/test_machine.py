@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
+from gateway.background import Background
 from gateway.budgets import Bank, Budgets, Reservation, Standings
 from gateway.budgets.bank import LEASE_US
 from gateway.database import open_database
@@ -81,7 +82,7 @@ class Machine(RuleBasedStateMachine):
         ledger = Ledger(self.database, self.folder / str(number))
         bank = Bank(self.database, ledger.run, self.clock.us_now)
         bank.forget(ledger.ended_runs)
-        return Gateway(Budgets(bank, ledger, self.clock.s_now), ledger, bank)
+        return Gateway(Budgets(bank, ledger, Background().group("budgets"), self.clock.s_now), ledger, bank)
 
     def in_database(self) -> int:
         with self.database.connect() as connection:

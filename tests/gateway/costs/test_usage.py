@@ -2,15 +2,21 @@
 
 from collections import defaultdict
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, func, insert, select
 
 from gateway.costs.amounts import DAY_US, HOUR_US
+from gateway.costs.request_cost import RequestPrices
 from gateway.costs.sums import COUNTS, SHORT_PROMPT
 from gateway.costs.tables import adapter_loads, engine_hours, usage_hours, usage_summed
 from gateway.costs.usage import UsageSummary
+from gateway.engine.worked import Worked
 from gateway.ledger import now_us
+from gateway.reconcile.recovery import Recovery
+from gateway.usage import Usage
 from tests.gateway.costs.ledger_rows import row, write_rows
 
 NOW = now_us()
@@ -133,3 +139,35 @@ def test_adapter_loads_count_as_work_of_their_engine(database: Engine) -> None:
 def test_an_empty_ledger_has_no_usage(database: Engine) -> None:
     window = UsageSummary(database).window(0, NOW)
     assert (window.sums, window.busy_us, window.load_us) == ([], {}, {})
+
+
+async def test_tokens_that_are_recovered_after_a_crash_reach_an_hour_that_was_closed_without_them(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = (NOW // HOUR_US - 3) * HOUR_US + 50 * 60 * 10**6
+    cut = {"state": "interrupted", "gateway": "g", "engine_run": "run-1", "prompt_tokens": 5, "evidence": "none"}
+    write_rows(database, [row(1, opened, None, **cut)])
+    write_rows(database, [row(2, opened, prompt_tokens=7), row(3, opened + HOUR_US, prompt_tokens=11)])
+    summary = UsageSummary(database)
+    closed = summary.close_hours()
+    assert closed > opened // HOUR_US
+    assert totals_of(summary.window(0, NOW).sums)["prompt_tokens"] == 23
+    answers: list[Worked | Exception] = [KeyError("an odd answer"), Worked(Usage(900, 60, 100), 1)]
+
+    async def worked_on(_request_id: str) -> Worked:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    engine = SimpleNamespace(name="engine-0", run="run-1", client=SimpleNamespace(worked_on=worked_on))
+    recovery = Recovery(database, SimpleNamespace(ready=[engine]), "g", RequestPrices())  # type: ignore[arg-type]
+    monkeypatch.setattr("gateway.reconcile.recovery.now_us", lambda: opened + 16 * 60 * 10**6)
+    with pytest.raises(KeyError):
+        await recovery.run()
+    await recovery.run()  # what failed is asked again
+    totals, busy = totals_of(summary.window(0, NOW).sums), summary.window(0, NOW).busy_us
+    assert (totals["prompt_tokens"], totals["cached_tokens"], totals["completion_tokens"]) == (918, 100, 60)
+    assert summary.close_hours() == closed
+    assert totals_of(summary.window(0, NOW).sums) == totals == totals_of(UsageSummary(database).hourly(0, NOW))
+    assert summary.window(0, NOW).busy_us == busy

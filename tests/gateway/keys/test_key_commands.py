@@ -47,7 +47,7 @@ def test_a_key_is_printed_once_and_alone_and_lives_through_every_command(url: st
     left = datetime.fromisoformat(shown["expires_at"]) - datetime.now(UTC)
     assert timedelta(days=29) < left <= timedelta(days=30)
     changed = answer(
-        run(url, keys.app, "change", key_id, "--rpm", "0", "--budget", "none", "--expires", "none", "--json")
+        run(url, keys.app, "change", key_id, "--rpm", "none", "--budget", "none", "--expires", "none", "--json")
     )
     assert [changed[name] for name in ("rpm", "max_tokens", "budgets", "expires_at")] == [None, 512, [], None]
     rotated = answer(run(url, keys.app, "rotate", key_id, "--overlap", "24h", "--json"))
@@ -77,11 +77,21 @@ def test_a_tenant_is_set_changed_listed_and_deleted(url: str) -> None:
     assert answer(run(url, tenants.app, "list", "--json")) == []
 
 
+NO_LIMIT = (
+    "'{}' is no limit for --{}; give a whole number from 1, or none for no limit (a budget of 0/total lets nothing "
+    "through)."
+)
+
+
 @pytest.mark.parametrize(
     ("app", "arguments", "sentence"),
     [
         (keys.app, ("show", "nobody"), "There is no key 'nobody'; `turntable keys list` shows the ids of all."),
         (keys.app, ("create", "x", "--budget", "25"), "'25' is no budget; write it like 25/month, 3/day or 100/total."),
+        (keys.app, ("create", "x", "--rpm", "0"), NO_LIMIT.format("0", "rpm")),
+        (keys.app, ("change", "x", "--tpm", "-1"), NO_LIMIT.format("-1", "tpm")),
+        (keys.app, ("change", "x", "--max-tokens", "1e3"), NO_LIMIT.format("1e3", "max-tokens")),
+        (tenants.app, ("set", "x", "--max-concurrency", "0"), NO_LIMIT.format("0", "max-concurrency")),
         (keys.app, ("create", "x", "--expires", "soon"), "'soon' is no end; write it like 2027-01-01, 30d or none."),
         (keys.app, ("rotate", "x", "--overlap", "1w"), "'1w' is no length of time; write it like 90s, 15m, 24h or 7d."),
         (tenants.app, ("show", "x"), "The tenant 'x' has no limits or budgets; `turntable tenants list` shows all."),

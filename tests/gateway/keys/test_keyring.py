@@ -1,16 +1,22 @@
 """Keys: who gets in, and where the admin key is kept."""
 
+import errno
+import os
 import re
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.errors import AuthenticationError
 from gateway.keys import Caller, Keyring, Scope
 from gateway.keys.pepper import PEPPER_FILE, PepperError, load_pepper
-from gateway.keys.secret_file import load_or_create_admin_key
+from gateway.keys.secret_file import WeakSecretError, load_or_create_admin_key, strong_admin_key
 from gateway.keys.token import KEY_PREFIX, KeyHash, new_id, new_key
+from gateway.ledger.gateways import gateway_id
 
 KEYRING = Keyring("tt-secret", KeyHash("pepper"))
 
@@ -53,6 +59,43 @@ def test_the_generated_key_is_kept_for_its_owner_only(tmp_path: Path) -> None:
     assert key.startswith(KEY_PREFIX)
     assert stat.S_IMODE((tmp_path / "admin.key").stat().st_mode) == 0o600
     assert load_or_create_admin_key(tmp_path) == (key, False)
+
+
+@pytest.mark.parametrize("make", [load_or_create_admin_key, lambda folder: load_pepper(folder, None), gateway_id])
+def test_nobody_ever_reads_half_a_secret_however_many_start_at_once(make: Any, tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def start(_: int) -> Any:
+        together.wait()
+        made = make(tmp_path)
+        return made[0] if isinstance(made, tuple) else made
+
+    with ThreadPoolExecutor(8) as pool:
+        for round_ in range(20):
+            for left in tmp_path.iterdir():
+                left.unlink()
+            (found,) = set(pool.map(start, range(8)))
+            assert found, round_
+    assert [path.name[0] for path in tmp_path.iterdir()] != ["."], "no scratch is left"
+
+
+def test_a_file_that_is_made_whole_has_its_content_from_its_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)  # the last step before others see it
+    with pytest.raises(OSError, match="No space"):
+        load_or_create_admin_key(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["", "a", "k" * 31])
+def test_an_admin_key_that_can_be_guessed_is_refused_with_the_fix(key: str) -> None:
+    with pytest.raises(WeakSecretError, match=f"has {len(key)} characters and needs 32 or more.*openssl rand -hex 32"):
+        strong_admin_key(key, "the setting admin_key")
+    assert strong_admin_key("k" * 32, "admin.key") == "k" * 32
 
 
 def test_the_pepper_is_kept_for_its_owner_only_and_a_weak_one_is_refused(tmp_path: Path) -> None:

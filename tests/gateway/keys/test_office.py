@@ -72,6 +72,18 @@ def test_a_rotated_key_keeps_its_id_and_its_old_secret_for_the_overlap_alone(gat
     assert [refused(gateways.one, key) for key in (third, fourth)] == [refused(gateways.one, third)] * 2
 
 
+def test_a_secret_that_is_promised_to_somebody_is_not_ended_by_another_rotation(gateways: Gateways) -> None:
+    made, first = gateways.create()
+    _, second = gateways.one.rotate(made.id, overlap_us=HOUR_US, actor="admin")
+    with pytest.raises(ConflictError, match=r"is good until .*, as was promised .* or without an overlap, which ends"):
+        gateways.other.rotate(made.id, overlap_us=HOUR_US, actor="admin")
+    assert caller_of(gateways.one, first) == caller_of(gateways.one, second)
+    _, third = gateways.one.rotate(made.id, overlap_us=0, actor="admin")
+    assert [bool(refused(gateways.one, ended)) for ended in (first, second)] == [True, True]
+    _, fourth = gateways.one.rotate(made.id, overlap_us=HOUR_US, actor="admin")
+    assert caller_of(gateways.one, third) == caller_of(gateways.one, fourth)
+
+
 def test_a_key_ends_by_the_clock_without_anybody_doing_anything(gateways: Gateways) -> None:
     made, key = gateways.create(expires_us=now_us() + HOUR_US)
     assert caller_of(gateways.one, key)

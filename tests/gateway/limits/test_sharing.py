@@ -109,3 +109,11 @@ def test_a_gateway_that_joins_does_not_pay_for_the_past(gateways: Gateways, cloc
     gateways.sharing[0].leave()
     asyncio.run(joined.exchange())
     assert late.gateways == 2
+
+
+def test_a_request_of_absurdly_many_tokens_keeps_nobody_from_hearing_of_the_others(gateways: Gateways) -> None:
+    absurd = Account("key:absurd", Limits(rpm=RPM), ())
+    gateways.limiters[0].take((absurd,), 2**64 * 128)
+    assert len(gateways.rush(0)) == RPM // 2
+    gateways.beat()
+    assert gateways.rush(1) == [], "what the other let through was heard of"

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import httpx
 import typer
@@ -32,8 +32,8 @@ from gateway.costs.evidence import EvidenceStore, Kind
 from gateway.database import open_database
 from gateway.ledger import spending, usage_ledger
 from loadtest.bench.machine import machine
-from loadtest.canned.engine import CannedEngine, CannedSettings
-from loadtest.canned.server import CannedServer, serving
+from loadtest.canned.engine import CannedEngine, CannedSettings, Work
+from loadtest.canned.server import serving
 from tests.gateway.budgets.conftest import WEIGHTS
 
 KEY = "tt-kill-test"
@@ -81,12 +81,12 @@ def kill_again_and_again(
     choose = random.Random(seed)
     answered: set[str] = set()
     settings = CannedSettings(tokens=12, ttft_ms=2, itl_ms=4, tells_tokens=True)
-    _measured(database_url)
-    with serving(settings) as engine, _gateways(folder, database_url, engine) as start, ExitStack() as stack:
+    measured(database_url)
+    with serving(settings) as engine, gateways(folder, database_url, engine.url) as start, ExitStack() as stack:
         gateway = start()
         gateway.wait_until_ready()
         key = gateway.make_key()
-        clients = stack.enter_context(_Clients(key.secret))
+        clients = stack.enter_context(Clients(key.secret))
         gateway.kill()
         for number in range(kills):
             gateway = start()
@@ -110,7 +110,7 @@ def kill_again_and_again(
     return outcome
 
 
-def _measured(database_url: str) -> None:
+def measured(database_url: str) -> None:
     """What a token costs on this engine is known, as if it had been calibrated."""
     database = open_database(database_url)
     EvidenceStore(database).add(Kind.WEIGHTS, WEIGHTS)
@@ -154,17 +154,22 @@ for line in sys.stdin:
 
 
 @dataclass(frozen=True)
-class _Key:
+class Key:
+    """A key that the clients ask with."""
+
     id: str
     secret: str
 
 
 @dataclass(frozen=True)
-class _Gateway:
+class Gateway:
+    """A gateway's process."""
+
     pid: int
     port: int
 
     def wait_until_ready(self) -> None:
+        """Return once it serves."""
         with httpx.Client(base_url=f"http://127.0.0.1:{self.port}") as http:
             while True:
                 with contextlib.suppress(httpx.HTTPError):
@@ -173,12 +178,12 @@ class _Gateway:
                 assert Path(f"/proc/{self.pid}").exists(), "the gateway ended by itself"
                 time.sleep(0.01)
 
-    def make_key(self) -> _Key:
+    def make_key(self) -> Key:
         """A key with every limit and a budget, none of which it reaches; work has a price then."""
         fields = {"name": "k", "rpm": 10**6, "tpm": 10**9, "max_concurrency": 10**3, "budget_usd": "1000"}
         url, operator = f"http://127.0.0.1:{self.port}/admin/v1/keys", {"authorization": f"Bearer {KEY}"}
         made = httpx.post(url, json=fields, headers=operator).raise_for_status().json()
-        key = _Key(made["id"], made["key"])
+        key = Key(made["id"], made["key"])
         body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
         asked = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         while not httpx.post(asked, json=body, headers={"authorization": f"Bearer {key.secret}"}).is_success:
@@ -186,32 +191,37 @@ class _Gateway:
         return key
 
     def kill(self) -> None:
+        """`kill -9`, and wait until it is gone."""
         os.kill(self.pid, signal.SIGKILL)
         while Path(f"/proc/{self.pid}").exists():
             time.sleep(0.005)
 
 
 @contextlib.contextmanager
-def _gateways(folder: Path, database_url: str, engine: CannedServer) -> Iterator[Callable[[], _Gateway]]:
+def gateways(
+    folder: Path, database_url: str, engine_url: str, log: int | None = None
+) -> Iterator[Callable[[], Gateway]]:
+    """What starts a gateway on `folder`, always on the same port; `log` is a descriptor that gets what they write."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    order = json.dumps([str(folder), database_url, engine.url, port]) + "\n"
-    forks = subprocess.Popen([sys.executable, "-c", _FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    order = json.dumps([str(folder), database_url, engine_url, port]) + "\n"
+    command = [sys.executable, "-c", _FORKING]
+    forks = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
     assert forks.stdin is not None
     assert forks.stdout is not None
     given, told = forks.stdin, forks.stdout
 
-    def start() -> _Gateway:
+    def start() -> Gateway:
         given.write(order)
         given.flush()
-        return _Gateway(int(told.readline()), port)
+        return Gateway(int(told.readline()), port)
 
     with forks:
         yield start
         given.close()
 
 
-class _Clients:
+class Clients:
     """Clients that ask without a pause, streams and whole answers, and of which some leave early."""
 
     def __init__(self, key: str) -> None:
@@ -219,7 +229,7 @@ class _Clients:
         tls = ssl.create_default_context()  # made once: it costs more than the clients
         self._clients = [httpx.Client(headers=headers, timeout=10, verify=tls) for _ in range(CLIENTS)]
 
-    def __enter__(self) -> "_Clients":
+    def __enter__(self) -> "Clients":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -262,12 +272,12 @@ def _ask(http: httpx.Client, url: str, body: dict[str, Any], name: str, answered
             answered.add(name)
 
 
-def _settled_outcome(kills: int, database_url: str, engine: CannedEngine, answered: set[str], key: _Key) -> Outcome:
+def _settled_outcome(kills: int, database_url: str, engine: CannedEngine, answered: set[str], key: Key) -> Outcome:
     """The outcome once nothing is open and the engine was asked about what had been cut off."""
     database = create_engine(database_url)
     try:
         for _ in range(1000):
-            outcome = _outcome(kills, database, engine, answered, key)
+            outcome = outcome_of(kills, database, engine, answered, key)
             if outcome.is_clean and "open" not in outcome.rows:
                 break
             time.sleep(0.02)
@@ -276,7 +286,16 @@ def _settled_outcome(kills: int, database_url: str, engine: CannedEngine, answer
         database.dispose()
 
 
-def _outcome(kills: int, database: Any, engine: CannedEngine, answered: set[str], key: _Key) -> Outcome:
+class Counted(Protocol):
+    """What an engine counted, in all and for each request."""
+
+    works: dict[str, Work]
+    prompt_tokens: int
+    generation_tokens: int
+
+
+def outcome_of(kills: int, database: Any, engine: Counted, answered: set[str], key: Key) -> Outcome:
+    """What the ledger says beside what the engine counted."""
     with database.connect() as connection:
         rows = connection.execute(select(usage_ledger)).all()
         spent = select(func.sum(spending.c.nano_usd)).where(spending.c.account == f"key:{key.id}")

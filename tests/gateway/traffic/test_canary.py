@@ -1,5 +1,8 @@
 """Canaries that are worse than live are taken back, with the evidence; others are left alone."""
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,64 @@ def test_a_failing_canary_is_taken_back_by_the_gateway_with_evidence(tmp_path: P
         assert newest["evidence"]["bounds"]["min_requests"] == 8
         metrics = gateway.http.get("/metrics").text
         assert 'turntable_canary_rollbacks_total{model="mine"} 1.0' in metrics
+
+
+@contextmanager
+def without_table(gateway: Attached, table: str) -> Iterator[None]:
+    """The gateway's database refuses whatever needs a table, at once."""
+
+    def rename(old: str, new: str) -> None:
+        with closing(sqlite3.connect(gateway.data_dir / "turntable.db")) as connection:
+            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    rename(table, f"{table}_away")
+    yield
+    rename(f"{table}_away", table)
+
+
+def failures(gateway: Attached) -> bool:
+    return 'turntable_background_failures_total{task="canary_rollbacks"}' in gateway.http.get("/metrics").text
+
+
+def test_a_rollback_that_the_database_refused_is_done_later_without_another_request(tmp_path: Path) -> None:
+    with gateway_with_versions(tmp_path, CannedSettings(tokens=2)) as gateway:
+        body = {"version": "v2", "percent": 50, "bounds": {"min_requests": 8}}
+        assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).is_success
+        gateway.engine.faults[engine_name(gateway, 2)] = Fault.ERROR_500
+        with without_table(gateway, "audit_log"):
+            assert eventually(lambda: bool(ask_as(gateway, range(8))) and failures(gateway))
+        assert eventually(lambda: policy(gateway)["canary"] is None)
+
+
+def test_bounds_that_the_database_did_not_tell_at_first_are_in_force_afterwards(tmp_path: Path) -> None:
+    with gateway_with_versions(tmp_path, CannedSettings(tokens=2)) as gateway:
+        body = {"version": "v2", "percent": 50, "bounds": {"min_requests": 3}}
+        assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).is_success
+
+        def bounds() -> Any:
+            return gateway.http.get("/admin/v1/adapters/mine").json()["canary_watch"]["bounds"]["min_requests"]
+
+        with without_table(gateway, "adapter_evidence"):
+            ask_as(gateway, range(4))
+            assert eventually(lambda: failures(gateway))
+        assert eventually(lambda: bounds() == 3)
+
+
+def test_bounds_that_an_operator_changes_are_in_force_while_the_canary_goes_on(tmp_path: Path) -> None:
+    with gateway_with_versions(tmp_path, CannedSettings(tokens=2)) as gateway:
+
+        def set_bounds(least: int) -> None:
+            body = {"version": "v2", "percent": 50, "bounds": {"min_requests": least}}
+            assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).is_success
+
+        def bounds() -> Any:
+            return gateway.http.get("/admin/v1/adapters/mine").json()["canary_watch"]["bounds"]["min_requests"]
+
+        set_bounds(3)
+        ask_as(gateway, range(4))
+        assert eventually(lambda: bounds() == 3)
+        set_bounds(5)
+        assert eventually(lambda: bounds() == 5)
 
 
 def test_what_clients_do_wrong_is_not_held_against_a_canary(tmp_path: Path) -> None:

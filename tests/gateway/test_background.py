@@ -1,0 +1,152 @@
+"""Background work goes on after any exception, and none is lost."""
+
+import asyncio
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy.exc import OperationalError
+
+from gateway.background import Background, Periodic, WorkFailedError
+from gateway.settings import Settings
+from loadtest.canned.engine import CannedSettings
+from loadtest.canned.server import serving
+from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
+from tests.gateway.traffic.conftest import eventually
+
+
+class Work:
+    """Fails in the given ways, one after the other, and then works; `done` is set when it has worked."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+        self.done = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.done.set()
+
+
+class FailsForever(Work):
+    """Fails each time; `done` is set when it has failed often enough for all to know."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        if self.calls > 3:
+            self.done.set()
+        raise self.error
+
+
+AWAY = OperationalError("SELECT 1", None, Exception("database is locked"))
+
+
+async def test_periodic_work_goes_on_after_every_kind_of_exception(caplog: pytest.LogCaptureFixture) -> None:
+    registry = CollectorRegistry()
+    background = Background(registry)
+    work = Work(KeyError("slot_bytes"), AWAY, asyncio.CancelledError(), RuntimeError("odd"))
+    background.start([Periodic("keys", 0, work)])
+    await work.done.wait()
+    await background.close()
+    assert 'turntable_background_failures_total{task="keys"} 4.0' in generate_latest(registry).decode()
+    assert "background task 'keys' failed" in caplog.text
+    assert "KeyError: 'slot_bytes'" in caplog.text
+    assert "the database does not answer" in caplog.text
+
+
+async def test_work_that_keeps_failing_is_named_until_it_works_again() -> None:
+    background, work = Background(), FailsForever(ValueError("x"))
+    background.start([Periodic("costs", 0, work)])
+    await work.done.wait()
+    assert background.failing == ["costs"]
+    background.require_sound()  # nobody is less safe without it
+    await background.close()
+    assert background.failing == []
+
+
+async def test_a_gateway_is_not_sound_while_work_fails_that_keeps_it_safe() -> None:
+    background, work = Background(), FailsForever(ValueError("x"))
+    background.start([Periodic("keys", 0, work, is_essential=True)])
+    await work.done.wait()
+    with pytest.raises(WorkFailedError, match="'keys'"):
+        background.require_sound()
+    await background.close()
+
+
+async def test_a_database_that_is_away_is_told_but_keeps_nobody_out() -> None:
+    background, work = Background(), FailsForever(AWAY)
+    background.start([Periodic("keys", 0, work, is_essential=True)])
+    await work.done.wait()
+    assert background.failing == ["keys"]
+    background.require_sound()
+    await background.close()
+
+
+async def test_the_same_failure_again_and_again_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    background, work = Background(), Work(*(ValueError("x") for _ in range(64)))
+    background.start([Periodic("costs", 0, work)])
+    await work.done.wait()
+    await background.close()
+    records = [record for record in caplog.records if record.name == "gateway.background"]
+    assert [record.levelno for record in records].count(logging.ERROR) == 1
+    assert len(records) < 10
+
+
+async def test_an_exception_of_work_that_was_started_once_is_logged_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = CollectorRegistry()
+    group = Background(registry).group("canary")
+
+    async def fail() -> None:
+        raise KeyError("bounds")
+
+    group.start(fail())
+    assert len(group) == 1
+    await group.join()
+    assert len(group) == 0
+    assert 'turntable_background_failures_total{task="canary"} 1.0' in generate_latest(registry).decode()
+    assert "KeyError: 'bounds'" in caplog.text
+
+
+async def test_a_group_that_is_cancelled_ends_what_runs_and_reports_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    group = Background().group("shadow")
+    task = group.start(asyncio.sleep(3600))
+    await group.cancel()
+    assert task.cancelled()
+    assert "failed" not in caplog.text
+
+
+def test_a_gateway_that_can_no_longer_read_keys_says_so_and_is_ready_again_once_it_can(tmp_path: Path) -> None:
+    def damage(scopes: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "turntable.db")) as database:
+            database.execute("UPDATE api_keys SET scopes = ?, revision = revision + 1", (scopes,))
+            database.execute("UPDATE keys_revision SET revision = revision + 1")
+            database.commit()
+
+    with (
+        serving(CannedSettings(tokens=2)) as engine,
+        running_gateway(Settings(data_dir=tmp_path), engine.url) as url,
+        httpx.Client(base_url=url) as http,
+    ):
+        wait_until_ready(url)
+        gateway = Attached(url, engine, tmp_path)
+        assert gateway.http.post("/admin/v1/keys", json={"name": "k"}).is_success
+        damage('["all"]')
+        assert eventually(lambda: http.get("/ready").status_code == httpx.codes.SERVICE_UNAVAILABLE)
+        error = http.get("/ready").json()["error"]
+        assert (error["code"], "'keys'" in error["message"]) == ("background_work_failed", True)
+        assert gateway.chat().is_success  # it is taken out of service by whoever asks /ready, and breaks nothing off
+        damage('["inference"]')
+        assert eventually(lambda: http.get("/ready").is_success)
+        gateway.http.close()
