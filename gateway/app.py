@@ -269,7 +269,12 @@ def _build_engine(
 ) -> Engine:
     """One engine with its client, loader and supervisor."""
     settings = setup.settings
-    client = EngineClient(url, connect_timeout_s=settings.connect_timeout_s, idle_timeout_s=settings.idle_timeout_s)
+    client = EngineClient(
+        url,
+        connect_timeout_s=settings.connect_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        most_answer_bytes=settings.max_answer_bytes,
+    )
     plan = setup.plan
     loader = AdapterLoader(
         name,

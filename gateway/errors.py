@@ -18,7 +18,8 @@
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
     ├── InternalError            500  a defect of ours; the log has the trace
     ├── EngineFailedError        502  the engine failed on the request or answered nonsense
-    │   └── EngineBrokeOffError       its connection ended before its answer did
+    │   ├── EngineBrokeOffError       its connection ended before its answer did
+    │   └── EngineAnswerTooLargeError its whole answer is more than is kept in memory
     ├── EngineUnavailableError   503  no engine serves right now; `retry-after` says when to come back
     │   ├── EngineUnreachableError    the engine never accepted the request: it may go to another one
     │   └── OverloadedError           every slot is taken and the queue is full or too slow
@@ -203,6 +204,18 @@ class EngineBrokeOffError(EngineFailedError):
 
     def __init__(self) -> None:
         super().__init__("The engine broke off before its answer was complete.")
+
+
+class EngineAnswerTooLargeError(EngineFailedError):
+    """The engine's whole answer is more than is kept in memory."""
+
+    code = "engine_answer_too_large"
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"The engine's answer is larger than {most_bytes:,} bytes, the most that is kept of one; ask for a stream, "
+            "or for fewer choices, log-probabilities or inputs at a time (the operator's setting is max_answer_bytes)."
+        )
 
 
 class EngineUnavailableError(GatewayError):

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(64 << 10, gt=0, description="Largest request line with all headers.")
     max_connections: int = Field(4096, gt=0, description="Open client connections; more are closed at once.")
     max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
+    max_answer_bytes: int = Field(
+        64 << 20, gt=0, description="Largest answer of an engine that is not streamed; it is kept in memory whole."
+    )
     max_journal_bytes: int = Field(
         64 << 20, gt=0, description="Usage kept on disk while the database is away; beyond it, requests are refused."
     )

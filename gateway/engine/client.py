@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from gateway.engine.connection import MOST_ANSWER_BYTES
 from gateway.engine.counters import Counters
 from gateway.engine.http import ConnectionPool, Request
 from gateway.engine.residents import Residents
@@ -31,11 +32,23 @@ _PATHS = re.compile(r"(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]*")
 class EngineClient:
     """One engine at `url`. Times are seconds: `idle_timeout_s` is the longest silence within an answer."""
 
-    def __init__(self, url: str, *, connect_timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float,
+        idle_timeout_s: float,
+        most_answer_bytes: int = MOST_ANSWER_BYTES,
+    ) -> None:
         self.url = url.rstrip("/")
         self.book: Callable[[str, Mapping[str, Any]], AbstractContextManager[OwnRequest]] | None = None
         """Puts the gateway's own requests on the ledger."""
-        self._connections = ConnectionPool(self.url, connect_timeout_s=connect_timeout_s, idle_timeout_s=idle_timeout_s)
+        self._connections = ConnectionPool(
+            self.url,
+            connect_timeout_s=connect_timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            most_answer_bytes=most_answer_bytes,
+        )
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Request:
         """Send a request; leaving the context early closes the connection, and the engine stops working on it.

@@ -7,17 +7,19 @@ from typing import cast
 
 import httptools
 
-from gateway.errors import EngineBrokeOffError, EngineTimeoutError, GatewayError
+from gateway.errors import EngineAnswerTooLargeError, EngineBrokeOffError, EngineTimeoutError, GatewayError
 
 _KEEP_IDLE_S = 3.0  # less than the five seconds after which vLLM closes an idle connection
 _BUFFERED_BYTES = 256 << 10
+MOST_ANSWER_BYTES = 64 << 20
 
 
 class Connection(asyncio.Protocol):
-    """One connection and the answer that is arriving on it."""
+    """One connection and the answer that is arriving on it; `read` takes answers of `most_bytes` at the most."""
 
-    def __init__(self, idle_timeout_s: float) -> None:
+    def __init__(self, idle_timeout_s: float, most_bytes: int = MOST_ANSWER_BYTES) -> None:
         self._idle_timeout_s = idle_timeout_s
+        self._most_bytes = most_bytes
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
@@ -58,13 +60,17 @@ class Connection(asyncio.Protocol):
         return self.status
 
     async def read(self) -> bytes:
-        """The whole body."""
-        while not self.is_complete:
-            await self._more()
-        return self._take()
+        """The whole body; raises `EngineAnswerTooLargeError` beyond `most_bytes`."""
+        pieces, size = [], 0
+        while piece := await self.next_chunk():  # taken as they come: what stays here keeps the rest from coming
+            size += len(piece)
+            if size > self._most_bytes:
+                raise EngineAnswerTooLargeError(self._most_bytes)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def peek(self) -> bytes:
-        """The whole of a short body, which stays to be read."""
+        """The whole of a short body, or the beginning of a long one; it stays to be read."""
         while not self.is_complete and not self._is_paused:
             await self._more()
         return b"".join(self._parts)
@@ -121,6 +127,7 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         if self._is_paused:
             self._is_paused = False
+            self._heard_s = self._loop.time()  # it could not be heard while nobody read
             self._transport.resume_reading()
         return data
 

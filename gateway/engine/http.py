@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from gateway.engine.connection import Connection
+from gateway.engine.connection import MOST_ANSWER_BYTES, Connection
 from gateway.errors import EngineUnreachableError
 
 
@@ -43,7 +43,14 @@ class Request:
 class ConnectionPool:
     """Connections to the engine at `url`, made when needed and kept for a while."""
 
-    def __init__(self, url: str, *, connect_timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float,
+        idle_timeout_s: float,
+        most_answer_bytes: int = MOST_ANSWER_BYTES,
+    ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -52,6 +59,7 @@ class ConnectionPool:
         self._authority = parts.netloc.rpartition("@")[2].encode()
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._most_answer_bytes = most_answer_bytes
         self._idle: list[Connection] = []
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> "Request":
@@ -88,7 +96,10 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._idle_timeout_s), self._host, self._port, ssl=self._tls
+                    lambda: Connection(self._idle_timeout_s, self._most_answer_bytes),
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
                 )
         except (OSError, TimeoutError) as error:
             raise EngineUnreachableError from error
