@@ -31,7 +31,10 @@ class Connection(asyncio.Protocol):
         self._heard_s = 0.0
         self._has_headers = False
         self._is_paused = False
+        self._first_piece: Callable[[], None] | None = None
         self.is_complete = True
+        self.has_spoken = False
+        """Something of the answer's body has arrived."""
         self.status = 0
         self.idle_since_s = 0.0
 
@@ -50,7 +53,8 @@ class Connection(asyncio.Protocol):
         Raises `EngineBrokeOffError` and `EngineTimeoutError`, as do `read` and `next_chunk`.
         """
         self._parser = httptools.HttpResponseParser(self)
-        self._has_headers = self.is_complete = False
+        self._has_headers = self.is_complete = self.has_spoken = False
+        self._first_piece = None
         self._heard_s = self._loop.time()
         if self._timer is None:
             self._watch(self._idle_timeout_s)
@@ -96,6 +100,13 @@ class Connection(asyncio.Protocol):
             await self._more()
         finally:
             self._sink = None
+
+    def on_first_piece(self, call: Callable[[], None]) -> None:
+        """Call once something of the body is here, at once if it is."""
+        if self.has_spoken:
+            call()
+        else:
+            self._first_piece = call
 
     def close(self) -> None:
         """Close at once; the engine notices and stops working on the request."""
@@ -205,6 +216,10 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """The parser has read a piece of the body."""
+        if not self.has_spoken:
+            self.has_spoken = True
+            if self._first_piece is not None:
+                self._first_piece()
         self._parts.append(body)
         self._buffered += len(body)
         if self._buffered > _BUFFERED_BYTES and not self._is_paused:

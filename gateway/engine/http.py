@@ -61,6 +61,8 @@ class ConnectionPool:
         self._idle_timeout_s = idle_timeout_s
         self._most_answer_bytes = most_answer_bytes
         self._idle: list[Connection] = []
+        self.api_key: str | None = None
+        """What the engine demands of whoever asks it."""
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> "Request":
         """A request to send by entering it as a context."""
@@ -114,6 +116,8 @@ class ConnectionPool:
         )
         if body:
             head += b"content-type: application/json\r\n"
+        if self.api_key is not None:
+            head += b"authorization: Bearer %s\r\n" % self.api_key.encode()
         for name, value in (headers or {}).items():
             head += b"%s: %s\r\n" % (name.encode("latin-1"), value.encode("latin-1"))
         return head + b"\r\n" + body
