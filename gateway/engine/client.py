@@ -88,14 +88,14 @@ class EngineClient:
 
     async def is_alive(self) -> bool:
         """Whether the engine's core and its workers still take turns, by their own answer; returns when they answer, so
-        give it a time. Of an engine without our plugin only the server is asked.
+        give it a time. Of an engine without our plugin, or whose key is missing, only the server is asked.
         """
         try:
             async with self._connections.request("GET", ALIVE) as answer:
                 await answer.read()
         except GatewayError:
             return False
-        return answer.status == 200 or (answer.status in _NO_SUCH_PATH and await self.is_healthy())
+        return answer.status == 200 or (answer.status in (401, *_NO_SUCH_PATH) and await self.is_healthy())
 
     async def version(self) -> str:
         """The engine's own version."""

@@ -12,7 +12,7 @@ from tests.e2e.test_residency import described
 
 WRONG = (
     "",
-    "Bearer ",
+    "Bearer",
     "Bearer wrong",
     ENGINE_KEY,
     f"Basic {ENGINE_KEY}",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from adapters import BaseModel, Version
@@ -96,9 +97,16 @@ class Managed:
         for pid in self.engine_pids:
             os.kill(pid, number)
 
-    def ask(self) -> int:
-        body = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
+    def ask(self, model: str = "base", **fields: str) -> int:
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}]} | fields
         return self.http.post("/v1/chat/completions", json=body).status_code
+
+    def ask_and_leave(self, model: str) -> None:
+        """Begin a request that the engine never answers, and go while it runs."""
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "canned_fault": "hang"}
+        with pytest.raises(httpx.ReadTimeout):
+            self.http.post("/v1/chat/completions", json=body, timeout=0.5)
+        assert eventually(lambda: self.engine["running"] == 0)
 
     def load_and_leave(self, name: str) -> Version:
         """Load a version that no request has used; what happens next happens right after its load."""
@@ -157,6 +165,27 @@ def test_a_version_after_whose_load_the_engine_broke_off_is_quarantined_with_wha
         assert gateway.engine["restarts"] >= 1
         assert version.engine_name not in gateway.engine["resident"]
         assert "something in the engine broke" in (gateway.logs / "engine.1.log").read_text()
+
+
+@pytest.mark.parametrize("end", ["broken off", "left"])
+def test_a_first_request_that_was_not_answered_does_not_clear_its_version(tmp_path: Path, end: str) -> None:
+    with managed(tmp_path) as gateway:
+        version = gateway.load_and_leave("bad")
+        if end == "left":
+            gateway.ask_and_leave("bad")
+        else:
+            assert gateway.ask("bad", canned_fault="drop") == 502
+        gateway.break_off()
+        assert eventually(lambda: gateway.state_of(version)[0] == "quarantined")
+
+
+def test_a_version_whose_request_was_answered_is_clear(tmp_path: Path) -> None:
+    with managed(tmp_path) as gateway:
+        version = gateway.load_and_leave("good")
+        assert gateway.ask("good") == 200
+        gateway.break_off()
+        assert eventually(lambda: gateway.engine["restarts"] >= 1)
+        assert gateway.state_of(version)[0] == "ready"
 
 
 def test_a_version_is_not_to_blame_for_a_kill_from_outside(tmp_path: Path) -> None:
