@@ -24,8 +24,6 @@ from tests.scheduling import ByGroup, group
 ROOT = Path(__file__).parent.parent
 TURNTABLE = str(Path(sys.executable).with_name("turntable"))
 READY_TIMEOUT_S = 240
-# Tool calls, as an operator switches them on; the arguments of a call then always obey the tool's schema.
-ENGINE_ARGS = "--enable-auto-tool-choice --tool-call-parser hermes --tool-strict-level parameter"
 # The same examples on every machine, so that what passes here passes there; `make fuzz` draws new ones.
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
 hypothesis.settings.register_profile("fuzz", max_examples=1000)
@@ -146,7 +144,6 @@ def served(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     options += ["--engine-usd-per-hour", "0.10"]
     command = [TURNTABLE, "serve", "--port", "0", "--engine-port", "0", *map(str, options)]
     environment = os.environ | {
-        "TURNTABLE_ENGINE_ARGS": ENGINE_ARGS,
         "TURNTABLE_ENGINE_API_KEY": canaries.ENGINE_KEY,
         "TURNTABLE_REQUIRE_VERDICT": "false",
     }

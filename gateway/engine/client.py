@@ -28,6 +28,7 @@ _HEALTHY_S = 1.0
 _NO_SUCH_PATH = (404, 405)
 _ENGINE_DEAD = b"EngineCore encountered an issue"
 _CONTEXT_LENGTH = re.compile(rb"maximum context length|longer than the maximum model length")
+_NO_PARSER = b"--tool-call-parser"
 _VALIDATION = re.compile(r"'loc': 'body\.([\w.]+)', 'msg': '([^']*)'")
 _NOTE = re.compile(r" \(parameter=.*\)$", re.MULTILINE)
 _PATHS = re.compile(r"(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]*")
@@ -224,6 +225,14 @@ def translate(path: str, status: int, body: bytes) -> GatewayError:
     """
     if status == 404 and b'"error"' not in body:
         return InvalidRequestError(f"This base model does not serve {path}; it needs another kind of model.")
+    if status == 400 and _NO_PARSER in body:
+        return InvalidRequestError(
+            "Tools cannot be called here: the engine runs without a parser for this model's tool calls. Leave out "
+            "'tools' and 'tool_choice'. An operator whose model calls tools names its parser in engine_args; when it starts, "
+            "`turntable serve` says which it chose, and why (docs/clients.md).",
+            param="tools",
+            code="tools_not_supported",
+        )
     if status in (400, 404, 413, 422):
         code = "context_length_exceeded" if _CONTEXT_LENGTH.search(body) else None
         return InvalidRequestError(engine_message(body), param=_engine_param(body), code=code)
