@@ -33,7 +33,7 @@ from gateway.engine.pool import EnginePool
 from gateway.engine.process import EngineSpec
 from gateway.engine.reconciler import Reconciler
 from gateway.engine.slots import SlotPlan
-from gateway.engine.supervisor import Supervisor
+from gateway.engine.supervisor import Patience, Supervisor
 from gateway.engine.suspects import Suspects
 from gateway.engine.working_set import Thrash
 from gateway.engine_runs import EngineRuns
@@ -300,7 +300,14 @@ def _build_engine(
 ) -> Engine:
     """One engine with its client, loader and supervisor."""
     settings = setup.settings
-    client = EngineClient(url, connect_timeout_s=settings.connect_timeout_s, idle_timeout_s=settings.idle_timeout_s)
+    api_key = settings.engine_api_key.get_secret_value() if settings.engine_api_key is not None else None
+    client = EngineClient(
+        url,
+        connect_timeout_s=settings.connect_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        most_answer_bytes=settings.max_answer_bytes,
+        api_key=api_key,
+    )
     plan = setup.plan
     loader = AdapterLoader(
         name,
@@ -322,7 +329,8 @@ def _build_engine(
         reconciler,
         metrics,
         spec=setup.spec,
-        start_timeout_s=settings.start_timeout_s,
+        api_key=api_key,
+        patience=Patience(start_s=settings.start_timeout_s, hang_s=settings.hang_timeout_s),
         announce=announce,
         died=lambda: suspects.engine_died(name),
     )

@@ -18,7 +18,8 @@
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
     ├── InternalError            500  a defect of ours; the log has the trace
     ├── EngineFailedError        502  the engine failed on the request or answered nonsense
-    │   └── EngineBrokeOffError       its connection ended before its answer did
+    │   ├── EngineBrokeOffError       its connection ended before its answer did
+    │   └── EngineAnswerTooLargeError its whole answer is more than is kept in memory
     ├── EngineUnavailableError   503  no engine serves right now; `retry-after` says when to come back
     │   ├── EngineUnreachableError    the engine never accepted the request: it may go to another one
     │   └── OverloadedError           every slot is taken and the queue is full or too slow
@@ -29,6 +30,7 @@
 The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, all four always there.
 """
 
+import asyncio
 from typing import Any, ClassVar
 
 import orjson
@@ -206,6 +208,18 @@ class EngineBrokeOffError(EngineFailedError):
         super().__init__("The engine broke off before its answer was complete.")
 
 
+class EngineAnswerTooLargeError(EngineFailedError):
+    """The engine's whole answer is more than is kept in memory."""
+
+    code = "engine_answer_too_large"
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"The engine's answer is larger than {most_bytes:,} bytes, the most that is kept of one; ask for a stream, "
+            "or for fewer choices, log-probabilities or inputs at a time (the operator's setting is max_answer_bytes)."
+        )
+
+
 class EngineUnavailableError(GatewayError):
     """No engine serves right now; a client may retry after `retry_after_s`."""
 
@@ -262,6 +276,13 @@ class EngineTimeoutError(GatewayError):
 
     status = 504
     code = "engine_timeout"
+
+
+def reason_of(error: BaseException | None) -> BaseException | None:
+    """The time limit that cancelled a task, where that is what its `CancelledError` carries; else the error itself."""
+    if isinstance(error, asyncio.CancelledError) and error.args and isinstance(error.args[0], EngineTimeoutError):
+        return error.args[0]
+    return error
 
 
 class DiskError(GatewayError):

@@ -169,7 +169,7 @@ class Deadline:
             self._timer = self._loop.call_at(self._ends_s(), self._look)
         else:
             self._is_over = True
-            self._task.cancel()
+            self._task.cancel(self._error())  # the engine's circuit sees this on its way out
 
     def _error(self) -> EngineTimeoutError:
         if self._waits_for_first_byte:

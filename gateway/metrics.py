@@ -113,6 +113,12 @@ class Metrics:
         )
         self.engine_up = Gauge("turntable_engine_up", "1 while the engine serves.", ("engine",), registry=registry)
         self.engine_starts = Counter("turntable_engine_starts", "Engine starts.", ("engine",), registry=registry)
+        self.engine_faults = Counter(
+            "turntable_engine_supervision_failures",
+            "Defects met while an engine was looked after; the work goes on.",
+            ("engine",),
+            registry=registry,
+        )
         self.adapters = AdapterMetrics(registry)
         self.traffic = TrafficMetrics(registry)
         self.unsettled = Gauge(

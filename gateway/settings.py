@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     engine_port: int = Field(
         8001, ge=0, le=65535, description="Loopback port of the managed engine; 0 takes a free one."
     )
+    engine_api_key: SecretStr | None = Field(
+        None,
+        description="The engines' own key, sent to attached ones; a managed one demands it, or without it a fresh "
+        "secret per start.",
+    )
     engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="More arguments for vLLM, as written there."
     )
@@ -74,6 +79,12 @@ class Settings(BaseSettings):
     kv_cache_gib: int = Field(1, gt=0, description="CPU engines: memory for the KV cache.")
     engine_usd_per_hour: Decimal | None = Field(None, ge=0, description="What the engine's machine costs per hour.")
     start_timeout_s: float = Field(600, gt=0, description="How long an engine may take until it is healthy.")
+    hang_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="How long an engine may give no sign of life until it gets no more requests; a managed one is "
+        "restarted after as long again.",
+    )
     max_in_flight: int = Field(1024, gt=0, description="Requests that may run at a time; more wait in a queue.")
     max_queue: int = Field(1024, ge=0, description="Requests that may wait; more are turned away with a 503.")
     queue_timeout_s: float = Field(30, gt=0, description="How long a request may wait for its turn.")
@@ -97,6 +108,9 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(64 << 10, gt=0, description="Largest request line with all headers.")
     max_connections: int = Field(4096, gt=0, description="Open client connections; more are closed at once.")
     max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
+    max_answer_bytes: int = Field(
+        64 << 20, gt=0, description="Largest answer of an engine that is not streamed; it is kept in memory whole."
+    )
     max_journal_bytes: int = Field(
         64 << 20, gt=0, description="Usage kept on disk while the database is away; beyond it, requests are refused."
     )

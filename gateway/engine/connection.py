@@ -7,17 +7,19 @@ from typing import cast
 
 import httptools
 
-from gateway.errors import EngineBrokeOffError, EngineTimeoutError, GatewayError
+from gateway.errors import EngineAnswerTooLargeError, EngineBrokeOffError, EngineTimeoutError, GatewayError
 
 _KEEP_IDLE_S = 3.0  # less than the five seconds after which vLLM closes an idle connection
 _BUFFERED_BYTES = 256 << 10
+MOST_ANSWER_BYTES = 64 << 20
 
 
 class Connection(asyncio.Protocol):
-    """One connection and the answer that is arriving on it."""
+    """One connection and the answer that is arriving on it; `read` takes answers of `most_bytes` at the most."""
 
-    def __init__(self, idle_timeout_s: float) -> None:
+    def __init__(self, idle_timeout_s: float, most_bytes: int = MOST_ANSWER_BYTES) -> None:
         self._idle_timeout_s = idle_timeout_s
+        self._most_bytes = most_bytes
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
@@ -29,7 +31,10 @@ class Connection(asyncio.Protocol):
         self._heard_s = 0.0
         self._has_headers = False
         self._is_paused = False
+        self._first_piece: Callable[[], None] | None = None
         self.is_complete = True
+        self.has_spoken = False
+        """Something of the answer's body has arrived."""
         self.status = 0
         self.idle_since_s = 0.0
 
@@ -48,7 +53,8 @@ class Connection(asyncio.Protocol):
         Raises `EngineBrokeOffError` and `EngineTimeoutError`, as do `read` and `next_chunk`.
         """
         self._parser = httptools.HttpResponseParser(self)
-        self._has_headers = self.is_complete = False
+        self._has_headers = self.is_complete = self.has_spoken = False
+        self._first_piece = None
         self._heard_s = self._loop.time()
         if self._timer is None:
             self._watch(self._idle_timeout_s)
@@ -58,13 +64,17 @@ class Connection(asyncio.Protocol):
         return self.status
 
     async def read(self) -> bytes:
-        """The whole body."""
-        while not self.is_complete:
-            await self._more()
-        return self._take()
+        """The whole body; raises `EngineAnswerTooLargeError` beyond `most_bytes`."""
+        pieces, size = [], 0
+        while piece := await self.next_chunk():  # taken as they come: what stays here keeps the rest from coming
+            size += len(piece)
+            if size > self._most_bytes:
+                raise EngineAnswerTooLargeError(self._most_bytes)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def peek(self) -> bytes:
-        """The whole of a short body, which stays to be read."""
+        """The whole of a short body, or the beginning of a long one; it stays to be read."""
         while not self.is_complete and not self._is_paused:
             await self._more()
         return b"".join(self._parts)
@@ -90,6 +100,13 @@ class Connection(asyncio.Protocol):
             await self._more()
         finally:
             self._sink = None
+
+    def on_first_piece(self, call: Callable[[], None]) -> None:
+        """Call once something of the body is here, at once if it is."""
+        if self.has_spoken:
+            call()
+        else:
+            self._first_piece = call
 
     def close(self) -> None:
         """Close at once; the engine notices and stops working on the request."""
@@ -121,6 +138,7 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         if self._is_paused:
             self._is_paused = False
+            self._heard_s = self._loop.time()  # it could not be heard while nobody read
             self._transport.resume_reading()
         return data
 
@@ -198,6 +216,10 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """The parser has read a piece of the body."""
+        if not self.has_spoken:
+            self.has_spoken = True
+            if self._first_piece is not None:
+                self._first_piece()
         self._parts.append(body)
         self._buffered += len(body)
         if self._buffered > _BUFFERED_BYTES and not self._is_paused:

@@ -1,5 +1,6 @@
 """How long prompt and answer can be together, as the engines say."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from gateway.engine.engine import Engine
 from gateway.errors import GatewayError
 
 _FRESH_S = 60.0
+_ANSWER_S = 5.0
 
 
 class ContextLength:
@@ -33,7 +35,9 @@ class ContextLength:
         return longest or None
 
     async def _ask(self, engine: Engine, length: int | None) -> int | None:
-        with contextlib.suppress(GatewayError):
-            length = await engine.client.context_tokens()
+        """The length now; what was known last when the engine does not say in time: a request waits for this."""
+        with contextlib.suppress(GatewayError, TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                length = await engine.client.context_tokens()
         self._known[engine.name] = (time.monotonic(), length)
         return length

@@ -57,8 +57,10 @@ class Dispatch:
             if connection.status == 404 and self.version is not None:
                 await self._demand_adapter(self.version, engine, posted, connection, sent_s)
             return connection, engine
-        except BaseException:
-            await hold.__aexit__(None, None, None)
+        except BaseException as error:
+            await hold.__aexit__(
+                type(error), error, None
+            )  # not answered: what it ran with may be what broke the engine
             raise
 
     async def _demand_adapter(

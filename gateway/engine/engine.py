@@ -13,7 +13,7 @@ from gateway.engine.supervisor import EngineState, Supervisor
 from gateway.engine.suspects import Run, Suspects
 from gateway.engine.turns import Turns
 from gateway.engine.working_set import Thrash
-from gateway.errors import EngineBrokeOffError, EngineUnreachableError
+from gateway.errors import EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError, reason_of
 
 _NEWEST = 0.1  # weight of the newest answer in a running mean
 
@@ -67,15 +67,16 @@ class Engine:
 
 
 class Post:
-    """A request on an engine: the circuit learns how the connection fared, and what is running if the engine dies."""
+    """A request on an engine: the circuit learns how it fared, and what is running if the engine dies."""
 
-    __slots__ = ("_engine", "_fingerprint", "_request", "_run")
+    __slots__ = ("_connection", "_engine", "_fingerprint", "_request", "_run")
 
     def __init__(self, engine: Engine, request: Request, fingerprint: int) -> None:
         self._engine = engine
         self._request = request
         self._fingerprint = fingerprint
         self._run: Run
+        self._connection: Connection | None = None
 
     async def __aenter__(self) -> Connection:
         self._engine.breaker.begin()
@@ -85,7 +86,8 @@ class Post:
         except BaseException as error:
             self._end(error)
             raise
-        self._engine.breaker.succeeded()
+        connection.on_first_piece(self._engine.breaker.heard)
+        self._connection = connection
         return connection
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
@@ -93,7 +95,20 @@ class Post:
         self._end(error)
 
     def _end(self, error: BaseException | None) -> None:
+        error, breaker = reason_of(error), self._engine.breaker
         self._engine.suspects.ended(self._engine.name, self._run, error)
-        if isinstance(error, EngineUnreachableError | EngineBrokeOffError):
-            self._engine.breaker.failed()
-        self._engine.breaker.abandoned()
+        if isinstance(error, EngineUnreachableError | EngineBrokeOffError) or self._was_mute(error):
+            breaker.failed()
+        elif error is None or self._is_answered:
+            breaker.succeeded()
+        breaker.abandoned()
+
+    @property
+    def _is_answered(self) -> bool:
+        return self._connection is not None and self._connection.is_complete
+
+    def _was_mute(self, error: BaseException | None) -> bool:
+        """Whether a time limit passed in silence: a stream that spoke until its last second was only long."""
+        if not isinstance(error, EngineTimeoutError):
+            return False
+        return error.code == "engine_idle_timeout" or self._connection is None or not self._connection.has_spoken

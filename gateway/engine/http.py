@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from gateway.engine.connection import Connection
+from gateway.engine.connection import MOST_ANSWER_BYTES, Connection
 from gateway.errors import EngineUnreachableError
 
 
@@ -43,7 +43,14 @@ class Request:
 class ConnectionPool:
     """Connections to the engine at `url`, made when needed and kept for a while."""
 
-    def __init__(self, url: str, *, connect_timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float,
+        idle_timeout_s: float,
+        most_answer_bytes: int = MOST_ANSWER_BYTES,
+    ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -52,7 +59,10 @@ class ConnectionPool:
         self._authority = parts.netloc.rpartition("@")[2].encode()
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._most_answer_bytes = most_answer_bytes
         self._idle: list[Connection] = []
+        self.api_key: str | None = None
+        """What the engine demands of whoever asks it."""
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> "Request":
         """A request to send by entering it as a context."""
@@ -88,7 +98,10 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._idle_timeout_s), self._host, self._port, ssl=self._tls
+                    lambda: Connection(self._idle_timeout_s, self._most_answer_bytes),
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
                 )
         except (OSError, TimeoutError) as error:
             raise EngineUnreachableError from error
@@ -103,6 +116,8 @@ class ConnectionPool:
         )
         if body:
             head += b"content-type: application/json\r\n"
+        if self.api_key is not None:
+            head += b"authorization: Bearer %s\r\n" % self.api_key.encode()
         for name, value in (headers or {}).items():
             head += b"%s: %s\r\n" % (name.encode("latin-1"), value.encode("latin-1"))
         return head + b"\r\n" + body

@@ -80,9 +80,11 @@ class AdapterLoader:
         self.pins[name] = self.pins.get(name, 0) + 1
 
     def release(self, version: Version, *, answered: bool) -> None:
-        """A request is through with an adapter; one that was answered clears the adapter of any later death."""
+        """A request is through with an adapter. One that was answered clears it of any later death, and clears another
+        one that was loaded last, unless that one's first requests are still running.
+        """
         name = version.engine_name
-        if answered:
+        if answered and self._last is not None and self._last[0].engine_name not in self.pins.keys() - {name}:
             self._last = None
         left = self.pins[name] - 1
         if left:
@@ -157,10 +159,12 @@ class AdapterLoader:
         self._lingering.clear()
         self._leases.release_all(self.name)
 
-    def blamed(self) -> Version | None:
-        """The version that was being loaded when the engine died, or the last thing that happened to it."""
+    def blamed(self, died_s: float) -> Version | None:
+        """The version that was being loaded when the engine died, or whose load was the last thing that happened to it;
+        `died_s` is when it did, on `time.monotonic`.
+        """
         last, self._last = self._last, None
-        return self._in_progress or (last[0] if last and time.monotonic() - last[1] < _BLAME_S else None)
+        return self._in_progress or (last[0] if last and died_s - last[1] < _BLAME_S else None)
 
     async def sync(self, known: Mapping[str, Version], kept: Collection[str]) -> Residents | None:
         """Learn from the engine what it really has, and pin exactly `kept` in their slots.

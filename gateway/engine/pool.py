@@ -35,8 +35,8 @@ class EnginePool:
         return [engine for engine in self.engines if engine.is_ready]
 
     def require_ready(self) -> None:
-        """Raise `EngineUnavailableError` with the reason unless an engine serves."""
-        if not any(engine.is_ready for engine in self.engines):
+        """Raise `EngineUnavailableError` with the reason unless an engine takes requests."""
+        if not any(engine.is_available for engine in self.engines):
             raise EngineUnavailableError(self._why())
 
     def choose(self, version: Version | None, *, avoid: Engine | None = None) -> Engine:
@@ -57,8 +57,9 @@ class EnginePool:
 
     async def load(self, version: Version) -> None:
         """Load a version into every engine that serves; raises what the first engine that refuses it says."""
-        self.require_ready()
-        await asyncio.gather(*(engine.loader.ensure(version) for engine in self.ready))
+        if not (ready := self.ready):
+            raise EngineUnavailableError(self._why())
+        await asyncio.gather(*(engine.loader.ensure(version) for engine in ready))
 
     async def probe(self, version: Version) -> ProbeResult:
         """Whether a version changes the base's answers, on the engine that a request for it would go to."""
@@ -89,10 +90,15 @@ class EnginePool:
 
     def _why(self) -> str:
         if len(self.engines) == 1:
-            status = self.engines[0].supervisor.status
-            return status.reason if not self.engines[0].is_ready else "The engine broke off several times in a row."
-        reasons = [f"{engine.name}: {engine.supervisor.status.reason}" for engine in self.engines]
+            return _why_not(self.engines[0])
+        reasons = [f"{engine.name}: {_why_not(engine)}" for engine in self.engines]
         return f"None of {len(self.engines)} engines takes requests ({' '.join(reasons)})"
+
+
+def _why_not(engine: Engine) -> str:
+    if engine.is_ready and not engine.breaker.allows:
+        return "The engine broke off or stayed mute several times in a row."
+    return engine.supervisor.status.reason
 
 
 class Hold:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -56,7 +55,7 @@ class EngineSpec:
             *self.extra_args,
         ]
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self) -> dict[str, str]:
         """Runtime loading on, hub and usage reports off, no plugin but ours, nothing imported from where we stand."""
         return inherited_environment() | {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -75,12 +74,12 @@ class EngineProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, pipe: int, log_path: Path) -> None:
         self._process = process
-        self._pipe = pipe
+        self._pipe: int | None = pipe
         self.log_path = log_path
 
     @classmethod
-    async def start(cls, spec: EngineSpec) -> "EngineProcess":
-        """Start vLLM in a process group of its own, its output appended to the log."""
+    async def start(cls, spec: EngineSpec, api_key: str) -> "EngineProcess":
+        """Start vLLM in a process group of its own, its output appended to the log; it serves who knows the key."""
         rotate(spec.log_path)
         read_end, write_end = os.pipe()
         guard = [sys.executable, "-m", "gateway.engine.guard", str(read_end)]
@@ -89,13 +88,16 @@ class EngineProcess:
                 process = await asyncio.create_subprocess_exec(
                     *guard,
                     *spec.command(),
-                    env=spec.environment(),
+                    env=spec.environment() | {"VLLM_API_KEY": api_key},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     pass_fds=(read_end,),
                     start_new_session=True,
                 )
+        except BaseException:
+            os.close(write_end)
+            raise
         finally:
             os.close(read_end)
         return cls(process, write_end, spec.log_path)
@@ -110,9 +112,13 @@ class EngineProcess:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End the whole process group: closing the pipe tells the guard, and killing the guard ends what is left."""
-        with contextlib.suppress(OSError):
-            os.close(self._pipe)
+        """End the whole process group: closing the pipe tells the guard, and killing the guard ends what is left.
+
+        May be called again: the pipe's number belongs to somebody else by then.
+        """
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            os.close(pipe)
         try:
             async with asyncio.timeout(_STOP_GRACE_S):
                 await self._process.wait()

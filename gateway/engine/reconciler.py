@@ -116,6 +116,8 @@ class Reconciler:
                 log.warning("%s still answers requests in %s", version.engine_name, unloaded.engine)
         except GatewayError as error:
             log.info("%s not unloaded: %s", version.engine_name, error)
+        except Exception:
+            log.exception("%s not unloaded; it is tried again", version.engine_name)
         finally:
             self._draining.discard(version.engine_name)
 

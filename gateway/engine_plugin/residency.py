@@ -1,9 +1,9 @@
-"""Endpoints that vLLM's API server lacks: adapters per tier, removing one for good, pinning one to its slot, and the
-tokens of a request that has ended.
+"""Endpoints that vLLM's API server lacks: adapters per tier, removing one for good, pinning one to its slot, the tokens
+of a request that has ended, and a sign of life of the workers.
 
 vLLM mounts them through the entry point group `vllm.endpoint_plugins`, and only when VLLM_PLUGINS names the plugin.
-They lie below /v1, so vLLM's own key, where one is set, guards them; like vLLM's endpoints for loading adapters they
-are for the gateway alone, on loopback.
+They are for the gateway alone, like vLLM's endpoints for loading adapters: where VLLM_API_KEY is set, as in every
+engine that the gateway starts, the plugin closes all of the engine to whoever does not know it.
 """
 
 from argparse import Namespace
@@ -14,12 +14,14 @@ from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.engine_plugin.guard import KeyGuard
 from gateway.engine_plugin.shields import applied_shields
 from gateway.engine_plugin.tokens import TOKENS, EndedRequests
-from gateway.engine_plugin.worker import REPORT, UNPIN
+from gateway.engine_plugin.worker import ALIVE_HERE, REPORT, UNPIN
 
 PLUGIN = "turntable_residency"
 ADAPTERS = "/v1/turntable/adapters"
+ALIVE = "/v1/turntable/alive"
 REMOVE, PIN = f"{ADAPTERS}/remove", f"{ADAPTERS}/pin"
 
 
@@ -36,6 +38,11 @@ class ResidencyPlugin:
 
     def attach_router(self, app: Starlette) -> None:
         """Called once while vLLM builds its application."""
+        from vllm import envs
+
+        if envs.VLLM_API_KEY:
+            app.add_middleware(KeyGuard, key=envs.VLLM_API_KEY)
+        app.add_route(ALIVE, self.alive, methods=["GET"])
         app.add_route(ADAPTERS, self.show, methods=["GET"])
         app.add_route(REMOVE, self.remove, methods=["POST"])
         app.add_route(PIN, self.pin, methods=["POST"])
@@ -47,6 +54,11 @@ class ResidencyPlugin:
         self._models = getattr(state, "openai_serving_models", None)
         if (processor := getattr(engine_client, "output_processor", None)) is not None:
             self._ended.attach(processor)
+
+    async def alive(self, _request: Request) -> Response:
+        """Answers once every worker has: vLLM's own health check does so while its core stands still."""
+        await self._engine.collective_rpc(ALIVE_HERE)
+        return JSONResponse({"alive": True})
 
     async def show(self, _request: Request) -> Response:
         """Every adapter that the engine knows by name, coldest first, with its tier: slot, cpu, or disk.

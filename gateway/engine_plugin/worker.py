@@ -1,18 +1,18 @@
 """What the engine's workers tell about adapters: which lie in slots, which in the cache behind them, what loads cost.
 
 vLLM calls `install` in every engine process through the entry point group `vllm.general_plugins`; the API server then
-reaches the two methods by `collective_rpc`.
+reaches the methods by `collective_rpc`.
 """
 
 import functools
 import time
 from typing import Any
 
-REPORT, UNPIN = "turntable_report", "turntable_unpin"
+REPORT, UNPIN, ALIVE_HERE = "turntable_report", "turntable_unpin", "turntable_alive"
 
 
 def install() -> None:
-    """Give vLLM's workers the methods `turntable_report` and `turntable_unpin`; does nothing when called again."""
+    """Give vLLM's workers our methods; does nothing when called again."""
     from vllm.lora.worker_manager import WorkerLoRAManager
     from vllm.v1.worker.worker_base import WorkerBase
 
@@ -21,6 +21,7 @@ def install() -> None:
     WorkerLoRAManager._load_adapter = _timed(WorkerLoRAManager._load_adapter)
     setattr(WorkerBase, REPORT, report)
     setattr(WorkerBase, UNPIN, unpin)
+    setattr(WorkerBase, ALIVE_HERE, alive)
 
 
 def report(worker: Any) -> dict[str, Any]:
@@ -42,6 +43,11 @@ def report(worker: Any) -> dict[str, Any]:
         "loads": getattr(manager, "turntable_loads", 0),
         "slot_bytes": sum(stack.nbytes for stack in stacks) // adapters.lora_slots,
     }
+
+
+def alive(_worker: Any) -> bool:
+    """Answer, between two steps of the engine."""
+    return True
 
 
 def unpin(worker: Any, adapter_id: int) -> None:

@@ -125,10 +125,9 @@ def test_every_unknown_name_costs_a_bare_engine_an_id_for_good(bare: Bare) -> No
 
 
 def test_no_unknown_name_reaches_the_engine(served: Served) -> None:
-    url = served.http.get("/admin/v1/engines").json()["data"][0]["url"]
 
     def refusals() -> list[str]:
-        exposed = httpx.get(f"{url}/metrics").text.splitlines()
+        exposed = served.ask_engine("GET", "/metrics").text.splitlines()
         return [line for line in exposed if line.startswith("http_requests_total") and 'status="4xx"' in line]
 
     before = refusals()

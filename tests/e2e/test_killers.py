@@ -23,7 +23,7 @@ def test_the_bare_engine_dies_of_one_and_comes_back(served: Served) -> None:
     (engine,) = served.http.get("/admin/v1/engines").json()["data"]
     killer = next(killer for killer in KILLERS if killer.name == "prompt_logprobs with n")
     with pytest.raises(httpx.HTTPError):
-        httpx.post(engine["url"] + killer.path, json=dict(killer.body), timeout=30).raise_for_status()
+        served.ask_engine("POST", killer.path, json=dict(killer.body), timeout=30).raise_for_status()
     assert eventually(lambda: served.http.get("/ready").status_code == 503)
     served.wait_until_ready()
     (again,) = served.http.get("/admin/v1/engines").json()["data"]

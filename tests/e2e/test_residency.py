@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from adapters import BaseModel, StoreError, Version
 from gateway.engine.client import EngineClient
@@ -20,6 +21,7 @@ from gateway.engine.probe import Effect, ProbeResult, probe_effect
 from gateway.engine_plugin.residency import ADAPTERS
 from gateway.settings import Settings
 from tests.adapters_on_disk import AnotherGateway, write_adapter
+from tests.canaries import ENGINE_KEY
 from tests.conftest import Served
 from tests.e2e.test_serving import engine_processes, eventually
 from tests.fingerprints import PROMPT, Fingerprint, closest, distance, fingerprint
@@ -44,7 +46,7 @@ def described(served: Served) -> dict[str, Any]:
 
 def in_engine(served: Served) -> dict[str, dict[str, Any]]:
     """What the engine itself says, by name."""
-    document = httpx.get(described(served)["url"] + ADAPTERS).json()
+    document = served.ask_engine("GET", ADAPTERS).json()
     return {adapter["name"]: adapter for adapter in document["adapters"]}
 
 
@@ -89,7 +91,8 @@ def test_two_gateways_on_one_engine_push_out_each_others_adapters_and_harm_nobod
     names = [version.name for version in crowd[:8]]
     references = {name: logprobs(served, name) for name in names}
     chosen = [str(name) for name in np.random.default_rng(2).choice(names, 120)]
-    with running_gateway(Settings(data_dir=served.data_dir), described(served)["url"]) as url:
+    settings = Settings(data_dir=served.data_dir, engine_api_key=SecretStr(ENGINE_KEY))
+    with running_gateway(settings, described(served)["url"]) as url:
         wait_until_ready(url)
         operator = {"authorization": f"Bearer {KEY}"}
         with httpx.Client(base_url=url, headers=operator, timeout=60) as second, ThreadPoolExecutor(8) as threads:
@@ -108,7 +111,7 @@ def may_delete(leases: Leases, digest: str) -> bool:
 
 def test_a_slot_takes_the_memory_that_was_planned(served: Served) -> None:
     engine = described(served)
-    assert httpx.get(engine["url"] + ADAPTERS).json()["slot_bytes"] == engine["plan"]["slot_bytes"] > 0
+    assert served.ask_engine("GET", ADAPTERS).json()["slot_bytes"] == engine["plan"]["slot_bytes"] > 0
 
 
 def test_a_version_that_another_gateway_retires_leaves_the_engine_and_its_files_are_free(
@@ -150,7 +153,7 @@ def test_someone_who_removes_an_adapter_from_the_engine_by_hand_harms_nobody(
 ) -> None:
     name = crowd[7].engine_name
     before = logprobs(served, crowd[7].name)
-    httpx.post(f"{described(served)['url']}{ADAPTERS}/remove", json={"name": name}).raise_for_status()
+    served.ask_engine("POST", f"{ADAPTERS}/remove", json={"name": name}).raise_for_status()
     assert eventually(lambda: name not in described(served)["resident"])
     assert distance(logprobs(served, crowd[7].name), before) < 0.05
 
@@ -169,7 +172,7 @@ async def test_the_probe_tells_an_adapter_that_changes_nothing(
 
 async def probed(served: Served, other: AnotherGateway, scratch: Path, strength: float) -> ProbeResult:
     """Load an adapter of this strength behind the gateway's back, probe it, and take it out again."""
-    client = EngineClient(described(served)["url"], connect_timeout_s=5, idle_timeout_s=60)
+    client = EngineClient(described(served)["url"], connect_timeout_s=5, idle_timeout_s=60, api_key=ENGINE_KEY)
     directory = write_adapter(other.base, scratch / "probed", 77, strength=strength)
     name = f"probed-{strength}"
     try:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
@@ -165,8 +164,8 @@ def test_structured_output_and_logprobs_pass_through(served: Served) -> None:
 
 
 def engine_metric(served: Served, name: str) -> float:
-    url = served.http.get("/admin/v1/engines").json()["data"][0]["url"]
-    found = re.search(rf"^vllm:{name}{{[^}}]*}} ([0-9.e+]+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    exposed = served.ask_engine("GET", "/metrics").text
+    found = re.search(rf"^vllm:{name}{{[^}}]*}} ([0-9.e+]+)$", exposed, re.MULTILINE)
     assert found is not None
     return float(found[1])
 

@@ -72,8 +72,9 @@ def test_a_model_that_the_engine_cannot_load_ends_with_the_engines_reason(
     broken.mkdir()
     (broken / "config.json").write_text('{"architectures": ["NoSuchForCausalLM"], "model_type": "no-such"}')
     (broken / "model.safetensors").write_bytes((make_adapter(9) / "adapter_model.safetensors").read_bytes())
-    sentence = one_sentence(serve("--port", 0, "--data-dir", tmp_path / "var", "--model", broken))
-    assert "engine.log" in sentence
+    result = serve("--port", 0, "--data-dir", tmp_path / "var", "--model", broken)
+    assert "engine.log" in one_sentence(result)
+    assert "no tool calls: the chat template takes no tools" in result.stderr
 
 
 def test_a_pepper_that_the_keys_were_not_made_with_is_named_with_the_fix(tmp_path: Path) -> None:

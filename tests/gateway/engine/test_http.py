@@ -57,16 +57,28 @@ class Server:
 
 
 @asynccontextmanager
-async def pool_to(handler: Handler, *, idle_timeout_s: float = 20) -> AsyncIterator[ConnectionPool]:
+async def listening(handler: Handler) -> AsyncIterator[str]:
+    """The URL of a server that hands every connection to `handler`."""
     server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    pool = ConnectionPool(f"http://127.0.0.1:{port}/engine/", connect_timeout_s=5, idle_timeout_s=idle_timeout_s)
     try:
-        yield pool
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        pool.close()
         server.close()
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def pool_to(
+    handler: Handler, *, idle_timeout_s: float = 20, most_answer_bytes: int = 64 << 20
+) -> AsyncIterator[ConnectionPool]:
+    async with listening(handler) as url:
+        pool = ConnectionPool(
+            f"{url}/engine/", connect_timeout_s=5, idle_timeout_s=idle_timeout_s, most_answer_bytes=most_answer_bytes
+        )
+        try:
+            yield pool
+        finally:
+            pool.close()
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\none \r\n4\r\ntwo \r\n0\r\n\r\n"
