@@ -13,6 +13,7 @@
     ├── ClientTooSlowError       408  the body did not arrive in time
     ├── ConflictError            409  the state is not the one the request expects
     ├── RequestTooLargeError     413
+    ├── ExpectationError         417  `expect` asks for something else than 100-continue
     ├── (limit_errors)           429  limits and budgets; 503 for a budget that cannot be checked
     ├── HeadersTooLargeError     431
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
@@ -166,6 +167,14 @@ class RequestTooLargeError(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class ExpectationError(GatewayError):
+    """The client waits for something that this server will never send."""
+
+    status = 417
+    type = "invalid_request_error"
+    code = "expectation_failed"
 
 
 class HeadersTooLargeError(GatewayError):

@@ -56,6 +56,25 @@ def test_no_spelling_of_a_path_gets_around_the_key(attached: Attached, target: b
     assert b'"data"' not in answer.body
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(b"/admin%2fv1%2fadapters", b"/admin/v1%2Fadapters", b"/%61dmin/v1/adapters", b"/admin/v1/%61dapters"),
+        *(b"/admin/v1/adapters/x%2fversions", b"/admin/v%31/adapters", b"/admin/v1/adapters/%2e%2e/x", b"/%68ealth"),
+        *(b"/v1/models/%2e%2e", b"/v1%2fmodels", b"/admin%5cv1/adapters", b"http://x/admin%2fv1%2fadapters"),
+    ],
+)
+def test_with_the_key_too_a_path_has_one_spelling(attached: Attached, target: bytes) -> None:
+    answer = send(attached.url, request(target, bearer(KEY)))
+    assert (answer.status, b"bad_framing" in answer.body) == (400, True), answer
+
+
+def test_a_models_name_may_hold_an_encoded_slash_and_what_else_needs_encoding(attached: Attached) -> None:
+    for target in (b"/v1/models/org%2fname", b"/v1/models/org%2Fna%20me", b"/v1/models/a%40v1"):
+        answer = send(attached.url, request(target, bearer(KEY)))
+        assert (answer.status, b"model_not_found" in answer.body) == (404, True), answer
+
+
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PATCH", "PUT", "TRACE", "PROPFIND", "QUERY", "CONNECT"])
 def test_no_method_gets_around_the_key(attached: Attached, method: str) -> None:
     for headers in ((), (b"x-http-method-override: GET",), (b"x-method-override: GET", b"x-original-url: /health")):
