@@ -63,6 +63,7 @@ from gateway.routes.health import health_routes
 from gateway.routes.inference import InferenceEndpoint, Receive, Scope, Send
 from gateway.routes.keys import key_routes
 from gateway.routes.models import model_routes
+from gateway.routes.request_body import BodyReader
 from gateway.routes.request_id import RequestIds
 from gateway.routes.rollout import rollout_routes
 from gateway.routes.usage import usage_routes
@@ -134,9 +135,9 @@ class Turntable:
             resolver,
             ids,
             self._watching.answers.wants,
+            self._accounting.allowance,
+            BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
             base=base,
-            max_body_bytes=settings.max_body_bytes,
-            body_timeout_s=settings.body_timeout_s,
             keep_alive_s=settings.keep_alive_s,
         )
         self._heart = Heart(

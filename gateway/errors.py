@@ -13,6 +13,7 @@
     ├── ClientTooSlowError       408  the body did not arrive in time
     ├── ConflictError            409  the state is not the one the request expects
     ├── RequestTooLargeError     413
+    ├── UnsupportedEncodingError 415  the body is compressed in a way that is not read here
     ├── ExpectationError         417  `expect` asks for something else than 100-continue
     ├── (limit_errors)           429  limits and budgets; 503 for a budget that cannot be checked
     ├── HeadersTooLargeError     431
@@ -167,6 +168,23 @@ class RequestTooLargeError(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class UnsupportedEncodingError(GatewayError):
+    """The body is compressed in a way that is not read here; `accept-encoding` says which are."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+    def __init__(self, given: str, accepted: str) -> None:
+        super().__init__(
+            f"Bodies with the content-encoding '{given}' are not read here; those that are: {accepted}, and plain ones."
+        )
+        self._accepted = accepted
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"accept-encoding", self._accepted.encode())]
 
 
 class ExpectationError(GatewayError):
