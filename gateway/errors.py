@@ -30,6 +30,7 @@
 The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, all four always there.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import orjson
@@ -123,11 +124,15 @@ class ModelNotFoundError(GatewayError):
 
 
 class UnknownUrlError(GatewayError):
-    """No such path: only listed paths exist."""
+    """No such path: only listed paths exist; `nearest` is one of them that was probably meant."""
 
     status = 404
     type = "invalid_request_error"
     code = "unknown_url"
+
+    def __init__(self, method: str, path: str, nearest: str | None = None) -> None:
+        hint = "" if nearest is None else f" Try '{nearest}'."
+        super().__init__(f"There is no {method} {path[:200]!r} here.{hint}")
 
 
 class NotFoundError(GatewayError):
@@ -139,11 +144,18 @@ class NotFoundError(GatewayError):
 
 
 class MethodNotAllowedError(GatewayError):
-    """The path exists, the method does not."""
+    """The path exists, the method does not; `allow` says which do."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_supported"
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
+        self._allowed = ", ".join(sorted(allowed))
+        super().__init__(f"{method} is not allowed on {path[:200]!r}; use {self._allowed}.")
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"allow", self._allowed.encode())]
 
 
 class ClientTooSlowError(GatewayError):

@@ -57,7 +57,7 @@ class Cycle(RequestResponseCycle):
         if message["type"] == "http.response.start":
             self._begin(message["status"], message.get("headers", ()))
         elif message.get("more_body", False):
-            self.write(message.get("body", b""))
+            self.write(b"" if self.scope["method"] == "HEAD" else message.get("body", b""))
         else:
             self._end(message.get("body", b""))
 

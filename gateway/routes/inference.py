@@ -81,7 +81,7 @@ class InferenceEndpoint:
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, reply: "Reply") -> None:
         if scope["method"] != "POST":
-            raise MethodNotAllowedError(f"{scope['method']} is not allowed here; use POST.")
+            raise MethodNotAllowedError(scope["method"], scope["path"], ("POST",))
         caller = self._keyring.authenticate(headers)
         caller.demand(KeyScope.INFERENCE)
         cycle: Cycle = scope["extensions"][CYCLE]
