@@ -183,7 +183,7 @@ class Turntable:
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
             cost_routes(self._cost_office, recorded=self._cost_watch.renew, usage=guards.usage, admin=guards.admin),
-            health_routes(self._pool, self._metrics),
+            health_routes(self._pool, self._metrics, guards.metrics, is_public=settings.public_metrics),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
             key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
             feedback_routes(watching.book, guards.inference, guards.admin),
