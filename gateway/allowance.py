@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter
 
+from gateway.apis import Api
 from gateway.budgets import Budgets, Reservation
 from gateway.costs.request_cost import WorkPrice
 from gateway.errors import GatewayError, InvalidRequestError
 from gateway.exchange import Call
-from gateway.keys import Account
+from gateway.keys import Account, Caller
 from gateway.ledger import Entry, now_us
 from gateway.limit_errors import BudgetUncheckedError, RateLimitError
 from gateway.limits import Demand, Limiter, Take, read_demand
@@ -40,6 +41,18 @@ class Allowance:
         """A context for the life of a request; entering it raises an error of `limit_errors`, having taken nothing."""
         return Permit(self, call, price)
 
+    def refuse_early(self, caller: Caller, api: Api, headers: list[tuple[bytes, bytes]]) -> None:
+        """Raise what `admit` would raise whatever the request's body says; takes nothing."""
+        if not caller.accounts:
+            return
+        try:
+            self.limiter.check(caller.accounts, 1 if api.metered else 0)
+            if api.metered:
+                self.budgets.refuse_spent(caller.accounts, now_us())
+        except GatewayError as error:
+            self._refused(caller, headers, error)
+            raise
+
     async def take(self, call: Call, price: WorkPrice, at_us: int) -> tuple[Take, Reservation | None]:
         """Everything a request may use, or nothing."""
         accounts = call.caller.accounts
@@ -56,7 +69,7 @@ class Allowance:
                 take.end(None)
                 raise
         except GatewayError as error:
-            self._refused(call, error)
+            self._refused(call.caller, call.limit_headers, error)
             raise
 
     async def _reserve(
@@ -82,12 +95,12 @@ class Allowance:
             )
         return await self.budgets.reserve(accounts, at_us, most)
 
-    def _refused(self, call: Call, error: GatewayError) -> None:
+    def _refused(self, caller: Caller, headers: list[tuple[bytes, bytes]], error: GatewayError) -> None:
         reason = getattr(error, "reason", None) or ("max_tokens" if error.code == "max_tokens_exceeded" else None)
         if reason is not None:
             self._refusals.labels(reason).inc()
-        if isinstance(error, RateLimitError) and not call.limit_headers:
-            call.limit_headers += self.limiter.headers(call.caller.accounts)
+        if isinstance(error, RateLimitError) and not any(name.startswith(b"x-ratelimit") for name, _ in headers):
+            headers += self.limiter.headers(caller.accounts)
 
 
 class Permit:

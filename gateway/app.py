@@ -64,6 +64,7 @@ from gateway.routes.health import health_routes
 from gateway.routes.inference import InferenceEndpoint, Receive, Scope, Send
 from gateway.routes.keys import key_routes
 from gateway.routes.models import model_routes
+from gateway.routes.request_body import BodyReader
 from gateway.routes.request_id import RequestIds
 from gateway.routes.rollout import rollout_routes
 from gateway.routes.usage import usage_routes
@@ -137,9 +138,9 @@ class Turntable:
             resolver,
             ids,
             self._watching.answers.wants,
+            self._accounting.allowance,
+            BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
             base=base,
-            max_body_bytes=settings.max_body_bytes,
-            body_timeout_s=settings.body_timeout_s,
             keep_alive_s=settings.keep_alive_s,
         )
         self._heart = Heart(
@@ -201,7 +202,13 @@ class Turntable:
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
             cost_routes(self._cost_office, recorded=self._cost_watch.renew, usage=guards.usage, admin=guards.admin),
-            health_routes(self._pool, self._metrics, self._background, database_file(self._database)),
+            health_routes(
+                self._pool,
+                self._metrics,
+                self._background,
+                database_file(self._database),
+                None if settings.public_metrics else guards.metrics,
+            ),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
             key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
             feedback_routes(watching.book, guards.inference, guards.admin),

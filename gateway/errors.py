@@ -13,6 +13,8 @@
     ├── ClientTooSlowError       408  the body did not arrive in time
     ├── ConflictError            409  the state is not the one the request expects
     ├── RequestTooLargeError     413
+    ├── UnsupportedEncodingError 415  the body is compressed in a way that is not read here
+    ├── ExpectationError         417  `expect` asks for something else than 100-continue
     ├── (limit_errors)           429  limits and budgets; 503 for a budget that cannot be checked
     ├── HeadersTooLargeError     431
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
@@ -31,6 +33,7 @@ The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, all four 
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import orjson
@@ -124,11 +127,15 @@ class ModelNotFoundError(GatewayError):
 
 
 class UnknownUrlError(GatewayError):
-    """No such path: only listed paths exist."""
+    """No such path: only listed paths exist; `nearest` is one of them that was probably meant."""
 
     status = 404
     type = "invalid_request_error"
     code = "unknown_url"
+
+    def __init__(self, method: str, path: str, nearest: str | None = None) -> None:
+        hint = "" if nearest is None else f" Try '{nearest}'."
+        super().__init__(f"There is no {method} {path[:200]!r} here.{hint}")
 
 
 class NotFoundError(GatewayError):
@@ -140,11 +147,18 @@ class NotFoundError(GatewayError):
 
 
 class MethodNotAllowedError(GatewayError):
-    """The path exists, the method does not."""
+    """The path exists, the method does not; `allow` says which do."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_supported"
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
+        self._allowed = ", ".join(sorted(allowed))
+        super().__init__(f"{method} is not allowed on {path[:200]!r}; use {self._allowed}.")
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"allow", self._allowed.encode())]
 
 
 class ClientTooSlowError(GatewayError):
@@ -169,6 +183,31 @@ class RequestTooLargeError(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class UnsupportedEncodingError(GatewayError):
+    """The body is compressed in a way that is not read here; `accept-encoding` says which are."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+    def __init__(self, given: str, accepted: str) -> None:
+        super().__init__(
+            f"Bodies with the content-encoding '{given}' are not read here; those that are: {accepted}, and plain ones."
+        )
+        self._accepted = accepted
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"accept-encoding", self._accepted.encode())]
+
+
+class ExpectationError(GatewayError):
+    """The client waits for something that this server will never send."""
+
+    status = 417
+    type = "invalid_request_error"
+    code = "expectation_failed"
 
 
 class HeadersTooLargeError(GatewayError):

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(300, gt=0, description="Longest silence of the engine within one answer.")
     total_timeout_s: float = Field(1800, gt=0, description="How long a whole answer may take.")
     keep_alive_s: float = Field(15, ge=0, description="Silence after which a stream carries a comment; 0 sends none.")
+    public_metrics: bool = Field(
+        False, description="Answer `/metrics` without a key; it names every adapter that is used."
+    )
     suspect_s: float = Field(
         600, ge=0, description="How long a request is refused that was running when an engine died; 0 never does."
     )

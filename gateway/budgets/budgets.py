@@ -63,6 +63,17 @@ class Budgets:
             await self._fetch(lacking, nano_usd)
         raise BudgetHeldError(lacking[0].name())
 
+    def refuse_spent(self, accounts: Iterable[Account], at_us: int) -> None:
+        """Raise for a budget of nothing, and for one that the database has just said is spent."""
+        now_s = self._clock_s()
+        for account in accounts:
+            if account.budgets:
+                for purse in self._of(account, at_us // DAY_US):
+                    if not purse.limit or (not purse.left and now_s < purse.refused_s + _REFUSED_S):
+                        raise BudgetSpentError(
+                            f"Nothing is left of {purse.name()}; have the operator raise the budget."
+                        )
+
     async def beat(self, *, is_shared: bool) -> None:
         """Renew in time what is in use and give back what others ask for; what nobody uses lapses by itself."""
         now_s = self._clock_s()

@@ -23,7 +23,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="The public id: what st
 Adapters = Annotated[
     list[str] | None, typer.Option("--adapter", help="Model names it may use, like support-*; may be repeated.")
 ]
-Scopes = Annotated[list[str] | None, typer.Option("--scope", help="inference, usage or admin; may be repeated.")]
+Scopes = Annotated[list[str] | None, typer.Option("--scope", help="inference, usage, metrics, admin; may be repeated.")]
 Expires = Annotated[str | None, typer.Option(help="When it ends: 2027-01-01, 30d, or none.")]
 _COLUMNS = ("id", "name", "tenant", "state", "scopes", "adapters", "limits", "budgets", "left")
 _HEADS = {head: head for head in _COLUMNS} | {"ends": "expires_at", "old secret ends": "old_secret_until"}

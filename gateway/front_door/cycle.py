@@ -27,7 +27,14 @@ class Cycle(RequestResponseCycle):
             return None
         body = bytes(self.body)
         self.body = bytearray()
+        self.flow.resume_reading()  # only who reads notices that the client leaves
         return body
+
+    async def receive(self) -> Any:
+        """ASGI's `receive`."""
+        message = await super().receive()
+        self.flow.resume_reading()
+        return message
 
     def when_gone(self, callback: Callable[[], object] | None) -> None:
         """What to call when the client is gone, at once if it is; None calls nothing any more."""
@@ -37,6 +44,8 @@ class Cycle(RequestResponseCycle):
 
     def leave(self) -> None:
         """The client is gone."""
+        self.disconnected = self.disconnected or not self.response_complete
+        self.message_event.set()
         if self._gone is not None:
             self._gone()
 
@@ -48,7 +57,7 @@ class Cycle(RequestResponseCycle):
         if message["type"] == "http.response.start":
             self._begin(message["status"], message.get("headers", ()))
         elif message.get("more_body", False):
-            self.write(message.get("body", b""))
+            self.write(b"" if self.scope["method"] == "HEAD" else message.get("body", b""))
         else:
             self._end(message.get("body", b""))
 

@@ -1,21 +1,42 @@
 """The protocol of a client's connection, as strict as the parser can be.
 
-llhttp already refuses every message whose length can be read in two ways (both length headers, two lengths, odd
-transfer codings, bare line feeds). What it leaves to us: HTTP/1.0 with chunks, a missing `host`, headers without end,
-clients that take for ever, and more connections than this process can hold. Refusals are JSON and close the connection.
+llhttp already refuses every message whose length can be read in two ways (both length headers, two lengths, bare line
+feeds). What it leaves to us: other versions and transfer codings than are served, a missing `host`, paths spelt in a
+second way, headers and trailers without end, clients that take for ever, offers to speak another protocol, and more
+connections than this process can hold. Refusals are JSON and close the connection.
 """
 
 import asyncio
+import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.errors import BadFramingError, ClientTooSlowError, GatewayError, HeadersTooLargeError, OverloadedError
+from gateway.errors import (
+    BadFramingError,
+    ClientTooSlowError,
+    ExpectationError,
+    GatewayError,
+    HeadersTooLargeError,
+    OverloadedError,
+)
 from gateway.front_door.cycle import CYCLE, Cycle
 from gateway.front_door.door import DOOR, Door
+
+# Letters, digits, `-._` and slashes are written as they are; what encodes them wants to be taken for another path.
+_SECOND_SPELLING = re.compile(rb"%(?:2[def]|3\d|4[1-9a-f]|5[\dacf]|6[1-9a-f]|7[\da])", re.IGNORECASE)
+_MODELS = b"/v1/models/"
+"""Below it names may hold a slash, which clients encode."""
+_BESIDE_A_BODY_BYTE = 16
+"""So many bytes of framing may come with each byte of a body: more than a chunk for every byte takes."""
+_MOST_WAITING = 16
+_MOST_WAITING_BYTES = 1 << 20
+"""Pipelined requests and the body of one, beyond which nothing more is read until a request has been answered."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +61,10 @@ class StrictHttp(HttpToolsProtocol):
     limits: ClassVar[Limits]
     door: ClassVar[Door]
     cycle: Cycle
+    _running: Cycle | None = None
     _in_headers = True
     _header_bytes = 0
+    _beside_body = 0
     _deadline: asyncio.TimerHandle | None = None
     _idle_since_s = 0.0
 
@@ -58,18 +81,25 @@ class StrictHttp(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
-        if self.cycle is not None:
-            self.cycle.leave()
+        self.pipeline.clear()
+        if self._running is not None:
+            self._running.leave()
 
     def data_received(self, data: bytes) -> None:
         if self._in_headers:
             self._header_bytes += len(data)
-        super().data_received(data)
-        if not self._in_headers or self.transport.is_closing():
+        else:
+            self._beside_body += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            why = error.__context__
+            self._refuse(why if isinstance(why, GatewayError) else BadFramingError("This is no well-formed request."))
+        if self.transport.is_closing():
             return
-        if self._header_bytes > self.limits.max_header_bytes:
-            self._refuse(HeadersTooLargeError(f"The headers are larger than {self.limits.max_header_bytes} bytes."))
-        elif self._header_bytes and self._deadline is None:
+        if (self._header_bytes if self._in_headers else self._beside_body) > self.limits.max_header_bytes:
+            self._refuse(self._too_large())
+        elif self._in_headers and self._header_bytes and self._deadline is None:
             self._set_deadline()
 
     def on_message_begin(self) -> None:
@@ -77,32 +107,47 @@ class StrictHttp(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:  # a trailer comes after the key was looked at, and is not read
+            self.headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        self._clear_deadline()
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return
         version = self.parser.get_http_version()
-        names = [name for name, _ in self.headers]
-        if version != "1.1" and b"transfer-encoding" in names:
-            raise BadFramingError("HTTP/1.0 has no transfer-encoding.")
-        if version == "1.1" and names.count(b"host") != 1:
-            raise BadFramingError("A request needs exactly one host header.")
-        if names.count(b"authorization") > 1:
-            raise BadFramingError("A request carries one key.")
-        if b"%00" in self.url:
-            raise BadFramingError("A target holds no NUL.")
+        self._check_head(version)
+        self._in_headers = False
+        self._beside_body = 0
+        self._clear_deadline()
         waits, self.cycle = self.cycle is not None and not self.cycle.response_complete, self._cycle(version)
         if waits:  # a pipelined request comes up when the one before it is answered
-            self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+            if len(self.pipeline) >= _MOST_WAITING:
+                self.flow.pause_reading()
         else:
-            self._start_asgi_task(self.cycle, self.app)
+            self._start(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        self._beside_body = max(0, self._beside_body - _BESIDE_A_BODY_BYTE * len(body))
+        if self.cycle.response_complete:
+            return
+        self.cycle.body += body
+        # Who does not read does not notice that the client leaves, so a request that waits lets those before it read.
+        if len(self.cycle.body) > (_MOST_WAITING_BYTES if self.pipeline else HIGH_WATER_LIMIT):
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_headers = True
         self._header_bytes = 0
+        self._beside_body = 0
         self._clear_deadline()
-        super().on_message_complete()
-        if self.cycle.response_complete and not self.cycle.keep_alive:
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        elif not self.cycle.keep_alive:
             self.transport.close()
 
     def on_response_complete(self) -> None:
@@ -111,8 +156,9 @@ class StrictHttp(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            cycle, _ = self.pipeline.pop()
+            assert isinstance(cycle, Cycle)
+            self._start(cycle)
         else:
             if not self._in_headers:  # answered before the body came: that must not hold the connection for ever
                 self._deadline = self.loop.call_later(self.limits.header_timeout_s, self.transport.close)
@@ -129,6 +175,53 @@ class StrictHttp(HttpToolsProtocol):
             self._look_after(max(left_s, 1.0))
         else:
             self.transport.close()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = memoryview(data)[offer.args[0] :]
+            self._pass_over_upgrade()
+
+    def _pass_over_upgrade(self) -> None:
+        """A server may ignore an offer to speak another protocol, but the parser stops there. So the same head goes
+        without the offer into a new parser, and the body and all that follows keep their places.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(head)
+
+    def _check_head(self, version: str) -> None:
+        """Raise a `GatewayError` for a head that is not plain HTTP/1.1, or whose meaning is left to the reader."""
+        names = [name for name, _ in self.headers]
+        size = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + len(b": \r\n") * len(names)
+        if size > self.limits.max_header_bytes:  # one read may bring them whole
+            raise self._too_large()
+        if version not in ("1.1", "1.0") or self.parser.get_method() == b"CONNECT":
+            raise BadFramingError("HTTP/1.1 is spoken here, without CONNECT.")
+        if b"transfer-encoding" in names:
+            codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if version != "1.1" or codings != [b"chunked"]:
+                raise BadFramingError("The one transfer-encoding is 'chunked', in HTTP/1.1; send that or a length.")
+        if version == "1.1" and names.count(b"host") != 1:
+            raise BadFramingError("A request needs exactly one host header.")
+        if names.count(b"authorization") > 1:
+            raise BadFramingError("A request carries one key.")
+        if b"%" in self.url:
+            _check_spelling(self.url)
+        if b"expect" in names and version == "1.1":
+            wanted = [value.strip().lower() for name, value in self.headers if name == b"expect"]
+            if wanted != [b"100-continue"]:
+                raise ExpectationError("The only expectation that is met is '100-continue'; leave out the rest.")
+            self.expect_100_continue = True
+
+    def _start(self, cycle: Cycle) -> None:
+        self._running = cycle
+        self._start_asgi_task(cycle, self.app)
 
     def _unset_keepalive_if_required(self) -> None:
         """The timer runs on, and looks at what has happened since."""
@@ -171,8 +264,9 @@ class StrictHttp(HttpToolsProtocol):
         )
         return cycle
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(BadFramingError("This is no well-formed HTTP request."))
+    def _too_large(self) -> HeadersTooLargeError:
+        most = self.limits.max_header_bytes
+        return HeadersTooLargeError(f"The headers, or what comes beside a body, are larger than {most} bytes.")
 
     def _set_deadline(self) -> None:
         self._deadline = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
@@ -186,10 +280,25 @@ class StrictHttp(HttpToolsProtocol):
         self._refuse(ClientTooSlowError(f"The headers did not arrive within {self.limits.header_timeout_s:g} s."))
 
     def _refuse(self, error: GatewayError) -> None:
+        """Answer with an error, unless that would be read as the answer to an earlier request, and close."""
         self._clear_deadline()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        is_next = self.cycle is None or (self._in_headers and self.cycle.response_complete)
+        if is_next or (not self._in_headers and not self.pipeline and not self.cycle.response_started):
             self.transport.write(_response(error))
-            self.transport.close()
+        self.transport.close()
+
+
+def _check_spelling(url: bytes) -> None:
+    """Raise `BadFramingError` for a NUL, and for a path in which something is encoded that has a plain spelling."""
+    if b"%00" in url:
+        raise BadFramingError("A target holds no NUL.")
+    path = url.partition(b"?")[0]
+    if path.startswith(_MODELS):
+        path = path.replace(b"%2f", b"").replace(b"%2F", b"")
+    if _SECOND_SPELLING.search(path):
+        raise BadFramingError("Write the path plainly, without encoded letters, digits, dots and slashes.")
 
 
 def _target(url: bytes) -> tuple[bytes, bytes]:

@@ -14,6 +14,7 @@ class Scope(StrEnum):
 
     INFERENCE = "inference"
     USAGE = "usage"
+    METRICS = "metrics"
     ADMIN = "admin"
 
 

@@ -58,6 +58,12 @@ class Limiter:
             self.used.add(account.id)
         return Take(self, taken, self._headers(taken, now_ns))
 
+    def check(self, accounts: Sequence[Account], tokens: int) -> None:
+        """Raise what `take` would raise for at least so many tokens; counts nothing."""
+        now_ns = self._clock_ns()
+        for account in accounts:
+            self._check(account, self.meter(account.id), tokens, now_ns)
+
     def share(self, limit: int) -> int:
         """How much of a limit one gateway may give at once."""
         return limit if self.gateways == 1 else max(1, limit // self.gateways)

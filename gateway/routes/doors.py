@@ -4,6 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import UnknownUrlError
 from gateway.front_door import DOOR, Door
+from gateway.routes.nearest import nearest
 
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/v1/models", "/v1/feedback"})
 PUBLIC_FOLDERS = ("/v1/models/",)
@@ -19,7 +20,8 @@ def behind_doors(app: ASGIApp) -> ASGIApp:
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["extensions"].get(DOOR) is Door.PUBLIC and not is_public(scope["path"]):
-            body = UnknownUrlError(f"There is no {scope['method']} {scope['path'][:200]!r} here.").body()
+            path = scope["path"]
+            body = UnknownUrlError(scope["method"], path, nearest(path, is_public)).body()
             headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
             await send({"type": "http.response.start", "status": UnknownUrlError.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})

@@ -6,9 +6,21 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from gateway.database import AWAY, away_error
 from gateway.errors import GatewayError, InternalError, InvalidRequestError, MethodNotAllowedError, UnknownUrlError
+from gateway.routes.nearest import nearest
+
+
+def _routes_of(request: Request, path: str) -> list[BaseRoute]:
+    """The routes that serve a path by any method."""
+    scope = {**request.scope, "path": path}
+    return [route for route in request.app.routes if route.matches(scope)[0] is not Match.NONE]
+
+
+def _with_head(methods: set[str]) -> set[str]:
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +35,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
     def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path = repr(request.scope["path"][:200])  # not of request.url, into which the host header is mixed
+        path = request.scope["path"]  # not of request.url, into which the host header is mixed
         if error.status_code == MethodNotAllowedError.status:
-            return render(request, MethodNotAllowedError(f"{request.method} is not allowed on {path}."))
-        return render(request, UnknownUrlError(f"There is no {request.method} {path} here."))
+            allowed = set().union(*(getattr(route, "methods", None) or () for route in _routes_of(request, path)))
+            return render(request, MethodNotAllowedError(request.method, path, _with_head(allowed)))
+        near = nearest(path, lambda other: bool(_routes_of(request, other)))
+        return render(request, UnknownUrlError(request.method, path, near))
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -25,6 +25,10 @@ class Guards:
         """Who may read what its tenant used; an admin reads everybody's."""
         return self._let_in(request, Scope.USAGE)
 
+    def metrics(self, request: Request) -> Caller:
+        """Who may read the metrics, which name every adapter."""
+        return self._let_in(request, Scope.METRICS)
+
     def admin(self, request: Request) -> Caller:
         """Who may operate the gateway."""
         return self._let_in(request, Scope.ADMIN)

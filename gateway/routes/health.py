@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
 from gateway.background import Background
 from gateway.database import DatabaseFile
@@ -10,8 +10,12 @@ from gateway.engine.pool import EnginePool
 from gateway.metrics import Metrics
 
 
-def health_routes(pool: EnginePool, metrics: Metrics, background: Background, database: DatabaseFile) -> APIRouter:
-    """Routes for load balancers and Prometheus."""
+def health_routes(
+    pool: EnginePool, metrics: Metrics, background: Background, database: DatabaseFile, scraper: Any | None
+) -> APIRouter:
+    """Routes for load balancers and Prometheus; `scraper` is the dependency that demands a key for the metrics, None
+    where they are public.
+    """
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health")
@@ -29,9 +33,9 @@ def health_routes(pool: EnginePool, metrics: Metrics, background: Background, da
         background.require_sound()
         return {"status": "ready"} | ({"failing": background.failing} if background.failing else {})
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", dependencies=[] if scraper is None else [Depends(scraper)])
     def prometheus() -> Response:
-        """Prometheus exposition."""
+        """Prometheus exposition; it names every adapter that is used, so it takes a key."""
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

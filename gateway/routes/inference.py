@@ -6,22 +6,18 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from gateway.apis import APIS, Api
+from gateway.allowance import Allowance
+from gateway.apis import APIS, Api, InferenceRequest
 from gateway.costs.request_cost import HEADER
-from gateway.errors import (
-    ClientTooSlowError,
-    GatewayError,
-    InternalError,
-    MethodNotAllowedError,
-    RequestTooLargeError,
-)
+from gateway.errors import GatewayError, InternalError, MethodNotAllowedError
 from gateway.exchange import Call
 from gateway.front_door import CYCLE, Cycle
 from gateway.inference import Inference
-from gateway.keys import Keyring
+from gateway.keys import Caller, Keyring
 from gateway.keys import Scope as KeyScope
 from gateway.resolve import Resolver, Target, choose, mirrored_to, stickiness
 from gateway.routes.keep_alive import KeepAlive
+from gateway.routes.request_body import LARGE_BYTES, BodyReader, ClientGoneError, LargeBodies
 from gateway.routes.request_id import RequestIds, client_request_id
 
 log = logging.getLogger(__name__)
@@ -41,10 +37,6 @@ _EVENTS: Headers = [
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
-class ClientGoneError(Exception):
-    """The client closed its connection; there is nobody left to answer."""
-
-
 class InferenceEndpoint:
     """The ASGI application for every path in `APIS`."""
 
@@ -55,18 +47,19 @@ class InferenceEndpoint:
         resolver: Resolver,
         ids: RequestIds,
         watches: Callable[[Target], bool],
+        allowance: Allowance,
+        bodies: BodyReader,
         *,
         base: str,
-        max_body_bytes: int,
-        body_timeout_s: float,
         keep_alive_s: float,
     ) -> None:
         self._inference = inference
         self._keyring = keyring
         self._resolver = resolver
         self._base = base
-        self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
+        self._allowance = allowance
+        self._bodies = bodies
+        self._large_bodies = LargeBodies()
         self._keep_alive_s = keep_alive_s
         self._ids = ids
         self._watches = watches
@@ -88,13 +81,11 @@ class InferenceEndpoint:
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, reply: "Reply") -> None:
         if scope["method"] != "POST":
-            raise MethodNotAllowedError(f"{scope['method']} is not allowed here; use POST.")
+            raise MethodNotAllowedError(scope["method"], scope["path"], ("POST",))
         caller = self._keyring.authenticate(headers)
         caller.demand(KeyScope.INFERENCE)
         cycle: Cycle = scope["extensions"][CYCLE]
-        body = await self._read_body(cycle, headers, receive)
-        received_s = time.perf_counter()
-        request = reply.api.parse(body, self._base)
+        request, received_s = await self._read(caller, cycle, headers, receive, reply)
         route = self._resolver.route_for(caller, request.model)
         target = route.target
         if route.canary is not None:
@@ -122,10 +113,10 @@ class InferenceEndpoint:
                 await self._stream(call, reply, cycle)
             else:
                 async with self._inference.exchange(call) as exchange:
-                    body = await exchange.read()
+                    answer = await exchange.read()
                     if HEADER in headers:
                         reply.headers += exchange.cost_headers()
-                    await reply.whole(200, _JSON, body)
+                    await reply.whole(200, _JSON, answer)
 
     async def _stream(self, call: Call, reply: "Reply", cycle: Cycle) -> None:
         def relay(events: bytes) -> bool:
@@ -139,35 +130,25 @@ class InferenceEndpoint:
                     await cycle.drained()
                 await reply.end()
 
-    async def _read_body(self, cycle: Cycle, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The request body; raises `RequestTooLargeError` past the limit without reading on, `ClientTooSlowError`
-        when it does not arrive in time.
+    async def _read(
+        self, caller: Caller, cycle: Cycle, headers: dict[bytes, bytes], receive: Receive, reply: "Reply"
+    ) -> tuple[InferenceRequest, float]:
+        """The request, and when its body was there. What can be refused without a body is refused before it is read,
+        and again before it is parsed, if that took time.
         """
-        limit = self._max_body_bytes
-        too_large = RequestTooLargeError(f"The body is larger than {limit} bytes; send less, or raise max_body_bytes.")
-        if int(headers.get(b"content-length", b"0")) > limit:
-            raise too_large
-        if (whole := cycle.take_body()) is not None:
-            if len(whole) > limit:
-                raise too_large
-            return whole
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGoneError
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limit:
-                        raise too_large
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-        except TimeoutError as error:
-            raise ClientTooSlowError(
-                f"The body did not arrive within {self._body_timeout_s:g} s; send it faster."
-            ) from error
+        self._allowance.refuse_early(caller, reply.api, reply.headers)
+        body = self._bodies.at_hand(cycle, headers)
+        if body is None:
+            body = await self._bodies.read(headers, receive)
+            self._allowance.refuse_early(caller, reply.api, reply.headers)
+        received_s = time.perf_counter()
+        if len(body) <= LARGE_BYTES:
+            return reply.api.parse(body, self._base), received_s
+        async with self._large_bodies.turn(caller.key_id, body):
+            if cycle.disconnected:
+                raise ClientGoneError
+            self._allowance.refuse_early(caller, reply.api, reply.headers)
+            return reply.api.parse(body, self._base), received_s
 
 
 class Reply:

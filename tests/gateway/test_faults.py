@@ -270,7 +270,7 @@ def test_all_slots_taken_and_the_queue_full_is_a_503_with_retry_after(tmp_path: 
 def test_metrics_count_requests_by_model_and_never_by_what_clients_invent(attached: Attached) -> None:
     attached.chat()
     attached.chat(model="invented-by-a-client")
-    text = httpx.get(f"{attached.url}/metrics").text
+    text = attached.http.get("/metrics").text
     assert 'turntable_requests_total{model="base",status="200"}' in text
     assert "invented-by-a-client" not in text
 

@@ -1,9 +1,13 @@
 """Which code a request reaches is decided by its path as it was sent, and by nothing else that a client writes."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.gateway.conftest import KEY, Attached
+from gateway.settings import Settings
+from loadtest.canned.server import serving
+from tests.gateway.conftest import KEY, Attached, running_gateway
 from tests.security.conftest import bearer, request, send
 
 ADMIN = b"/admin/v1/adapters"
@@ -54,6 +58,25 @@ def test_no_spelling_of_a_path_gets_around_the_key(attached: Attached, target: b
     assert answer.status in (400, 401, 404, 405), answer
     assert answer.header("location") is None
     assert b'"data"' not in answer.body
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(b"/admin%2fv1%2fadapters", b"/admin/v1%2Fadapters", b"/%61dmin/v1/adapters", b"/admin/v1/%61dapters"),
+        *(b"/admin/v1/adapters/x%2fversions", b"/admin/v%31/adapters", b"/admin/v1/adapters/%2e%2e/x", b"/%68ealth"),
+        *(b"/v1/models/%2e%2e", b"/v1%2fmodels", b"/admin%5cv1/adapters", b"http://x/admin%2fv1%2fadapters"),
+    ],
+)
+def test_with_the_key_too_a_path_has_one_spelling(attached: Attached, target: bytes) -> None:
+    answer = send(attached.url, request(target, bearer(KEY)))
+    assert (answer.status, b"bad_framing" in answer.body) == (400, True), answer
+
+
+def test_a_models_name_may_hold_an_encoded_slash_and_what_else_needs_encoding(attached: Attached) -> None:
+    for target in (b"/v1/models/org%2fname", b"/v1/models/org%2Fna%20me", b"/v1/models/a%40v1"):
+        answer = send(attached.url, request(target, bearer(KEY)))
+        assert (answer.status, b"model_not_found" in answer.body) == (404, True), answer
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PATCH", "PUT", "TRACE", "PROPFIND", "QUERY", "CONNECT"])
@@ -107,8 +130,31 @@ def test_every_path_of_the_app_is_named_by_a_key_or_open_on_purpose(attached: At
         for path in paths:
             for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
                 answer = stranger.request(method, path, content=b"{}")
-                expected = 200 if path in ("/health", "/ready", "/metrics") else 401
+                expected = 200 if path in ("/health", "/ready") else 401
                 assert answer.status_code in (expected, 405), (method, path, answer.text)
+
+
+def test_metrics_take_a_key_of_their_own_unless_they_are_public(attached: Attached, tmp_path: Path) -> None:
+    """A key's 404 hides other tenants' adapters; what names them all must not be open beside it."""
+
+    def status(scope: str) -> int:
+        made = attached.http.post("/admin/v1/keys", json={"name": "scraper", "scopes": [scope]}).json()
+        with httpx.Client(base_url=attached.url, headers={"authorization": f"Bearer {made['key']}"}) as http:
+            if scope == "metrics":
+                refused = [http.get(path).status_code for path in ("/v1/models", "/admin/v1/usage", "/admin/v1/audit")]
+                assert refused == [403, 403, 403]
+            return http.get("/metrics").status_code
+
+    assert {scope: status(scope) for scope in ("metrics", "admin", "usage", "inference")} == {
+        "metrics": 200,
+        "admin": 200,
+        "usage": 403,
+        "inference": 403,
+    }
+    assert httpx.get(f"{attached.url}/metrics").status_code == 401
+    public = Settings(data_dir=tmp_path, public_metrics=True)
+    with serving() as engine, running_gateway(public, engine.url) as url:
+        assert httpx.get(f"{url}/metrics").status_code == 200
 
 
 def test_a_key_is_looked_at_before_the_body(attached: Attached) -> None:

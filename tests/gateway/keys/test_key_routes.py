@@ -25,8 +25,9 @@ from tests.gateway.conftest import KEY, Attached
 from tests.gateway.traffic.conftest import eventually, gateway_with_versions
 
 KEYS, TENANTS = "/admin/v1/keys", "/admin/v1/tenants"
-OPEN = {"/health", "/ready", "/metrics", "/docs", "/openapi.json"}
+OPEN = {"/health", "/ready", "/docs", "/openapi.json"}
 OF_INFERENCE = {*APIS, "/v1/models", "/v1/models/{name:path}", "/v1/feedback"}
+OF_METRICS = {"/metrics"}
 OF_USAGE = {"/admin/v1/usage", "/admin/v1/usage/rows", "/admin/v1/costs"}
 HI: Any = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, dict[str, Any]] = {
@@ -97,9 +98,13 @@ def every_route(rest: FastAPI) -> list[tuple[str, str]]:
 
 def test_every_route_demands_its_scope_and_none_was_forgotten(gateway: Gateway) -> None:
     nobody = gateway.client_with(None)
-    inference, usage = gateway.client(), gateway.client(scopes=["usage"])
+    inference, usage, metrics = gateway.client(), gateway.client(scopes=["usage"]), gateway.client(scopes=["metrics"])
     routes = every_route(gateway.rest)
-    assert {path for _, path in routes} >= OPEN | OF_INFERENCE | OF_USAGE | {KEYS, TENANTS, "/v1/load_lora_adapter"}
+    assert {path for _, path in routes} >= OPEN | OF_INFERENCE | OF_USAGE | OF_METRICS | {
+        KEYS,
+        TENANTS,
+        "/v1/load_lora_adapter",
+    }
     for method, path in routes:
         if path in OPEN:
             continue
@@ -116,8 +121,8 @@ def test_every_route_demands_its_scope_and_none_was_forgotten(gateway: Gateway) 
 
         refused = [(403, "missing_scope"), (403, "permission_error")]
         assert status(nobody) in [(401, "missing_api_key"), (401, "authentication_error")], f"{method} {path}"
-        allowed = [path in OF_INFERENCE, path in OF_USAGE]
-        for client, may in zip((inference, usage), allowed, strict=True):
+        allowed = [path in OF_INFERENCE, path in OF_USAGE, path in OF_METRICS]
+        for client, may in zip((inference, usage, metrics), allowed, strict=True):
             assert (status(client) in refused) is not may, f"{method} {path}"
     guarded = [r for r in gateway.rest.routes if isinstance(r, APIRoute) and r.path not in OPEN]
     assert all(route.dependant.dependencies for route in guarded)
