@@ -14,6 +14,7 @@ from adapters import Registry, Store
 from gateway.accounting import Accounting
 from gateway.admission import Admission
 from gateway.apis import APIS
+from gateway.cache_salt import CacheSalts
 from gateway.costs.engine_prices import EnginePrices
 from gateway.costs.evidence import EvidenceStore
 from gateway.costs.gauges import CostGauges
@@ -124,6 +125,8 @@ class Turntable:
             Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s),
             request_prices,
             self._accounting.allowance,
+            salt_of=CacheSalts(self._keys.digest, is_shared=settings.share_prefix_cache),
+            max_sequences=settings.max_sequences,
         )
         self._gate = gate = build_gate(settings, setup.base_dir)
         self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)

@@ -52,7 +52,7 @@ def _cache_transfer(_path: str, document: dict[str, Any], _size: int) -> None:
 def _many_choices(_path: str, document: dict[str, Any], _size: int) -> None:
     """Thousands of choices for one prompt keep everybody else waiting for as long as they run."""
     for name in ("n", "best_of"):
-        if isinstance(count := document.get(name), int) and count > MOST_CHOICES:
+        if (count := document.get(name) or 1) > MOST_CHOICES:
             raise InvalidRequestError(f"'{name}' is {count}; at most {MOST_CHOICES} are served.", param=name)
 
 
@@ -92,11 +92,20 @@ def _large_texts(path: str, _document: dict[str, Any], size: int) -> None:
 
 
 def _length(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(len(name) + _length(inner) for name, inner in value.items())
-    return sum(map(_length, value)) if isinstance(value, list) else 1
+    """How many characters and values a field holds, however deep."""
+    length, left = 0, [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            length += len(value)
+        elif isinstance(value, dict):
+            length += sum(map(len, value))
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        else:
+            length += 1
+    return length
 
 
 REQUEST_SHIELDS: Mapping[str, Callable[[str, dict[str, Any], int], None]] = MappingProxyType(
