@@ -46,8 +46,10 @@ test: setup clients lint ## everything, the real CPU engine included, in two pro
 	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
 	@$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-fuzz: setup ## the property tests on examples that nobody has seen
+fuzz: setup ## the property tests on examples that nobody has seen; every field with every odd value on the real engine
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile fuzz
+	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
+	@$(BIN)/pytest tests/e2e/fuzz_fields.py --capture no
 
 lint: setup ## ruff, mypy --strict, the audit of dependencies
 	@$(BIN)/ruff check .

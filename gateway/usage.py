@@ -9,6 +9,9 @@ MOST_TOKENS = (1 << 31) - 1
 """More than any request can take, and little enough for sums of them to fit a database."""
 
 
+_NO_COUNT = ""
+
+
 class Evidence(StrEnum):
     """Where token counts come from: the engine's final count, its last running count, our own estimate, or nowhere."""
 
@@ -61,7 +64,7 @@ class Usage:
         if not isinstance(usage, Mapping):
             return cls(is_sound=False)
         found = usage.get(details)
-        cached = found.get("cached_tokens") if isinstance(found, Mapping) else found
+        cached = found.get("cached_tokens") if isinstance(found, Mapping) else found and _NO_COUNT
         counts, is_sound = _counts(usage.get(prompt), usage.get(completion), cached)
         prompt_tokens, completion_tokens, cached_tokens = counts
         is_sound = is_sound and cached_tokens <= prompt_tokens

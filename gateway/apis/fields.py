@@ -113,7 +113,11 @@ def _check_roles(messages: Any) -> None:
     if not isinstance(messages, list):
         return
     for number, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(message, dict):
+            raise InvalidRequestError(
+                f"Message {number} must be an object, and is {_found(message)}.", param=f"messages.{number}"
+            )
+        role = message.get("role")
         if role is not None and role not in _ROLES:
             raise InvalidRequestError(
                 f"The role of message {number} is {_found(role)}; it must be one of {', '.join(_ROLES)}.",
@@ -123,6 +127,8 @@ def _check_roles(messages: Any) -> None:
 
 def _found(value: Any) -> str:
     """A value as an error tells of it: itself where it is short, else its type."""
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

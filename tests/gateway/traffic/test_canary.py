@@ -96,7 +96,7 @@ def test_what_clients_do_wrong_is_not_held_against_a_canary(tmp_path: Path) -> N
         body = {"version": 2, "percent": 100, "bounds": {"min_requests": 1}}
         assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).status_code == 200
         ask_as(gateway, range(4))
-        assert {gateway.chat(model="mine", max_tokens=-1).status_code for _ in range(20)} == {400}
+        assert {gateway.chat(model="mine", max_tokens=0).status_code for _ in range(20)} == {400}
         document = gateway.http.get("/admin/v1/adapters/mine").json()
         assert document["policy"]["canary"] == {"version": "v2", "percent": 100}
         assert document["canary_watch"]["canary"]["requests"] == 4
