@@ -154,23 +154,20 @@ class Inference:
 
     def end(self, call: Call, entry: Entry, permit: Permit) -> None:
         """Count and settle a request that has ended: settled it is, whatever becomes of the rest."""
-        try:
-            if entry.evidence is Evidence.NONE and (entry.status in _CUT_OFF or entry.finish is Finish.COMPLETED):
-                self.estimate(entry, call)
-            self._count(entry, call.target)
-            self._tell(call, entry)
-        finally:
-            if call.api.metered:
-                self.settlement.settle(entry, permit)
-            else:
-                permit.settle(entry)
-
-    def _tell(self, call: Call, entry: Entry) -> None:
-        for ended in self._observers:
+        if entry.evidence is Evidence.NONE and (entry.status in _CUT_OFF or entry.finish is Finish.COMPLETED):
+            self.estimate(entry, call)
+        for learn in (self._count_call, *self._observers):
             try:
-                ended(call, entry)
-            except Exception:
-                log.exception("request %s: what learns from its end failed", call.id)
+                learn(call, entry)
+            except Exception:  # the answer has been sent
+                log.exception("request %s: who learns from its end failed", call.id)
+        if call.api.metered:
+            self.settlement.settle(entry, permit)
+        else:
+            permit.settle(entry)
+
+    def _count_call(self, call: Call, entry: Entry) -> None:
+        self._count(entry, call.target)
 
     def note_progress(self) -> None:
         """Keep on the ledger what requests have used that have run for a while; call it every second or so."""

@@ -42,7 +42,7 @@ class Usage:
 
     @classmethod
     def from_openai(cls, usage: object) -> "Usage":
-        """Read OpenAI's usage object; absent details count as zero."""
+        """Read OpenAI's usage object; absent details count as zero, an absent prompt is no count."""
         return cls._read(usage, "prompt_tokens", "completion_tokens", "prompt_tokens_details")
 
     @classmethod
@@ -67,7 +67,7 @@ class Usage:
         cached = found.get("cached_tokens") if isinstance(found, Mapping) else found and _NO_COUNT
         counts, is_sound = _counts(usage.get(prompt), usage.get(completion), cached)
         prompt_tokens, completion_tokens, cached_tokens = counts
-        is_sound = is_sound and cached_tokens <= prompt_tokens
+        is_sound = is_sound and usage.get(prompt) is not None and cached_tokens <= prompt_tokens
         return cls(prompt_tokens, completion_tokens, min(cached_tokens, prompt_tokens), is_sound)
 
 

@@ -40,10 +40,10 @@ def _shapes(value: Any) -> Iterator[str]:
         for item in left.pop():
             if isinstance(item, dict):
                 if not (item.keys() <= _PLAIN_MESSAGE and isinstance(item.get("content"), str)):
-                    yield " ".join(sorted(f"{name}:{_word(inner)}" for name, inner in item.items()))
+                    yield " ".join(sorted(f"{name}:{_word(name, inner)}" for name, inner in item.items()))
                 left += [inner for inner in item.values() if isinstance(inner, list)]
 
 
-def _word(value: Any) -> str:
+def _word(name: str, value: Any) -> str:
     """A role or the type of a part as it is, of anything else what it is."""
-    return value if isinstance(value, str) and len(value) <= 24 and value.isidentifier() else type(value).__name__
+    return str(value)[:40] if name in ("role", "type") else type(value).__name__

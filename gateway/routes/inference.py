@@ -207,7 +207,9 @@ class Reply:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def error(self, error: GatewayError) -> None:
-        """An error as a response, or as the last event of a stream that has begun."""
+        """An error as a response, or as the last event of a stream that has begun; nothing when all has been sent."""
+        if self._ended:
+            return
         if self._begun:
             await self.part(self.api.error_event(error, self.sent))
             await self.end()
