@@ -41,6 +41,8 @@ class Neighbour:
 
 @pytest.mark.timeout(3_600)
 def test_no_value_of_any_field_fails_or_keeps_the_neighbour_waiting(served: Served) -> None:
+    # The engine compiles its kernel for log-probabilities with the first request for them, once.
+    served.http.post("/v1/completions", json={"model": "base", "prompt": "hi", "max_tokens": 1, "logprobs": 1})
     neighbour, failed, count = Neighbour(served), [], 0
     thread = threading.Thread(target=neighbour.run, daemon=True)
     thread.start()
