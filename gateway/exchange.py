@@ -12,7 +12,6 @@ from gateway.errors import EngineBrokeOffError, EngineTimeoutError
 from gateway.keys import Caller
 from gateway.ledger import Entry
 from gateway.resolve import Target
-from gateway.usage import Evidence
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ class Exchange:
         body = await self._response.read()
         self._entry.mark_first_byte()
         answer, self._entry.usage = self._call.api.whole(body, self._names)
-        self._entry.evidence = self._entry.usage.evidence if self._call.api.metered else Evidence.EXACT
+        self._entry.evidence = self._entry.usage.evidence
         if self._call.heard is not None:
             self._call.heard.append(answer)
         return answer

@@ -1,5 +1,6 @@
 """The common shape of an inference API: reading a request, asking the engine, rewriting its answer, telling errors."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -15,6 +16,7 @@ from gateway.usage import Evidence, Usage
 _GENERATION_FAILED = b'"Internal server error"'
 """All that the engine says when it cannot do what a request asks for, as when a grammar does not compile."""
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_LIMIT = re.compile(rf"\b(?:{'|'.join(_LIMITS)})\b")
 
 
 @dataclass(slots=True)
@@ -131,9 +133,11 @@ class Api(ABC):
         """An engine's error in terms of the request: `told` is what the engine said. It names a limit by a field of its
         own choice, and has one sentence for its failures and for grammars that it cannot follow.
         """
-        if error.param in _LIMITS and request.document.get(error.param) is None:
-            name = next((name for name in _LIMITS if request.document.get(name) is not None), error.param)
-            return InvalidRequestError(str(error).replace(error.param, name), param=name, code=error.code)
+        if isinstance(error, InvalidRequestError) and (found := _LIMIT.search(str(error))):
+            own = found[0] if request.document.get(found[0]) is not None else None
+            name = own or next((name for name in _LIMITS if request.document.get(name) is not None), None)
+            if name is not None and error.param in (None, *_LIMITS):
+                return InvalidRequestError(_LIMIT.sub(name, str(error)), param=name, code=error.code)
         if isinstance(error, EngineFailedError) and _GENERATION_FAILED in told:
             field = binding_field(request.document)
             if field is not None:

@@ -85,6 +85,12 @@ def test_what_a_client_does_wrong_is_a_400_that_names_its_field(
     assert served.http.post(COMPLETIONS, json={"model": "base", "prompt": "x", "max_tokens": 1}).status_code == 200
 
 
+def test_anthropics_clients_are_told_of_their_own_field(served: Served) -> None:
+    told = served.http.post("/v1/messages", json={"model": "base", "messages": HI, "max_tokens": OVER})
+    assert told.status_code == 400
+    assert told.json()["error"]["message"].startswith("max_tokens=100000 cannot be greater")
+
+
 def test_a_response_that_reaches_its_limit_ends_incomplete_and_numbered(served: Served) -> None:
     body = {"model": "base", "input": "My parcel has not arrived.", "max_output_tokens": 3, "stream": True}
     text = served.http.post(RESPONSES, json=body).text

@@ -184,6 +184,13 @@ def test_the_engines_word_for_a_limit_becomes_the_field_that_the_client_sent() -
     explained = api.explain(request, told, b"")
     assert explained.param == "max_completion_tokens"
     assert str(explained) == "max_completion_tokens=9000 cannot be greater than max_model_len=2048."
+    message = APIS["/v1/messages"]
+    asked = message.parse(orjson.dumps({"model": "m", "messages": body["messages"], "max_tokens": 9_000}), "base")
+    said = InvalidRequestError("max_completion_tokens=9000 cannot be greater than max_model_len=2048.")
+    assert (message.explain(asked, said, b"").param, str(message.explain(asked, said, b""))) == (
+        "max_tokens",
+        "max_tokens=9000 cannot be greater than max_model_len=2048.",
+    )
 
 
 BOUND: list[tuple[dict[str, Any], str | None]] = [
