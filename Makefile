@@ -51,8 +51,10 @@ test-isa: setup ## the numeric tests as processors with fewer instructions compu
 	@for isa in AVX2 AVX512_CORE; do \
 		echo "numeric tests with ONEDNN_MAX_CPU_ISA=$$isa" && ONEDNN_MAX_CPU_ISA=$$isa $(BIN)/pytest -m numeric tests/trainer || exit; done
 
-fuzz: setup ## the property tests on examples that nobody has seen
+fuzz: setup ## the property tests on examples that nobody has seen; every field with every odd value on the real engine
 	@$(BIN)/pytest -m hypothesis --hypothesis-profile fuzz
+	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
+	@$(BIN)/pytest tests/e2e/fuzz_fields.py --capture no
 
 lint: setup ## ruff, mypy --strict, the audit of dependencies
 	@$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from gateway.accounting import Accounting
 from gateway.admission import Admission
 from gateway.apis import APIS
 from gateway.background import Background, Periodic
+from gateway.cache_salt import CacheSalts
 from gateway.costs.engine_prices import EnginePrices
 from gateway.costs.evidence import EvidenceStore
 from gateway.costs.gauges import CostGauges
@@ -128,6 +129,8 @@ class Turntable:
             request_prices,
             self._accounting.allowance,
             background,
+            salt_of=CacheSalts(self._keys.digest, is_shared=settings.share_prefix_cache),
+            max_sequences=settings.max_sequences,
         )
         self._gate = gate = build_gate(settings, setup.base_dir)
         self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)

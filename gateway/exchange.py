@@ -8,11 +8,10 @@ from typing import Any
 from gateway.apis import Api, InferenceRequest, Names, StreamRewriter
 from gateway.costs.request_cost import WorkPrice
 from gateway.engine.connection import Connection
-from gateway.errors import EngineBrokeOffError, EngineFailedError, EngineTimeoutError
+from gateway.errors import EngineBrokeOffError, EngineTimeoutError
 from gateway.keys import Caller
 from gateway.ledger import Entry
 from gateway.resolve import Target
-from gateway.usage import Evidence
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ class Exchange:
         body = await self._response.read()
         self._entry.mark_first_byte()
         answer, self._entry.usage = self._call.api.whole(body, self._names)
-        self._entry.evidence = Evidence.EXACT
+        self._entry.evidence = self._entry.usage.evidence
         if self._call.heard is not None:
             self._call.heard.append(answer)
         return answer
@@ -124,8 +123,8 @@ class Exchange:
         return events
 
     def _demand_no_error(self) -> None:
-        if self._stream.saw_error:
-            raise EngineFailedError("The engine failed on this request; its log has the details.")
+        if self._stream.failure is not None:
+            raise self._call.api.explain(self._call.request, self._stream.failure, self._stream.told)
 
 
 class Deadline:

@@ -7,6 +7,7 @@ the row settled, the metrics counted, the slot given back.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -20,15 +21,15 @@ from gateway.engine.dispatch import Dispatch
 from gateway.engine.engine import Engine, Post
 from gateway.engine.pool import EnginePool
 from gateway.engine.suspects import Suspects
-from gateway.errors import (
-    GatewayError,
-)
+from gateway.errors import GatewayError, InternalError, InvalidRequestError
 from gateway.exchange import Call, Deadline, Exchange, Timeouts
 from gateway.ledger import Entry, Finish, Ledger, now_us
 from gateway.metrics import Metrics
 from gateway.resolve import Target
 from gateway.settlement import Settlement
-from gateway.usage import Evidence, Usage
+from gateway.usage import MOST_TOKENS, Evidence, Usage
+
+log = logging.getLogger(__name__)
 
 # The client left, or the answer took too long: the engine has worked all the same.
 _CUT_OFF = frozenset({499, 504})
@@ -49,7 +50,13 @@ class Inference:
         prices: RequestPrices,
         allowance: Allowance,
         background: Background,
+        *,
+        salt_of: Callable[[str, str | None], str | None],
+        max_sequences: int,
     ) -> None:
+        """`salt_of` a tenant, and of the salt that a client named, is what the engine keeps its cache apart by."""
+        self._salt_of = salt_of
+        self._max_sequences = max_sequences
         self._admission = admission
         self._suspects = suspects
         self._ledger = ledger
@@ -69,6 +76,7 @@ class Inference:
     @contextlib.asynccontextmanager
     async def exchange(self, call: Call) -> AsyncIterator[Exchange]:
         """Everything that may still become an HTTP status happens before this yields."""
+        self._check_sequences(call)
         self._suspects.check(hash(call.request.body))
         self.pool.require_ready()
         async with (
@@ -76,7 +84,8 @@ class Inference:
             self._admission.slot() as waited_s,
         ):
             call.api.identify(call.request, call.id)
-            body = call.api.engine_body(call.request, call.target.engine_model)
+            salt = self._salt_of(call.caller.tenant, call.request.document.get("cache_salt"))
+            body = call.api.engine_body(call.request, call.target.engine_model, salt)
             row = _Row(self, call, permit)
             with row as entry, Deadline(self._timeouts, is_stream=call.request.stream) as deadline:
                 async with self._dispatch(call, entry, body) as (response, engine):
@@ -84,13 +93,26 @@ class Inference:
                     metrics.queue_s.observe(waited_s)
                     metrics.overhead_s.observe(entry.sent_s - call.received_s - waited_s)
                     if response.status != 200:
-                        raise translate(call.api.path, response.status, await response.read())
+                        told = await response.read()
+                        error = translate(call.api.path, response.status, told)
+                        raise call.api.explain(call.request, error, told)
                     exchange = row.exchange = Exchange(call, entry, response, deadline, permit.price)
                     try:
                         yield exchange
                     finally:
                         exchange.close()
-                    engine.learn_pace((now_us() - entry.opened_us) / 1e6, entry.usage.completion_tokens)
+                    tokens = entry.usage.completion_tokens // call.request.sequences
+                    engine.learn_pace((now_us() - entry.opened_us) / 1e6, tokens)
+
+    def _check_sequences(self, call: Call) -> None:
+        count = call.request.sequences
+        if count > self._max_sequences:
+            name = call.api.sequences_field(call.request)
+            raise InvalidRequestError(
+                f"The request asks for {count} sequences (prompts times answers); at most {self._max_sequences} are "
+                "served in one request, so that it cannot keep others waiting; send it in parts.",
+                param=name,
+            )
 
     def _dispatch(self, call: Call, entry: Entry, body: bytes) -> Dispatch:
         def post(engine: Engine) -> Post:
@@ -133,16 +155,21 @@ class Inference:
         return entry
 
     def end(self, call: Call, entry: Entry, permit: Permit) -> None:
-        """Count and settle a request that has ended."""
-        if entry.status in _CUT_OFF and entry.evidence is Evidence.NONE:
+        """Count and settle a request that has ended: settled it is, whatever becomes of the rest."""
+        if entry.evidence is Evidence.NONE and (entry.status in _CUT_OFF or entry.finish is Finish.COMPLETED):
             self.estimate(entry, call)
-        self._count(entry, call.target)
-        for ended in self._observers:
-            ended(call, entry)
+        for learn in (self._count_call, *self._observers):
+            try:
+                learn(call, entry)
+            except Exception:  # the answer has been sent
+                log.exception("request %s: who learns from its end failed", call.id)
         if call.api.metered:
             self.settlement.settle(entry, permit)
         else:
             permit.settle(entry)
+
+    def _count_call(self, call: Call, entry: Entry) -> None:
+        self._count(entry, call.target)
 
     def note_progress(self) -> None:
         """Keep on the ledger what requests have used that have run for a while; call it every second or so."""
@@ -151,14 +178,15 @@ class Inference:
                 self._ledger.note(progress)
 
     def estimate(self, entry: Entry, call: Call) -> None:
-        """Tokens of a whole answer that was cut off: four bytes are about a prompt token, and the engine's pace tells
-        how far it got.
+        """Tokens of a whole answer that was cut off, or that the engine did not count: four bytes are about a prompt
+        token, and the engine's pace tells how far each of its sequences got.
         """
         engine = next((engine for engine in self.pool.engines if engine.name == entry.engine), None)
         if engine is None or not entry.sent_s or not engine.s_per_token:
             return
-        generated = int((time.perf_counter() - entry.sent_s) / engine.s_per_token)
-        entry.usage = Usage(len(call.request.body) // 4, min(generated, call.api.most_tokens(call.request)))
+        each = int((time.perf_counter() - entry.sent_s) / engine.s_per_token)
+        generated = min(each, call.api.most_tokens(call.request)) * call.request.sequences
+        entry.usage = Usage(len(call.request.body) // 4, min(generated, MOST_TOKENS))
         entry.evidence = Evidence.ESTIMATED
 
     def _count(self, entry: Entry, target: Target) -> None:
@@ -214,4 +242,6 @@ class _Row:
         elif isinstance(error, GatewayError):
             entry.finish = Finish.REFUSED if error.status < 500 else Finish.ENGINE_ERROR
             entry.status = error.status
+        elif error is not None:  # a defect of ours
+            entry.finish, entry.status = Finish.ENGINE_ERROR, InternalError.status
         self._inference.end(self._call, entry, self._permit)

@@ -5,18 +5,24 @@ callers (`stickiness`); while it has a shadow, a share of the answered ones is a
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import orjson
 
 from adapters import AdapterRef, InvalidRefError, Registry, Snapshot, Split, State, UnknownAdapterError, Version
 from gateway.errors import ModelNotFoundError
 from gateway.keys import Caller
 from gateway.ledger import shadow_label
 
-# In this order: what OpenAI calls the end user now, what it called them before, and the hint for its cache.
-_WHO = ("safety_identifier", "user", "prompt_cache_key")
+# In this order: what OpenAI calls the end user now, and what it called them before. No hint for a cache: applications
+# send the same one for everybody, or another one for each conversation.
+_WHO = ("safety_identifier", "user")
+# Agents put the person and the session into one name: `user_…_account_…_session_…`, or a JSON object of ids.
+_SESSION = re.compile(r"_session_.*", re.DOTALL)
 _SHARES = 1 << 64
 
 
@@ -134,13 +140,25 @@ def stickiness(document: Mapping[str, Any], caller: Caller, request_id: str) -> 
 
     The admin key stands for nobody in particular: with it, and without an end user, each request falls by itself.
     """
-    for field in _WHO:
-        if isinstance(user := document.get(field), str) and user:
-            return f"{caller.tenant}\0{user}"
     metadata = document.get("metadata")
-    if isinstance(metadata, dict) and isinstance(user := metadata.get("user_id"), str) and user:
-        return f"{caller.tenant}\0{user}"
+    named = [document.get(field) for field in _WHO]
+    named.append(metadata.get("user_id") if isinstance(metadata, dict) else None)
+    for name in named:
+        if isinstance(name, str) and (person := _person(name)):
+            return f"{caller.tenant}\0{person}"
     return request_id if caller.is_admin else caller.key_id
+
+
+def _person(name: str) -> str:
+    """What stays of a user's name from one conversation to the next; empty when it names nothing but the session."""
+    if name.startswith("{"):
+        try:
+            ids = orjson.loads(name)
+        except orjson.JSONDecodeError:
+            return name
+        kept = {key: value for key, value in ids.items() if "session" not in key and value}
+        return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS).decode() if kept else ""
+    return _SESSION.sub("", name)
 
 
 def _fall(text: str) -> int:

@@ -86,6 +86,13 @@ class Settings(BaseSettings):
         "restarted after as long again.",
     )
     max_in_flight: int = Field(1024, gt=0, description="Requests that may run at a time; more wait in a queue.")
+    max_sequences: int = Field(
+        256, gt=0, description="Sequences that one request may ask for: its prompts times the answers to each."
+    )
+    share_prefix_cache: bool = Field(
+        False,
+        description="Tenants share the engine's cache of prompts: faster, and a tenant can tell what others asked.",
+    )
     max_queue: int = Field(1024, ge=0, description="Requests that may wait; more are turned away with a 503.")
     queue_timeout_s: float = Field(30, gt=0, description="How long a request may wait for its turn.")
     connect_timeout_s: float = Field(2, gt=0, description="How long to wait for a connection to the engine.")

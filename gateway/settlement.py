@@ -1,11 +1,13 @@
 """Settling rows: at once when the engine said what a request took, and after asking it when the request was cut off.
 
 Until the engine has answered, the row stays open with the tokens seen so far; a gateway that is killed meanwhile leaves
-it with those.
+it with those. An engine that is busy with others takes a while to end what nobody waits for, and is asked again.
 """
 
 import asyncio
+import contextlib
 import logging
+import time
 
 from gateway.allowance import Permit
 from gateway.background import Group
@@ -19,6 +21,8 @@ from gateway.usage import Evidence
 
 log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
+_PAUSE_S = 1.0
+_LONGEST_S = 120.0
 
 
 class Settlement:
@@ -30,6 +34,7 @@ class Settlement:
         self._prices = prices
         self._tasks = asking
         self._silent: set[str | None] = set()
+        self._closing = asyncio.Event()
 
     def settle(self, entry: Entry, permit: Permit | None = None) -> None:
         """Settle the row of a request that has ended, and what its caller was permitted."""
@@ -43,7 +48,8 @@ class Settlement:
         self._tasks.start(self._ask(entry, permit, engine))
 
     async def close(self) -> None:
-        """Return once every row is settled."""
+        """Return once every row is settled, with what the engine says now."""
+        self._closing.set()
         await self._tasks.join()
 
     def _to_be_asked(self, entry: Entry) -> Engine | None:
@@ -54,16 +60,32 @@ class Settlement:
 
     async def _ask(self, entry: Entry, permit: Permit | None, engine: Engine) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                worked = await engine.client.worked_on(entry.request_id)
-            if worked is None:
-                self._silent.add(entry.engine_run)
-            else:
+            worked = await self._worked(entry, engine)
+            if worked is not None:
                 self._take(entry, worked)
-        except (GatewayError, TimeoutError):
-            log.info("%s does not say what request %s took", engine.name, entry.request_id)
+        except Exception:
+            log.exception("%s did not say what request %s took", engine.name, entry.request_id)
         finally:
             self._end(entry, permit)
+
+    async def _worked(self, entry: Entry, engine: Engine) -> Worked | None:
+        """What the engine says once it has ended the request; None when it does not say."""
+        gives_up_s = time.monotonic() + _LONGEST_S
+        while True:
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    worked = await engine.client.worked_on(entry.request_id)
+            except (GatewayError, TimeoutError):
+                is_last = self._closing.is_set() or time.monotonic() > gives_up_s
+                if is_last or not engine.is_ready or engine.run != entry.engine_run:
+                    log.info("%s does not say what request %s took", engine.name, entry.request_id)
+                    return None
+            else:
+                if worked is None:
+                    self._silent.add(entry.engine_run)
+                return worked
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _PAUSE_S)
 
     def _take(self, entry: Entry, worked: Worked) -> None:
         if entry.first_byte_us is not None and not worked.usage.completion_tokens:

@@ -28,7 +28,7 @@ class _AnthropicApi(Api):
         details = {"type": _ERROR_TYPES.get(error.status, default), "message": str(error)}
         return orjson.dumps({"type": "error", "error": details})
 
-    def error_event(self, error: GatewayError) -> bytes:
+    def error_event(self, error: GatewayError, _sent: bytes = b"") -> bytes:
         return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
 
 
@@ -36,15 +36,14 @@ class Messages(_AnthropicApi):
     """POST /v1/messages."""
 
     path = "/v1/messages"
+    salted = True
     required: ClassVar = {"messages": (list,), "max_tokens": (int,)}
 
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
-        try:
-            usage = Usage.from_anthropic(document["usage"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise EngineFailedError("The engine answered something that is not a message.") from error
-        return orjson.dumps(document | {"model": names.client_model}), usage
+        if not isinstance(document.get("content"), list) or not isinstance(document.get("stop_reason"), str):
+            raise EngineFailedError("The engine answered something that is not a complete message.")
+        return orjson.dumps(document | {"model": names.client_model}), Usage.from_anthropic(document.get("usage"))
 
     def stream(self, request: InferenceRequest, names: Names) -> "MessagesStream":
         return MessagesStream(names)
@@ -60,13 +59,22 @@ class MessagesStream(NamedEvents):
     def __init__(self, names: Names) -> None:
         super().__init__()
         self._model = names.client_model
+        self._stop_reason: str | None = None
 
-    def rewrite(self, name: bytes, document: dict[str, Any]) -> None:
+    def rewrite(self, name: bytes, document: dict[str, Any]) -> bytes:
         if name == b"message_start":
             document["message"]["model"] = self._model
-            self.prompt_tokens = Usage.from_anthropic(document["message"]["usage"]).prompt_tokens
+            self.prompt_tokens = Usage.from_anthropic(document["message"].get("usage")).prompt_tokens
         else:
-            self.settle(Usage.from_anthropic(document["usage"]))
+            self._stop_reason = (document.get("delta") or {}).get("stop_reason") or self._stop_reason
+            self.settle(Usage.from_anthropic(document.get("usage")))
+        return name
+
+    def end(self) -> None:
+        if self._stop_reason is None:
+            self.fail("The engine ended its answer without saying why it finished.")
+        else:
+            super().end()
 
 
 class CountTokens(_AnthropicApi):

@@ -4,8 +4,9 @@ from typing import Any, ClassVar
 
 import orjson
 
-from gateway.apis.api import Api, InferenceRequest, Names, dump, read_answer
+from gateway.apis.api import Api, InferenceRequest, Names, read_answer
 from gateway.apis.completions_stream import CompletionsStream
+from gateway.apis.fields import count_prompts
 from gateway.errors import EngineFailedError, InvalidRequestError
 from gateway.usage import Usage
 
@@ -18,6 +19,7 @@ class Completions(Api):
     """POST /v1/completions."""
 
     path = "/v1/completions"
+    salted = True
     required: ClassVar = {"prompt": (str, list)}
 
     def parse(self, body: bytes, base: str) -> InferenceRequest:
@@ -25,27 +27,23 @@ class Completions(Api):
         _options(request)
         return request
 
-    def engine_body(self, request: InferenceRequest, engine_model: str) -> bytes:
-        """On streams the engine is asked for running token counts, whether or not the client wants them."""
-        changed: dict[str, Any] = {"model": engine_model}
-        if request.stream:
-            changed["stream_options"] = _options(request) | _ASK_FOR_USAGE
-        return dump(request.document | changed)
-
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
         try:
-            usage = Usage.from_openai(document["usage"])
             choices = [_without_nulls(choice) for choice in document["choices"]]
+            if not choices or not all(isinstance(choice["finish_reason"], str) for choice in choices):
+                raise EngineFailedError("The engine answered with a completion that is not complete.")
         except (KeyError, TypeError, AttributeError) as error:
             raise EngineFailedError("The engine answered something that is not a completion.") from error
+        counted = document.get("usage")
         answer = _without_nulls(document) | {
             "model": names.client_model,
             "system_fingerprint": names.fingerprint,
             "choices": choices,
-            "usage": {name: _tidy(value) for name, value in document["usage"].items() if value is not None},
         }
-        return orjson.dumps(answer), usage
+        if isinstance(counted, dict):
+            answer["usage"] = {name: _tidy(value) for name, value in counted.items() if value is not None}
+        return orjson.dumps(answer), Usage.from_openai(counted)
 
     def stream(self, request: InferenceRequest, names: Names) -> CompletionsStream:
         options = _options(request)
@@ -54,15 +52,15 @@ class Completions(Api):
             include_usage=bool(options.get("include_usage")),
             continuous_usage=bool(options.get("continuous_usage_stats")),
             per_prompt=self.choices(request),
-            prompts=self._prompts(request),
+            choices=self.choices(request) * count_prompts(self.path, request.document),
         )
 
     def choices(self, request: InferenceRequest) -> int:
-        return _count(request.document.get("n"))
+        return request.document.get("n") or 1
 
-    def _prompts(self, request: InferenceRequest) -> int:
-        prompt = request.document["prompt"]
-        return len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    def _changed(self, request: InferenceRequest) -> dict[str, Any]:
+        """On streams the engine is asked for running token counts, whether or not the client wants them."""
+        return {"stream_options": _options(request) | _ASK_FOR_USAGE} if request.stream else {}
 
 
 class ChatCompletions(Completions):
@@ -71,24 +69,20 @@ class ChatCompletions(Completions):
     path = "/v1/chat/completions"
     required: ClassVar = {"messages": (list,)}
 
-    def _prompts(self, request: InferenceRequest) -> int:
-        return 1
-
 
 class Embeddings(Api):
     """POST /v1/embeddings; only embedding models answer."""
 
     path = "/v1/embeddings"
     streams = False
+    salted = True
     required: ClassVar = {"input": (str, list)}
 
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
-        try:
-            usage = Usage.from_openai(document["usage"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise EngineFailedError("The engine answered something that is not a list of embeddings.") from error
-        return orjson.dumps(document | {"model": names.client_model}), usage
+        if not isinstance(document.get("data"), list) or not document["data"]:
+            raise EngineFailedError("The engine answered something that is not a list of embeddings.")
+        return orjson.dumps(document | {"model": names.client_model}), Usage.from_openai(document.get("usage"))
 
 
 def _options(request: InferenceRequest) -> dict[str, Any]:
@@ -96,10 +90,6 @@ def _options(request: InferenceRequest) -> dict[str, Any]:
     if options is not None and not isinstance(options, dict):
         raise InvalidRequestError("'stream_options' has the wrong type; it must be an object.", param="stream_options")
     return options or {}
-
-
-def _count(n: Any) -> int:
-    return n if isinstance(n, int) and n > 0 else 1
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ strings every quote is escaped, so the byte patterns below cannot occur in what 
 import orjson
 
 from gateway.apis.api import Names
+from gateway.apis.line_feeds import LineFeeds
+from gateway.errors import EngineFailedError
 from gateway.usage import Evidence, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -15,6 +17,7 @@ _USAGE = b',"usage":{'
 _ONLY_USAGE = b'],"usage":{'  # behind the choices, and nothing else there
 _ERROR = b'data: {"error"'
 _CHOICES = b'"choices":['
+_FINISHED = b'"finish_reason":"'
 _INDEX = b'{"index":'
 _FINGERPRINT = b',"system_fingerprint":"'
 _AFTER_TEXT_BYTES = 512  # what follows the choices of an event is shorter than this
@@ -25,11 +28,12 @@ class CompletionsStream:
 
     The engine model name becomes the name the client asked for, with `system_fingerprint` naming the exact weights;
     usage, which the gateway always asks for, stays only where the client asked for it too. Running counts are per
-    choice, and there are `per_prompt` choices for each of `prompts`.
+    choice; there are `choices` in all, `per_prompt` for each prompt. The stream is whole once each of them has said why
+    it finished.
     """
 
     def __init__(
-        self, names: Names, *, include_usage: bool, continuous_usage: bool, per_prompt: int = 1, prompts: int = 1
+        self, names: Names, *, include_usage: bool, continuous_usage: bool, per_prompt: int = 1, choices: int = 1
     ) -> None:
         self._engine_model = b'"model":' + orjson.dumps(names.engine_model)
         self._client_model = (
@@ -38,17 +42,24 @@ class CompletionsStream:
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._per_prompt = per_prompt
-        self._has_many = per_prompt * prompts > 1
+        self._choices = choices
+        self._has_many = choices > 1
         self._is_plain = not self._has_many and not continuous_usage
         self._theirs, self._ours = b"\0", b""
         self._tail = b""
         self._final_usage = b""
         self._running_usage: dict[int, bytes] = {}
+        self._finished: set[int] = set()
+        self._lines = LineFeeds()
+        self._is_over = False
         self.saw_end = False
-        self.saw_error = False
+        self.failure: EngineFailedError | None = None
+        self.told = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        if b"\r" in chunk or self._lines.is_split:
+            chunk = self._lines.normal(chunk)
         if not self._tail and 0 <= chunk.find(_END) == len(chunk) - len(_END):  # one event, as a paced stream has it
             return self._rewrite(chunk[: -len(_END)])
         data = self._tail + chunk if self._tail else chunk
@@ -58,50 +69,72 @@ class CompletionsStream:
     def count(self) -> tuple[Usage, Evidence]:
         """The final usage; or, when the stream broke off, the sum of the last counts of its choices."""
         if self._final_usage:
-            return Usage.from_openai(orjson.loads(self._final_usage)), Evidence.EXACT
+            usage = _usage(self._final_usage)
+            return usage, usage.evidence
         if not self._running_usage:
             return Usage(), Evidence.NONE
-        counts = {index: Usage.from_openai(orjson.loads(raw)) for index, raw in self._running_usage.items()}
+        counts = {index: _usage(raw) for index, raw in self._running_usage.items()}
         by_prompt = {index // self._per_prompt: usage for index, usage in counts.items()}.values()
         completion_tokens = sum(usage.completion_tokens for usage in counts.values())
         prompt_tokens, cached_tokens = (
             sum(getattr(u, k) for u in by_prompt) for k in ("prompt_tokens", "cached_tokens")
         )
-        return Usage(prompt_tokens, completion_tokens, cached_tokens), Evidence.LAST_CONTINUOUS
+        is_sound = all(usage.is_sound for usage in counts.values())
+        evidence = Evidence.LAST_CONTINUOUS if is_sound else Evidence.ESTIMATED
+        return Usage(prompt_tokens, completion_tokens, cached_tokens, is_sound), evidence
 
     def _rewrite(self, event: bytes) -> bytes:
-        if self._is_plain and not self.saw_error and event.startswith(self._theirs) and event.endswith(b"}}"):
+        if self._is_plain and not self._is_over and event.startswith(self._theirs) and event.endswith(b"}}"):
             start, head = event.rfind(_ONLY_USAGE), len(self._theirs)
             if start > head and event.find(b"},", start) < 0:  # nearly every event of nearly every stream
                 self._running_usage[0] = event[start + len(_ONLY_USAGE) - 1 : -1]
+                if event.find(_FINISHED, head, start) > 0:
+                    self._finished.add(0)
                 return self._ours + event[head : start + 1] + b"}\n\n"
-        return self._rewrite_any(event)
+        if self._is_over:
+            return b""  # the engine ends a failed stream with [DONE] too, which clients take for success
+        try:
+            return self._rewrite_any(event)
+        except ValueError:
+            return self._fail("The engine sent an event that cannot be read.")
 
     def _rewrite_any(self, event: bytes) -> bytes:
-        if self.saw_error:
-            return b""  # the engine ends a failed stream with [DONE] too, which clients take for success
         if event == b"data: [DONE]":
-            self.saw_end = True
-            return DONE
+            return self._end()
         if not event.startswith(self._theirs) and not self._learn_head(event):
             if event.startswith(_ERROR):
-                self.saw_error = True
-                return b""
+                self.told = event
+                return self._fail("The engine failed on this request; its log has the details.")
             return event + _END
         rest = event[len(self._theirs) :]
+        is_last = rest.startswith(b"]")  # no choices: the count of the whole answer
+        index = _index(rest) if self._has_many and not is_last else 0
+        if _FINISHED in rest:
+            self._finished.add(index)
         start = rest.rfind(_USAGE)
         if start >= 0:
             start += len(_USAGE) - 1
             end = _object_end(rest, start)
-            if rest.startswith(b"]"):  # no choices: the count of the whole answer
+            if is_last:
                 self._final_usage = rest[start:end]
                 if not self._include_usage:
                     return b""
             else:
-                self._running_usage[_index(rest) if self._has_many else 0] = rest[start:end]
+                self._running_usage[index] = rest[start:end]
                 if not self._continuous_usage:
                     rest = rest[: start - len(_USAGE) + 1] + rest[end:]
         return self._ours + _without_fingerprint(rest) + _END
+
+    def _end(self) -> bytes:
+        if len(self._finished) < self._choices:
+            return self._fail("The engine ended its answer without saying why it finished.")
+        self.saw_end = self._is_over = True
+        return DONE
+
+    def _fail(self, reason: str) -> bytes:
+        self.failure = EngineFailedError(reason)
+        self._is_over = True
+        return b""
 
     def _learn_head(self, event: bytes) -> bool:
         """All events of a stream begin alike, up to their choices; False when this one has no such beginning."""
@@ -112,6 +145,13 @@ class CompletionsStream:
         self._theirs = event[:end]
         self._ours = self._theirs.replace(self._engine_model, self._client_model, 1)
         return True
+
+
+def _usage(raw: bytes) -> Usage:
+    try:
+        return Usage.from_openai(orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        return Usage(is_sound=False)
 
 
 def _without_fingerprint(rest: bytes) -> bytes:

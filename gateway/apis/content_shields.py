@@ -27,7 +27,8 @@ def foreign_media(_path: str, document: dict[str, Any], _size: int) -> None:
             continue
         for item in items:
             if type(item) is dict and (type(item.get("content")) is not str or "type" in item):
-                _check(item, name)
+                for part in _parts(item):
+                    _check(part, name)
 
 
 def chat_templates(_path: str, document: dict[str, Any], _size: int) -> None:
@@ -42,7 +43,7 @@ def chat_templates(_path: str, document: dict[str, Any], _size: int) -> None:
 
 
 def _check(part: dict[str, Any], name: str) -> None:
-    """One message or part, and the parts within it, as results of tools have."""
+    """One message or part."""
     if part.get("type") in _TENSORS or any(tensor in part for tensor in _TENSORS):
         raise InvalidRequestError(f"'{name}' holds embeddings, which are not served here.", param=name)
     for address in _addresses(part):
@@ -50,10 +51,16 @@ def _check(part: dict[str, Any], name: str) -> None:
             raise InvalidRequestError(
                 f"'{name}' names media by an address, which is not fetched here; send it as a data: URL.", param=name
             )
-    for inner in (part.get("content"), part.get("output")):
-        for item in inner if isinstance(inner, list) else ():
-            if isinstance(item, dict):
-                _check(item, name)
+
+
+def _parts(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A message and the parts within it, and within those, as results of tools have them; however deep."""
+    left = [message]
+    while left:
+        part = left.pop()
+        yield part
+        for inner in (part.get("content"), part.get("output")):
+            left += [item for item in inner if isinstance(item, dict)] if isinstance(inner, list) else ()
 
 
 def _addresses(part: dict[str, Any]) -> Iterator[Any]:

@@ -9,10 +9,13 @@ from typing import Any
 
 import orjson
 
+from gateway.apis.line_feeds import LineFeeds
+from gateway.errors import EngineFailedError
 from gateway.usage import Evidence, Usage
 
 _END = b"\n\n"
 _DATA = b"\ndata: "
+_FAILED = "The engine failed on this request; its log has the details."
 
 
 class NamedEvents(ABC):
@@ -23,14 +26,18 @@ class NamedEvents(ABC):
 
     def __init__(self) -> None:
         self._tail = b""
+        self._lines = LineFeeds()
         self._deltas = 0
         self._usage: Usage | None = None
         self.prompt_tokens = 0
         self.saw_end = False
-        self.saw_error = False
+        self.failure: EngineFailedError | None = None
+        self.told = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        if b"\r" in chunk or self._lines.is_split:
+            chunk = self._lines.normal(chunk)
         data = self._tail + chunk if self._tail else chunk
         *events, self._tail = data.split(_END)
         return b"".join([self._rewrite(event) for event in events if event])
@@ -38,13 +45,13 @@ class NamedEvents(ABC):
     def count(self) -> tuple[Usage, Evidence]:
         """The final usage; or, when the stream broke off, one token for each text delta."""
         if self._usage is not None:
-            return self._usage, Evidence.EXACT
+            return self._usage, self._usage.evidence
         if not self._deltas and not self.prompt_tokens:
             return Usage(), Evidence.NONE
         return Usage(self.prompt_tokens, self._deltas), Evidence.ESTIMATED
 
     def _rewrite(self, event: bytes) -> bytes:
-        if self.saw_error:
+        if self.saw_end or self.failure is not None:
             return b""
         head, _, data = event.partition(_DATA)
         name = head.removeprefix(b"event: ")
@@ -52,23 +59,36 @@ class NamedEvents(ABC):
             self._deltas += 1
             return event + _END
         if name == b"error" or event.startswith(b'data: {"error"'):
-            self.saw_error = True
+            self.told = event
+            self.fail(_FAILED)
             return b""
         if name in self.rewritten:
-            document = orjson.loads(data)
-            self.rewrite(name, document)
-            return head + _DATA + orjson.dumps(document) + _END
-        self.saw_end = self.saw_end or name == self.last
-        return event + _END
+            try:
+                document = orjson.loads(data)
+                name = self.rewrite(name, document)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self.fail("The engine sent an event that cannot be read.")
+            return b"" if self.failure is not None else b"event: " + name + _DATA + orjson.dumps(document) + _END
+        if name == self.last:
+            self.end()
+        return b"" if self.failure is not None else event + _END
 
     rewritten: frozenset[bytes]
     """Names of the events that `rewrite` must see."""
-    last: bytes
-    """Name of the event that ends the stream."""
+    last: bytes | None = None
+    """Name of the event that ends the stream, where that is none of those."""
 
     @abstractmethod
-    def rewrite(self, name: bytes, document: dict[str, Any]) -> None:
-        """Change an event's document in place: model names for the client, usage for us."""
+    def rewrite(self, name: bytes, document: dict[str, Any]) -> bytes:
+        """Change an event's document in place (model names for the client, usage for us); returns the event's name."""
+
+    def end(self) -> None:
+        """The stream is complete."""
+        self.saw_end = True
+
+    def fail(self, reason: str) -> None:
+        """The stream is no answer; nothing of it is handed on from here."""
+        self.failure = EngineFailedError(reason)
 
     def settle(self, usage: Usage) -> None:
         """Note the final token count."""

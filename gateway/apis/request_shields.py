@@ -18,6 +18,7 @@ MOST_TRUNCATED_BYTES = 256 << 10
 MOST_TEXT_BYTES = 1 << 20
 _CACHE_TRANSFER = ("kv_transfer_params", "ec_transfer_params")
 _GRAMMARS = ("structured_outputs", "response_format", "text", "tools")
+_CHAT = "/v1/chat/completions"
 _TEXT_ONLY = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
 
 
@@ -27,12 +28,16 @@ def shield(path: str, document: dict[str, Any], size: int) -> None:
         apply(path, document, size)
 
 
-def _prompt_logprobs(_path: str, document: dict[str, Any], _size: int) -> None:
+def _prompt_logprobs(path: str, document: dict[str, Any], _size: int) -> None:
     """With LoRA enabled, log-probabilities of prompt tokens end the engine (vLLM issues 16668, 29955)."""
     if document.pop("prompt_logprobs", None) is not None:
         raise InvalidRequestError(
             "'prompt_logprobs' is not served here: with adapters it ends the engine; leave it out.",
             param="prompt_logprobs",
+        )
+    if document.get("echo") and path == _CHAT:  # where the engine takes it for prompt_logprobs, of 0 at the least
+        raise InvalidRequestError(
+            "'echo' is not served for chats: with adapters it ends the engine; leave it out.", param="echo"
         )
     asks = document.get("logprobs") is not None or document.get("top_logprobs") is not None
     if document.get("echo") and asks:
@@ -52,7 +57,7 @@ def _cache_transfer(_path: str, document: dict[str, Any], _size: int) -> None:
 def _many_choices(_path: str, document: dict[str, Any], _size: int) -> None:
     """Thousands of choices for one prompt keep everybody else waiting for as long as they run."""
     for name in ("n", "best_of"):
-        if isinstance(count := document.get(name), int) and count > MOST_CHOICES:
+        if (count := document.get(name) or 1) > MOST_CHOICES:
             raise InvalidRequestError(f"'{name}' is {count}; at most {MOST_CHOICES} are served.", param=name)
 
 
@@ -92,11 +97,20 @@ def _large_texts(path: str, _document: dict[str, Any], size: int) -> None:
 
 
 def _length(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(len(name) + _length(inner) for name, inner in value.items())
-    return sum(map(_length, value)) if isinstance(value, list) else 1
+    """How many characters and values a field holds, however deep."""
+    length, left = 0, [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            length += len(value)
+        elif isinstance(value, dict):
+            length += sum(map(len, value))
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        else:
+            length += 1
+    return length
 
 
 REQUEST_SHIELDS: Mapping[str, Callable[[str, dict[str, Any], int], None]] = MappingProxyType(

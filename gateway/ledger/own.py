@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.ledger.entry import OWN_KEY, Entry, Finish
 from gateway.ledger.ledger import Ledger
-from gateway.usage import Evidence, Usage
+from gateway.usage import Usage
 
 
 @dataclass(slots=True)
@@ -46,7 +46,8 @@ class OwnRequests:
         finally:
             usage = None if request.answer is None else request.answer.get("usage")
             if usage:
-                entry.usage, entry.evidence = Usage.from_openai(usage), Evidence.EXACT
+                entry.usage = Usage.from_openai(usage)
+                entry.evidence = entry.usage.evidence
             elif request.answer is None:
                 entry.finish, entry.status = Finish.ENGINE_ERROR, 502
             else:

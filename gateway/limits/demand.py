@@ -1,10 +1,10 @@
 """What a request may use at the most, read from its body; a key's own maximum is written into it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.apis import Api, InferenceRequest
 from gateway.errors import InvalidRequestError
+from gateway.usage import MOST_TOKENS
 
 # The field that the engine obeys; for chat it takes the first one that is there.
 _FIELDS = {
@@ -34,9 +34,9 @@ class Demand:
     answer_tokens: int | None
 
     def likely_tokens(self) -> int:
-        """An estimate of prompt and answers: four bytes are about a token."""
+        """An estimate of prompt and answers: four bytes are about a token. Sums of them fit a database."""
         answer = _ASSUMED_TOKENS if self.answer_tokens is None else self.answer_tokens
-        return self.body_bytes // _BYTES_PER_TOKEN + self.answers * answer
+        return min(self.body_bytes // _BYTES_PER_TOKEN + self.answers * answer, MOST_TOKENS)
 
     def most_prompt_tokens(self, context_tokens: int | None) -> int:
         """A token is at least a byte."""
@@ -56,16 +56,17 @@ class Demand:
 def read_demand(
     api: Api, request: InferenceRequest, most_tokens: int | None, context_tokens: int | None = None
 ) -> Demand:
-    """Read a request; raises `InvalidRequestError` for one that asks for more than `most_tokens` in one answer, and for
-    counts that are no whole numbers. A request that names no maximum gets `most_tokens` written into its body, unless
-    the context is shorter anyway: the engine refuses whoever asks for more than that.
+    """Read a request; raises `InvalidRequestError` for one that asks for more than `most_tokens` in one answer.
+
+    One that names no maximum gets `most_tokens` written into its body, unless the context is shorter anyway: the engine
+    refuses whoever asks for more than that.
     """
     fields = _FIELDS.get(api.path)
     size = len(request.body)
     if not api.metered or fields is None:
         return Demand(size, 0, 0)
     document = request.document
-    asked = [_whole_number(document, name) for name in fields]
+    asked = [document.get(name) for name in fields]
     tokens = next((count for count in asked if count is not None), None)
     if tokens is None and api.path == _COMPLETIONS:
         tokens = _COMPLETIONS_DEFAULT if most_tokens is None else min(_COMPLETIONS_DEFAULT, most_tokens)
@@ -82,22 +83,4 @@ def read_demand(
                 param=name,
                 code="max_tokens_exceeded",
             )
-    return Demand(size, _answers(api.path, document), tokens)
-
-
-def _answers(path: str, document: dict[str, Any]) -> int:
-    each = max(_whole_number(document, "n") or 1, _whole_number(document, "best_of") or 1)
-    if path != _COMPLETIONS:
-        return each
-    prompt = document["prompt"]
-    return each * (len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1)
-
-
-def _whole_number(document: dict[str, Any], name: str) -> int | None:
-    """The engine also reads numbers from texts and fractions; a request that is paid for has to be plain."""
-    value = document.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidRequestError(f"'{name}' must be a whole number.", param=name)
-    return value
+    return Demand(size, request.sequences, tokens)

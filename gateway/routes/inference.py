@@ -120,12 +120,13 @@ class InferenceEndpoint:
 
     async def _stream(self, call: Call, reply: "Reply", cycle: Cycle) -> None:
         def relay(events: bytes) -> bool:
-            reply.sent_s = time.perf_counter()
+            reply.sent_s, reply.sent = time.perf_counter(), events
             return cycle.write(events)
 
         with KeepAlive(self._keep_alive_s, lambda: reply.sent_s, reply.keep_alive).running():
             async with self._inference.exchange(call) as exchange:
-                await reply.part(await exchange.first_events())
+                reply.sent = await exchange.first_events()
+                await reply.part(reply.sent)
                 while await exchange.relay(relay):
                     await cycle.drained()
                 await reply.end()
@@ -160,6 +161,8 @@ class Reply:
         self._ended = False
         self._started_s = time.perf_counter()
         self.sent_s = self._started_s
+        self.sent = b""
+        """The latest events of the engine that were sent on: an error is told after them."""
         self.api = api
         self.own_id = own_id
         self.client_id = client_id
@@ -185,9 +188,11 @@ class Reply:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def error(self, error: GatewayError) -> None:
-        """An error as a response, or as the last event of a stream that has begun."""
+        """An error as a response, or as the last event of a stream that has begun; nothing when all has been sent."""
+        if self._ended:
+            return
         if self._begun:
-            await self.part(self.api.error_event(error))
+            await self.part(self.api.error_event(error, self.sent))
             await self.end()
         else:
             await self.whole(error.status, [*_JSON, *error.headers()], self.api.error_body(error))

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from adapters import Registry, Snapshot, StaleLiveError
+from gateway.apis.body_kind import body_kind
 from gateway.background import Group, Periodic
 from gateway.exchange import Call
 from gateway.ledger import Entry, Finish, now_us
@@ -30,6 +31,9 @@ _CHECK_EVERY = 8
 _LOOK_S = 1.0
 # The engine refused the adapter, failed, or was too slow. A full queue or an engine that is down is nobody's fault.
 _VERSION_AT_FAULT = frozenset({422, 500, 502, 504})
+# The engine gave up on the request: the body may be at fault, whatever the version.
+_BODY_AT_FAULT = frozenset({500, 502})
+_MOST_KINDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,20 @@ class Comparison:
     is_taken_back: bool = False
     retry_s: float = 0.0
     """When it may be tried again to take it back, after that failed."""
+    answered: set[bytes] = field(default_factory=set)
+    """Kinds of bodies, other than plain ones, that either version has answered."""
+
+    def blames_version(self, call: Call, status: int) -> bool:
+        """Whether a failure tells of the version: one on a body of a kind that nobody ever answered does not, since any
+        version may fail on it, and one caller could have a canary taken back.
+        """
+        kind = body_kind(call.request.document) if status in _BODY_AT_FAULT else None
+        return kind is None or kind in self.answered
+
+    def learn(self, call: Call) -> None:
+        """A version has answered this kind of body."""
+        if (kind := body_kind(call.request.document)) is not None and len(self.answered) < _MOST_KINDS:
+            self.answered.add(kind)
 
     def keep_to(self, bounds: Bounds) -> None:
         """From now on judge by these bounds."""
@@ -138,6 +156,10 @@ class CanaryWatch:
         comparison = self._comparison(name)
         if comparison is None or number not in (comparison.live_version, comparison.canary_version):
             return  # the canary ended, or another began, while this request ran
+        if failed and not comparison.blames_version(call, entry.status):
+            return
+        if not failed:
+            comparison.learn(call)
         is_canary = number == comparison.canary_version
         self._metrics.canary_requests.labels(name, str(track), "failed" if failed else "answered").inc()
         window, now_s = comparison.canary if is_canary else comparison.live, self._clock()

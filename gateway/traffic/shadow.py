@@ -141,7 +141,7 @@ def _shadow_call(call: Call) -> Call:
     assert call.mirror_to is not None, "only chosen requests are mirrored"
     document = {k: v for k, v in call.request.document.items() if k not in ("stream", "stream_options")}
     # A body of its own: when it kills the engine, the request that clients send is not suspected.
-    request = InferenceRequest(call.request.model, False, document, b"shadow " + dump(document))
+    request = InferenceRequest(call.request.model, False, document, b"shadow " + dump(document), call.request.sequences)
     return replace(
         call,
         id=f"{call.id}-shadow",

@@ -18,7 +18,7 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "a prompt that is cached the second time": ("/v1/chat/completions", {"messages": LONG, "max_tokens": 4}),
     "a tool call": ("/v1/chat/completions", {"messages": HI, "max_tokens": 12, "tools": [WEATHER]}),
     "tokenize": ("/tokenize", {"prompt": "not metered"}),
-    "refused by the engine": ("/v1/chat/completions", {"messages": HI, "max_tokens": -1}),
+    "refused by the engine": ("/v1/chat/completions", {"messages": HI, "max_tokens": 0}),
 }
 
 

@@ -79,6 +79,7 @@ KILLERS = (
     Killer(
         "chat echo with top_logprobs", CHAT, chat(ADAPTER, echo=True, logprobs=True, top_logprobs=5), "dies", "echo"
     ),
+    Killer("chat echo of nothing more", CHAT, chat(echo=True), "starves others", "echo"),
     Killer("prompt_logprobs of nothing", COMPLETIONS, completion(prompt_logprobs=0), "dies", "prompt_logprobs"),
     Killer("echo with logprobs", COMPLETIONS, completion(echo=True, logprobs=0), "dies", "echo"),
     Killer(

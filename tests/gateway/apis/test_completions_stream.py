@@ -14,6 +14,7 @@ TRICKY = [
     ',"usage":{"prompt_tokens":9}',
     '"choices":[]',
     "\n\ndata: [DONE]\n\n",
+    '"finish_reason":"stop"',
     "ü€😀",
     "}{",
 ]
@@ -33,16 +34,17 @@ def usage_of(done: int) -> dict[str, object]:
 
 
 def engine_stream(texts: list[str]) -> bytes:
+    reasons = [None] * (len(texts) - 1) + ["stop"]
     chunks = [
         {
             "id": "chatcmpl-1",
             "object": "chat.completion.chunk",
             "created": 1,
             "model": ENGINE,
-            "choices": [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}],
+            "choices": [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": reason}],
             "usage": usage_of(count),
         }
-        for count, text in enumerate(texts, 1)
+        for count, (text, reason) in enumerate(zip(texts, reasons, strict=True), 1)
     ]
     last = {
         "id": "chatcmpl-1",
@@ -61,7 +63,7 @@ def documents(stream: bytes) -> list[dict[str, object]]:
     return [orjson.loads(event.removeprefix(b"data: ")) for event in events]
 
 
-texts_strategy = st.lists(st.one_of(st.text(), st.sampled_from(TRICKY)), max_size=6)
+texts_strategy = st.lists(st.one_of(st.text(), st.sampled_from(TRICKY)), min_size=1, max_size=6)
 
 
 @given(texts_strategy, st.lists(st.integers(min_value=1, max_value=200), max_size=60), st.booleans(), st.booleans())
@@ -121,7 +123,7 @@ def choice(index: int, prompt_tokens: int, completion_tokens: int) -> bytes:
 
 def test_a_broken_off_stream_of_many_choices_counts_each_choice_and_each_prompt_once() -> None:
     stream = CompletionsStream(
-        Names(ENGINE, CLIENT), include_usage=False, continuous_usage=False, per_prompt=2, prompts=2
+        Names(ENGINE, CLIENT), include_usage=False, continuous_usage=False, per_prompt=2, choices=4
     )
     for index, prompt_tokens, done in ((0, 7, 1), (1, 7, 1), (2, 9, 1), (0, 7, 2), (0, 7, 3)):
         stream.feed(choice(index, prompt_tokens, done))
@@ -141,7 +143,9 @@ def test_an_error_event_of_the_engine_is_not_passed_on() -> None:
         "error": {"message": "CUDA error in /srv/models/x", "type": "InternalServerError", "param": None, "code": 500}
     }
     assert stream.feed(event(error)) == b""
-    assert stream.saw_error
+    assert stream.failure is not None
+    assert stream.feed(DONE) == b""
+    assert not stream.saw_end
 
 
 def test_usage_in_a_final_chunk_that_has_choices_is_counted_and_not_lost() -> None:
@@ -155,3 +159,70 @@ def test_usage_in_a_final_chunk_that_has_choices_is_counted_and_not_lost() -> No
     stream.feed(DONE)
     counted, _ = stream.count()
     assert counted == Usage(5, 40, 3)
+
+
+@given(texts_strategy, st.sampled_from([b"\n", b"\r", b"\r\n"]), st.lists(st.integers(1, 50), max_size=40))
+def test_lines_may_end_as_they_like_and_be_cut_anywhere(texts: list[str], end: bytes, sizes: list[int]) -> None:
+    stream = engine_stream(texts)
+    expected, pieces = rewriter().feed(stream), rewriter()
+    rest, got = stream.replace(b"\n", end), b""
+    for size in sizes:
+        got, rest = got + pieces.feed(rest[:size]), rest[size:]
+    got += b"".join(pieces.feed(rest[place : place + 1]) for place in range(len(rest)))
+    assert got == expected
+    assert pieces.saw_end
+
+
+def test_nothing_that_follows_the_end_is_handed_on() -> None:
+    stream = rewriter()
+    assert b": before\n\n" in stream.feed(b": before\n\n" + engine_stream(["a"]))
+    assert stream.feed(b": after\n\n") == stream.feed(engine_stream(["b"])) == b""
+    assert stream.count() == (Usage(5, 1, 3), Evidence.EXACT)
+
+
+def finished(index: int, reason: str | None) -> bytes:
+    choice = {"index": index, "text": "x", "logprobs": None, "finish_reason": reason, "stop_reason": None}
+    return event({"model": ENGINE, "choices": [choice], "usage": usage_of(1)})
+
+
+def test_a_stream_is_whole_once_each_of_its_choices_has_said_why_it_finished() -> None:
+    for choices, events in (
+        (1, [finished(0, None)]),
+        (1, []),
+        (3, [finished(0, "stop"), finished(2, "length"), finished(1, None)]),
+    ):
+        stream = CompletionsStream(
+            Names(ENGINE, CLIENT), include_usage=False, continuous_usage=False, per_prompt=choices, choices=choices
+        )
+        assert DONE not in stream.feed(b"".join([*events, DONE]))
+        assert stream.failure is not None
+        assert not stream.saw_end
+    assert stream.count()[0].completion_tokens == 3
+    whole = CompletionsStream(Names(ENGINE, CLIENT), include_usage=True, continuous_usage=True, per_prompt=3, choices=3)
+    assert whole.feed(b"".join([*(finished(index, "stop") for index in (2, 0, 1)), DONE])).endswith(DONE)
+    assert whole.saw_end
+
+
+def test_a_choice_that_stops_at_once_is_whole_without_a_token() -> None:
+    choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
+    stream = rewriter()
+    stream.feed(event({"model": ENGINE, "choices": [choice], "usage": usage_of(0)}) + DONE)
+    assert stream.saw_end
+    assert stream.count() == (Usage(5), Evidence.LAST_CONTINUOUS)
+
+
+def test_an_event_that_cannot_be_read_ends_the_stream_as_a_failure() -> None:
+    head = b'data: {"model":"' + ENGINE.encode() + b'","choices":['
+    for broken in (b'{"index":0}],"usage":{"prompt_tokens":5\n\n', b'{"index":x,"finish_reason":"stop"}],"a":{}}\n\n'):
+        stream = CompletionsStream(
+            Names(ENGINE, CLIENT), include_usage=False, continuous_usage=False, per_prompt=2, choices=2
+        )
+        assert stream.feed(head + broken + DONE) == b""
+        assert stream.failure is not None
+
+
+def test_odd_counts_do_not_break_a_stream_and_are_no_exact_evidence() -> None:
+    stream = rewriter()
+    odd = engine_stream(["a"]).replace(b'"completion_tokens":1', b'"completion_tokens":-9223372036854775808')
+    assert stream.feed(odd).endswith(DONE)
+    assert stream.count() == (Usage(5, 0, 3), Evidence.ESTIMATED)

@@ -1,5 +1,6 @@
 """Request shields: known killers are refused by name or cut back, everything like them that is harmless passes."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -69,3 +70,77 @@ def test_harmless_requests_pass(path: str, body: dict[str, Any]) -> None:
         parse(path, body)
     except GatewayError as error:
         pytest.fail(f"refused: {error}")
+
+
+U: Any = [{"role": "user", "content": "x"}]
+LOOPS: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, chat(response_format={"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}), "response_format"),
+    (CHAT, chat(structured_outputs={"json": {"items": {"$ref": "#/items"}}}), "structured_outputs"),
+    (CHAT, chat(structured_outputs={"json": '{"$ref":"#/nowhere"}'}), "structured_outputs"),
+    (
+        "/v1/responses",
+        {"model": "base", "input": "x", "text": {"format": {"type": "json_schema", "schema": {"$ref": "#"}}}},
+        "text",
+    ),
+    (
+        "/v1/messages",
+        {"model": "base", "messages": U, "max_tokens": 2, "output_config": {"format": {"schema": {"$ref": "#"}}}},
+        "output_config",
+    ),
+    (
+        COMPLETIONS,
+        completion(
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"schema": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}},
+            }
+        ),
+        "response_format",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), LOOPS)
+def test_schemas_that_no_engine_can_follow_are_refused_by_field(path: str, body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        parse(path, body)
+    assert refused.value.param == param
+
+
+RECURSIVE = {
+    "type": "object",
+    "properties": {"children": {"type": "array", "items": {"$ref": "#"}}, "next": {"$ref": "#/$defs/node"}},
+    "$defs": {"node": {"$anchor": "here", "properties": {"next": {"$ref": "#here"}}}},
+}
+
+
+def test_schemas_that_refer_to_themselves_further_down_pass() -> None:
+    parse(CHAT, chat(structured_outputs={"json": RECURSIVE}))
+    parse(CHAT, chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://x/y"}}}]))
+
+
+@pytest.mark.parametrize("role", ["bogus", "User", 7, True])
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_a_role_that_does_not_exist_is_refused_with_those_that_do(path: str, role: object) -> None:
+    body = {"model": "base", "messages": [*U, {"role": role, "content": "x"}]}
+    with pytest.raises(
+        InvalidRequestError, match="one of developer, system, user, assistant, tool, function"
+    ) as refused:
+        parse(path, body)
+    assert refused.value.param == "messages.1.role"
+
+
+@pytest.mark.parametrize("path", list(APIS))
+@pytest.mark.parametrize("field", ["tools", "response_format", "structured_outputs", "messages", "text"])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"content":[', "]}"), ('{"$ref":"#","a":', "}")])
+def test_no_nesting_ends_in_anything_but_a_refusal_or_a_request(
+    path: str, field: str, opening: str, closing: str
+) -> None:
+    rest = {"model": "base", "prompt": "x", "input": "x", "messages": U, "tokens": [1], "max_tokens": 2}
+    rest.pop(field, None)
+    padded = json.dumps(rest | {"padding": "x" * 70_000})[:-1]  # above 64 KiB, where grammars are measured
+    for depth in (100, 300, 490, 1_000, 20_000):
+        body = f'{padded},"{field}":[{opening * depth}1{closing * depth}]}}'.encode()
+        with contextlib.suppress(GatewayError):
+            api = APIS[path]
+            api.engine_body(api.parse(body, "base"), "base")

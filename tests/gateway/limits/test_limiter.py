@@ -9,8 +9,9 @@ from gateway.apis import APIS
 from gateway.errors import InvalidRequestError
 from gateway.keys import Account, Limits
 from gateway.limit_errors import RateLimitError
-from gateway.limits import Limiter, read_demand
+from gateway.limits import Demand, Limiter, read_demand
 from gateway.limits.limiter import duration
+from gateway.usage import MOST_TOKENS
 
 
 class Clock:
@@ -170,11 +171,16 @@ def test_a_request_gets_the_maximum_of_its_key_and_may_not_ask_for_more(
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n"])
 def test_numbers_that_only_the_engine_would_read_as_such_are_refused(name: str, value: object) -> None:
     api = APIS["/v1/chat/completions"]
-    request = api.parse(
-        orjson.dumps({"model": "base", "messages": [{"role": "user", "content": "hi"}], name: value}), "base"
-    )
-    with pytest.raises(InvalidRequestError, match=f"'{name}' must be a whole number"):
-        read_demand(api, request, None)
+    body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], name: value}
+    with pytest.raises(InvalidRequestError, match=f"'{name}' (must be a whole number|is -1; it must be at least)"):
+        api.parse(orjson.dumps(body), "base")
+
+
+@pytest.mark.parametrize("most", [2**31 - 1, 2**63 - 1])
+def test_no_request_counts_for_more_tokens_than_sums_in_a_database_bear(most: int) -> None:
+    demand = Demand(body_bytes=8 << 20, answers=256, answer_tokens=most)
+    assert demand.likely_tokens() == MOST_TOKENS
+    assert 1_000_000 * demand.likely_tokens() < 2**63
 
 
 def test_the_field_that_the_engine_obeys_is_the_one_that_counts() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.apis.body_kind import body_kind
 from gateway.traffic.canary import Bounds, broken_bound
 from gateway.traffic.window import Summary, Window
 from loadtest.canned.engine import CannedSettings, Fault
@@ -157,8 +158,53 @@ def test_what_clients_do_wrong_is_not_held_against_a_canary(tmp_path: Path) -> N
         body = {"version": 2, "percent": 100, "bounds": {"min_requests": 1}}
         assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).status_code == 200
         ask_as(gateway, range(4))
-        assert {gateway.chat(model="mine", max_tokens=-1).status_code for _ in range(20)} == {400}
+        assert {gateway.chat(model="mine", max_tokens=0).status_code for _ in range(20)} == {400}
         document = gateway.http.get("/admin/v1/adapters/mine").json()
         assert document["policy"]["canary"] == {"version": "v2", "percent": 100}
         assert document["canary_watch"]["canary"]["requests"] == 4
         assert document["canary_watch"]["bounds"]["min_requests"] == 1
+
+
+def test_bodies_that_no_version_ever_answered_do_not_take_a_canary_back(tmp_path: Path) -> None:
+    """One caller with bodies that any engine fails on would otherwise decide over everybody's canary."""
+    with gateway_with_versions(tmp_path, CannedSettings(tokens=2)) as gateway:
+        body = {"version": 2, "percent": 100, "bounds": {"min_requests": 4}}
+        assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).status_code == 200
+        ask_as(gateway, range(8))
+        for number in range(30):
+            odd = {"canned_fault": "error_500", "vllm_xargs": {"odd": number}}
+            assert gateway.chat(model="mine", user="the attacker", **odd).status_code == 502
+        assert policy(gateway)["canary"] == {"version": "v2", "percent": 100}
+
+
+def test_a_kind_of_body_that_was_answered_before_tells_of_the_version(tmp_path: Path) -> None:
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    with gateway_with_versions(tmp_path, CannedSettings(tokens=2)) as gateway:
+        body = {"version": 2, "percent": 100, "bounds": {"min_requests": 4}}
+        assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).status_code == 200
+        ask_as(gateway, range(8), tools=tools)
+        gateway.engine.faults[engine_name(gateway, 2)] = Fault.ERROR_500
+        assert eventually(lambda: bool(ask_as(gateway, range(8), tools=tools)) and policy(gateway)["canary"] is None)
+
+
+PLAIN = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5, "stream": True}
+PARTS = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+
+
+def test_kinds_of_bodies_differ_by_all_but_their_texts() -> None:
+    assert body_kind(PLAIN) is body_kind(PLAIN | {"messages": [{"role": "system", "content": "x"}]}) is None
+    assert body_kind(PLAIN | {"tools": None}) is None
+    kinds = [
+        body_kind(PLAIN | {"tools": [1]}),
+        body_kind(PLAIN | {"tools": [2]}),
+        body_kind(PLAIN | {"messages": PARTS}),
+        body_kind(PLAIN | {"messages": [{"role": "user", "content": None, "tool_calls": []}]}),
+    ]
+    assert None not in kinds
+    assert len(set(kinds)) == len(kinds)
+    other = [{"role": "user", "content": [{"type": "text", "text": "something else"}]}]
+    assert body_kind(PLAIN | {"messages": PARTS}) == body_kind(PLAIN | {"messages": other})
+    deep: Any = "end"
+    for _ in range(900):
+        deep = [deep]
+    assert body_kind({"messages": deep}) is None

@@ -93,8 +93,17 @@ def test_a_change_is_seen_by_the_next_request_and_nothing_unready_is_routed_to(
     [
         ({"user": "ann", "safety_identifier": "hash-of-ann"}, KEY, "acme\0hash-of-ann"),
         ({"user": "ann", "prompt_cache_key": "session"}, KEY, "acme\0ann"),
-        ({"prompt_cache_key": "session"}, KEY, "acme\0session"),
+        ({"prompt_cache_key": "session", "session_id": "s"}, KEY, "key-7"),
         ({"metadata": {"user_id": "ann"}}, ADMIN, "default\0ann"),
+        ({"metadata": {"user_id": "user_1a_account_2b_session_3c"}}, KEY, "acme\0user_1a_account_2b"),
+        ({"user": "user_1a_account__session_3c"}, KEY, "acme\0user_1a_account_"),
+        (
+            {"metadata": {"user_id": '{"session_id":"s","device_id":"d","account_uuid":""}'}},
+            KEY,
+            'acme\0{"device_id":"d"}',
+        ),
+        ({"metadata": {"user_id": '{"session_id":"s"}'}}, KEY, "key-7"),
+        ({"metadata": {"user_id": "{ann"}}, KEY, "acme\0{ann"),
         ({"user": "", "metadata": {"user_id": 3}}, KEY, "key-7"),
         ({"user": 7, "metadata": "x"}, ADMIN, "req_1"),
     ],
@@ -103,6 +112,39 @@ def test_a_request_sticks_to_its_end_user_else_to_the_application_else_to_nothin
     document: dict[str, Any], caller: Caller, who: str
 ) -> None:
     assert stickiness(document, caller, "req_1") == who
+
+
+SESSIONS = [
+    '{{"device_id":"d","account_uuid":"a","session_id":"{0}"}}',
+    '{{"session_id":"{0}","account_uuid":"a","device_id":"d"}}',
+    "user_4f_account_5e_session_{0}",
+    "user_4f_account__session_{0}",
+]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_one_person_stays_on_one_version_through_all_sessions(
+    registry: Registry, versions: Sequence[Version], name: str
+) -> None:
+    registry.set_canary("mine", 2, 50, actor="test")
+    route = Resolver(registry, "base").route("mine")
+    documents = [
+        {"metadata": {"user_id": name.format(session)}, "prompt_cache_key": f"conversation-{session}"}
+        for session in range(200)
+    ]
+    assert len({choose(route, stickiness(document, KEY, "req_1")).track for document in documents}) == 1
+
+
+@pytest.mark.parametrize("hint", [{"prompt_cache_key": "the system prompt"}, {"session_id": "one"}, {}])
+def test_keys_are_divided_as_the_canary_says_whatever_they_all_send_as_a_hint(
+    registry: Registry, versions: Sequence[Version], hint: dict[str, str]
+) -> None:
+    registry.set_canary("mine", 2, 10, actor="test")
+    route = Resolver(registry, "base").route("mine")
+    keys = [Caller(key_id=f"key-{number}", tenant="acme", scopes=frozenset()) for number in range(2_000)]
+    tracks = [choose(route, stickiness(hint, key, "req_1")).track for key in keys]
+    assert 150 < tracks.count(Track.CANARY) < 250
+    assert tracks == [choose(route, stickiness(hint, key, "req_2")).track for key in keys]
 
 
 def test_odd_user_names_fall_somewhere_too(registry: Registry, versions: Sequence[Version]) -> None:

@@ -91,7 +91,7 @@ def test_only_answered_requests_of_the_bare_name_are_mirrored(tmp_path: Path) ->
         live, shadow = begin(gateway)
         gateway.chat(model="mine@v1")
         gateway.chat(model="base")
-        gateway.chat(model="mine", max_tokens=-1)
+        gateway.chat(model="mine", max_tokens=0)
         gateway.chat(model="mine")
         assert eventually(lambda: shadow_of(gateway)["answered"] == 1)
         gateway.http.delete("/admin/v1/adapters/mine/shadow")
