@@ -94,11 +94,6 @@ class CostOffice:
         """When an engine without a stated price was last up; 0 when none ever was."""
         return max((run.seen_us for run in self._runs.list() if run.nano_usd_per_hour is None), default=0)
 
-    def newest_nano_usd_per_hour(self) -> int | None:
-        """The price of an hour of the engine that came up last; None when it has none, or none ever came up."""
-        runs = self._runs.list()
-        return runs[-1].nano_usd_per_hour if runs else None
-
     def _span(self, question: Question) -> tuple[int, int]:
         """The window as it can be: from the first thing that happened, to now."""
         until = min(question.until_us or now_us(), now_us())

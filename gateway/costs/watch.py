@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from gateway.costs.amounts import DAY_US
 from gateway.costs.document import CostDocument
@@ -27,10 +28,23 @@ _MOST_SHARE = 0.02
 class CostWatch:
     """Renews what is shown all the time."""
 
-    def __init__(self, office: CostOffice, gauges: CostGauges, prices: RequestPrices) -> None:
+    def __init__(
+        self, office: CostOffice, gauges: CostGauges, prices: RequestPrices, stated: Callable[[], int | None]
+    ) -> None:
+        """`stated` tells what an hour of an engine costs now, in nano-USD, None when nobody has said."""
         self._office = office
         self._gauges = gauges
         self._prices = prices
+        self._stated = stated
+
+    def begin(self) -> None:
+        """Set a price of work for the very first request; blocks shortly."""
+        weights, _ = read_weights(self._office.store)
+        self._set(self._stated_price(weights))
+
+    def price(self) -> WorkPrice:
+        """The price of work in force."""
+        return self._prices.price
 
     async def run(self) -> None:
         """Renew until cancelled; a mistake in a file is logged and does not end it."""
@@ -43,9 +57,9 @@ class CostWatch:
                 log.error("costs cannot be shown: %s", error)
             except Exception:
                 log.exception("costs cannot be shown")
-            is_known = self._prices.price.nano_usd is not None
+            is_known = self._prices.price.is_learnt
             took_s = time.perf_counter() - began_s
-            # Until the first requests came there is no price, and budgets wait for one.
+            # Until the first requests came, their price is an assumption, and a bad one.
             await asyncio.sleep(max(rest_s, took_s / _MOST_SHARE if is_known or rest_s > _EAGER_S else 0))
             rest_s = min(2 * rest_s, _EVERY_S if is_known else _UNPRICED_S)
 
@@ -60,15 +74,20 @@ class CostWatch:
             since = max(until - _LOOK_BACK_US, self._office.unpriced_until_us())
             if since < until:
                 price = self._work_price(self._office.document(Question(since, until, vs=())))
-        if price.nano_usd is None and price.weights.is_measured:  # engines were up for moments only, if at all
+        if price.nano_usd is None:  # engines were up for moments only, if at all, or nobody has asked them anything yet
             price = self._stated_price(price.weights)
+        self._set(price)
+
+    def _set(self, price: WorkPrice) -> None:
         if price.version is not None and price.version != self._prices.price.version:
             self._office.store.keep_price(price.version, price.document())
         self._prices.price = price
 
     def _stated_price(self, weights: Weights) -> WorkPrice:
-        stated = self._office.newest_nano_usd_per_hour()
-        return WorkPrice(weights) if stated is None else WorkPrice.calibrated(weights, stated)
+        stated = self._stated()
+        if stated is None:
+            return WorkPrice(weights)
+        return WorkPrice.calibrated(weights, stated) if weights.is_measured else WorkPrice.assumed(stated)
 
     def _work_price(self, document: CostDocument) -> WorkPrice:
         weights, _ = read_weights(self._office.store)
@@ -81,4 +100,5 @@ class CostWatch:
             weights.work(line.prompt_tokens, line.cached_tokens, line.completion_tokens) for line in document.data
         )
         active = sum(line.active_nano_usd or 0 for line in document.data)
-        return WorkPrice.recent(weights, active, work)
+        # Work that took no time yet has only just begun to be counted.
+        return WorkPrice.recent(weights, active, work) if active or not engines else WorkPrice(weights)

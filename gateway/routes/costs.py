@@ -1,7 +1,6 @@
 """GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
 
 import asyncio
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from gateway.costs.measurements import checked
 from gateway.costs.office import CostOffice, Question
 from gateway.costs.plan import IdlePolicy
 from gateway.costs.tenant_view import only_of
+from gateway.costs.watch import CostWatch
 from gateway.errors import InvalidRequestError
 from gateway.keys import Caller
 from gateway.routes.adapter_documents import body_of, read_body
@@ -23,10 +23,8 @@ class Measurement(RootModel[dict[str, Any]]):
     """JSON body of a measurement, as its kind has it."""
 
 
-def cost_routes(office: CostOffice, *, recorded: Callable[[], None], usage: Any, admin: Any) -> APIRouter:
-    """Routes about money; times are ISO 8601, all history by default. Each guard demands the scope of its name;
-    `recorded` makes a new measurement count.
-    """
+def cost_routes(office: CostOffice, watch: CostWatch, *, usage: Any, admin: Any) -> APIRouter:
+    """Routes about money; times are ISO 8601, all history by default. Each guard demands the scope of its name."""
     routes = APIRouter(prefix="/admin/v1/costs", tags=["costs"])
 
     @routes.get("")
@@ -56,11 +54,16 @@ def cost_routes(office: CostOffice, *, recorded: Callable[[], None], usage: Any,
         document = office.document(question)
         return (document if caller.is_admin else only_of(caller.tenant, document)).model_dump(mode="json")
 
-    _add_evidence(routes, office, recorded, admin)
+    _add_evidence(routes, office, watch, admin)
     return routes
 
 
-def _add_evidence(routes: APIRouter, office: CostOffice, recorded: Callable[[], None], admin: Any) -> None:
+def _add_evidence(routes: APIRouter, office: CostOffice, watch: CostWatch, admin: Any) -> None:
+    @routes.get("/price", dependencies=[Depends(admin)])
+    def price() -> dict[str, Any]:
+        """The price of work that requests cost now; its basis is `unpriced` where nobody stated a price per hour."""
+        return {"version": watch.price().version, **watch.price().document()}
+
     @routes.get("/evidence", dependencies=[Depends(admin)])
     def evidence() -> dict[str, Any]:
         """The newest measurement of each kind."""
@@ -77,7 +80,7 @@ def _add_evidence(routes: APIRouter, office: CostOffice, recorded: Callable[[], 
         """Keep a measurement: weights, capacity or quality. From now on it is the one that counts."""
         fact = checked(kind, read_body(Measurement, await request.body()).root)
         await asyncio.to_thread(office.store.add, kind, fact)
-        await asyncio.to_thread(recorded)
+        await asyncio.to_thread(watch.renew)
         return {"kind": kind, **fact}
 
 

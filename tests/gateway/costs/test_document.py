@@ -274,7 +274,7 @@ def test_gauges_show_today_as_the_document_does(database: Engine, tmp_path: Path
     run_of(database, now_us() - 10**6, now_us(), Decimal("2.69"))
     write_rows(database, [row(1, now_us() - 10**6, 10**5, prompt_tokens=100, completion_tokens=10)])
     office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
-    CostWatch(office, CostGauges(metrics.registry), prices).renew()
+    CostWatch(office, CostGauges(metrics.registry), prices, lambda: None).renew()
     shown = dict(re.findall(r"(?m)^(turntable_cost_\S+) (\S+)$", metrics.render().decode()))
     begin, end = (round(float(shown[f"turntable_cost_window_{name}_seconds"]) * 1e6) for name in ("start", "end"))
     document = office.document(Question(begin, end))
@@ -346,7 +346,7 @@ def test_the_price_of_work_of_other_days_holds_until_there_is_work_today(databas
     used = {"prompt_tokens": 100, "completion_tokens": 10}
     write_rows(database, [row(1, noon + HOUR_US, HOUR_US // 2, **used)])
     office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
-    watch = CostWatch(office, CostGauges(metrics.registry), prices)
+    watch = CostWatch(office, CostGauges(metrics.registry), prices, lambda: None)
     watch.renew()
     assert prices.price.cost_nano_usd(Usage(100, 10)) == 1_800_000_000  # half an hour's worth
     run_of(database, now_us() - 10**6, now_us() + 10**9, None)
