@@ -35,6 +35,9 @@ class Line(_Part):
     engine: str | None = None
     day: str | None = None
     requests: int
+    """Of clients, answered."""
+    unanswered: int
+    """Refused or failed."""
     unsettled: int
     prompt_tokens: int
     cached_tokens: int
@@ -49,7 +52,9 @@ class Line(_Part):
 
 
 class OverheadPart(_Part):
-    """What is paid whether anybody asks or not: `storage`, or `training` spread over an adapter's life."""
+    """What is paid whether clients ask or not: `storage`; `training` spread over an adapter's life; `own work` of the
+    gateway, and mirrored requests.
+    """
 
     name: str
     kind: str
@@ -76,7 +81,11 @@ class LevelPart(_Part):
     """The three numbers, per thousand requests: at saturation, within the latency limits, and what it really was."""
 
     name: str
+    """`(all)`, a model, or what stands apart: own work, and idle time when no client came at all."""
     requests: int
+    """Answered requests of clients."""
+    cost_nano_usd: int | None
+    """With idle time, that of days on which nobody came included; those of all but `(all)` add up to it."""
     floor_nano_usd: int | None
     slo_nano_usd: int | None
     realised_nano_usd: int | None

@@ -6,8 +6,8 @@ number, and the hours from there on are summed again. Hours whose rows were dele
 """
 
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, case, delete, func, insert, select, update
@@ -35,6 +35,15 @@ class Window:
     load_us: dict[tuple[int, str, str], int]
 
 
+def joined(windows: Sequence[Window]) -> Window:
+    """Windows that follow each other as one."""
+    busy, loads = Counter[tuple[int, str]](), Counter[tuple[int, str, str]]()
+    for one in windows:
+        busy.update(one.busy_us)
+        loads.update(one.load_us)
+    return Window(merged(sums for one in windows for sums in one.sums), dict(busy), dict(loads))
+
+
 class UsageSummary:
     """Sums up the usage ledger of one database; methods block. `flush` first brings there what is under way."""
 
@@ -60,6 +69,11 @@ class UsageSummary:
         with self._database.connect() as connection:
             span, kept_us = self._summable(connection, (since_us, until_us))
             return self._sums(connection, span, closed, kept_us, HOUR_US)
+
+    def kept_from_us(self) -> int:
+        """From when on there are rows; before, there are only hours."""
+        with self._database.connect() as connection:
+            return int(connection.execute(select(usage_summed.c.kept_from_hour)).scalar_one()) * HOUR_US
 
     def first_us(self) -> int | None:
         """When the oldest request came; None when there was none."""

@@ -39,8 +39,7 @@ class CostWatch:
 
     def begin(self) -> None:
         """Set a price of work for the very first request; blocks shortly."""
-        weights, _ = read_weights(self._office.store)
-        self._set(self._stated_price(weights))
+        self._set(self._stated_price(read_weights(self._office.store)))
 
     def price(self) -> WorkPrice:
         """The price of work in force."""
@@ -90,7 +89,7 @@ class CostWatch:
         return WorkPrice.calibrated(weights, stated) if weights.is_measured else WorkPrice.assumed(stated)
 
     def _work_price(self, document: CostDocument) -> WorkPrice:
-        weights, _ = read_weights(self._office.store)
+        weights = read_weights(self._office.store)
         if document.bill_nano_usd is None or not document.engine_up_s:
             return WorkPrice(weights)
         engines = sum(engine.bill_nano_usd or 0 for engine in document.engines)

@@ -137,7 +137,7 @@ def test_comparators_give_ranges_and_variants_and_say_what_is_not_known(office: 
 def test_measured_weights_price_work_and_text(office: CostOffice) -> None:
     weights = {"prompt_ps": 20_000_000, "cached_ps": 1_000_000, "output_ps": 300_000_000, "error_share": 0.04}
     fact = weights | {"r_squared": 0.99, "batches": 16, "concurrency": 8, "model": "base", "chars_per_token": 3.9}
-    office.store.add(Kind.WEIGHTS, fact)
+    office.store.add(Kind.WEIGHTS, fact, SINCE - 1)
     document = office.document(Question(SINCE, NOW))
     assert document.weights.startswith("measured on ")
     seconds = (1024 * 20 + 128 * 300) / 1e6
