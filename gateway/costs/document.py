@@ -90,7 +90,9 @@ class LevelPart(_Part):
     slo_nano_usd: int | None
     realised_nano_usd: int | None
     utilisation_tax_nano_usd: int | None
-    """Realised minus floor: what is paid for time in which the engine could have done more."""
+    """Realised minus floor: what is paid for time in which the engine could have done more. None where more was
+    answered than the measured capacity allows, which a note says.
+    """
 
 
 class VariantPart(_Part):
@@ -115,6 +117,8 @@ class ComparatorPart(_Part):
     """One model elsewhere."""
 
     name: str
+    entry: str
+    """Of the price data: another name than `name` where the data knows only this one for it."""
     origin: str
     source: str
     checked_on: str | None
@@ -174,6 +178,10 @@ class CostDocument(_Part):
     idle_nano_usd: int | None
     """What nobody carries."""
     bill_nano_usd: int | None
+    booked_nano_usd: int | None
+    """What clients' requests were booked with as they ended, at the price of work of that moment: budgets and cost
+    headers go by it. None where rows were deleted.
+    """
     engine_up_s: float
     engine_busy_s: float
     engines: list[EnginePart]

@@ -120,4 +120,9 @@ def _capacity_words(found: Evidence | None) -> str:
             "not measured: run `turntable loadtest capacity --json capacity.json`, "
             "then `turntable costs record capacity.json`"
         )
-    return f"measured on {found.made_on}: {found.document['conclusion']}"
+    fact = CapacityFact.model_validate(found.document)
+    words = f"measured on {found.made_on}: {fact.conclusion.rstrip('.')}"
+    if fact.provenance is not None and fact.provenance.url:
+        where = f", machine {fact.provenance.machine}" if fact.provenance.machine else ""
+        words += f" ({', '.join(fact.provenance.models)} at {fact.provenance.url}{where})"
+    return words if fact.despite is None else f"{words}; counts despite: {fact.despite}"

@@ -67,7 +67,8 @@ class CostOffice:
         facts = gather(self._data_dir, self.store, self._price_book, question.vs, self._span(question)[1])
         reckoning, notes = self.reckon(question, facts)
         policy = question.idle or facts.plan.idle
-        return assemble(question, reckoning, policy, self._span(question), notes)
+        span = self._span(question)
+        return assemble(question, reckoning, policy, span, notes, self._summary.booked_nano_usd(*span))
 
     def reckon(self, question: Question, facts: Facts) -> tuple[Reckoning, list[str]]:
         """Usage and bill of one window."""
@@ -80,7 +81,8 @@ class CostOffice:
             notes.append(f"What if: every engine at ${question.usd_per_hour} per hour.")
         overhead = overheads(facts.plan, since, until)
         policy = question.idle or facts.plan.idle
-        windows, billed, shares, odd = [], [], [], []
+        odd: list[str] = []
+        windows, billed, shares = [], [], []
         for begin, end, weights in self._stretches(since, until, facts.eras):
             window = self._summary.window(begin, end)
             days, odd = engine_days(runs, begin, end, lambda engine, at: backdated(facts, engine, at))
@@ -150,12 +152,18 @@ def explained(bill: Bill, window: Window) -> list[str]:
 
 
 def assemble(
-    question: Question, reckoning: Reckoning, policy: IdlePolicy, span: tuple[int, int], notes: list[str]
+    question: Question,
+    reckoning: Reckoning,
+    policy: IdlePolicy,
+    span: tuple[int, int],
+    notes: list[str],
+    booked_nano_usd: int | None,
 ) -> CostDocument:
     """The document of a reckoning."""
     bill, facts, today = reckoning.bill, reckoning.facts, datetime.now(UTC).date()
     overhead_nano = sum(one.nano_usd for one in bill.overhead)
     paid_anyway = [*bill.overhead, *(bill.own_work() if bill.is_priced else ())]
+    levels = list(parts.levels(reckoning))
     compared = [parts.compared(reckoning, one, overhead_nano) for one in facts.comparators]
     return CostDocument(
         window=WindowPart(since=iso(span[0]), until=iso(span[1]), days=float(reckoning.days)),
@@ -166,17 +174,18 @@ def assemble(
         overhead=[OverheadPart(name=o.name, kind=o.kind, nano_usd=o.nano_usd) for o in paid_anyway],
         idle_nano_usd=sum(bill.idle.values()) if bill.is_priced else None,
         bill_nano_usd=bill.total,
+        booked_nano_usd=booked_nano_usd,
         engine_up_s=reckoning.up_us / 1e6,
         engine_busy_s=sum(bill.busy_us.values()) / 1e6,
         engines=engines(reckoning),
-        levels=list(parts.levels(reckoning)),
+        levels=levels,
         capacity=facts.capacity_words,
         comparators=[*compared, *(parts.gone(name, reason) for name, reason in facts.missing.items())],
         payback=list(parts.paybacks(reckoning)),
         quality=list(parts.quality(reckoning)),
         prices=_prices(facts.book, today),
         chars_per_token=None if facts.chars_per_token is None else float(facts.chars_per_token),
-        notes=notes,
+        notes=[*notes, *parts.impossible(levels)],
     )
 
 

@@ -37,7 +37,7 @@ def levels(reckoning: Reckoning) -> Iterator[LevelPart]:
             continue
         floor, within = (_per_thousand(rate, work, requests) for rate in (reckoning.floor_per_work, slo))
         realised = per(cost, requests, _THOUSAND)
-        tax = None if realised is None or floor is None else realised - floor
+        tax = None if realised is None or floor is None or realised < floor else realised - floor
         yield LevelPart(
             name=name,
             requests=requests,
@@ -46,6 +46,16 @@ def levels(reckoning: Reckoning) -> Iterator[LevelPart]:
             slo_nano_usd=within,
             realised_nano_usd=realised,
             utilisation_tax_nano_usd=tax,
+        )
+
+
+def impossible(levels: Sequence[LevelPart]) -> Iterator[str]:
+    """A note where requests cost less than a saturated engine's would: then the capacity is not this engine's."""
+    whole = levels[0] if levels else None
+    if whole and whole.realised_nano_usd is not None and whole.realised_nano_usd < (whole.floor_nano_usd or 0):
+        yield (
+            "More was answered here than the measured capacity allows, so that is not the capacity of this engine, or "
+            "not of such requests: measure it again with `turntable loadtest capacity`."
         )
 
 
@@ -66,6 +76,7 @@ def compared(reckoning: Reckoning, comparator: Comparator, overhead_nano: int) -
         found = _break_even_part(break_even(fleet, Decimal(total.typical) / NANO / requests))
     return ComparatorPart(
         name=listing.name,
+        entry=listing.entry,
         origin=listing.origin,
         source=listing.source,
         checked_on=None if listing.checked_on is None else listing.checked_on.isoformat(),
@@ -85,6 +96,7 @@ def gone(name: str, reason: str) -> ComparatorPart:
     """A comparator that the price data does not know any more."""
     return ComparatorPart(
         name=name,
+        entry="",
         origin="",
         source="",
         checked_on=None,
@@ -149,7 +161,7 @@ def quality(reckoning: Reckoning) -> Iterator[QualityPart]:
     if fact is None:
         return
     for model, score in fact.models.items():
-        work = reckoning.facts.weights.work(score.prompt_tokens, 0, score.completion_tokens)
+        work = reckoning.facts.weights.work(score.prompt_tokens, score.cached_tokens, score.completion_tokens)
         spent = None if price is None else round(price * work)
         for right, rate in score.rates.items():
             note = "" if rate.hits else "never right, so no price buys a right answer"

@@ -75,6 +75,12 @@ class UsageSummary:
         with self._database.connect() as connection:
             return int(connection.execute(select(usage_summed.c.kept_from_hour)).scalar_one()) * HOUR_US
 
+    def booked_nano_usd(self, since_us: int, until_us: int) -> int | None:
+        """What clients' requests of a window were booked with; None when rows of it were deleted."""
+        with self._database.connect() as connection:
+            span, kept_us = self._summable(connection, (since_us, until_us))
+            return None if span[0] < kept_us else queries.booked_nano_usd(connection, span)
+
     def first_us(self) -> int | None:
         """When the oldest request came; None when there was none."""
         with self._database.connect() as connection:
