@@ -87,9 +87,8 @@ class Allowance:
         most = price.most_nano_usd(demand.most_prompt_tokens(context), answer)
         if most is None:
             raise BudgetUncheckedError(
-                "This key has a budget, and what work costs here is not known yet. The operator states the price of an "
-                "engine with `turntable serve --engine-usd-per-hour` and measures the work of a token with "
-                "`turntable costs calibrate`, or has it recorded with `turntable costs record`.",
+                "This key has a budget, and nobody has stated what an engine costs here. The operator states it with "
+                "`turntable serve --engine-usd-per-hour`, or in costs.toml.",
                 reason="unpriced",
                 retry_after_s=30,
             )

@@ -16,7 +16,7 @@ from gateway.admission import Admission
 from gateway.apis import APIS
 from gateway.background import Background, Periodic
 from gateway.cache_salt import CacheSalts
-from gateway.costs.engine_prices import EnginePrices
+from gateway.costs.engine_prices import UNPRICED, EnginePrices
 from gateway.costs.evidence import EvidenceStore
 from gateway.costs.gauges import CostGauges
 from gateway.costs.loads import AdapterLoads
@@ -114,7 +114,10 @@ class Turntable:
         self._ledger = Ledger(database, settings.ledger_dir, most_bytes=settings.max_journal_bytes, soon=_soon)
         engine_prices = EnginePrices(settings.data_dir, settings.engine_usd_per_hour)
         self._runs = EngineRuns(database, engine_prices.nano_usd_per_hour)
-        request_prices = self._build_costs(settings, database)
+        names = engine_names(settings, setup.engine_urls, is_managed=setup.spec is not None)
+        request_prices = self._build_costs(settings, database, lambda: engine_prices.highest(names))
+        if engine_prices.highest(names) is None:
+            setup.announce(UNPRICED)
         self._admission, self._suspects = build_admission(settings), Suspects(settings.suspect_s)
         self._pool = build_pool(setup, registry, store, metrics, self._suspects, AdapterLoads(database))
         self._telemetry = Telemetry(settings.otlp_endpoint) if settings.otlp_endpoint else None
@@ -179,11 +182,15 @@ class Turntable:
         if self._telemetry is not None:
             inference.observe(self._telemetry.record)
 
-    def _build_costs(self, settings: Settings, database: Database) -> RequestPrices:
+    def _build_costs(
+        self, settings: Settings, database: Database, usd_per_hour: Callable[[], int | None]
+    ) -> RequestPrices:
         self._usage, request_prices = UsageSummary(database, self._ledger.flush), RequestPrices()
         evidence, base = EvidenceStore(database), settings.served_model_name
         self._cost_office = CostOffice(self._usage, self._runs, evidence, settings.data_dir, base=base)
-        self._cost_watch = CostWatch(self._cost_office, CostGauges(self._metrics.registry), request_prices)
+        gauges = CostGauges(self._metrics.registry)
+        self._cost_watch = CostWatch(self._cost_office, gauges, request_prices, usd_per_hour)
+        self._cost_watch.begin()
         return request_prices
 
     def _build_rest(self, setup: Setup, registry: Registry, store: Store, resolver: Resolver) -> FastAPI:
@@ -204,7 +211,7 @@ class Turntable:
             gate_routes(evidences, self._gate, documents, guards.admin),
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
-            cost_routes(self._cost_office, recorded=self._cost_watch.renew, usage=guards.usage, admin=guards.admin),
+            cost_routes(self._cost_office, self._cost_watch, usage=guards.usage, admin=guards.admin),
             health_routes(
                 self._pool,
                 self._metrics,

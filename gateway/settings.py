@@ -15,6 +15,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from gateway.costs.amounts import MOST_USD_PER_HOUR
+
 EMBEDDED = "embedded"
 
 
@@ -77,7 +79,9 @@ class Settings(BaseSettings):
         None, gt=0, description="Highest adapter rank the engine takes; 16, or what registered adapters need."
     )
     kv_cache_gib: int = Field(1, gt=0, description="CPU engines: memory for the KV cache.")
-    engine_usd_per_hour: Decimal | None = Field(None, ge=0, description="What the engine's machine costs per hour.")
+    engine_usd_per_hour: Decimal | None = Field(
+        None, ge=0, le=MOST_USD_PER_HOUR, description="What the engine's machine costs per hour, in dollars."
+    )
     start_timeout_s: float = Field(600, gt=0, description="How long an engine may take until it is healthy.")
     hang_timeout_s: float = Field(
         60,

@@ -109,14 +109,12 @@ class Served:
     process: "subprocess.Popen[str]"
     http: httpx.Client
     openai: OpenAI
+    first: httpx.Response
+    """The answer to the very first request, which came with a key that has a budget."""
 
     def wait_until_ready(self) -> None:
         """Return once /ready says so; fail when it never does."""
-        for _ in range(READY_TIMEOUT_S * 10):
-            if self.http.get("/ready").status_code == httpx.codes.OK:
-                return
-            threading.Event().wait(0.1)
-        raise AssertionError((self.data_dir / "logs" / "engine.log").read_text()[-5000:])
+        wait_until_ready(self.http, self.data_dir)
 
     def ask_engine(self, method: str, path: str, **options: Any) -> httpx.Response:
         """A request past the gateway, with the engine's own key."""
@@ -130,6 +128,21 @@ class Served:
         return subprocess.run(
             [TURNTABLE, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
         )
+
+
+def wait_until_ready(http: httpx.Client, data_dir: Path) -> None:
+    """Return once a gateway's /ready says so; fail with its engine's log when it never does."""
+    for _ in range(READY_TIMEOUT_S * 10):
+        if http.get("/ready").status_code == httpx.codes.OK:
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError((data_dir / "logs" / "engine.log").read_text()[-5000:])
+
+
+def _with_a_budget(http: httpx.Client) -> httpx.Response:
+    key = http.post("/admin/v1/keys", json={"name": "first", "budget_usd": "5", "budget_period": "month"}).json()["key"]
+    body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    return http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +172,8 @@ def served(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as http,
             OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as openai,
         ):
-            gateway = Served(url, key, data_dir, process, http, openai)
-            gateway.wait_until_ready()
-            yield gateway
+            wait_until_ready(http, data_dir)
+            yield Served(url, key, data_dir, process, http, openai, _with_a_budget(http))
             marked = {"model": "base", "prompt": canaries.PROMPT, "max_tokens": 1}
             assert http.post("/v1/completions", json=marked).status_code == 200
             canaries.assert_none([http.get(page).content for page in ("/metrics", "/admin/v1/audit", "/admin/v1/keys")])

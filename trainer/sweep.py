@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from adapters.cli.tables import fitted
 from trainer.base import prepare_libraries
 from trainer.curves import save_sweep
 from trainer.errors import RecipeError, RunError
@@ -115,7 +116,7 @@ def show_trials(outcome: Outcome, console: Console) -> None:
         t = outcome.trials[i]
         cells = (str(t.r), f"{t.learning_rate:g}", str(t.seed), f"{t.valid_loss:.4f}", str(t.best_epoch))
         table.add_row(*cells, f"{t.train_loss:.4f}", f"{t.wall_s:.1f} s", style="bold" if i == outcome.best else None)
-    console.print(table)
+    console.print(fitted(table, console))
 
 
 def _refuse_unusable(recipe: Recipe, trials: list[Recipe]) -> None:

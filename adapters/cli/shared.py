@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from adapters.cli.tables import console, show
 from adapters.client import AdminClient
 from adapters.connection import connect
 from adapters.errors import AdapterError
@@ -81,12 +81,12 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *
     table = Table(*kept, title=title, title_justify="left")
     for cells in zip(*kept.values(), strict=True):
         table.add_row(*cells)
-    Console().print(table)
+    show(table)
 
 
 def print_json(document: Any) -> None:
     """Print a document as JSON."""
-    Console().print_json(data=document)
+    console().print_json(data=document)
 
 
 def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adapters.client import AdminClient
 from adapters.errors import AdminError
 from gateway.cli.moments import moment
 from gateway.errors import InvalidRequestError
@@ -36,6 +37,16 @@ def account_of(
     if budgets:
         given["budgets"] = [] if list(budgets) == [_NOTHING] else [_budget(text) for text in budgets]
     return given
+
+
+def tell_if_unpriced(admin: AdminClient, given: Mapping[str, Any]) -> None:
+    """Say when a budget was given that cannot be checked, because nobody stated what an engine costs."""
+    if given.get("budgets") and admin.request("GET", "/costs/price")["basis"] == "unpriced":
+        typer.echo(
+            "note: requests under a budget are refused until the gateway knows what an engine costs per hour; start it "
+            "with --engine-usd-per-hour, or state it in costs.toml.",
+            err=True,
+        )
 
 
 def end_of(text: str) -> str | None:

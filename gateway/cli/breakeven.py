@@ -1,6 +1,7 @@
 """`turntable costs breakeven`: the sum done for figures of your own; needs no gateway, no network, no traffic."""
 
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -8,27 +9,31 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from adapters.cli.tables import console, show
 from gateway.cli.moments import moment
+from gateway.costs.amounts import MOST_USD_PER_HOUR, dollars
 from gateway.costs.breakeven import DAY_S, BreakEven, Fleet, break_even, payback_days
 from gateway.costs.plan import read_presets
 from gateway.errors import GatewayError
 from gateway.prices.rates import Tokens, rates_for
 
 _THOUSAND = 1000
+_DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
 
 
 def breakeven(
-    capacity_per_s: Annotated[str, typer.Option(help="Requests per second that one engine takes within its limits.")],
+    capacity_per_s: Annotated[
+        str | None, typer.Option(help="Requests per second that one engine takes within its limits, as load-tested.")
+    ] = None,
     usd_per_hour: Annotated[str | None, typer.Option(help="What an engine costs per hour.")] = None,
     hardware: Annotated[str | None, typer.Option(help="Instead: a preset like h100, as low, typical and high.")] = None,
     prompt_tokens: Annotated[int, typer.Option(min=0, help="Of a request, on average.")] = 1024,
     output_tokens: Annotated[int, typer.Option(min=0, help="Of an answer, on average.")] = 128,
     cached_share: Annotated[float, typer.Option(min=0, max=1, help="Of the prompt, where caches are cheaper.")] = 0,
     vs: Annotated[list[str] | None, typer.Option(help="Compare with provider:model; may be repeated.")] = None,
-    requests_per_day: Annotated[str | None, typer.Option(help="What if there were so many?")] = None,
+    requests_per_day: Annotated[str | None, typer.Option(help="What if there were so many? Also N/month.")] = None,
     utilisation: Annotated[str | None, typer.Option(help="Instead: this share of one engine's capacity.")] = None,
     investment_usd: Annotated[str, typer.Option(help="Training, data and people, to be paid back.")] = "0",
     peak_to_mean: Annotated[str, typer.Option(help="The busiest moment over the mean of a day.")] = "1",
@@ -42,7 +47,7 @@ def breakeven(
     try:
         rates = _hourly(usd_per_hour, hardware)
         tokens = Tokens(prompt_tokens, output_tokens, Decimal(str(cached_share)) * prompt_tokens)
-        capacity, peak = _number("capacity-per-s", capacity_per_s), _number("peak-to-mean", peak_to_mean, Decimal(1))
+        capacity, peak = _capacity(capacity_per_s), _number("peak-to-mean", peak_to_mean, Decimal(1))
         fleets = {name: Fleet(usd, capacity, peak, min_replicas) for name, usd in rates.items()}
         volume = _volume(fleets, requests_per_day, utilisation)
         invested = _number("investment-usd", investment_usd, Decimal(0))
@@ -52,15 +57,16 @@ def breakeven(
     rows = [
         _row(fleet_name, fleet, name, usd, volume, invested)
         for fleet_name, fleet in fleets.items()
-        for name, usd in charges.items()
+        for name, (usd, _) in charges.items()
     ]
     if as_json:
-        Console().print_json(data={"data": rows})
+        console().print_json(data={"data": rows})
         return
-    Console().print(_table(rows))
-    floors = {name: fleet.floor_usd_per_request() for name, fleet in fleets.items()}
-    words = ", ".join(f"${(floor or 0) * _THOUSAND:,.4f} {name}" for name, floor in floors.items())
-    Console().print(f"Own engine at its capacity, per 1,000 requests: {words}.")
+    for engine in fleets:
+        show(_table(engine, [row for row in rows if row["engine"] == engine]))
+    for sentence in (_capacity_words(fleets), _others_entries(charges), *_answers(rows, volume, fleets)):
+        if sentence:
+            console().print(sentence, highlight=False)
 
 
 def _row(at: str, fleet: Fleet, name: str, usd: Decimal, volume: Decimal | None, invested: Decimal) -> dict[str, Any]:
@@ -100,31 +106,83 @@ def _steps(found: BreakEven) -> list[dict[str, float | int | None]]:
     ]
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("engine", "instead of", box=box.SIMPLE_HEAD)
-    heads = ["per 1,000 requests", "pays from requests a day", "of one engine"]
+def _table(engine: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table("instead of", box=box.SIMPLE_HEAD, title=f"Own engine at {engine}", title_justify="left")
+    heads = ["per 1,000", "pays from", "of engine"]
+    several = any(row.get("replicas", 1) > 1 for row in rows)
     if any("replicas" in row for row in rows):
-        heads += ["engines", "own a day", "there a day", "paid back after"]
+        heads += [*(["engines"] if several else []), "own a day", "there a day", "paid back"]
     for head in heads:
         table.add_column(head, justify="right")
     for row in rows:
         never = row["requests_per_day"] is None
         pays = "never" if never else f"{row['requests_per_day']:,.0f}"
         share = "" if row["share_of_capacity"] is None else f"{row['share_of_capacity']:.1%}"
-        cells = [row["engine"], row["comparator"], f"${row['usd_per_thousand']:,.4f}", pays, share]
+        cells = [row["comparator"], f"${row['usd_per_thousand']:,.4f}", pays, share]
         if "replicas" in row:
-            back = "never" if row["payback_days"] is None else f"{row['payback_days']:,.1f} days"
             cells += [
-                str(row["replicas"]),
-                f"${row['own_usd_per_day']:,.2f}",
-                f"${row['elsewhere_usd_per_day']:,.2f}",
-                back,
+                *([f"{row['replicas']:,}"] if several else []),
+                dollars(row["own_usd_per_day"], 2),
+                dollars(row["elsewhere_usd_per_day"], 2),
+                _paid_back(row["payback_days"]),
             ]
         table.add_row(*cells)
     return table
 
 
-def _charges(data_dir: Path, vs: list[str] | None, tokens: Tokens, at: datetime, *, batch: bool) -> dict[str, Decimal]:
+def _paid_back(days: float | None) -> str:
+    if days is None:
+        return "never"
+    return f"after {days:,.1f} days" if days else "at once"
+
+
+def _capacity_words(fleets: dict[str, Fleet]) -> str:
+    floors = {name: fleet.floor_usd_per_request() for name, fleet in fleets.items()}
+    words = ", ".join(f"${(floor or 0) * _THOUSAND:,.4f} {name}" for name, floor in floors.items())
+    full = next(iter(fleets.values())).requests_per_day or 0
+    return (
+        "Elsewhere prices are per 1,000 requests, and the own engine pays from so many a day. One engine is full at "
+        f"{full:,.0f} requests a day; 1,000 then cost {words}."
+    )
+
+
+def _others_entries(charges: dict[str, tuple[Decimal, str]]) -> str:
+    used = [f"{name} at the price of {entry}" for name, (_, entry) in charges.items() if entry != name]
+    return f"Priced by another entry: {', '.join(used)}." if used else ""
+
+
+def _answers(rows: list[dict[str, Any]], volume: Decimal | None, fleets: dict[str, Fleet]) -> Iterator[str]:
+    """What follows from the table, in a sentence for each price of the engine."""
+    for engine in fleets:
+        mine = [row for row in rows if row["engine"] == engine]
+        at = f"With an engine at {engine}"
+        if volume is None:
+            pays = [row for row in mine if row["requests_per_day"] is not None]
+            dearest = min(pays, key=lambda row: row["requests_per_day"], default=None)
+            yield (
+                f"{at}: never pays, whatever the volume."
+                if dearest is None
+                else (
+                    f"{at}: pays from {dearest['requests_per_day']:,.0f} requests a day on (instead of "
+                    f"{dearest['comparator']})."
+                )
+            )
+            continue
+        own, cheapest = mine[0]["own_usd_per_day"], min(mine, key=lambda row: row["elsewhere_usd_per_day"])
+        beaten = [row["comparator"] for row in mine if own < row["elsewhere_usd_per_day"]]
+        there = f"{cheapest['comparator']} ({dollars(cheapest['elsewhere_usd_per_day'], 2)} a day"
+        what = f"{at}, at {volume:,.0f} requests a day:"
+        if len(beaten) == len(mine):
+            yield f"{what} the own engine pays; it costs {dollars(own, 2)} a day, the cheapest else is {there})."
+        else:
+            besides = f"; it is cheaper than {', '.join(beaten)}" if beaten else ""
+            yield f"{what} stay with {there}; the own engine costs {dollars(own, 2)}{besides})."
+
+
+def _charges(
+    data_dir: Path, vs: list[str] | None, tokens: Tokens, at: datetime, *, batch: bool
+) -> dict[str, tuple[Decimal, str]]:
+    """USD of one request by comparator, and the entry of the price data that it was taken from."""
     from gateway.costs.comparators import factor_for, read_factors
     from gateway.prices.book import PriceBook
     from gateway.prices.comparison import DEFAULT_COMPARISON
@@ -132,7 +190,9 @@ def _charges(data_dir: Path, vs: list[str] | None, tokens: Tokens, at: datetime,
     book, factors, found = PriceBook.open(data_dir), read_factors(), {}
     for name in vs or DEFAULT_COMPARISON:
         scaled = tokens.scaled(factor_for(name, factors).typical)
-        found[name] = rates_for(book.find(name).tiers(at, batch=batch), scaled.prompt).charge_usd(scaled)
+        listing = book.find(name)
+        charge = rates_for(listing.tiers(at, batch=batch), scaled.prompt).charge_usd(scaled)
+        found[name] = charge, listing.entry
     return found
 
 
@@ -140,7 +200,12 @@ def _hourly(usd_per_hour: str | None, hardware: str | None) -> dict[str, Decimal
     if (usd_per_hour is None) == (hardware is None):
         _fail("Give the engine's price as --usd-per-hour, or as --hardware.")
     if usd_per_hour is not None:
-        return {f"${usd_per_hour}/h": _number("usd-per-hour", usd_per_hour)}
+        price = _number("usd-per-hour", usd_per_hour)
+        if price > MOST_USD_PER_HOUR:
+            _fail(
+                f"--usd-per-hour {usd_per_hour} is beyond ${MOST_USD_PER_HOUR:,}; give the price of one engine's hour."
+            )
+        return {f"${usd_per_hour}/h": price}
     presets = read_presets()
     if hardware not in presets:
         _fail(f"No hardware is called '{hardware}'; use {', '.join(presets)}, or give --usd-per-hour.")
@@ -153,11 +218,24 @@ def _hourly(usd_per_hour: str | None, hardware: str | None) -> dict[str, Decimal
 
 def _volume(fleets: dict[str, Fleet], requests_per_day: str | None, utilisation: str | None) -> Decimal | None:
     if requests_per_day is not None:
-        return _number("requests-per-day", requests_per_day, Decimal(0))
+        count, _, period = requests_per_day.partition("/")
+        if period not in ("", *_DAYS):
+            _fail(f"--requests-per-day '{requests_per_day}' is no volume; write 3000, or 100000/month.")
+        return _number("requests-per-day", count.replace(",", ""), Decimal(0)) / _DAYS.get(period, 1)
     if utilisation is None:
         return None
     fleet = next(iter(fleets.values()))
     return _number("utilisation", utilisation, Decimal(0)) * (fleet.capacity_per_s or 0) * DAY_S
+
+
+def _capacity(text: str | None) -> Decimal:
+    if text is None:
+        _fail(
+            "How many requests a second does one engine take? Give --capacity-per-s: 23.6 is Qwen3-8B on an H100 with "
+            "1,024 tokens in and 128 out. Your own engine's is measured by `turntable loadtest capacity --url URL "
+            "--models base --p99-ttft-ms 2000 --p99-itl-ms 50`."
+        )
+    return _number("capacity-per-s", text)
 
 
 def _number(option: str, text: str, least: Decimal | None = None) -> Decimal:

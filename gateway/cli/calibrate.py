@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 _SETTLE_S = 10.0
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
+_OTHERS_S = 120.0
 _MOST_ERROR = 0.5
+_TRIES = 3
+# Of a generated token's time, for the announcement alone.
+_PROMPT_SHARE = 0.1
 _SAMPLE = (
     "The invoice of last month shows two payments for one order. Please check which of them is right, return the "
     "other, and write to the customer when that is done. She asked for an answer before Friday and has attached the "
@@ -33,16 +37,19 @@ _SAMPLE = (
 def calibrate(
     model: Annotated[str, typer.Option(help="Ask this model: the base, or an adapter.")] = "base",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    requests: Annotated[int, typer.Option(min=2, help="Requests per batch.")] = 32,
-    prompt_words: Annotated[int, typer.Option(min=8, help="Words of a long prompt; a short one has an eighth.")] = 160,
-    output_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a long answer; a short one has an eighth.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds over all shapes.")] = 2,
+    requests: Annotated[int, typer.Option(min=2, help="Requests per batch.")] = 8,
+    prompt_words: Annotated[int, typer.Option(min=8, help="Words of a long prompt; a short one has an eighth.")] = 96,
+    output_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a long answer; a short one has an eighth.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds over all shapes; more of them measure better.")] = 1,
     seed: Annotated[int, typer.Option(help="Of prompts and order.")] = 1,
     gateway: Gateway = URL,
     data_dir: DataDir = DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how much engine time a token of each kind takes, by load on this engine; costs go by it from then on."""
+    """Measure how much engine time a token of each kind takes, by load on this engine; costs go by it from then on.
+
+    Requests of others may run meanwhile: a batch that they came into is repeated, and in the end counted with them.
+    """
     from gateway.costs.calibration import design
 
     try:
@@ -88,15 +95,22 @@ class _Bench:
         from gateway.costs.calibration import fit
 
         chars_per_token = asyncio.run(self._chars_per_token())
-        asyncio.run(self._send(["warm-up"] * self._concurrency, 4))
-        batches = []
         order = [shape for _ in range(repeats) for shape in self._random.sample(shapes, len(shapes))]
+        _progress(self._announcement(order))
+        batches, mixed = [], 0
         for number, shape in enumerate(order, 1):
-            batches.append(self._batch(shape))
-            _progress(f"batch {number} of {len(order)}: {shape.name}: busy {batches[-1].busy_us / 1e6:.2f} s")
+            batch, others = self._quiet_batch(shape)
+            batches.append(batch)
+            mixed += bool(others)
+            told = f", {others} requests of others counted in" if others else ""
+            _progress(f"batch {number} of {len(order)}: {shape.name}: busy {batch.busy_us / 1e6:.2f} s{told}")
         found = fit(batches)
         if found.error_share > _MOST_ERROR:
-            _fail(f"The weights fit badly (error {found.error_share:.0%}); measure on a quiet engine.")
+            busy = f", {mixed} of {len(order)} batches had requests of others in them" if mixed else ""
+            _fail(
+                f"The weights fit badly (error {found.error_share:.0%}{busy}); measure more with --repeats 3, or when "
+                "less is asked of this engine."
+            )
         return asdict(found) | {
             "batches": len(batches),
             "concurrency": self._concurrency,
@@ -104,7 +118,33 @@ class _Bench:
             "chars_per_token": chars_per_token,
         }
 
-    def _batch(self, shape: "Shape") -> "Batch":
+    def _announcement(self, order: "list[Shape]") -> str:
+        """How long it will take, judged by requests of the longest shape, which also warm the engine up."""
+        longest = max(order, key=lambda shape: (shape.prompt_words, shape.output_tokens))
+        together = min(self._concurrency, self._requests)
+        began_s = time.monotonic()
+        asyncio.run(self._send([self._words(longest.prompt_words) for _ in range(together)], longest.output_tokens))
+        took_s = time.monotonic() - began_s
+        rounds = -(-self._requests // together)
+        parts = sum(shape.prompt_words * _PROMPT_SHARE + shape.output_tokens for shape in order)
+        whole = longest.prompt_words * _PROMPT_SHARE + longest.output_tokens
+        wanted_s = took_s * rounds * parts / whole
+        return (
+            f"{len(order)} batches of {self._requests} requests, about {max(1, round(wanted_s))} s at the engine's "
+            "present pace; requests of others go on and are slower meanwhile"
+        )
+
+    def _quiet_batch(self, shape: "Shape") -> "tuple[Batch, int]":
+        """A batch without requests of others; after some tries one with them, and how many they were."""
+        for number in range(1, _TRIES + 1):
+            batch, others = self._batch(shape)
+            if not others:
+                break
+            if number < _TRIES:
+                _progress(f"{shape.name}: {others} requests of others came in between; once more")
+        return batch, others
+
+    def _batch(self, shape: "Shape") -> "tuple[Batch, int]":
         from gateway.costs.calibration import Batch
 
         prompts = [self._words(shape.prompt_words) for _ in range(self._requests)]
@@ -118,28 +158,35 @@ class _Bench:
         prompt, cached, output = (
             sum(line[kind] for line in lines) for kind in ("prompt_tokens", "cached_tokens", "completion_tokens")
         )
-        return Batch(prompt - cached, cached, output, round(busy_s * 1e6))
+        others = sum(line["requests"] for line in lines) - self._requests
+        return Batch(prompt - cached, cached, output, round(busy_s * 1e6)), others
 
     def _settled_since(self, since: str, requests: int) -> tuple[list[dict[str, Any]], float]:
-        """The lines of the bill and the busy time since a moment, once so many requests are on the ledger."""
-        until_s = time.monotonic() + _SETTLE_S
+        """The lines of the bill and the busy time since a moment, once so many requests are on the ledger.
+
+        The window ends when they are there: what others ask for later is not in it.
+        """
+        until_s, end = time.monotonic() + _SETTLE_S, None
         while True:
-            document = self._costs(since)
+            document = self._costs(since, end)
             seen = sum(line["requests"] for line in document["data"])
-            if seen > requests:
-                _fail(f"{seen - requests} requests of others came in between; calibrate on a quiet gateway.")
-            if seen == requests and not any(line["unsettled"] for line in document["data"]):
-                return document["data"], document["engine_busy_s"]
-            if time.monotonic() > until_s:
+            if seen >= requests:
+                if not any(line["unsettled"] for line in document["data"]):
+                    return document["data"], document["engine_busy_s"]
+                end = end or document["window"]["until"]  # of others, which still run: their tokens come with their end
+            if time.monotonic() > (until_s if end is None else until_s + _OTHERS_S):
+                if end is not None:
+                    _fail("Requests of others run for minutes without an end; calibrate when less is asked of it.")
                 _fail("The ledger does not show the requests that were just answered; look at the gateway's log.")
             time.sleep(0.05)
 
     def _now(self) -> str:
         """The gateway's clock: the end of a window without end."""
-        return str(self._costs(None)["window"]["until"])
+        return str(self._costs()["window"]["until"])
 
-    def _costs(self, since: str | None) -> dict[str, Any]:
-        return self._admin.request("GET", "/costs", params={"since": since} if since else {})
+    def _costs(self, since: str | None = None, until: str | None = None) -> dict[str, Any]:
+        asked = {"since": since, "until": until}
+        return self._admin.request("GET", "/costs", params={name: at for name, at in asked.items() if at is not None})
 
     async def _send(self, prompts: list[str], output_tokens: int) -> None:
         limit = asyncio.Semaphore(self._concurrency)
@@ -186,7 +233,7 @@ async def _post(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Non
 
 
 def _progress(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False)
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -1,18 +1,23 @@
 """`turntable costs`: the bill and what follows from it, asked of a running gateway; and what it rests on."""
 
 import sys
+from collections.abc import Collection
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import httpx
 import orjson
 import typer
-from rich.console import Console
 
+from adapters.cli.tables import console, show
+from adapters.connection import admin_key
 from gateway.cli import breakeven as breakeven_command
 from gateway.cli import calibrate as calibrate_command
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
 from gateway.costs.document import CostDocument
-from gateway.costs.measurements import from_file
+from gateway.costs.evidence import Kind
+from gateway.costs.measurements import Provenance, from_file
 from gateway.costs.page import html_page
 from gateway.costs.sheet import as_csv
 from gateway.costs.show import shown
@@ -44,17 +49,23 @@ def costs(
     if html is not None:
         _write(html, html_page(document))
     if as_json:
-        Console().print_json(document.model_dump_json())
+        console().print_json(document.model_dump_json())
     elif as_csv_text:
         typer.echo(as_csv(document), nl=False)
     else:
         for part in shown(document):
-            Console().print(part)
+            if isinstance(part, str):
+                console().print(part)
+            else:
+                show(part)
 
 
 @costs_app.command()
 def record(
     file: Annotated[Path, typer.Argument(help="The JSON of `turntable loadtest capacity` or `turntable compare`.")],
+    despite: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Take a capacity that was not measured here; kept with it.")
+    ] = None,
     gateway: Gateway = URL,
     data_dir: DataDir = DATA,
 ) -> None:
@@ -68,8 +79,39 @@ def record(
     except GatewayError as error:
         _fail(f"{file}: {error}")
     with admin_of(gateway, data_dir) as admin:
+        if kind is Kind.CAPACITY:
+            fact["despite"] = _demand_ours(file, fact, gateway, _served(gateway, data_dir), despite)
         admin.request("POST", f"/costs/evidence/{kind}", json=fact)
-    Console().print(f"{kind} from {file} counts from now on.")
+    console().print(f"{kind} from {file} counts from now on.")
+
+
+def _demand_ours(
+    file: Path, fact: dict[str, Any], gateway: str, models: Collection[str] | None, despite: str | None
+) -> str | None:
+    """Refuse a capacity that was measured on something else; returns why it counts all the same."""
+    found = Provenance.model_validate(fact["provenance"] or {})
+    served = found.models if models is None else models
+    strange = found.differences(gateway, served, metadata.version("turntable-gateway"))
+    if strange and despite is None:
+        _fail(
+            f"{file} is no capacity of this gateway: {'; '.join(strange)}. Measure with `turntable loadtest capacity "
+            f"--url {gateway}`, or give --despite REASON."
+        )
+    return despite if strange else None
+
+
+def _served(gateway: str, data_dir: Path) -> set[str] | None:
+    """What may be asked for at the gateway; None where this address does not tell."""
+    try:
+        response = httpx.get(
+            f"{gateway.rstrip('/')}/v1/models",
+            headers={"authorization": f"Bearer {admin_key(data_dir)}"},
+            trust_env=False,
+            timeout=10,
+        )
+    except httpx.HTTPError:
+        return None
+    return {model["id"] for model in response.json()["data"]} if response.is_success else None
 
 
 costs_app.command("calibrate")(calibrate_command.calibrate)

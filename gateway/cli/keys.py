@@ -15,6 +15,7 @@ from gateway.cli.accounts import (
     end_of,
     seconds_of,
     shown,
+    tell_if_unpriced,
 )
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, admin_of
 
@@ -50,6 +51,7 @@ def create(
         body = {"name": name, "tenant": tenant} | account_of(rpm, tpm, max_concurrency, max_tokens, budget)
         body |= _rights(adapter, scope, expires)
         _hand_out(admin.request("POST", "/keys", json=body), as_json=as_json)
+        tell_if_unpriced(admin, body)
 
 
 @app.command("list")
@@ -98,6 +100,7 @@ def change(
         body = account_of(rpm, tpm, max_concurrency, max_tokens, budget) | _rights(adapter, scope, expires)
         body |= {"name": name} if name else {}
         _show(admin.request("PATCH", f"/keys/{key_id}", json=body), as_json=as_json)
+        tell_if_unpriced(admin, body)
 
 
 @app.command()

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from adapters.cli.tables import console
+from adapters.cli.tables import show as show_table
 from gateway.cli.moments import moment
 from gateway.errors import GatewayError
 from gateway.prices.book import PRICE_FILE, PriceBook
@@ -25,6 +26,7 @@ DataDir = Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 On = Annotated[str | None, typer.Option(help="At this moment, like 2027-01-01 or 2026-11-25T02:00Z; now by default.")]
 _DATA = Path("var")
+_BRACKETS = "; in brackets: has no price of its own, and costs what other input does"
 
 
 @app.command("list")
@@ -45,12 +47,12 @@ def list_prices(
             raise PriceError(f"No known model has '{text}' in its name; {PRICE_FILE} takes prices of your own.")
         rows = [row for name in names for row in rows_of(book.find(name), at)]
         if as_json:
-            Console().print_json(data={"on": at.isoformat(), "age": book.age(today()), "data": rows})
+            console().print_json(data={"on": at.isoformat(), "age": book.age(today()), "data": rows})
             return
-        Console().print(as_table(rows))
-        Console().print(f"USD per million tokens at {at:%Y-%m-%d %H:%M} UTC. {book.age(today())}")
+        show_table(as_table(rows))
+        console().print(f"USD per million tokens at {at:%Y-%m-%d %H:%M} UTC{_BRACKETS}. {book.age(today())}")
         if text is None:
-            Console().print(f"{len(book.names()):,} models are known: `turntable prices list PART-OF-NAME`.")
+            console().print(f"{len(book.names()):,} models are known: `turntable prices list PART-OF-NAME`.")
 
 
 @app.command()
@@ -68,6 +70,7 @@ def show(
         rows = [row for then in (at, *later) for row in rows_of(listing, then, batch=True)]
         about = {
             "model": listing.name,
+            "priced_as": listing.entry,
             "origin": listing.origin,
             "source": listing.source,
             "checked_on": str(listing.checked_on or "not noted"),
@@ -76,11 +79,12 @@ def show(
             "age": book.age(today()),
         }
         if as_json:
-            Console().print_json(data=about | {"data": rows})
+            console().print_json(data=about | {"data": rows})
             return
-        Console().print(as_table(rows))
+        show_table(as_table(rows))
+        console().print(f"USD per million tokens{_BRACKETS}.")
         for name, value in about.items():
-            Console().print(f"[bold]{name.replace('_', ' ')}[/] {value}", highlight=False)
+            console().print(f"[bold]{name.replace('_', ' ')}[/] {value}", highlight=False)
 
 
 @app.command()
@@ -95,7 +99,7 @@ def update(
         update_snapshot(data_dir, url=url, source=from_file)
         after = PriceBook.open(data_dir)
         changes = list(changed_prices(before, after, moment(None)))
-        Console().print(f"{len(after.names()):,} models; {len(changes):,} differ from before. {after.age(today())}")
+        console().print(f"{len(after.names()):,} models; {len(changes):,} differ from before. {after.age(today())}")
 
 
 @app.command()
@@ -109,12 +113,15 @@ def diff(
         at, bundled = moment(on), PriceBook.shipped()
         changes = list(changed_prices(bundled, PriceBook.open(data_dir), at))
         if as_json:
-            Console().print_json(data={"on": at.isoformat(), "data": changes})
+            console().print_json(data={"on": at.isoformat(), "data": changes})
             return
         table = Table("model", "bundled", "now", box=box.SIMPLE_HEAD)
         for change in changes:
             table.add_row(change["model"], change["before"], change["after"])
-        Console().print(table if changes else "No price differs from the bundled data.")
+        if changes:
+            show_table(table)
+        else:
+            console().print("No price differs from the bundled data.")
 
 
 def rows_of(listing: Listing, at: datetime, *, batch: bool = False) -> list[dict[str, Any]]:
@@ -142,18 +149,20 @@ def rates_of(tier: Tier) -> dict[str, Any]:
 def as_table(rows: list[dict[str, Any]]) -> Table:
     """Rates as people read them."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("model", overflow="fold", min_width=24)
-    for name in ("from", "for"):
-        table.add_column(name, no_wrap=True)
+    various = [name for name in ("from", "processing") if len({row[name] for row in rows}) > 1]
+    for name in ("model", *various):
+        table.add_column({"processing": "for"}.get(name, name))
     for name in ("prompts over", "input", "cached", "cache write", "output"):
         table.add_column(name, justify="right")
     for row in rows:
-        head = (row["model"], row["from"], row["processing"])
+        head = (row["model"], *(row[name] for name in various))
+        as_input = f"({row.get('input')})"
         if "unpriced" in row:
             table.add_row(*head, "", "unpriced", "", "", "")
             continue
         over = f"{row['above_prompt_tokens']:,}" if row["above_prompt_tokens"] else ""
-        table.add_row(*head, over, *(row[k] or "" for k in ("input", "cached_read", "cache_write", "output")))
+        caches = (row["cached_read"] or as_input, row["cache_write"] or as_input)
+        table.add_row(*head, over, row["input"], *caches, row["output"])
     return table
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from adapters.cli.shared import print_json, print_table
-from gateway.cli.accounts import Budgets, Concurrency, MaxTokens, Rpm, Tpm, account_of, shown
+from gateway.cli.accounts import Budgets, Concurrency, MaxTokens, Rpm, Tpm, account_of, shown, tell_if_unpriced
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, admin_of
 
 app = typer.Typer(no_args_is_help=True)
@@ -29,6 +29,7 @@ def set_tenant(
     with admin_of(gateway, data_dir) as admin:
         body = account_of(rpm, tpm, max_concurrency, max_tokens, budget)
         _show([admin.request("PUT", f"/tenants/{name}", json=body)], as_json=as_json)
+        tell_if_unpriced(admin, body)
 
 
 @app.command()
@@ -47,6 +48,7 @@ def change(
     with admin_of(gateway, data_dir) as admin:
         body = account_of(rpm, tpm, max_concurrency, max_tokens, budget)
         _show([admin.request("PATCH", f"/tenants/{name}", json=body)], as_json=as_json)
+        tell_if_unpriced(admin, body)
 
 
 @app.command("list")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from adapters.cli.tables import console, show
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
 
 Until = Annotated[str | None, typer.Option(help="Until this time, which is not part of it; now by default.")]
@@ -41,15 +41,18 @@ def usage(
     document = get(gateway, data_dir, "/usage", asked)
     rows = document["data"]
     if as_json:
-        return Console().print_json(data=document)
+        return console().print_json(data=document)
     if as_csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         return writer.writerows(rows)
-    table = Table(*(rows[0] if rows else ["nothing was used yet"]))
+    heads = list(rows[0]) if rows else ["nothing was used yet"]
+    table = Table()
+    for head in heads:
+        table.add_column(head, justify="right" if rows and isinstance(rows[0][head], int) else "left")
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
-    return Console().print(table)
+    return show(table)
 
 
 @usage_app.command()
@@ -79,7 +82,7 @@ def export(
             _fail(f"{file} cannot be written ({error.strerror}); give another place.")
         finally:
             part.unlink(missing_ok=True)
-    Console().print(f"{lines - (form == 'csv'):,} rows in {file}")
+    console().print(f"{lines - (form == 'csv'):,} rows in {file}")
 
 
 @usage_app.command()
@@ -91,7 +94,7 @@ def prune(
     """Delete old rows of the ledger; their hours are summed up first, so no sum changes."""
     with admin_of(gateway, data_dir) as admin:
         deleted = admin.request("POST", "/usage/prune", json={"before": before})["deleted_rows"]
-    Console().print(f"{deleted:,} rows deleted; their sums stay")
+    console().print(f"{deleted:,} rows deleted; their sums stay")
 
 
 @usage_app.command()
@@ -103,35 +106,36 @@ def forget(
     """Replace a tenant's name and key ids in old usage by pseudonyms; sums stay. This cannot be undone."""
     with admin_of(gateway, data_dir) as admin:
         found = admin.request("POST", "/usage/forget", json={"tenant": tenant})
-    Console().print(f"{found['rows']:,} rows of {found['keys']} keys now belong to {found['pseudonym']}")
+    console().print(f"{found['rows']:,} rows of {found['keys']} keys now belong to {found['pseudonym']}")
 
 
 def _reconcile(document: dict[str, Any], *, as_json: bool) -> None:
     """Show the comparison; the exit code is the verdict."""
     if as_json:
-        Console().print_json(data=document)
+        console().print_json(data=document)
     else:
-        Console().print(_comparison(document))
+        show(_comparison(document))
         for run in document["data"]:
             unsure = {kind: count for kind, count in run["evidence"].items() if kind != "exact"}
             rows = ", ".join(f"{count:,} {who}" for who, count in run["rows"].items() if count)
-            Console().print(
+            console().print(
                 f"{run['engine']} since {run['first_seen']}: rows {rows or 'none'}; not exact: {unsure or 0}"
             )
         if lost := document["interrupted_without_engine"]:
-            Console().print(f"{lost:,} interrupted rows do not say which engine they were on")
+            console().print(f"{lost:,} interrupted rows do not say which engine they were on")
     if document["agreement"] == "outside":
         sys.exit(1)
 
 
 def _comparison(document: dict[str, Any]) -> Table:
-    table = Table("engine", "run", "tokens", "ledger", "engine counted", "ratio", "verdict")
+    figures = (Column(head, justify="right") for head in ("ledger", "engine counted", "ratio"))
+    table = Table("engine", "run", "tokens", *figures, "verdict")
     for run in document["data"]:
         for kind, sums in run["tokens"].items():
             ratio = "" if sums["ratio"] is None else f"{sums['ratio']:.6f}"
             name = kind.removesuffix("_tokens")
-            figures = (f"{sums['ledger']:,}", f"{sums['engine']:,}", ratio, sums["agreement"])
-            table.add_row(run["engine"], run["run"], name, *figures)
+            counts = (f"{sums['ledger']:,}", f"{sums['engine']:,}", ratio, sums["agreement"])
+            table.add_row(run["engine"], run["run"], name, *counts)
     return table
 
 

@@ -5,6 +5,8 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TypeVar
 
 NANO = 10**9
+MOST_USD_PER_HOUR = 10_000
+"""More than this an hour of no engine costs: a slip of the pen, such as a price in cents or for a whole year."""
 HOUR_US = 3_600 * 10**6
 DAY_US = 24 * HOUR_US
 Key = TypeVar("Key", bound=Hashable)
@@ -30,6 +32,14 @@ def split(amount: int, weights: Mapping[Key, int]) -> dict[Key, int]:
     return parts
 
 
-def usd_text(nano_usd: int | None, digits: int = 6) -> str:
-    """An amount for people; what is not known is `unpriced`."""
-    return "unpriced" if nano_usd is None else f"${Decimal(nano_usd) / NANO:,.{digits}f}"
+def usd_text(nano_usd: int | None, digits: int | None = None) -> str:
+    """An amount for people, with as many decimals as its size makes sense of; what is not known is `unpriced`."""
+    return "unpriced" if nano_usd is None else dollars(Decimal(nano_usd) / NANO, digits)
+
+
+def dollars(usd: Decimal | float, digits: int | None = None) -> str:
+    """Dollars for people: $1,184.69, $0.000013, -$1.00."""
+    size = abs(Decimal(usd))
+    if digits is None:
+        digits = 2 if size >= 1 else 6
+    return f"{'-' if usd < 0 else ''}${size:,.{digits}f}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from gateway.costs.amounts import DAY_US, HOUR_US, nano, split
 from gateway.costs.plan import HOURS_PER_MONTH, CostPlan, IdlePolicy
-from gateway.costs.sums import Sums, added
+from gateway.costs.sums import OWN_KEYS, Sums, added
 from gateway.costs.usage import Window
 from gateway.costs.weights import Weights
 from gateway.engine_runs import EngineRun
@@ -42,11 +42,11 @@ class EngineDay:
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Something that is paid whether anybody asks or not."""
+    """Something that is paid whether clients ask or not."""
 
     name: str
     kind: str
-    """`storage`, or `training`: an adapter's making, spread over its life."""
+    """`storage`; `training`: an adapter's making, spread over its life; `own work`: what no client asked for."""
     nano_usd: int
 
 
@@ -59,7 +59,7 @@ class Bill:
     idle_share: dict[Cell, int] = field(default_factory=dict)
     idle: dict[tuple[int, str], int] = field(default_factory=dict)
     overhead: Sequence[Overhead] = ()
-    busy_us: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    busy_us: dict[tuple[int, str], int] = field(default_factory=dict)
 
     @property
     def is_priced(self) -> bool:
@@ -72,6 +72,14 @@ class Bill:
         if not self.is_priced:
             return None
         return sum(day.bill or 0 for day in self.engine_days.values()) + sum(one.nano_usd for one in self.overhead)
+
+    def own_work(self) -> list[Overhead]:
+        """What the engines' work for the gateway itself and for mirrored requests cost; none of it is any client's."""
+        found: dict[str, int] = defaultdict(int)
+        for (_, _, adapter, _, key), amount in self.active.items():
+            if key in OWN_KEYS:
+                found[adapter] += amount
+        return [Overhead(name, "own work", amount) for name, amount in sorted(found.items())]
 
 
 def engine_days(
@@ -101,6 +109,8 @@ def engine_days(
             else:
                 day.nano_us += (here - begin) * rate
             begin = here
+    for day in days.values():
+        day.nano_us -= day.nano_us % HOUR_US  # whole nano-dollars, so that days can be added up
     notes = [
         f"{engine or 'an engine'}: {count} runs end before they begin: the clock was set back. They count as no time."
         for engine, count in odd.items()
@@ -129,6 +139,25 @@ def make_bill(
         if day.bill is not None:
             _allocate(bill, key, day.bill, day.up_us, work.get(key, {}), loads.get(key, {}), policy)
     return bill
+
+
+def joined(bills: Sequence[Bill]) -> Bill:
+    """The bills of stretches that follow each other as one."""
+    days: dict[tuple[int, str], EngineDay] = defaultdict(EngineDay)
+    whole = Bill(days, overhead=bills[0].overhead, busy_us=defaultdict(int))
+    for bill in bills:
+        for key, day in bill.engine_days.items():
+            days[key].up_us += day.up_us
+            days[key].unpriced_us += day.unpriced_us
+            days[key].nano_us += day.nano_us
+        for into, amounts in ((whole.active, bill.active), (whole.idle_share, bill.idle_share)):
+            for cell, amount in amounts.items():
+                into[cell] = into.get(cell, 0) + amount
+        for key, amount in bill.idle.items():
+            whole.idle[key] = whole.idle.get(key, 0) + amount
+        for key, us in bill.busy_us.items():
+            whole.busy_us[key] += us
+    return whole
 
 
 def _allocate(
@@ -169,12 +198,12 @@ def busy_shares(work: Mapping[Who, int], loads: Mapping[Who, int], busy_us: int)
 
 
 def idle_shares(shares: Mapping[Who, int], policy: IdlePolicy) -> dict[Who, int]:
-    """Who carries the idle time of an engine's day; nobody when it is a line of its own, or when nobody came."""
+    """Who carries the idle time of an engine's day; nobody when it is a line of its own, or when no client came."""
     if policy is IdlePolicy.OWN_LINE:
         return {}
+    used = {who: share for who, share in shares.items() if share and who[2] not in OWN_KEYS}
     if policy is IdlePolicy.PROPORTIONAL:
-        return dict(shares)
-    used = {who: share for who, share in shares.items() if share}
+        return used
     adapters: dict[str, int] = defaultdict(int)
     for (adapter, _, _), share in used.items():
         adapters[adapter] += share

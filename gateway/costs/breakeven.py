@@ -122,7 +122,5 @@ def _for_good(fleet: Fleet, usd_per_request: Decimal) -> Decimal | None:
 
 
 def payback_days(investment_usd: Decimal, saving_usd_per_day: Decimal) -> Decimal | None:
-    """After how many days what was saved covers what was invested; None means never."""
-    if investment_usd <= 0:
-        return Decimal(0)
-    return None if saving_usd_per_day <= 0 else investment_usd / saving_usd_per_day
+    """After how many days what was saved covers what was invested; None means never: nothing is saved."""
+    return None if saving_usd_per_day <= 0 else max(investment_usd, Decimal(0)) / saving_usd_per_day

@@ -21,6 +21,13 @@ REFERENCE_CHARS_PER_TOKEN = Decimal("3.9")
 REASONING = (Decimal(1), Decimal(3), Decimal(10))
 """Output with thinking, as a multiple of the answer alone: none, a little, a lot. Thinking is billed as output."""
 VARIANTS = ("standard", "cached", "reasoning", "batch")
+CACHE_WORDS = (
+    "In the variant `cached`, what was read from a cache here is read from one there, and the rest of these prompts is "
+    "written into it at the price of writing (likely and high figure: the most there can be to write) or not at all "
+    "(low figure). Least lengths that a provider caches, often 1,024 tokens and more, and how long it keeps them are "
+    "not reckoned with: short prompts cost what `standard` says."
+)
+"""What the variant `cached` takes for granted."""
 
 
 class Factor(BaseModel):
@@ -72,17 +79,18 @@ class Comparator:
     def charges(self, sums: Sequence[Sums], variant: str, period_us: int) -> Range:
         """What all these requests would have cost in one variant; raises `PriceError` where it has no price.
 
-        standard: no cache, no thinking. cached: prefixes that were cached here are cached there. reasoning: thinking
+        standard: no cache, no thinking. cached: see `CACHE_WORDS`. reasoning: thinking
         before every answer. batch: as an overnight batch.
         """
         thinking = REASONING if variant == "reasoning" else (Decimal(1),) * 3
         together = self._alike(sums, period_us, batch=variant == "batch")
         factors = zip((self.factor.low, self.factor.typical, self.factor.high), thinking, strict=True)
-        return Range(*(self._total(together, f, times, cached=variant == "cached") for f, times in factors))
+        written = (False, True, True) if variant == "cached" else (None,) * 3
+        return Range(*(self._total(together, f, times, w) for (f, times), w in zip(factors, written, strict=True)))
 
     def typical(self, sums: Sequence[Sums], period_us: int) -> int:
         """The likely figure of the standard variant alone, for the many lines of a bill."""
-        return self._total(self._alike(sums, period_us, batch=False), self.factor.typical, Decimal(1), cached=False)
+        return self._total(self._alike(sums, period_us, batch=False), self.factor.typical, Decimal(1), None)
 
     def _alike(self, sums: Sequence[Sums], period_us: int, *, batch: bool) -> list[tuple[tuple[Tier, ...], Sums]]:
         """Usage at the same prices added up: within it, charges are proportional to tokens."""
@@ -95,9 +103,10 @@ class Comparator:
         return list(together.values())
 
     def _total(
-        self, together: Sequence[tuple[tuple[Tier, ...], Sums]], factor: Decimal, times: Decimal, *, cached: bool
+        self, together: Sequence[tuple[tuple[Tier, ...], Sums]], factor: Decimal, times: Decimal, written: bool | None
     ) -> int:
-        charged = (self._charge_usd(one, tiers, factor, times, cached=cached) for tiers, one in together)
+        """`written` is None without a cache, else whether what is not read from it is written into it."""
+        charged = (self._charge_usd(one, tiers, factor, times, written) for tiers, one in together)
         return nano(sum(charged, Decimal(0)))
 
     def _tiers(self, at_us: int, *, batch: bool) -> tuple[Tier, ...]:
@@ -109,10 +118,11 @@ class Comparator:
         return known
 
     def _charge_usd(
-        self, sums: Sums, tiers: Sequence[Tier], factor: Decimal, thinking: Decimal, *, cached: bool
+        self, sums: Sums, tiers: Sequence[Tier], factor: Decimal, thinking: Decimal, written: bool | None
     ) -> Decimal:
-        cached_tokens = sums.cached_tokens if cached else 0
-        tokens = Tokens(sums.prompt_tokens, sums.completion_tokens * thinking, cached_tokens).scaled(factor)
+        cached = 0 if written is None else sums.cached_tokens
+        new = sums.prompt_tokens - cached if written and cached else 0
+        tokens = Tokens(sums.prompt_tokens, sums.completion_tokens * thinking, cached, new).scaled(factor)
         return self._rates(sums, tiers, factor).charge_usd(tokens)
 
     def _rates(self, sums: Sums, tiers: Sequence[Tier], factor: Decimal) -> Rates:

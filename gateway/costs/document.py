@@ -35,6 +35,9 @@ class Line(_Part):
     engine: str | None = None
     day: str | None = None
     requests: int
+    """Of clients, answered."""
+    unanswered: int
+    """Refused or failed."""
     unsettled: int
     prompt_tokens: int
     cached_tokens: int
@@ -49,7 +52,9 @@ class Line(_Part):
 
 
 class OverheadPart(_Part):
-    """What is paid whether anybody asks or not: `storage`, or `training` spread over an adapter's life."""
+    """What is paid whether clients ask or not: `storage`; `training` spread over an adapter's life; `own work` of the
+    gateway, and mirrored requests.
+    """
 
     name: str
     kind: str
@@ -76,12 +81,18 @@ class LevelPart(_Part):
     """The three numbers, per thousand requests: at saturation, within the latency limits, and what it really was."""
 
     name: str
+    """`(all)`, a model, or what stands apart: own work, and idle time when no client came at all."""
     requests: int
+    """Answered requests of clients."""
+    cost_nano_usd: int | None
+    """With idle time, that of days on which nobody came included; those of all but `(all)` add up to it."""
     floor_nano_usd: int | None
     slo_nano_usd: int | None
     realised_nano_usd: int | None
     utilisation_tax_nano_usd: int | None
-    """Realised minus floor: what is paid for time in which the engine could have done more."""
+    """Realised minus floor: what is paid for time in which the engine could have done more. None where more was
+    answered than the measured capacity allows, which a note says.
+    """
 
 
 class VariantPart(_Part):
@@ -106,6 +117,8 @@ class ComparatorPart(_Part):
     """One model elsewhere."""
 
     name: str
+    entry: str
+    """Of the price data: another name than `name` where the data knows only this one for it."""
     origin: str
     source: str
     checked_on: str | None
@@ -165,6 +178,10 @@ class CostDocument(_Part):
     idle_nano_usd: int | None
     """What nobody carries."""
     bill_nano_usd: int | None
+    booked_nano_usd: int | None
+    """What clients' requests were booked with as they ended, at the price of work of that moment: budgets and cost
+    headers go by it. None where rows were deleted.
+    """
     engine_up_s: float
     engine_busy_s: float
     engines: list[EnginePart]

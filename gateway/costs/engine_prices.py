@@ -1,6 +1,7 @@
 """Engine prices: what an hour of an engine costs now, by the cost plan, else by the setting."""
 
 import logging
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 
@@ -8,6 +9,10 @@ from gateway.costs.amounts import nano
 from gateway.costs.plan import PLAN_FILE, CostPlan, PlanError, Preset, read_plan, read_presets
 
 log = logging.getLogger(__name__)
+UNPRICED = (
+    "no engine has a price per hour (--engine-usd-per-hour, or costs.toml): costs are unpriced, and keys and tenants "
+    "with a budget are refused"
+)
 
 
 class EnginePrices:
@@ -25,6 +30,11 @@ class EnginePrices:
         self._read()
         planned = self._plan.nano_usd_per_hour(engine, self._presets)
         return self._default if planned is None else planned
+
+    def highest(self, engines: Iterable[str]) -> int | None:
+        """The highest price of an hour of these engines; None when none has any."""
+        prices = (self.nano_usd_per_hour(engine) for engine in engines)
+        return max((price for price in prices if price is not None), default=None)
 
     def _read(self) -> None:
         path = self._data_dir / PLAN_FILE

@@ -1,6 +1,6 @@
 """Evidence: measured facts that costs rest on (weights, capacity, quality), kept with their date; the newest counts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -39,10 +39,10 @@ class EvidenceStore:
     def __init__(self, database: Engine) -> None:
         self._database = database
 
-    def add(self, kind: Kind, document: Mapping[str, Any]) -> None:
-        """Keep a measurement; from now on it is the one that counts."""
+    def add(self, kind: Kind, document: Mapping[str, Any], made_us: int | None = None) -> None:
+        """Keep a measurement; from now on (or from `made_us`) it is the one that counts."""
         with self._database.begin() as connection:
-            values = {"kind": kind, "made_us": now_us(), "document": dict(document)}
+            values = {"kind": kind, "made_us": made_us or now_us(), "document": dict(document)}
             connection.execute(insert(cost_evidence).values(values))
 
     def keep_price(self, version: str, document: Mapping[str, Any]) -> None:
@@ -60,3 +60,10 @@ class EvidenceStore:
         with self._database.connect() as connection:
             found = connection.execute(query).first()
         return None if found is None else Evidence(found.made_us, found.document)
+
+    def all(self, kind: Kind) -> Sequence[Evidence]:
+        """Every measurement of a kind, the oldest first."""
+        row = cost_evidence.c
+        query = select(row.made_us, row.document).where(row.kind == kind).order_by(row.made_us, row.id)
+        with self._database.connect() as connection:
+            return [Evidence(found.made_us, found.document) for found in connection.execute(query)]

@@ -16,6 +16,15 @@ from gateway.prices.listing import PriceError
 
 
 @dataclass(frozen=True)
+class Era:
+    """Weights, and from when on the bill goes by them: never before they were measured."""
+
+    since_us: int
+    weights: Weights
+    chars_per_token: Decimal | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything but the usage."""
 
@@ -23,7 +32,8 @@ class Facts:
     presets: dict[str, Preset]
     book: PriceBook | None
     """None when nothing is compared: reading it takes half a second and 40 MB."""
-    weights: Weights
+    eras: Sequence[Era]
+    """The weights of each time, the oldest first; the first hold from the beginning."""
     chars_per_token: Decimal | None
     capacity: CapacityFact | None
     capacity_words: str
@@ -32,10 +42,25 @@ class Facts:
     missing: dict[str, str]
     """Comparators of the default that have no price any more, with the reason."""
 
+    @property
+    def weights(self) -> Weights:
+        """Those in force at the end of the window."""
+        return self.eras[-1].weights
 
-def gather(data_dir: Path, store: EvidenceStore, open_book: Callable[[], PriceBook], vs: Sequence[str] | None) -> Facts:
-    """Read everything; raises for a mistake in a file, and for a comparator that was named and has no price."""
-    weights, chars = read_weights(store)
+
+def gather(
+    data_dir: Path,
+    store: EvidenceStore,
+    open_book: Callable[[], PriceBook],
+    vs: Sequence[str] | None,
+    until_us: int | None = None,
+) -> Facts:
+    """Read everything; raises for a mistake in a file, and for a comparator that was named and has no price.
+
+    Weights that were measured after the end of the window do not count, so a closed bill stays as it is.
+    """
+    eras = [one for one in read_eras(store) if until_us is None or one.since_us < until_us]
+    chars = eras[-1].chars_per_token
     capacity = store.newest(Kind.CAPACITY)
     quality = store.newest(Kind.QUALITY)
     factors, missing = read_factors(), {}
@@ -56,7 +81,7 @@ def gather(data_dir: Path, store: EvidenceStore, open_book: Callable[[], PriceBo
         plan=read_plan(data_dir),
         presets=read_presets(),
         book=book,
-        weights=weights,
+        eras=eras,
         chars_per_token=chars,
         capacity=None if capacity is None else CapacityFact.model_validate(capacity.document),
         capacity_words=_capacity_words(capacity),
@@ -66,11 +91,18 @@ def gather(data_dir: Path, store: EvidenceStore, open_book: Callable[[], PriceBo
     )
 
 
-def read_weights(store: EvidenceStore) -> tuple[Weights, Decimal | None]:
-    """The weights in force, and the length of our tokens in characters if it was measured."""
+def read_eras(store: EvidenceStore) -> list[Era]:
+    """All weights that ever were in force, the stated ones first."""
+    return [Era(0, Weights()), *map(_era, store.all(Kind.WEIGHTS))]
+
+
+def read_weights(store: EvidenceStore) -> Weights:
+    """The weights in force now."""
     found = store.newest(Kind.WEIGHTS)
-    if found is None:
-        return Weights(), None
+    return Weights() if found is None else _era(found).weights
+
+
+def _era(found: Evidence) -> Era:
     fact = WeightsFact.model_validate(found.document)
     basis = (
         f"measured on {found.made_on} with {fact.batches} batches of {fact.concurrency} requests at a time: "
@@ -78,7 +110,8 @@ def read_weights(store: EvidenceStore) -> tuple[Weights, Decimal | None]:
         f"uncached, cached and generated token; error {fact.error_share:.1%} of a batch's time"
     )
     chars = None if fact.chars_per_token is None else Decimal(str(fact.chars_per_token))
-    return Weights(fact.prompt_ps, fact.cached_ps, fact.output_ps, is_measured=True, basis=basis), chars
+    weights = Weights(fact.prompt_ps, fact.cached_ps, fact.output_ps, is_measured=True, basis=basis)
+    return Era(found.made_us, weights, chars)
 
 
 def _capacity_words(found: Evidence | None) -> str:
@@ -87,4 +120,9 @@ def _capacity_words(found: Evidence | None) -> str:
             "not measured: run `turntable loadtest capacity --json capacity.json`, "
             "then `turntable costs record capacity.json`"
         )
-    return f"measured on {found.made_on}: {found.document['conclusion']}"
+    fact = CapacityFact.model_validate(found.document)
+    words = f"measured on {found.made_on}: {fact.conclusion.rstrip('.')}"
+    if fact.provenance is not None and fact.provenance.url:
+        where = f", machine {fact.provenance.machine}" if fact.provenance.machine else ""
+        words += f" ({', '.join(fact.provenance.models)} at {fact.provenance.url}{where})"
+    return words if fact.despite is None else f"{words}; counts despite: {fact.despite}"

@@ -1,10 +1,11 @@
 """Measurements as files: what costs need of a load test's or a comparison's JSON, checked and cut down to that."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gateway.costs.evidence import Kind
 from gateway.errors import InvalidRequestError
@@ -12,7 +13,8 @@ from gateway.errors import InvalidRequestError
 _WITHIN = re.compile(r"^([0-9.e+-]+) requests per second are within the limits")
 _SAME_RATE = 0.01
 _ELSEWHERE = ("frontier", "recorded")
-_WHOLE = 1e-6
+RIGHT = ("correct", "exact_match")
+"""The metrics that say of each answer whether it is right; others say how it ended, or how near it came."""
 
 
 class _Fact(BaseModel):
@@ -34,6 +36,44 @@ class WeightsFact(_Fact):
     chars_per_token: float | None = Field(None, gt=0)
 
 
+class Provenance(BaseModel):
+    """Where a load test comes from; what an older load tester did not write is None."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    started_at: str | None = None
+    turntable_version: str | None = None
+    machine: str | None = None
+    url: str | None = None
+    models: tuple[str, ...] = ()
+
+    @field_validator("machine", mode="before")
+    @classmethod
+    def _in_words(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {what}" for name, what in value.items())
+        return value
+
+    def differences(self, url: str, models: Collection[str], version: str) -> list[str]:
+        """Why this is no measurement of the gateway at `url`, which serves `models`, as sentences' ends."""
+        if self.url is None:
+            return ["it does not say which server was measured"]
+        found = []
+        if _address(self.url) != _address(url):
+            found.append(f"it was measured at {self.url}, and this gateway is at {url}")
+        if strange := sorted({name.partition("@")[0] for name in self.models} - set(models)):
+            found.append(f"it asked for {', '.join(strange)}, which this gateway does not serve")
+        if self.turntable_version not in (None, version):
+            found.append(f"it is of Turntable {self.turntable_version}, and this is {version}")
+        return found
+
+
+def _address(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    host = "127.0.0.1" if parts.hostname in ("localhost", "::1") else parts.hostname
+    return host, parts.port or {"https": 443}.get(parts.scheme, 80)
+
+
 class CapacityFact(_Fact):
     """What one engine can do, for requests of a mean length, from `turntable loadtest capacity` or `sweep`."""
 
@@ -44,6 +84,9 @@ class CapacityFact(_Fact):
     prompt_tokens: float = Field(ge=0)
     output_tokens: float = Field(ge=0)
     conclusion: str
+    provenance: Provenance | None = None
+    despite: str | None = None
+    """Why it counts although it was not measured here, in the operator's words."""
 
 
 class RateFact(_Fact):
@@ -58,6 +101,8 @@ class QualityFact(_Fact):
 
     requests: int = Field(gt=0)
     prompt_tokens: int = Field(ge=0)
+    cached_tokens: int = Field(0, ge=0)
+    """Of the prompts, as far as the comparison recorded it."""
     completion_tokens: int = Field(ge=0)
     rates: dict[str, RateFact]
 
@@ -106,19 +151,22 @@ def _capacity(document: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequestError(f"This load test is not valid ({document.get('verdict')}); repeat it.")
     levels = [level for level in document["levels"] if level["reports"]]
     conclusion = str(document.get("conclusion", ""))
-    found = _WITHIN.match(conclusion)
-    within = float(found.group(1)) if found else None
+    found, figures = _WITHIN.match(conclusion), document.get("capacity") or {}
+    within = figures.get("within_per_s") or (float(found.group(1)) if found else None)
     if document["kind"] == "capacity" and within is None:
         raise InvalidRequestError(f"This load test found no capacity: {conclusion or 'it says nothing'}")
     best = max(levels, key=_answered_per_s)
     near = [level for level in levels if within and abs(level["load"] - within) <= _SAME_RATE * within]
     total = (near or [best])[0]["reports"][-1]["total"]
+    # Never a rate that was only offered: what was not answered is no capacity.
+    saturated = figures.get("saturated_per_s") or _answered_per_s(best)
     return {
-        "slo_per_s": within,
-        "saturated_per_s": max(_answered_per_s(best), within or 0),
+        "slo_per_s": within and min(within, saturated),
+        "saturated_per_s": saturated,
         "prompt_tokens": total["prompt_tokens"] / total["succeeded"],
         "output_tokens": total["completion_tokens"] / total["succeeded"],
         "conclusion": conclusion,
+        "provenance": document.get("provenance"),
     }
 
 
@@ -135,8 +183,9 @@ def _comparison(document: Mapping[str, Any]) -> dict[str, Any]:
         arm["name"]: {
             "requests": document["task"]["items"],
             "prompt_tokens": arm["tokens"]["prompt"],
+            "cached_tokens": arm["tokens"].get("cached", 0),
             "completion_tokens": arm["tokens"]["completion"],
-            "rates": dict(_counts(arm["metrics"])),
+            "rates": dict(_rights(arm["metrics"])),
         }
         for arm in document["arms"]
         if arm["kind"] not in _ELSEWHERE
@@ -144,8 +193,7 @@ def _comparison(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"task": document["task"]["name"], "models": models}
 
 
-def _counts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
-    for name, one in metrics.items():
-        hits = one["value"] * one["of"]
-        if one["value"] <= 1 and abs(hits - round(hits)) < _WHOLE:
-            yield name, {"hits": round(hits), "of": one["of"]}
+def _rights(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
+    for name in RIGHT:
+        if (one := metrics.get(name)) is not None and one["of"]:
+            yield name, {"hits": round(one["value"] * one["of"]), "of": one["of"]}

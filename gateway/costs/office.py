@@ -1,23 +1,24 @@
 """The office: makes the cost document of any window, for every output alike."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from gateway.costs import parts
+from gateway.costs import parts, usage
 from gateway.costs.amounts import DAY_US, HOUR_US, nano
-from gateway.costs.bill import Bill, engine_days, make_bill, overheads
+from gateway.costs.bill import Bill, engine_days, joined, make_bill, overheads
 from gateway.costs.comparators import period_of
 from gateway.costs.document import CostDocument, EnginePart, Line, OverheadPart, PricesPart, WindowPart
 from gateway.costs.evidence import EvidenceStore
-from gateway.costs.facts import Facts, gather
+from gateway.costs.facts import Era, Facts, gather
 from gateway.costs.plan import IdlePolicy, kw_per_card
 from gateway.costs.reckoning import Reckoning
-from gateway.costs.sums import Sums, added
+from gateway.costs.sums import OWN_KEYS, Sums, added
 from gateway.costs.usage import UsageSummary, Window
+from gateway.costs.weights import Weights
 from gateway.engine_runs import EngineRun, EngineRuns
 from gateway.errors import InvalidRequestError
 from gateway.ledger import now_us
@@ -63,41 +64,48 @@ class CostOffice:
 
     def document(self, question: Question) -> CostDocument:
         """Everything about one window."""
-        facts = gather(self._data_dir, self.store, self._price_book, question.vs)
+        facts = gather(self._data_dir, self.store, self._price_book, question.vs, self._span(question)[1])
         reckoning, notes = self.reckon(question, facts)
         policy = question.idle or facts.plan.idle
-        return assemble(question, reckoning, policy, self._span(question), notes)
+        span = self._span(question)
+        return assemble(question, reckoning, policy, span, notes, self._summary.booked_nano_usd(*span))
 
     def reckon(self, question: Question, facts: Facts) -> tuple[Reckoning, list[str]]:
         """Usage and bill of one window."""
         since, until = self._span(question)
-        window = self._summary.window(since, until)
         period = period_of(comparator.listing for comparator in facts.comparators)
-        fine = window.sums if period == DAY_US else self._summary.hourly(since, until)
-        runs: Iterable[EngineRun] = self._runs.list()
+        runs: Sequence[EngineRun] = self._runs.list()
         notes = []
         if question.usd_per_hour is not None:
             runs = [replace(run, nano_usd_per_hour=nano(question.usd_per_hour)) for run in runs]
             notes.append(f"What if: every engine at ${question.usd_per_hour} per hour.")
-        days, odd = engine_days(runs, since, until, lambda engine, at: backdated(facts, engine, at))
         overhead = overheads(facts.plan, since, until)
         policy = question.idle or facts.plan.idle
-        bill, shared = (
-            make_bill(days, window, facts.weights, policy=one, overhead=overhead)
-            for one in (policy, IdlePolicy.PROPORTIONAL)
-        )
+        odd: list[str] = []
+        windows, billed, shares = [], [], []
+        for begin, end, weights in self._stretches(since, until, facts.eras):
+            window = self._summary.window(begin, end)
+            days, odd = engine_days(runs, begin, end, lambda engine, at: backdated(facts, engine, at))
+            windows.append(window)
+            billed.append(make_bill(days, window, weights, policy=policy, overhead=overhead))
+            shares.append(make_bill(days, window, weights, policy=IdlePolicy.PROPORTIONAL))
+        whole, bill, shared = usage.joined(windows), joined(billed), joined(shares)
+        fine = whole.sums if period == DAY_US else self._summary.hourly(since, until)
         length = Decimal(until - since) / DAY_US
-        reckoning = Reckoning(facts, window, bill, shared, fine, period, length, self._base)
-        return reckoning, [*notes, *odd, *explained(bill, window)]
+        reckoning = Reckoning(facts, whole, bill, shared, fine, period, length, self._base)
+        return reckoning, [*notes, *odd, *explained(bill, whole)]
+
+    def _stretches(self, since: int, until: int, eras: Sequence[Era]) -> Iterator[tuple[int, int, Weights]]:
+        """The window cut where other weights came into force; to the hour where there are no rows any more."""
+        kept_us = self._summary.kept_from_us()
+        begins = [one.since_us if one.since_us >= kept_us else -(-one.since_us // HOUR_US) * HOUR_US for one in eras]
+        for one, begin, end in zip(eras, begins, [*begins[1:], until], strict=True):
+            if max(begin, since) < min(end, until):
+                yield max(begin, since), min(end, until), one.weights
 
     def unpriced_until_us(self) -> int:
         """When an engine without a stated price was last up; 0 when none ever was."""
         return max((run.seen_us for run in self._runs.list() if run.nano_usd_per_hour is None), default=0)
-
-    def newest_nano_usd_per_hour(self) -> int | None:
-        """The price of an hour of the engine that came up last; None when it has none, or none ever came up."""
-        runs = self._runs.list()
-        return runs[-1].nano_usd_per_hour if runs else None
 
     def _span(self, question: Question) -> tuple[int, int]:
         """The window as it can be: from the first thing that happened, to now."""
@@ -144,32 +152,40 @@ def explained(bill: Bill, window: Window) -> list[str]:
 
 
 def assemble(
-    question: Question, reckoning: Reckoning, policy: IdlePolicy, span: tuple[int, int], notes: list[str]
+    question: Question,
+    reckoning: Reckoning,
+    policy: IdlePolicy,
+    span: tuple[int, int],
+    notes: list[str],
+    booked_nano_usd: int | None,
 ) -> CostDocument:
     """The document of a reckoning."""
     bill, facts, today = reckoning.bill, reckoning.facts, datetime.now(UTC).date()
     overhead_nano = sum(one.nano_usd for one in bill.overhead)
+    paid_anyway = [*bill.overhead, *(bill.own_work() if bill.is_priced else ())]
+    levels = list(parts.levels(reckoning))
     compared = [parts.compared(reckoning, one, overhead_nano) for one in facts.comparators]
     return CostDocument(
         window=WindowPart(since=iso(span[0]), until=iso(span[1]), days=float(reckoning.days)),
         group_by=list(question.group_by),
         idle_policy=policy,
-        weights=facts.weights.basis,
+        weights=_weights_words(facts.eras, span),
         data=lines(question.group_by, reckoning),
-        overhead=[OverheadPart(name=o.name, kind=o.kind, nano_usd=o.nano_usd) for o in bill.overhead],
+        overhead=[OverheadPart(name=o.name, kind=o.kind, nano_usd=o.nano_usd) for o in paid_anyway],
         idle_nano_usd=sum(bill.idle.values()) if bill.is_priced else None,
         bill_nano_usd=bill.total,
+        booked_nano_usd=booked_nano_usd,
         engine_up_s=reckoning.up_us / 1e6,
         engine_busy_s=sum(bill.busy_us.values()) / 1e6,
         engines=engines(reckoning),
-        levels=list(parts.levels(reckoning)),
+        levels=levels,
         capacity=facts.capacity_words,
         comparators=[*compared, *(parts.gone(name, reason) for name, reason in facts.missing.items())],
         payback=list(parts.paybacks(reckoning)),
         quality=list(parts.quality(reckoning)),
         prices=_prices(facts.book, today),
         chars_per_token=None if facts.chars_per_token is None else float(facts.chars_per_token),
-        notes=notes,
+        notes=[*notes, *parts.impossible(levels)],
     )
 
 
@@ -177,6 +193,16 @@ def _prices(book: PriceBook | None, today: date) -> PricesPart:
     if book is None:
         return PricesPart(source="nowhere", on=today.isoformat(), age="Nothing was compared.")
     return PricesPart(source=book.source, on=today.isoformat(), age=book.age(today))
+
+
+def _weights_words(eras: Sequence[Era], span: tuple[int, int]) -> str:
+    """What the weights of a window rest on, the newest first."""
+    words = eras[-1].weights.basis
+    for later, one in zip(eras[:0:-1], eras[-2::-1], strict=True):
+        if later.since_us <= span[0]:
+            break
+        words += f"; before {iso(later.since_us)[:16]} {one.weights.basis}"
+    return words
 
 
 def lines(group_by: Sequence[str], reckoning: Reckoning) -> list[Line]:
@@ -197,10 +223,12 @@ def lines(group_by: Sequence[str], reckoning: Reckoning) -> list[Line]:
     def money(amounts: dict[tuple[int, str, str, str, str], int]) -> dict[Group, int]:
         found: dict[Group, int] = defaultdict(int)
         for (day, engine, adapter, tenant, key), amount in amounts.items():
+            if key in OWN_KEYS:
+                continue  # a line of its own below
             found[group(day, DAY_US, engine, adapter, tenant, key)] += amount
         return found
 
-    usage, fine = grouped(reckoning.window.sums, DAY_US), grouped(reckoning.fine, reckoning.period_us)
+    usage, fine = grouped(reckoning.asked, DAY_US), grouped(reckoning.finely_asked, reckoning.period_us)
     active, idle = money(reckoning.bill.active), money(reckoning.bill.idle_share)
     return [
         _line(dict(zip(columns, key, strict=True)), usage.get(key, []), fine.get(key, []), active.get(key, 0),
@@ -218,7 +246,8 @@ def _line(
     priced = reckoning.bill.is_priced
     return Line(
         **names,
-        requests=total.requests - total.unsettled,
+        requests=total.answered,
+        unanswered=total.unanswered,
         unsettled=total.unsettled,
         prompt_tokens=total.prompt_tokens,
         cached_tokens=total.cached_tokens,

@@ -5,7 +5,8 @@ from html import escape
 
 from gateway.costs import chart
 from gateway.costs.amounts import NANO, usd_text
-from gateway.costs.document import CostDocument
+from gateway.costs.comparators import CACHE_WORDS
+from gateway.costs.document import ComparatorPart, CostDocument
 from gateway.costs.show import names_of, pays_from
 
 _STYLE = """
@@ -33,7 +34,7 @@ def html_page(document: CostDocument) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>What it cost</title><style>{_STYLE}</style></head><body><h1>What it cost</h1>",
-        f"<p>{escape(window.since)} to {escape(window.until)}, {window.days:.3g} days. "
+        f"<p>{_moment(window.since)} to {_moment(window.until)} UTC, {window.days:.3g} days. "
         f"Bill {usd_text(document.bill_nano_usd)}, of it idle {usd_text(document.idle_nano_usd)}.</p>",
         *(f'<p class="note">{escape(note)}</p>' for note in document.notes),
         f'<div class="charts">{_bill_chart(document)}{_price_chart(document)}{_break_even_chart(document)}</div>',
@@ -107,18 +108,22 @@ def _own_steps(
 
 
 def _tables(document: CostDocument) -> Iterator[str]:
-    heads = [*(_names(document)), "requests", "prompt tokens", "cached", "completion tokens", "working", "idle share"]
+    heads = [*(_names(document)), "requests", "unanswered", "prompt tokens", "cached", "completion tokens"]
+    heads += ["working", "idle share"]
     heads += ["cost here", *(f"{_short(one.name)}" for one in document.comparators)]
     rows = []
     for line in document.data:
-        counts = (line.requests, line.prompt_tokens, line.cached_tokens, line.completion_tokens)
+        counts = (line.requests, line.unanswered, line.prompt_tokens, line.cached_tokens, line.completion_tokens)
         amounts = (line.active_nano_usd, line.idle_share_nano_usd, line.cost_nano_usd)
         elsewhere = (line.elsewhere_nano_usd[one.name] for one in document.comparators)
         rows.append([*names_of(line), *(f"{count:,}" for count in counts), *map(usd_text, (*amounts, *elsewhere))])
     yield f"<h2>The bill</h2>{_table(heads, rows)}"
     ends = [["idle, carried by nobody", usd_text(document.idle_nano_usd)]]
     ends += [[f"{one.kind}: {one.name}", usd_text(one.nano_usd)] for one in document.overhead]
-    yield _table(["", "USD"], [*ends, ["bill", usd_text(document.bill_nano_usd)]])
+    ends.append(["bill", usd_text(document.bill_nano_usd)])
+    if document.booked_nano_usd is not None:
+        ends.append(["booked as requests ended (budgets, cost headers)", usd_text(document.booked_nano_usd)])
+    yield _table(["", "USD"], ends)
     yield from _level_and_comparator_tables(document)
     if document.payback:
         rows = [
@@ -140,7 +145,7 @@ def _tables(document: CostDocument) -> Iterator[str]:
                 q.right,
                 f"{q.share:.1%}",
                 usd_text(q.per_request_nano_usd),
-                usd_text(q.per_right_nano_usd),
+                "never right" if q.per_right_nano_usd is None and not q.share else usd_text(q.per_right_nano_usd),
                 q.note,
             ]
             for q in document.quality
@@ -153,11 +158,10 @@ def _level_and_comparator_tables(document: CostDocument) -> Iterator[str]:
     rows = []
     for level in document.levels:
         amounts = (level.floor_nano_usd, level.slo_nano_usd, level.realised_nano_usd, level.utilisation_tax_nano_usd)
-        rows.append(
-            [level.name, f"{level.requests:,}", *("not measured" if a is None else usd_text(a) for a in amounts)]
-        )
+        cells = ["not measured" if a is None else usd_text(a) for a in amounts] if level.requests else [""] * 4
+        rows.append([level.name, f"{level.requests:,}", usd_text(level.cost_nano_usd), *cells])
     yield "<h2>Three numbers, per 1,000 requests</h2>"
-    yield _table(["", "requests", "saturated", "within limits", "realised", "utilisation tax"], rows)
+    yield _table(["", "requests", "cost in all", "saturated", "within limits", "realised", "utilisation tax"], rows)
     variants = ("standard", "cached", "reasoning", "batch")
     rows = []
     for one in document.comparators:
@@ -183,13 +187,14 @@ def _footing(document: CostDocument) -> Iterator[str]:
         "Capacity": document.capacity,
         "Idle time": f"policy {document.idle_policy}",
         "Prices": f"{document.prices.source} on {document.prices.on}. {document.prices.age}",
+        "Caches elsewhere": CACHE_WORDS,
         "Text": "Same requests, same quality assumed; see what a right answer costs where that was measured.",
     }
     for one in document.comparators:
         factor = "{:.2f}, {:.2f}, {:.2f}".format(*one.token_factor)
         facts[one.name] = one.unpriced or (
-            f"{one.origin}; {one.source}; checked {one.checked_on or 'on a day nobody noted'}. Tokens per token here: "
-            f"{factor} ({one.token_source}). {one.note}"
+            f"{_priced_as(one)}{one.origin}; {one.source}; checked {one.checked_on or 'on a day nobody noted'}. "
+            f"Tokens per token here: {factor} ({one.token_source}). {one.note}"
         )
     for name, text in facts.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
@@ -198,6 +203,14 @@ def _footing(document: CostDocument) -> Iterator[str]:
 
 def _names(document: CostDocument) -> list[str]:
     return [{"adapter": "model"}.get(name, name) for name in document.group_by] or [""]
+
+
+def _moment(iso: str) -> str:
+    return escape(iso[:16].replace("T", " "))
+
+
+def _priced_as(one: ComparatorPart) -> str:
+    return "" if one.entry == one.name else f"Priced as {one.entry}, the nearest name that the data knows; "
 
 
 def _short(name: str) -> str:

@@ -15,7 +15,7 @@ from gateway.costs.document import (
     Span,
     VariantPart,
 )
-from gateway.costs.reckoning import Reckoning, settled
+from gateway.costs.reckoning import UNUSED, Reckoning, answered
 from gateway.costs.sums import Sums
 from gateway.prices.listing import PriceError
 
@@ -23,23 +23,25 @@ _THOUSAND = 1000
 
 
 def levels(reckoning: Reckoning) -> Iterator[LevelPart]:
-    """All requests together, then model by model."""
-    shared, capacity = reckoning.shared_by_adapter(), reckoning.facts.capacity
+    """All requests together; then model by model, and what no client asked for: their costs add up to that of all."""
+    capacity, costs, own = reckoning.facts.capacity, reckoning.by_adapter, reckoning.own_labels
     slo = reckoning.nano_per_work(capacity.slo_per_s) if capacity else None
-    groups = [("(all)", list(reckoning.window.sums), reckoning.engines_nano)]
-    for adapter in reckoning.adapters:
-        cost = shared.get(adapter) if reckoning.bill.is_priced else None
-        groups.append((reckoning.name(adapter), reckoning.of_model(adapter), cost))
+    groups = [("(all)", reckoning.asked, reckoning.engines_nano)]
+    adapters = sorted({*costs, *(one.adapter for one in reckoning.asked)} - own - {UNUSED})
+    groups += [(reckoning.name(one), reckoning.of_model(one), costs.get(one, 0)) for one in adapters]
+    groups += [(name, [], costs[name]) for name in (*sorted(own), UNUSED) if name in costs]
     for name, sums, cost in groups:
-        requests, work = settled(sums), reckoning.work(sums)
-        if not requests:
+        requests, work = answered(sums), reckoning.work(sums)
+        cost = cost if reckoning.bill.is_priced else None
+        if not requests and not cost:
             continue
         floor, within = (_per_thousand(rate, work, requests) for rate in (reckoning.floor_per_work, slo))
         realised = per(cost, requests, _THOUSAND)
-        tax = None if realised is None or floor is None else realised - floor
+        tax = None if realised is None or floor is None or realised < floor else realised - floor
         yield LevelPart(
             name=name,
             requests=requests,
+            cost_nano_usd=cost,
             floor_nano_usd=floor,
             slo_nano_usd=within,
             realised_nano_usd=realised,
@@ -47,23 +49,34 @@ def levels(reckoning: Reckoning) -> Iterator[LevelPart]:
         )
 
 
+def impossible(levels: Sequence[LevelPart]) -> Iterator[str]:
+    """A note where requests cost less than a saturated engine's would: then the capacity is not this engine's."""
+    whole = levels[0] if levels else None
+    if whole and whole.realised_nano_usd is not None and whole.realised_nano_usd < (whole.floor_nano_usd or 0):
+        yield (
+            "More was answered here than the measured capacity allows, so that is not the capacity of this engine, or "
+            "not of such requests: measure it again with `turntable loadtest capacity`."
+        )
+
+
 def _per_thousand(nano_per_work: Decimal | None, work: int, requests: int) -> int | None:
-    return None if nano_per_work is None else round(nano_per_work * work * _THOUSAND / requests)
+    return None if nano_per_work is None or not requests else round(nano_per_work * work * _THOUSAND / requests)
 
 
 def compared(reckoning: Reckoning, comparator: Comparator, overhead_nano: int) -> ComparatorPart:
     """Everything about one comparator over the whole window."""
     listing, factor = comparator.listing, comparator.factor
     variants = {name: _variant(reckoning, comparator, name) for name in VARIANTS}
-    total, requests = variants["standard"].total, settled(reckoning.fine)
-    tokens = sum(one.prompt_tokens + one.completion_tokens for one in reckoning.fine)
+    total, requests = variants["standard"].total, answered(reckoning.finely_asked)
+    tokens = sum(one.prompt_tokens + one.completion_tokens for one in reckoning.finely_asked)
     chars = reckoning.facts.chars_per_token
-    fleet = reckoning.fleet(reckoning.window.sums, overhead_nano)
+    fleet = reckoning.fleet(reckoning.asked, overhead_nano)
     found = None
     if fleet is not None and total is not None and requests:
         found = _break_even_part(break_even(fleet, Decimal(total.typical) / NANO / requests))
     return ComparatorPart(
         name=listing.name,
+        entry=listing.entry,
         origin=listing.origin,
         source=listing.source,
         checked_on=None if listing.checked_on is None else listing.checked_on.isoformat(),
@@ -83,6 +96,7 @@ def gone(name: str, reason: str) -> ComparatorPart:
     """A comparator that the price data does not know any more."""
     return ComparatorPart(
         name=name,
+        entry="",
         origin="",
         source="",
         checked_on=None,
@@ -100,7 +114,7 @@ def gone(name: str, reason: str) -> ComparatorPart:
 
 def _variant(reckoning: Reckoning, comparator: Comparator, name: str) -> VariantPart:
     try:
-        return VariantPart(total=_span(comparator.charges(reckoning.fine, name, reckoning.period_us)))
+        return VariantPart(total=_span(comparator.charges(reckoning.finely_asked, name, reckoning.period_us)))
     except PriceError as error:
         return VariantPart(total=None, unpriced=str(error))
 
@@ -115,19 +129,19 @@ def typical(reckoning: Reckoning, comparator: Comparator, sums: Sequence[Sums]) 
 
 def paybacks(reckoning: Reckoning) -> Iterator[PaybackPart]:
     """Every adapter whose making has a price, against every comparator."""
-    shared = reckoning.shared_by_adapter()
+    whole = reckoning.whole_by_adapter
     for plan in reckoning.facts.plan.adapter:
-        fine = [one for one in reckoning.fine if one.adapter == plan.name]
+        fine = [one for one in reckoning.finely_asked if one.adapter == plan.name]
         for comparator in reckoning.facts.comparators:
             elsewhere = typical(reckoning, comparator, fine)
             investment = int(plan.investment_usd * NANO)
             days, saving, reason = None, None, ""
-            if not settled(fine):
+            if not answered(fine):
                 reason = "never at this volume: it had no requests in this window"
             elif not reckoning.bill.is_priced or elsewhere is None:
                 reason = "not known: the engine or the comparator has no price"
             else:
-                saving = round((elsewhere - shared.get(plan.name, 0)) / reckoning.days)
+                saving = round((elsewhere - whole.get(plan.name, 0)) / reckoning.days)
                 found = payback_days(plan.investment_usd, Decimal(saving) / NANO)
                 days = None if found is None else float(round(found, 1))
                 reason = "" if found is not None else "never: here it costs as much as there, or more"
@@ -147,7 +161,7 @@ def quality(reckoning: Reckoning) -> Iterator[QualityPart]:
     if fact is None:
         return
     for model, score in fact.models.items():
-        work = reckoning.facts.weights.work(score.prompt_tokens, 0, score.completion_tokens)
+        work = reckoning.facts.weights.work(score.prompt_tokens, score.cached_tokens, score.completion_tokens)
         spent = None if price is None else round(price * work)
         for right, rate in score.rates.items():
             note = "" if rate.hits else "never right, so no price buys a right answer"
@@ -164,7 +178,7 @@ def quality(reckoning: Reckoning) -> Iterator[QualityPart]:
                 note=note,
             )
     best = max(fact.models.values(), key=lambda score: sum(rate.hits for rate in score.rates.values()))
-    period = max((one.period for one in reckoning.fine), default=0)
+    period = max((one.period for one in reckoning.finely_asked), default=0)
     asked = Sums(period, "", "", "", "", 0, best.requests, 0, best.prompt_tokens, 0, best.completion_tokens)
     for comparator in reckoning.facts.comparators:
         cost = per(typical(reckoning, comparator, [asked]), best.requests, 1)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gateway.costs.amounts import DAY_US, nano
+from gateway.costs.amounts import DAY_US, MOST_USD_PER_HOUR, nano
 from gateway.errors import InvalidRequestError
 
 PLAN_FILE = "costs.toml"
@@ -19,6 +19,7 @@ HOURS_PER_MONTH = 730
 HOURS_PER_YEAR = 8_766
 _PRESETS = Path(__file__).with_name("hardware.toml")
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+UsdPerHour = Annotated[Usd, Field(le=MOST_USD_PER_HOUR)]
 Level = Literal["low", "typical", "high"]
 
 
@@ -71,7 +72,7 @@ class EnginePlan(_Entry):
     hardware: str | None = None
     level: Level = "typical"
     count: int = Field(1, ge=1)
-    usd_per_hour: Usd | None = None
+    usd_per_hour: UsdPerHour | None = None
     owned: Owned | None = None
     kw: Decimal | None = Field(None, ge=0)
     usd_per_kwh: Usd = Decimal(0)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, case, func, literal, select, text, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, not_, or_, select, text, union_all
 
 from gateway.costs.amounts import HOUR_US
-from gateway.costs.sums import COUNTS, SHORT_PROMPT, WHO, Span, Sums
+from gateway.costs.sums import COUNTS, OWN_KEYS, SHORT_PROMPT, WHO, Span, Sums
 from gateway.costs.tables import adapter_loads, engine_hours, usage_hours
-from gateway.ledger import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, usage_ledger
+from gateway.ledger import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, Finish, usage_ledger
 
 
 def ledger_sums(connection: Connection, span: Span, period_us: int) -> list[Sums]:
@@ -25,9 +25,20 @@ def ledger_sums(connection: Connection, span: Span, period_us: int) -> list[Sums
         case((prompt > SHORT_PROMPT, prompt), else_=0).label("long_prompt"),
     ]
     counts: list[ColumnElement[Any]] = [func.count(), func.sum(case((row.state == "settled", 0), else_=1))]
-    counts += [func.sum(func.coalesce(row[name], 0)) for name in COUNTS[2:]]
+    counts += [func.sum(func.coalesce(row[name], 0)) for name in COUNTS[2:5]]
+    is_answer = or_(row.finish == Finish.COMPLETED, and_(row.finish == Finish.CLIENT_ABORT, prompt > 0))
+    counts.append(func.sum(case((and_(row.state == "settled", not_(is_answer)), 1), else_=0)))
     query = select(*keys, *counts).where(row.opened_us >= span[0], row.opened_us < span[1])
     return _sums(connection, query.group_by(*range_of(len(keys))))
+
+
+def booked_nano_usd(connection: Connection, span: Span) -> int:
+    """What clients' requests were booked with as they ended."""
+    row = usage_ledger.c
+    query = select(func.coalesce(func.sum(row.cost_nano_usd), 0)).where(
+        row.opened_us >= span[0], row.opened_us < span[1], row.key_id.not_in(OWN_KEYS)
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 def hour_sums(connection: Connection, hours: Span, period_us: int) -> list[Sums]:

@@ -1,19 +1,21 @@
 """The reckoning: usage and bill of one window put together, and the figures per request that follow from them."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 
-from gateway.costs.amounts import NANO
+from gateway.costs.amounts import NANO, split
 from gateway.costs.bill import Bill
 from gateway.costs.breakeven import Fleet
 from gateway.costs.facts import Facts
-from gateway.costs.sums import Sums
+from gateway.costs.sums import OWN_KEYS, Sums, clients_of
 from gateway.costs.usage import Window
 
 _US_PER_S = Decimal(10**6)
 _PS_PER_US = Decimal(10**6)
+UNUSED = "(idle without requests)"
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,19 @@ class Reckoning:
         """Work of requests, in the unit of the weights."""
         return sum(map(self.facts.weights.of, sums))
 
-    def of_model(self, adapter: str) -> list[Sums]:
-        """What one adapter, or the base (empty), was used for."""
-        return [one for one in self.window.sums if one.adapter == adapter]
+    @cached_property
+    def asked(self) -> list[Sums]:
+        """What clients asked for, by day."""
+        return clients_of(self.window.sums)
 
-    @property
-    def adapters(self) -> list[str]:
-        """All that were used, the base as the empty name."""
-        return sorted({one.adapter for one in self.window.sums})
+    @cached_property
+    def finely_asked(self) -> list[Sums]:
+        """The same as finely as prices need it."""
+        return clients_of(self.fine)
+
+    def of_model(self, adapter: str) -> list[Sums]:
+        """What clients asked one adapter, or the base (empty)."""
+        return [one for one in self.asked if one.adapter == adapter]
 
     def name(self, adapter: str) -> str:
         """An adapter's name, or the base's."""
@@ -84,21 +91,44 @@ class Reckoning:
 
     @property
     def realised_per_work(self) -> Decimal | None:
-        """The price of a unit of work as it was, idle time included."""
-        work = self.work(self.window.sums)
+        """The price of a unit of clients' work as it was, idle time and all else included."""
+        work = self.work(self.asked)
         return Decimal(self.engines_nano) / work if self.engines_nano is not None and work else None
 
-    def shared_by_adapter(self) -> dict[str, int]:
-        """What each adapter cost with its part of idle time."""
-        found: dict[str, int] = defaultdict(int)
+    @cached_property
+    def by_adapter(self) -> dict[str, int]:
+        """What the engines cost, by adapter, with idle time: that of days on which nobody came is carried by those who
+        came on other days. The gateway's own work stands apart, and `UNUSED` is what nobody can carry.
+        """
+        found: Counter[str] = Counter()
         for part in (self.shared.active, self.shared.idle_share):
             for (_, _, adapter, _, _), amount in part.items():
                 found[adapter] += amount
-        return found
+        rest = sum(self.shared.idle.values())
+        takers = {adapter: amount for adapter, amount in found.items() if adapter not in self.own_labels}
+        asked = {one.adapter for one in self.asked if one.answered}
+        takers = {adapter: amount for adapter, amount in takers.items() if adapter in asked} or takers
+        if not any(takers.values()):
+            return dict(found) | ({UNUSED: rest} if rest else {})
+        found.update(split(rest, takers))
+        return dict(found)
+
+    @property
+    def own_labels(self) -> set[str]:
+        """Under which names work stands that no client asked for."""
+        return {one.name for one in self.bill.own_work()} | {
+            one.adapter for one in self.window.sums if one.key_id in OWN_KEYS
+        }
+
+    @cached_property
+    def whole_by_adapter(self) -> dict[str, int]:
+        """The engines' whole bill shared by the adapters that clients ask, so that nothing is left over."""
+        asked = {name: cost for name, cost in self.by_adapter.items() if name not in {*self.own_labels, UNUSED}}
+        return split(self.engines_nano or 0, asked)
 
     def fleet(self, sums: Sequence[Sums], overhead_nano: int) -> Fleet | None:
         """Own engines as break-even sees them, for requests as they were; None without a price."""
-        price, requests = self.nano_per_us, sum(one.requests - one.unsettled for one in sums)
+        price, requests = self.nano_per_us, answered(sums)
         if price is None:
             return None
         capacity, per_s = self.facts.capacity, None
@@ -115,6 +145,6 @@ class Reckoning:
         )
 
 
-def settled(sums: Iterable[Sums]) -> int:
-    """How many requests ended in an orderly way."""
-    return sum(one.requests - one.unsettled for one in sums)
+def answered(sums: Iterable[Sums]) -> int:
+    """How many requests were answered."""
+    return sum(one.answered for one in sums)

@@ -7,12 +7,14 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from gateway.costs.weights import Weights
+from gateway.costs.weights import ASSUMED, Weights
 from gateway.usage import Usage
 
 HEADER = b"x-turntable-cost"
 """A client asks for the cost of its request with this header, whatever its value."""
 CALIBRATED, RECENT, UNKNOWN = "calibrated", "recent", "unpriced"
+AT_FIRST = "assumed"
+_PS_PER_HOUR = 3_600 * 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +34,27 @@ class WorkPrice:
 
     def document(self) -> dict[str, Any]:
         """All that the cost of a request is computed from, as JSON."""
-        return {"basis": self.basis, "weights": asdict(self.weights), "nano_usd_per_work": str(self.nano_usd)}
+        per_work = None if self.nano_usd is None else str(self.nano_usd)
+        return {"basis": self.basis, "weights": asdict(self.weights), "nano_usd_per_work": per_work}
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether it rests on what this engine really did."""
+        return self.basis in (CALIBRATED, RECENT)
 
     @classmethod
     def calibrated(cls, weights: Weights, nano_usd_per_hour: int) -> "WorkPrice":
         """From measured weights: picoseconds of an engine, at its price."""
-        return cls(weights, Fraction(nano_usd_per_hour, 3_600 * 10**12), CALIBRATED)
+        return cls(weights, Fraction(nano_usd_per_hour, _PS_PER_HOUR), CALIBRATED)
+
+    @classmethod
+    def assumed(cls, nano_usd_per_hour: int) -> "WorkPrice":
+        """From the price of an hour alone, before anything is known of this engine's pace: rather too high."""
+        return cls(ASSUMED, Fraction(nano_usd_per_hour, _PS_PER_HOUR), AT_FIRST)
 
     @classmethod
     def recent(cls, weights: Weights, active_nano_usd: int, work: int) -> "WorkPrice":
-        """From what work cost lately, while engines were busy."""
+        """From what work cost lately, while engines were busy: the pace of live traffic."""
         return cls(weights, Fraction(active_nano_usd, work), RECENT) if work else cls(weights)
 
     def cost_nano_usd(self, usage: Usage) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 from gateway.costs.document import CostDocument
 from gateway.costs.show import NAMES
 
-_COUNTS = ("requests", "unsettled", "prompt_tokens", "cached_tokens", "completion_tokens")
+_COUNTS = ("requests", "unanswered", "unsettled", "prompt_tokens", "cached_tokens", "completion_tokens")
 _AMOUNTS = ("active_nano_usd", "idle_share_nano_usd", "cost_nano_usd")
 
 

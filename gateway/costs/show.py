@@ -19,9 +19,14 @@ def shown(document: CostDocument) -> Iterator[Table | str]:
     yield footnote(document)
     if any(level.floor_nano_usd is not None for level in document.levels):
         yield levels_table(document)
-        yield f"Capacity {document.capacity}. The utilisation tax is what idle and half-used time costs."
+        yield f"Capacity {document.capacity.rstrip('.')}. The utilisation tax is what idle and half-used time costs."
     if document.comparators and document.data:
         yield comparators_table(document)
+        yield from (
+            f"{one.name} is priced as {one.entry}, the nearest name that the price data knows."
+            for one in document.comparators
+            if one.entry not in ("", one.name)
+        )
     if document.payback:
         yield payback_table(document)
     if document.quality:
@@ -65,21 +70,30 @@ def money_table(document: CostDocument) -> Table:
 
 def footnote(document: CostDocument) -> str:
     """What the figures rest on."""
+    booked = (
+        ""
+        if document.booked_nano_usd is None
+        else f"Requests were booked with {usd_text(document.booked_nano_usd)} as they ended, by which budgets and cost "
+        "headers go: each at the price of work of that moment. The lines above divide the time in which engines really "
+        "worked, so the two differ. "
+    )
     return (
-        f"Engine up {document.engine_up_s:.0f} s, busy {document.engine_busy_s:.1f} s. Elsewhere: list prices of "
-        f"{document.prices.on} from {document.prices.source}, for as many tokens as that tokenizer typically makes of "
-        f"the same text; {document.prices.age} Weights {document.weights}."
+        f"{booked}Engine up {document.engine_up_s:.0f} s, busy {document.engine_busy_s:.1f} s. Elsewhere: list prices "
+        f"of {document.prices.on} from {document.prices.source}, for as many tokens as that tokenizer typically makes "
+        f"of the same text; {document.prices.age} Weights {document.weights}."
     )
 
 
 def levels_table(document: CostDocument) -> Table:
     """The three numbers."""
     table = _table("per 1,000 requests", left=1)
+    table.add_column("cost in all", justify="right")
     for name in ("saturated", "within limits", "realised", "utilisation tax"):
         table.add_column(name, justify="right")
     for level in document.levels:
         amounts = (level.floor_nano_usd, level.slo_nano_usd, level.realised_nano_usd, level.utilisation_tax_nano_usd)
-        table.add_row(level.name, *("not measured" if amount is None else usd_text(amount) for amount in amounts))
+        cells = ("not measured" if amount is None else usd_text(amount) for amount in amounts)
+        table.add_row(level.name, usd_text(level.cost_nano_usd), *(cells if level.requests else [""] * 4))
     return table
 
 
@@ -124,7 +138,10 @@ def pays_from(part: BreakEvenPart) -> str:
     """A break-even in words."""
     if part.requests_per_day is None:
         return part.reason.partition(":")[0]
-    share = "" if part.share_of_capacity is None else f" ({part.share_of_capacity:.1%} of one engine)"
+    if part.share_of_capacity is None:
+        return f"{part.requests_per_day:,.0f} requests a day, if one engine can do that: its capacity is not measured"
+    full = part.requests_per_day / part.share_of_capacity if part.share_of_capacity else 0
+    share = f" ({part.share_of_capacity:.1%} of one engine, which is full at {full:,.0f})"
     return f"{part.requests_per_day:,.0f} requests a day{share}"
 
 

@@ -3,10 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from gateway.ledger import OWN_KEY, SHADOW_KEY
+
 SHORT_PROMPT = 16_000
 """Requests with prompts up to this many tokens are summed; longer ones are kept apart by length, for tiered prices."""
 WHO = ("engine", "adapter", "tenant", "key_id", "long_prompt")
-COUNTS = ("requests", "unsettled", "prompt_tokens", "cached_tokens", "completion_tokens")
+COUNTS = ("requests", "unsettled", "prompt_tokens", "cached_tokens", "completion_tokens", "unanswered")
+OWN_KEYS = frozenset({OWN_KEY, SHADOW_KEY})
+"""Of what no client asked for: the gateway's own requests, and mirrored ones."""
 Span = tuple[int, int]
 """From (inclusive) to (exclusive), in microseconds since the epoch."""
 
@@ -30,6 +34,18 @@ class Sums:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    unanswered: int = 0
+    """Settled without an answer: refused, or failed."""
+
+    @property
+    def answered(self) -> int:
+        """Requests that were answered, also those whose client left in the middle."""
+        return self.requests - self.unsettled - self.unanswered
+
+
+def clients_of(sums: Iterable[Sums]) -> list[Sums]:
+    """What clients asked for, without the gateway's own requests and mirrored ones."""
+    return [one for one in sums if one.key_id not in OWN_KEYS]
 
 
 def merged(sums: Iterable[Sums]) -> list[Sums]:

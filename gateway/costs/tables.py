@@ -18,6 +18,7 @@ usage_hours = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
+    Column("unanswered", BigInteger, nullable=False, server_default="0"),
 )
 engine_hours = Table(
     "engine_hours",

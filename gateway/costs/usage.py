@@ -7,8 +7,8 @@ number, and the hours from there on are summed again; who changes tokens of a ro
 """
 
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, case, delete, func, insert, select, update
@@ -36,6 +36,15 @@ class Window:
     load_us: dict[tuple[int, str, str], int]
 
 
+def joined(windows: Sequence[Window]) -> Window:
+    """Windows that follow each other as one."""
+    busy, loads = Counter[tuple[int, str]](), Counter[tuple[int, str, str]]()
+    for one in windows:
+        busy.update(one.busy_us)
+        loads.update(one.load_us)
+    return Window(merged(sums for one in windows for sums in one.sums), dict(busy), dict(loads))
+
+
 class UsageSummary:
     """Sums up the usage ledger of one database; methods block. `flush` first brings there what is under way."""
 
@@ -61,6 +70,17 @@ class UsageSummary:
         with self._database.connect() as connection:
             span, kept_us = self._summable(connection, (since_us, until_us))
             return self._sums(connection, span, closed, kept_us, HOUR_US)
+
+    def kept_from_us(self) -> int:
+        """From when on there are rows; before, there are only hours."""
+        with self._database.connect() as connection:
+            return int(connection.execute(select(usage_summed.c.kept_from_hour)).scalar_one()) * HOUR_US
+
+    def booked_nano_usd(self, since_us: int, until_us: int) -> int | None:
+        """What clients' requests of a window were booked with; None when rows of it were deleted."""
+        with self._database.connect() as connection:
+            span, kept_us = self._summable(connection, (since_us, until_us))
+            return None if span[0] < kept_us else queries.booked_nano_usd(connection, span)
 
     def first_us(self) -> int | None:
         """When the oldest request came; None when there was none."""

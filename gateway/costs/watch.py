@@ -1,7 +1,7 @@
 """The watch: once in a while sums up what is over, renews the gauges of today, and the price of work for requests."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gateway.background import Background, Periodic
 from gateway.costs.amounts import DAY_US
@@ -25,20 +25,32 @@ _MOST_SHARE = 0.02
 class CostWatch:
     """Renews what is shown all the time."""
 
-    def __init__(self, office: CostOffice, gauges: CostGauges, prices: RequestPrices) -> None:
+    def __init__(
+        self, office: CostOffice, gauges: CostGauges, prices: RequestPrices, stated: Callable[[], int | None]
+    ) -> None:
+        """`stated` tells what an hour of an engine costs now, in nano-USD, None when nobody has said."""
         self._office = office
         self._gauges = gauges
         self._prices = prices
+        self._stated = stated
         self._rest_s = _FIRST_S
         self._took_s = 0.0
+
+    def begin(self) -> None:
+        """Set a price of work for the very first request; blocks shortly."""
+        self._set(self._stated_price(read_weights(self._office.store)))
+
+    def price(self) -> WorkPrice:
+        """The price of work in force."""
+        return self._prices.price
 
     def periodic(self, background: Background) -> Iterator[Periodic]:
         """Renew what is shown, rarely once it is known."""
         yield Periodic("costs", self._pause_s, background.blocking(self._renew_timed))
 
     def _pause_s(self) -> float:
-        """Until the first requests came there is no price, and budgets wait for one."""
-        is_known, rest_s = self._prices.price.nano_usd is not None, self._rest_s
+        """Until the first requests came, their price is an assumption, and a bad one."""
+        is_known, rest_s = self._prices.price.is_learnt, self._rest_s
         self._rest_s = min(2 * rest_s, _EVERY_S if is_known else _UNPRICED_S)
         return max(rest_s, self._took_s / _MOST_SHARE if is_known or rest_s > _EAGER_S else 0)
 
@@ -60,18 +72,23 @@ class CostWatch:
             since = max(until - _LOOK_BACK_US, self._office.unpriced_until_us())
             if since < until:
                 price = self._work_price(self._office.document(Question(since, until, vs=())))
-        if price.nano_usd is None and price.weights.is_measured:  # engines were up for moments only, if at all
+        if price.nano_usd is None:  # engines were up for moments only, if at all, or nobody has asked them anything yet
             price = self._stated_price(price.weights)
+        self._set(price)
+
+    def _set(self, price: WorkPrice) -> None:
         if price.version is not None and price.version != self._prices.price.version:
             self._office.store.keep_price(price.version, price.document())
         self._prices.price = price
 
     def _stated_price(self, weights: Weights) -> WorkPrice:
-        stated = self._office.newest_nano_usd_per_hour()
-        return WorkPrice(weights) if stated is None else WorkPrice.calibrated(weights, stated)
+        stated = self._stated()
+        if stated is None:
+            return WorkPrice(weights)
+        return WorkPrice.calibrated(weights, stated) if weights.is_measured else WorkPrice.assumed(stated)
 
     def _work_price(self, document: CostDocument) -> WorkPrice:
-        weights, _ = read_weights(self._office.store)
+        weights = read_weights(self._office.store)
         if document.bill_nano_usd is None or not document.engine_up_s:
             return WorkPrice(weights)
         engines = sum(engine.bill_nano_usd or 0 for engine in document.engines)
@@ -81,4 +98,5 @@ class CostWatch:
             weights.work(line.prompt_tokens, line.cached_tokens, line.completion_tokens) for line in document.data
         )
         active = sum(line.active_nano_usd or 0 for line in document.data)
-        return WorkPrice.recent(weights, active, work)
+        # Work that took no time yet has only just begun to be counted.
+        return WorkPrice.recent(weights, active, work) if active or not engines else WorkPrice(weights)

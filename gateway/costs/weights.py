@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gateway.costs.sums import Sums
 
+PS_PER_MS = 10**9
 STATED = "stated: a cached, an uncached and a generated token weigh 1 : 10 : 40; `turntable costs calibrate` measures"
 
 
@@ -24,3 +25,13 @@ class Weights:
     def of(self, sums: Sums) -> int:
         """The work of summed requests."""
         return self.work(sums.prompt_tokens, sums.cached_tokens, sums.completion_tokens)
+
+
+ASSUMED = Weights(
+    prompt=PS_PER_MS * 5 // 2,
+    cached=PS_PER_MS // 4,
+    output=25 * PS_PER_MS,
+    basis="assumed until the first traffic: 0.25, 2.5 and 25 ms of engine time per cached, uncached and generated "
+    "token, as if every request had a slow engine to itself",
+)
+"""What a token takes before anything was measured or learnt: rather too much, so that no budget is overdrawn."""

@@ -29,6 +29,11 @@ class LayeredListing:
         return self.file.name
 
     @property
+    def entry(self) -> str:
+        """The file names it as it was asked for."""
+        return self.file.entry
+
+    @property
     def origin(self) -> str:
         """Both origins."""
         return f"{self.file.origin} over {self.catalogue.origin}"
@@ -91,17 +96,24 @@ class PriceBook:
         """The listing of `provider:model`; raises `PriceError` when it has none."""
         provider, colon, model = name.partition(":")
         if not (colon and provider and model):
-            raise PriceError(f"'{name}' is not a priced model; write provider:model.", param="vs")
+            raise PriceError(f"'{name}' is not a priced model; write provider:model. {self._known(name)}", param="vs")
         own, listed = self._files.get(name), self.catalogue.find(provider, model)
         if own is not None:
             return own if listed is None else LayeredListing(own, listed)
         if listed is None:
             raise PriceError(
-                f"There is no price for '{name}' in {self.source}; it is unpriced. "
-                f"`turntable prices list {model}` shows what is known, and {PRICE_FILE} takes a price of your own.",
+                f"There is no price for '{name}' in {self.source}; it is unpriced. {self._known(model)}, "
+                f"and {PRICE_FILE} takes a price of your own.",
                 param="vs",
             )
         return listed
+
+    def _known(self, model: str) -> str:
+        """Where to look for a model by a part of its name."""
+        part, names = model.strip(":"), self.names()
+        while part and not any(part.lower() in name.lower() for name in names):
+            part = part.rpartition("-")[0]
+        return f"`turntable prices list {part}` shows what is known" if part else "`turntable prices list` shows some"
 
     def names(self) -> list[str]:
         """Every model with a listing, sorted."""

@@ -46,6 +46,11 @@ class CatalogueListing:
         return self.requested
 
     @property
+    def entry(self) -> str:
+        """The catalogue's own name of what was found."""
+        return f"{self.provider.id}:{self.model.id}"
+
+    @property
     def source(self) -> str:
         """The provider's page of prices."""
         return (self.provider.pricing_urls or ["no page is named"])[0]

@@ -20,6 +20,11 @@ class Listing(Protocol):
         ...
 
     @property
+    def entry(self) -> str:
+        """The `provider:model` of the data whose price it is: another name than `name` where that is only alike."""
+        ...
+
+    @property
     def origin(self) -> str:
         """Which data it is from, such as `genai-prices 0.2.3` or `prices.toml`."""
         ...

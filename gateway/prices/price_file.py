@@ -100,6 +100,11 @@ class FileListing:
     entries: Sequence[PriceEntry]
 
     @property
+    def entry(self) -> str:
+        """The file names it as it was asked for."""
+        return self.name
+
+    @property
     def source(self) -> str:
         """The page that states the newest price."""
         return self.entries[-1].source

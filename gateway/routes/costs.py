@@ -1,18 +1,19 @@
 """GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
 
 import asyncio
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import RootModel
 
+from gateway.costs.amounts import MOST_USD_PER_HOUR
 from gateway.costs.evidence import Kind
 from gateway.costs.measurements import checked
 from gateway.costs.office import CostOffice, Question
 from gateway.costs.plan import IdlePolicy
-from gateway.costs.tenant_view import only_of
+from gateway.costs.tenant_view import asked_by_tenant, only_of
+from gateway.costs.watch import CostWatch
 from gateway.errors import InvalidRequestError
 from gateway.keys import Caller
 from gateway.routes.adapter_documents import body_of, read_body
@@ -23,10 +24,8 @@ class Measurement(RootModel[dict[str, Any]]):
     """JSON body of a measurement, as its kind has it."""
 
 
-def cost_routes(office: CostOffice, *, recorded: Callable[[], None], usage: Any, admin: Any) -> APIRouter:
-    """Routes about money; times are ISO 8601, all history by default. Each guard demands the scope of its name;
-    `recorded` makes a new measurement count.
-    """
+def cost_routes(office: CostOffice, watch: CostWatch, *, usage: Any, admin: Any) -> APIRouter:
+    """Routes about money; times are ISO 8601, all history by default. Each guard demands the scope of its name."""
     routes = APIRouter(prefix="/admin/v1/costs", tags=["costs"])
 
     @routes.get("")
@@ -42,25 +41,32 @@ def cost_routes(office: CostOffice, *, recorded: Callable[[], None], usage: Any,
         """What everything cost, who caused it, what it would have been elsewhere, and when own engines pay.
 
         `vs` names comparators as provider:model; `idle` is own_line, proportional or even; `usd_per_hour` asks what if
-        every engine had cost that. A key that is no admin's gets the lines of its tenant and nothing else.
+        every engine had cost that. A key that is no admin's gets the lines of its tenant for whole days (UTC) and
+        nothing else, and may ask neither for `idle` nor for `usd_per_hour`.
         """
         columns = tuple(column for column in group_by.split(",") if column)
         question = Question(
             since_us=parse_us(since, "since") or 0,
             until_us=parse_us(until, "until"),
-            group_by=columns if caller.is_admin else tuple(dict.fromkeys(("tenant", *columns))),
+            group_by=columns,
             vs=None if vs is None else tuple(vs),
             idle=_policy(idle),
             usd_per_hour=_usd(usd_per_hour),
         )
-        document = office.document(question)
-        return (document if caller.is_admin else only_of(caller.tenant, document)).model_dump(mode="json")
+        if caller.is_admin:
+            return office.document(question).model_dump(mode="json")
+        return only_of(caller.tenant, office.document(asked_by_tenant(question))).model_dump(mode="json")
 
-    _add_evidence(routes, office, recorded, admin)
+    _add_evidence(routes, office, watch, admin)
     return routes
 
 
-def _add_evidence(routes: APIRouter, office: CostOffice, recorded: Callable[[], None], admin: Any) -> None:
+def _add_evidence(routes: APIRouter, office: CostOffice, watch: CostWatch, admin: Any) -> None:
+    @routes.get("/price", dependencies=[Depends(admin)])
+    def price() -> dict[str, Any]:
+        """The price of work that requests cost now; its basis is `unpriced` where nobody stated a price per hour."""
+        return {"version": watch.price().version, **watch.price().document()}
+
     @routes.get("/evidence", dependencies=[Depends(admin)])
     def evidence() -> dict[str, Any]:
         """The newest measurement of each kind."""
@@ -77,7 +83,7 @@ def _add_evidence(routes: APIRouter, office: CostOffice, recorded: Callable[[], 
         """Keep a measurement: weights, capacity or quality. From now on it is the one that counts."""
         fact = checked(kind, read_body(Measurement, await request.body()).root)
         await asyncio.to_thread(office.store.add, kind, fact)
-        await asyncio.to_thread(recorded)
+        await asyncio.to_thread(watch.renew)
         return {"kind": kind, **fact}
 
 
@@ -101,4 +107,9 @@ def _usd(text: str | None) -> Decimal | None:
         amount = Decimal(-1)
     if not amount.is_finite() or amount < 0:
         raise InvalidRequestError(f"'{text}' is no price per hour; write it like 2.69.", param="usd_per_hour")
+    if amount > MOST_USD_PER_HOUR:
+        raise InvalidRequestError(
+            f"'{text}' is more than ${MOST_USD_PER_HOUR:,} per hour; give the price of one engine's hour.",
+            param="usd_per_hour",
+        )
     return amount

@@ -1,5 +1,6 @@
 """Settings: where they come from, which wins, and what is refused."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def test_the_database_lives_in_the_data_directory_unless_told() -> None:
 def test_unknown_and_impossible_settings_are_refused() -> None:
     with pytest.raises(ValidationError, match="max_loras"):
         Settings(max_loras=0)
+    with pytest.raises(ValidationError, match="engine_usd_per_hour"):
+        Settings(engine_usd_per_hour=Decimal(2_690_000))
     Path("turntable.toml").write_text("max_lora = 3\n")
     with pytest.raises(ValidationError, match="max_lora"):
         Settings()

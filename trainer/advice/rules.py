@@ -170,12 +170,16 @@ RULES: tuple[Rule, ...] = (
         Answer.FINE_TUNE,
         shrinks,
         lambda case: (
-            f"{case.requests_per_day:,} requests a day pay for a small tuned model, and {case.wish} is what is wished"
+            f"{case.requests_per_day:,} requests a day are a volume at which an article says that a small tuned model "
+            f"pays, and {case.wish} is what is wished; for money, only if `turntable costs breakeven "
+            f"--requests-per-day {case.requests_per_day}` with your lengths, model and card says that the own engine "
+            "pays, else keep the prompt"
         ),
-        f"{SHRINKING_PER_DAY:,} requests a day, which is 100,000 a month",
+        f"{SHRINKING_PER_DAY:,} requests a day, which is 100,000 a month; it depends on the request: with "
+        "1,000 tokens in and 100 out on a rented H100 own engines pay from some 3,000 to 390,000 a day, by model",
         "CTO (100,000 calls a month; latency); WFE (a 7B at a twentieth of the cost); Jacar (10 to 20 % per token)",
         "pays back within weeks (Precision) or in three to six months (CTO)",
-        "less traffic, or a price at which the large model is cheaper: see `turntable costs breakeven`",
+        "less traffic, or `turntable costs breakeven` saying that the large model is cheaper at this volume",
     ),
     Rule(
         "form_and_facts",

@@ -33,6 +33,7 @@ class Answer:
     completion_tokens: int = 0
     cost_nano_usd: int | None = None
     error: str | None = None
+    cached_tokens: int = 0
 
 
 class Journal:

@@ -123,6 +123,7 @@ class Assembly:
             tokens=Tokens(
                 prompt=sum(answer.prompt_tokens for answer in answered),
                 completion=sum(answer.completion_tokens for answer in answered),
+                cached=sum(answer.cached_tokens for answer in answered),
             ),
             latency_ms=Latency(p50=float(np.percentile(times, 50)), p95=float(np.percentile(times, 95))),
             cost_nano_usd=cost_of(column.answers, 0 if correct is None else int(np.nansum(correct))),

@@ -71,6 +71,8 @@ class Tokens(_Part):
 
     prompt: int
     completion: int
+    cached: int = 0
+    """Of the prompts: what the engine had kept from before."""
 
 
 class Latency(_Part):

@@ -85,6 +85,7 @@ async def ask(
     if not completion.choices:
         return Answer(arm, line, error="the answer holds no choice")
     choice, usage = completion.choices[0], completion.usage
+    details = usage.prompt_tokens_details if usage else None
     return Answer(
         arm,
         line,
@@ -94,6 +95,7 @@ async def ask(
         usage.prompt_tokens if usage else 0,
         usage.completion_tokens if usage else 0,
         _nano_usd(raw.headers.get(_COST)),
+        cached_tokens=(details.cached_tokens or 0) if details else 0,
     )
 
 

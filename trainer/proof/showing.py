@@ -7,6 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from adapters.cli.tables import fitted
 from trainer.proof.document import Arm, Check, Gate, Report, VerdictWord
 from trainer.proof.task import LENGTH
 
@@ -21,7 +22,7 @@ _MEANINGS = {
 
 def show(report: Report, console: Console) -> None:
     """Print the whole report."""
-    console.print(_arms(report))
+    console.print(fitted(_arms(report), console))
     if report.gate.verdict is not None:
         console.print(_verdict(report.gate))
     elif report.gate.summary:

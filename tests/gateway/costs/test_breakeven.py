@@ -116,7 +116,8 @@ def test_payback_counts_days_and_may_be_never() -> None:
     assert payback_days(Decimal(300), Decimal(10)) == 30
     assert payback_days(Decimal(300), Decimal(0)) is None
     assert payback_days(Decimal(300), Decimal(-1)) is None
-    assert payback_days(Decimal(0), Decimal(-1)) == 0
+    assert payback_days(Decimal(0), Decimal(10)) == 0
+    assert payback_days(Decimal(0), Decimal(-1)) is None  # nothing was invested, and nothing is saved
 
 
 def command(*arguments: str) -> tuple[int, str]:
@@ -134,14 +135,57 @@ def test_the_command_answers_what_if_for_price_volume_and_model() -> None:
     assert round(row["payback_days"], 2) == 4.91
     code, text = command("--hardware", "h100", "--capacity-per-s", "23.6", "--utilisation", "0.1")
     assert code == 0
-    for words in ("low $1.30/h", "typical $2.69/h", "high $10.98/h", "engines", "paid back after"):
+    for words in ("low $1.30/h", "typical $2.69/h", "high $10.98/h", "pays from", "paid back"):
         assert words in text, words
+
+
+EXAMPLE = ["--hardware", "h100", "--capacity-per-s", "23.6", "--prompt-tokens", "1500", "--output-tokens", "300"]
+
+
+def test_an_own_engine_that_costs_more_is_never_paid_back_and_the_answer_is_to_stay() -> None:
+    code, text = command(*EXAMPLE, "--requests-per-day", "100,000/month", "--json")
+    assert code == 0
+    rows = orjson.loads(text)["data"]
+    assert {round(row["at_requests_per_day"]) for row in rows} == {3_333}
+    dearer = [row for row in rows if row["own_usd_per_day"] >= row["elsewhere_usd_per_day"]]
+    assert len(dearer) > len(rows) // 2
+    assert {row["payback_days"] for row in dearer} == {None}
+    code, text = command(*EXAMPLE, "--vs", "google:gemini-3.8-flash", "--requests-per-day", "3333")
+    assert code == 0
+    assert "after 0.0 days" not in text
+    assert "at 3,333 requests a day: stay with google:gemini-3.8-flash" in text
+    assert "One engine is full at 2,039,040 requests a day" in text
+
+
+def test_where_own_engines_pay_the_answer_says_so_and_from_when_on() -> None:
+    asked = ["--usd-per-hour", "2.69", "--capacity-per-s", "23.6", "--vs", "openai:gpt-6.1-terra"]
+    code, text = command(*asked, "--requests-per-day", "100000")
+    assert code == 0
+    assert "at once" in text  # nothing was invested
+    assert "at 100,000 requests a day: the own engine pays; it costs $64.56 a day" in text
+    code, text = command(*asked)
+    assert "pays from 38,798 requests a day on (instead of openai:gpt-6.1-terra)" in text
+
+
+def test_a_model_that_is_priced_by_another_entry_is_said_to_be() -> None:
+    asked = ["--usd-per-hour", "2.69", "--capacity-per-s", "23.6", "--vs", "anthropic:claude-sonnet-4-2025-05-14"]
+    code, text = command(*asked)
+    assert code == 0
+    assert "anthropic:claude-sonnet-4-2025-05-14 at the price of anthropic:claude-sonnet-4-0" in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--capacity-per-s", "1"], "--usd-per-hour"),
+        (["--usd-per-hour", "1"], "turntable loadtest capacity"),
+        (["--capacity-per-s", "1", "--usd-per-hour", "2690000"], "beyond $10,000"),
+        (
+            ["--capacity-per-s", "1", "--usd-per-hour", "1", "--requests-per-day", "3/moon"],
+            "write 3000, or 100000/month",
+        ),
+        (["--capacity-per-s", "1", "--usd-per-hour", "1", "--vs", "gpt-5"], "`turntable prices list gpt-5`"),
+        (["--capacity-per-s", "1", "--usd-per-hour", "1", "--vs", "openai:gpt-5-zz"], "`turntable prices list gpt-5`"),
         (["--capacity-per-s", "1", "--usd-per-hour", "-1"], "--usd-per-hour must be more than 0"),
         (["--capacity-per-s", "0", "--usd-per-hour", "1"], "--capacity-per-s must be more than 0"),
         (["--capacity-per-s", "x", "--usd-per-hour", "1"], "'x' is no number"),

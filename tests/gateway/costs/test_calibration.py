@@ -3,6 +3,7 @@
 import threading
 from random import Random
 
+import httpx
 import orjson
 import pytest
 from typer.testing import CliRunner
@@ -76,6 +77,32 @@ def test_the_command_measures_over_http_and_the_gateway_goes_by_it(attached: Att
     assert 300e6 < fact["output_ps"] < 3_000e6
     assert attached.http.get("/admin/v1/costs").json()["weights"].startswith("measured on ")
     assert attached.http.get("/admin/v1/costs/evidence").json()["weights"]["output_ps"] == fact["output_ps"]
+
+
+def test_requests_of_others_do_not_end_a_calibration(attached: Attached) -> None:
+    """Somebody asks without a pause: batches are tried again, then counted with what was asked meanwhile."""
+    is_over, asked = threading.Event(), []
+
+    def ask() -> None:
+        with httpx.Client(base_url=attached.url, headers=attached.http.headers, timeout=20) as http:
+            while not is_over.is_set():
+                body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+                asked.append(http.post("/v1/chat/completions", json=body).status_code)
+
+    somebody = threading.Thread(target=ask)
+    somebody.start()
+    try:
+        options = ["--gateway", attached.url, "--json", "--requests", "8", "--output-tokens", "32"]
+        result = CliRunner().invoke(costs_app, ["calibrate", *options], env={"TURNTABLE_ADMIN_KEY": KEY})
+    finally:
+        is_over.set()
+        somebody.join()
+    assert result.exit_code == 0, result.output
+    assert set(asked) == {200}
+    announced, *progress = result.stderr.splitlines()
+    assert announced.startswith("8 batches of 8 requests, about ")
+    assert any("requests of others counted in" in line for line in progress)
+    assert sum(line.startswith("batch ") for line in progress) == 8
 
 
 def test_evidence_that_makes_no_sense_is_refused(attached: Attached) -> None:

@@ -25,6 +25,7 @@ from gateway.costs.office import CostOffice, Question
 from gateway.costs.page import html_page
 from gateway.costs.plan import PLAN_FILE, PlanError, read_plan, read_presets
 from gateway.costs.request_cost import RequestPrices
+from gateway.costs.show import shown
 from gateway.costs.usage import UsageSummary
 from gateway.costs.watch import CostWatch
 from gateway.database import open_database
@@ -137,7 +138,7 @@ def test_comparators_give_ranges_and_variants_and_say_what_is_not_known(office: 
 def test_measured_weights_price_work_and_text(office: CostOffice) -> None:
     weights = {"prompt_ps": 20_000_000, "cached_ps": 1_000_000, "output_ps": 300_000_000, "error_share": 0.04}
     fact = weights | {"r_squared": 0.99, "batches": 16, "concurrency": 8, "model": "base", "chars_per_token": 3.9}
-    office.store.add(Kind.WEIGHTS, fact)
+    office.store.add(Kind.WEIGHTS, fact, SINCE - 1)
     document = office.document(Question(SINCE, NOW))
     assert document.weights.startswith("measured on ")
     seconds = (1024 * 20 + 128 * 300) / 1e6
@@ -199,8 +200,8 @@ def test_payback_of_a_fine_tune_and_overhead_lines(office: CostOffice, tmp_path:
 def test_what_a_right_answer_costs(office: CostOffice) -> None:
     score = {"requests": 100, "prompt_tokens": 102_400, "completion_tokens": 12_800}
     models = {
-        "base": score | {"rates": {"schema_valid": {"hits": 0, "of": 100}}},
-        "support": score | {"rates": {"schema_valid": {"hits": 80, "of": 100}}},
+        "base": score | {"rates": {"correct": {"hits": 0, "of": 100}}},
+        "support": score | {"rates": {"correct": {"hits": 80, "of": 100}}},
     }
     office.store.add(Kind.QUALITY, {"task": "triage", "models": models})
     base, support, *elsewhere = office.document(Question(SINCE, NOW)).quality
@@ -211,10 +212,81 @@ def test_what_a_right_answer_costs(office: CostOffice) -> None:
     assert elsewhere[0].per_right_nano_usd == 1_664_000
 
 
+def test_a_right_answer_whose_prompt_was_cached_costs_what_cached_prompts_do(office: CostOffice) -> None:
+    """Shots before every question make prompts ten times as long; the engine keeps them, and so they cost little."""
+    rates = {"rates": {"correct": {"hits": 80, "of": 100}}}
+    plain = {"requests": 100, "prompt_tokens": 10_000, "completion_tokens": 2_000}
+    shots = plain | {"prompt_tokens": 100_000, "cached_tokens": 90_000}
+    office.store.add(Kind.QUALITY, {"task": "triage", "models": {"base": plain | rates, "prompted": shots | rates}})
+    base, prompted, *_ = office.document(Question(SINCE, NOW)).quality
+    ratio = (10_000 * 10 + 90_000 * 1 + 2_000 * 40) / (10_000 * 10 + 2_000 * 40)
+    assert base.per_request_nano_usd
+    assert (prompted.per_request_nano_usd or 0) / base.per_request_nano_usd == pytest.approx(ratio, rel=1e-6)
+
+
+def test_a_cache_elsewhere_has_to_be_written_before_it_is_read(database: Engine, tmp_path: Path) -> None:
+    run_of(database, SINCE, NOW, Decimal("2.69"))
+    write_rows(database, [row(1, SINCE, prompt_tokens=1024, cached_tokens=512, completion_tokens=128)])
+    document = office_of(database, tmp_path).document(
+        Question(SINCE, NOW, vs=("anthropic:claude-sonnet-5-5", "google:gemini-3.8-flash"))
+    )
+    sonnet, flash = (one.variants["cached"].total for one in document.comparators)
+    # $2, cached $0.10, written $2.50, output $10 per million: 1.3 times as many tokens, up to 1.35.
+    assert sonnet is not None
+    assert sonnet.typical == round(1.3 * (512 * 100 + 512 * 2500 + 128 * 10_000))
+    assert sonnet.low == 512 * 100 + 512 * 2000 + 128 * 10_000  # nothing is written
+    assert flash is not None
+    assert flash.typical == 512 * 75 + 512 * 750 + 128 * 3750  # writing has no price of its own
+    page = html_page(document)
+    assert "the most there can be to write" in page
+    assert "Least lengths that a provider caches" in page
+
+
+def test_a_comparator_priced_by_another_entry_says_so_everywhere(office: CostOffice) -> None:
+    name, entry = "anthropic:claude-sonnet-4-2025-05-14", "anthropic:claude-sonnet-4-0"
+    document = office.document(Question(SINCE, NOW, vs=(name,)))
+    assert document.comparators[0].entry == entry
+    assert f"Priced as {entry}" in html_page(document)
+    assert f"{name} is priced as {entry}, the nearest name that the price data knows." in list(shown(document))
+
+
+def test_more_than_the_measured_capacity_allows_is_no_negative_tax(office: CostOffice) -> None:
+    office.store.add(Kind.CAPACITY, CAPACITY | {"slo_per_s": 0.001, "saturated_per_s": 0.001})
+    document = office.document(Question(SINCE, NOW))
+    assert {level.utilisation_tax_nano_usd for level in document.levels} == {None}
+    assert any("not the capacity of this engine" in note for note in document.notes)
+
+
+def test_what_requests_were_booked_with_stands_beside_the_bill(database: Engine, tmp_path: Path) -> None:
+    run_of(database, SINCE, NOW, Decimal("2.69"))
+    booked = [row(n, SINCE + n * 10**6, prompt_tokens=10, cost_nano_usd=1_000_000_000) for n in range(3)]
+    own = row(9, SINCE + 10**7, prompt_tokens=10, cost_nano_usd=7, key_id="turntable", tenant="turntable")
+    write_rows(database, [*booked, own])
+    document = office_of(database, tmp_path).document(Question(SINCE, NOW))
+    assert document.booked_nano_usd == 3 * NANO
+    assert any("Requests were booked with $3.00 as they ended" in str(part) for part in shown(document))
+
+
+@pytest.mark.parametrize(
+    ("nano_usd", "text"),
+    [
+        (None, "unpriced"),
+        (0, "$0.000000"),
+        (13_000, "$0.000013"),
+        (-1_000_000_000, "-$1.00"),
+        (1_184_693_613_000, "$1,184.69"),
+        (-20_678_670_000, "-$20.68"),
+    ],
+)
+def test_money_for_people_has_as_many_decimals_as_make_sense(nano_usd: int | None, text: str) -> None:
+    assert usd_text(nano_usd) == text
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[[engine]]\nusd_per_hour = -1\n", "engine.1.usd_per_hour"),
+        ("[[engine]]\nusd_per_hour = 2690000\n", "engine.1.usd_per_hour"),
         ("[[engine]]\ncount = 2\n", "it has no price"),
         ('[[engine]]\nhardware = "abacus"\n', "no hardware is called 'abacus'"),
         ("[[engine]]\nusd_per_hour = 1\n[engine.owned]\npurchase_usd = 1\nyears = 1\n", "two prices"),
@@ -274,7 +346,7 @@ def test_gauges_show_today_as_the_document_does(database: Engine, tmp_path: Path
     run_of(database, now_us() - 10**6, now_us(), Decimal("2.69"))
     write_rows(database, [row(1, now_us() - 10**6, 10**5, prompt_tokens=100, completion_tokens=10)])
     office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
-    CostWatch(office, CostGauges(metrics.registry), prices).renew()
+    CostWatch(office, CostGauges(metrics.registry), prices, lambda: None).renew()
     shown = dict(re.findall(r"(?m)^(turntable_cost_\S+) (\S+)$", metrics.render().decode()))
     begin, end = (round(float(shown[f"turntable_cost_window_{name}_seconds"]) * 1e6) for name in ("start", "end"))
     document = office.document(Question(begin, end))
@@ -330,6 +402,8 @@ def test_a_request_is_told_its_cost_when_it_asks(attached: Attached) -> None:
         ("idle=never", "no idle policy 'never'"),
         ("usd_per_hour=-1", "no price per hour"),
         ("usd_per_hour=nan", "no price per hour"),
+        ("usd_per_hour=2690000", "more than $10,000 per hour"),
+        ("vs=gpt-5", "`turntable prices list gpt-5` shows what is known"),
         ("vs=openai:gone", "unpriced"),
     ],
 )
@@ -346,7 +420,7 @@ def test_the_price_of_work_of_other_days_holds_until_there_is_work_today(databas
     used = {"prompt_tokens": 100, "completion_tokens": 10}
     write_rows(database, [row(1, noon + HOUR_US, HOUR_US // 2, **used)])
     office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
-    watch = CostWatch(office, CostGauges(metrics.registry), prices)
+    watch = CostWatch(office, CostGauges(metrics.registry), prices, lambda: None)
     watch.renew()
     assert prices.price.cost_nano_usd(Usage(100, 10)) == 1_800_000_000  # half an hour's worth
     run_of(database, now_us() - 10**6, now_us() + 10**9, None)

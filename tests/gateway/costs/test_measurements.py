@@ -1,5 +1,6 @@
 """Measurements from files that our own tools write: capacity from a load test, quality from a comparison."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def test_a_load_test_that_says_nothing_about_capacity_is_refused(change: dict[st
 
 def comparison(failed: tuple[int, ...] = ()) -> dict[str, Any]:
     """What `turntable compare` writes: a served arm, and one that was answered elsewhere."""
-    measures = {"schema_valid": (0.8, 10), "bleu": (0.3333, 10), "length": (20.0, 10)}
+    right = {"correct": (0.7, 10), "exact_match": (0.6, 10)}
+    other = {"schema_valid": (0.8, 10), "stopped": (1.0, 10), "field_accuracy": (0.5, 10), "f1:a": (0.0, 10)}
+    measures = right | other | {"bleu": (0.3333, 10), "length": (20.0, 10)}
     metrics = {name: Measure(value=v, interval_95=(0.0, 1.0), of=of) for name, (v, of) in measures.items()}
     arms = tuple(
         Arm(
@@ -82,7 +85,7 @@ def comparison(failed: tuple[int, ...] = ()) -> dict[str, Any]:
             digest=None,
             metrics=metrics,
             slices={},
-            tokens=Tokens(prompt=1000, completion=200),
+            tokens=Tokens(prompt=1000, completion=200, cached=900),
             latency_ms=Latency(p50=5.0, p95=9.0),
             cost_nano_usd=Cost(total=None, per_request=None, per_correct=None),
             failed=failed,
@@ -101,25 +104,69 @@ def comparison(failed: tuple[int, ...] = ()) -> dict[str, Any]:
     ).as_json()
 
 
-def test_a_comparison_gives_hits_and_tokens_of_the_arms_that_were_served_here() -> None:
+def test_a_comparison_gives_right_answers_and_tokens_of_the_arms_that_were_served_here() -> None:
     kind, fact = from_file(comparison())
     assert kind is Kind.QUALITY
     assert fact["models"] == {
         "adapter": {
             "requests": 10,
             "prompt_tokens": 1000,
+            "cached_tokens": 900,
             "completion_tokens": 200,
-            "rates": {"schema_valid": {"hits": 8, "of": 10}},
+            "rates": {"correct": {"hits": 7, "of": 10}, "exact_match": {"hits": 6, "of": 10}},
         }
     }
     with pytest.raises(InvalidRequestError, match="requests that failed"):
         from_file(comparison(failed=(1,)))
 
 
+def measured_at(url: str, **fields: Any) -> dict[str, Any]:
+    about = {"started_at": "2026-11-30T10:00:00+00:00", "machine": "box", "url": url, "models": ["base"]}
+    return {"provenance": about | {"turntable_version": version("turntable-gateway")} | fields}
+
+
+@pytest.mark.parametrize(
+    ("provenance", "words"),
+    [
+        ({"provenance": None}, "does not say which server was measured"),
+        (measured_at("http://127.0.0.1:1"), "it was measured at http://127.0.0.1:1, and this gateway is at"),
+        (measured_at("", models=["base", "other@v3"]), "it asked for other, which this gateway does not serve"),
+        (measured_at("", turntable_version="0.0.1"), "it is of Turntable 0.0.1"),
+    ],
+)
+def test_a_capacity_of_another_server_counts_only_despite_that(
+    attached: Attached, tmp_path: Path, provenance: dict[str, Any], words: str
+) -> None:
+    environment = {"TURNTABLE_ADMIN_KEY": KEY, "TURNTABLE_GATEWAY_URL": attached.url}
+    about = provenance["provenance"]
+    if about is not None:
+        provenance = {"provenance": about | {"url": about["url"] or attached.url}}
+    file = tmp_path / "capacity.json"
+    file.write_bytes(orjson.dumps(capacity_study() | provenance))
+    refused = CliRunner().invoke(costs_app, ["record", str(file)], env=environment)
+    assert refused.exit_code == 2
+    assert words in refused.output
+    taken = CliRunner().invoke(costs_app, ["record", str(file), "--despite", "same card"], env=environment)
+    assert taken.exit_code == 0, taken.output
+    assert "counts despite: same card" in attached.http.get("/admin/v1/costs").json()["capacity"]
+
+
+def test_no_rate_that_was_only_offered_is_a_capacity() -> None:
+    """The server answers 3.9 a second at most, whatever it is offered."""
+    study = capacity_study()
+    for level_ in study["levels"]:
+        for report in level_["reports"]:
+            report["total"]["requests_per_s"] = min(report["total"]["requests_per_s"], 3.9)
+    _, fact = from_file(study)
+    assert (fact["saturated_per_s"], fact["slo_per_s"]) == (3.9, 3.9)
+    _, fact = from_file(study | {"capacity": {"within_per_s": 3.5, "saturated_per_s": 3.8}})
+    assert (fact["saturated_per_s"], fact["slo_per_s"]) == (3.8, 3.5)
+
+
 def test_record_sends_a_measurement_to_the_gateway_and_refuses_other_files(attached: Attached, tmp_path: Path) -> None:
     environment = {"TURNTABLE_ADMIN_KEY": KEY, "TURNTABLE_GATEWAY_URL": attached.url}
     good, bad = tmp_path / "capacity.json", tmp_path / "bad.json"
-    good.write_bytes(orjson.dumps(capacity_study()))
+    good.write_bytes(orjson.dumps(capacity_study() | measured_at(attached.url)))
     done = CliRunner().invoke(costs_app, ["record", str(good)], env=environment)
     assert (done.exit_code, done.output.startswith("capacity from ")) == (0, True), done.output
     document = attached.http.get("/admin/v1/costs").json()

@@ -35,6 +35,7 @@ def random_rows(count: int, seed: int) -> list[dict[str, Any]]:
         state = {"state": "interrupted"} if took is None else {}
         fields = {"adapter": choose.choice([None, "a", "b"]), "engine": choose.choice(["engine-0", "engine-1", None])}
         tokens = {"prompt_tokens": prompt, "cached_tokens": prompt // 3, "completion_tokens": choose.randrange(50)}
+        state |= {"finish": choose.choice(["completed", "completed", "client_abort", "refused", "engine_error"])}
         rows.append(row(number, opened, took, tenant=choose.choice(["t", "u"]), **fields, **tokens, **state))
     return rows
 
@@ -43,7 +44,9 @@ def by_hand(rows: list[dict[str, Any]], since: int, until: int) -> tuple[dict[st
     """The same sums, and the union of intervals microsecond by microsecond's worth, without SQL."""
     inside = [one for one in rows if since <= one["opened_us"] < until]
     totals = {"requests": len(inside), "unsettled": sum(one["state"] != "settled" for one in inside)}
-    totals |= {name: sum(one[name] for one in inside) for name in COUNTS[2:]}
+    totals |= {name: sum(one[name] for one in inside) for name in COUNTS[2:5]}
+    failed = ("refused", "engine_error")
+    totals["unanswered"] = sum(one["state"] == "settled" and one["finish"] in failed for one in inside)
     busy: dict[tuple[int, str], int] = defaultdict(int)
     for engine in ("engine-0", "engine-1", None):
         reached = since

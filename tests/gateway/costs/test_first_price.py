@@ -1,0 +1,111 @@
+"""Money from the first request on: a price per hour is enough for budgets, and the pace is learnt from live traffic."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+from typer.testing import CliRunner
+
+from gateway.cli.keys import app as keys_app
+from gateway.cli.tenants import app as tenants_app
+from gateway.costs.amounts import DAY_US, HOUR_US
+from gateway.costs.gauges import CostGauges
+from gateway.costs.request_cost import RequestPrices
+from gateway.costs.watch import CostWatch
+from gateway.costs.weights import ASSUMED
+from gateway.ledger import now_us
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+from gateway.usage import Usage
+from loadtest.canned.engine import CannedSettings
+from loadtest.canned.server import CannedServer, serving
+from tests.gateway.budgets.conftest import new_key
+from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
+from tests.gateway.costs.ledger_rows import row, write_rows
+from tests.gateway.costs.test_document import database as database
+from tests.gateway.costs.test_document import office_of, run_of
+
+ASKED = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+TOLD = {"x-turntable-cost": "1"}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[CannedServer]:
+    with serving(CannedSettings(tokens=4, itl_ms=5)) as running:
+        yield running
+
+
+def cost_of(data_dir: Path, request_id: str) -> int:
+    """What the ledger says that a request cost, once it does."""
+    for _ in range(200):
+        with sqlite3.connect(data_dir / "turntable.db") as ledger:
+            query = "SELECT cost_nano_usd FROM usage_ledger WHERE request_id = ? AND settled_us IS NOT NULL"
+            if found := ledger.execute(query, (request_id,)).fetchone():
+                return int(found[0] or 0)
+        threading.Event().wait(0.05)
+    raise AssertionError(request_id)
+
+
+def price_of(gateway: Attached) -> dict[str, Any]:
+    document: dict[str, Any] = gateway.http.get("/admin/v1/costs/price").json()
+    return document
+
+
+def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: CannedServer, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, engine_usd_per_hour=Decimal("3.6"))
+    for _ in ("fresh", "started again"):
+        with running_gateway(settings, engine.url) as url:
+            wait_until_ready(url)
+            gateway = Attached(url, engine, tmp_path)
+            key = new_key(gateway, budgets=[{"usd": "5", "period": "month"}])
+            first = key.post("/v1/chat/completions", ASKED)
+            assert first.status_code == httpx.codes.OK, first.text
+            assert cost_of(tmp_path, first.headers["x-request-id"]) > 0
+            while price_of(gateway)["basis"] != "recent":  # learnt from that request
+                threading.Event().wait(0.05)
+            after = key.post("/v1/chat/completions", ASKED)
+            assert cost_of(tmp_path, after.headers["x-request-id"]) > 0
+            gateway.http.close()
+
+
+def watch_of(database: Engine, data_dir: Path, stated: int | None) -> tuple[CostWatch, RequestPrices]:
+    prices = RequestPrices()
+    return CostWatch(office_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
+
+
+def test_before_any_traffic_work_costs_what_a_slow_engine_would_take(database: Engine, tmp_path: Path) -> None:
+    watch, prices = watch_of(database, tmp_path, 3_600 * 10**9)  # a dollar per second
+    watch.begin()
+    assumed = prices.price.cost_nano_usd(Usage(100, 10))
+    assert assumed == (100 * ASSUMED.prompt + 10 * ASSUMED.output) // 1000
+    watch.renew()
+    assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("assumed", assumed)
+
+
+def test_at_midnight_the_pace_learnt_the_day_before_stays_in_force(database: Engine, tmp_path: Path) -> None:
+    evening = now_us() // DAY_US * DAY_US - HOUR_US
+    run_of(database, evening, evening + HOUR_US, Decimal("3.6"))
+    write_rows(database, [row(1, evening, 10 * 10**6, prompt_tokens=100, completion_tokens=10)])
+    watch, prices = watch_of(database, tmp_path, 36 * 10**8)
+    watch.begin()
+    watch.renew()
+    assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("recent", 10 * 10**6)
+
+
+def test_without_any_price_per_hour_who_gives_out_a_budget_is_told(attached: Attached) -> None:
+    environment = {"TURNTABLE_ADMIN_KEY": KEY, "TURNTABLE_GATEWAY_URL": attached.url}
+    for app, arguments in (
+        (keys_app, ["create", "app", "--budget", "5/month"]),
+        (tenants_app, ["set", "budgeted", "--budget", "5/month"]),
+    ):
+        told = CliRunner().invoke(app, arguments, env=environment)
+        assert told.exit_code == 0, told.output
+        assert "--engine-usd-per-hour" in told.stderr
+    quiet = CliRunner().invoke(keys_app, ["create", "app"], env=environment)
+    assert "--engine-usd-per-hour" not in quiet.stderr
