@@ -105,7 +105,7 @@ def sweep_loads(options: SweepOptions) -> None:
         def with_load(load: float) -> RunSettings:
             if options.users:
                 return replace(base, rate_per_s=None, ramp=None, concurrency=max(1, int(load)))
-            return replace(base, rate_per_s=load, ramp=None, concurrency=options.concurrency)
+            return replace(base, rate_per_s=load, ramp=None, concurrency=options.concurrency, exact_offer=True)
 
         study = asyncio.run(sweep(loads, with_load, unit, options.repeats, delivery.measure))
         delivery.deliver_study(study)

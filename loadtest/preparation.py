@@ -35,6 +35,16 @@ async def check_server(client: ChatClient, settings: RunSettings, models: Sequen
         raise ServerError(message) from error
 
 
+async def server_version(client: ChatClient, settings: RunSettings) -> str | None:
+    """What the server says that it is, where it does, as vLLM: its version."""
+    try:
+        _, body = await client.get(f"{settings.base_url}/version")
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+    version = body.get("version") if isinstance(body, dict) else None
+    return version if isinstance(version, str) else None
+
+
 async def warm_up(
     client: ChatClient, models: Sequence[str], requests: int, clock: Callable[[], float]
 ) -> tuple[list[str], dict[str, str]]:

@@ -10,10 +10,11 @@ from typing import IO
 
 from loadtest.client import ChatClient
 from loadtest.collector import Tallies
-from loadtest.drive import Driver, OnRecord, OnSnapshot, Part, PartResult
+from loadtest.drive import Driver, OnRecord, OnSnapshot, Part
 from loadtest.meter import ClientLoad
 from loadtest.plan import Plan
-from loadtest.preparation import check_server, warm_up
+from loadtest.preparation import check_server, server_version, warm_up
+from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings
 from loadtest.swaps import Swap
@@ -29,6 +30,7 @@ class LoadRun:
     tallies: Tallies
     client: ClientLoad
     partial: bool
+    provenance: Provenance
     swaps: list[Swap] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
 
@@ -47,6 +49,7 @@ async def run_load(
     models = Plan.of(settings).models
     async with ChatClient(settings.base_url, settings.key, settings.timeout_s, time.perf_counter) as client:
         await check_server(client, settings, models)
+        provenance = Provenance.now(settings.base_url, models, await server_version(client, settings))
         warm, failures = await warm_up(client, models, settings.warmup, time.perf_counter)
     with _ctrl_c() as interrupting:
         if settings.processes > 1:
@@ -55,11 +58,7 @@ async def run_load(
             driver = Driver(Part(settings, warm), _keeper(on_record, records), on_snapshot)
             interrupting(driver.interrupt)
             result = await driver.run()
-    return _load_run(result, failures)
-
-
-def _load_run(result: PartResult, failures: dict[str, str]) -> LoadRun:
-    return LoadRun(result.tallies, result.meter.load(), result.partial, result.swaps, failures)
+    return LoadRun(result.tallies, result.meter.load(), result.partial, provenance, result.swaps, failures)
 
 
 def _keeper(on_record: OnRecord | None, records: IO[bytes] | None) -> OnRecord:

@@ -53,6 +53,10 @@ class RunSettings:
     max_tokens: int = 64
     prompts: Path | None = None
     seed: int = 0
+    run: int = 0
+    """Which run of a study this is; each has words, gaps and models of its own."""
+    exact_offer: bool = False
+    """Open loop of a fixed time: send exactly rate x time requests."""
     timeout_s: float = 120.0
     key: str | None = field(default=None, repr=False)
     duration_s: float | None = None
@@ -126,6 +130,11 @@ class RunSettings:
     def is_open_loop(self) -> bool:
         """Whether send times are fixed in advance."""
         return self.arrivals == "trace" or self.rate is not None
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether so many requests per second are offered from start to end."""
+        return bool(self.rate_per_s) and self.arrivals != "trace"
 
     @property
     def shape(self) -> float | None:

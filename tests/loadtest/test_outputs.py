@@ -14,6 +14,7 @@ from loadtest.collector import Snapshot, Tallies
 from loadtest.display import snapshot_table
 from loadtest.meter import ClientLoad
 from loadtest.page import charts_over_load, frontier, html_page
+from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import LoadRun
@@ -32,7 +33,12 @@ def report(ttft_ms: float = 20, cpu_share: float = 0.1) -> Report:
         record = RequestRecord(index, SETTINGS.models[index % 2], index, index, first_s + 0.1, 200, [first_s])
         record.cold = index < 2
         tallies.add(record)
-    return Report.of(SETTINGS, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), partial=False))
+    return Report.of(
+        SETTINGS,
+        LoadRun(
+            tallies, ClientLoad(1, 0.1, cpu_share, None), False, Provenance.now(SETTINGS.url, SETTINGS.models, "0.32.0")
+        ),
+    )
 
 
 def study() -> Study:
