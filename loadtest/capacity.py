@@ -1,8 +1,9 @@
 """How many requests per second a server takes within limits: doubling until it does not, then halving the interval."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from loadtest.report import Report
 from loadtest.settings import RunSettings
@@ -129,7 +130,7 @@ async def find_capacity(
 
     bracket = await bracket_capacity(probe, start, tolerance, most_probes)
     levels.sort(key=lambda level: level.load or 0.0)
-    return Study("capacity", levels, conclusion(bracket, levels, limits), figures(bracket, levels)), bracket
+    return Study("capacity", levels, conclusion(bracket, levels, limits), figures(bracket, levels, limits)), bracket
 
 
 async def _probed(settings: RunSettings, limits: Limits, measure: Measured) -> Level:
@@ -150,7 +151,7 @@ async def _probed(settings: RunSettings, limits: Limits, measure: Measured) -> L
     return level
 
 
-def figures(bracket: Bracket, levels: list[Level]) -> dict[str, float | bool | None]:
+def figures(bracket: Bracket, levels: list[Level], limits: Limits) -> dict[str, Any]:
     """The capacity in numbers, per second: none is more than was really answered."""
     known = [report.backlog.answered_per_s for level in levels for report in level.reports if report.backlog]
     return {
@@ -158,6 +159,7 @@ def figures(bracket: Bracket, levels: list[Level]) -> dict[str, float | bool | N
         "beyond_per_s": bracket.beyond,
         "saturated_per_s": max([*known, *(level.answered_per_s for level in levels)], default=None),
         "is_settled": bracket.is_settled,
+        "limits": asdict(limits),
     }
 
 

@@ -111,12 +111,13 @@ def tallied(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
     for record in records:
         tallies.add(record)
     provenance = Provenance.of_records(sorted(tallies.models))
-    return Report.of(settings, LoadRun(tallies, ClientLoad(0, 0.0, 0.0, None), False, provenance))
+    partial = tallies.total.unfinished > 0
+    return Report.of(settings, LoadRun(tallies, ClientLoad(0, 0.0, 0.0, None), partial, provenance))
 
 
 def _public(settings: RunSettings) -> dict[str, Any]:
     asked = asdict(settings)
-    del asked["key"]
+    del asked["key"], asked["url_from"]
     if asked["swaps"]:
         del asked["swaps"]["admin_key"]
     if not settings.is_open_loop:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO
 
 from loadtest.client import ChatClient
 from loadtest.collector import Tallies
@@ -18,7 +17,7 @@ from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings
 from loadtest.swaps import Swap
-from loadtest.workers import run_in_processes
+from loadtest.workers import Sink, run_in_processes
 
 __all__ = ["DEFAULT_CONCURRENCY", "LoadRun", "RunSettings", "run_load"]
 
@@ -39,7 +38,7 @@ async def run_load(
     settings: RunSettings,
     on_record: OnRecord | None = None,
     *,
-    records: IO[bytes] | None = None,
+    records: Sink | None = None,
     on_snapshot: OnSnapshot | None = None,
 ) -> LoadRun:
     """Run the test; every complete record is written to `records`. Ctrl-C ends it early.
@@ -61,7 +60,7 @@ async def run_load(
     return LoadRun(result.tallies, result.meter.load(), result.partial, provenance, result.swaps, failures)
 
 
-def _keeper(on_record: OnRecord | None, records: IO[bytes] | None) -> OnRecord:
+def _keeper(on_record: OnRecord | None, records: Sink | None) -> OnRecord:
     def keep(record: RequestRecord) -> None:
         if records:
             records.write(record.as_line())

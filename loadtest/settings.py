@@ -59,6 +59,8 @@ class RunSettings:
     """Open loop of a fixed time: send exactly rate x time requests."""
     timeout_s: float = 120.0
     key: str | None = field(default=None, repr=False)
+    url_from: str = "the address given"
+    """How the address was come by, for who wonders why nothing answers there."""
     duration_s: float | None = None
     """No request leaves later than so many seconds after the start."""
     arrivals: str = "poisson"
@@ -156,6 +158,11 @@ class RunSettings:
 
 def checked_url(url: str, option: str) -> str:
     """The address; InvalidWorkloadError when it is none."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise InvalidWorkloadError(f"{option} must look like http://127.0.0.1:8080, not {url!r}.")
     return url
