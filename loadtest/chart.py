@@ -67,10 +67,10 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series],
     ]
     for number, one in enumerate(drawn):
         parts += _line(one, COLOURS[number % len(COLOURS)], [place(x, y) for x, y in one.points])
-    for limit in limits:
+    for number, limit in enumerate(limits):
         from_ = place(limit.value, 0) if limit.is_upright else place(0, limit.value)
         to = place(limit.value, y_most) if limit.is_upright else place(x_most, limit.value)
-        parts += _limit_line(limit.name, from_, to)
+        parts += _limit_line(limit.name, from_, to, number)
     return "".join([*parts, "</svg>"])
 
 
@@ -151,18 +151,13 @@ def _line(one: Series, colour: str, places: list[tuple[float, float]]) -> list[s
     return parts
 
 
-def _limit_line(name: str, start: tuple[float, float], end: tuple[float, float]) -> list[str]:
+def _limit_line(name: str, start: tuple[float, float], end: tuple[float, float], above: int = 0) -> list[str]:
+    # Its name is beside the legend, where it hides nothing.
     (x1, y1), (x2, y2) = start, end
-    is_upright = x1 == x2
-    if is_upright:
-        to_left = x1 > WIDTH / 2
-        x, y, anchor = x1 + (-5 if to_left else 5), y2 + 10, "end" if to_left else "start"
-    else:
-        x, y, anchor = x2, y1 - 5 if y1 > TOP + 14 else y1 + 13, "end"
     return [
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="limit" stroke="{LIMIT_COLOUR}" '
         f'stroke-dasharray="6 4"/>',
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="limit">{escape(name)}</text>',
+        f'<text x="{WIDTH - RIGHT}" y="{36 - 18 * above}" text-anchor="end" class="limit">{escape(name)}</text>',
     ]
 
 

@@ -90,7 +90,7 @@ def print_whole(console: Console, table: Table) -> None:
 
 def _tables(report: Report) -> tuple[Table, Table]:
     busiest = sorted(report.models.items(), key=lambda item: -item[1].requests)[:MOST_ROWS]
-    rows = [*busiest, ("all models", report.total)]
+    rows = [*busiest, *([("all models", report.total)] if len(report.models) > 1 else [])]
     if report.cold and report.warm:
         rows += [("of these: cold", report.cold), ("of these: warm", report.warm)]
     if report.near_swap:

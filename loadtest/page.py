@@ -23,6 +23,7 @@ svg text { fill: currentColor; } svg .title { font-size: 14px; font-weight: 600;
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .25rem .55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: bottom; }
 td { white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+th:first-child { min-width: 6rem; }
 td:first-child, .asked td { white-space: normal; overflow-wrap: anywhere; } .asked td { text-align: left; }
 thead th { background: var(--soft); font-weight: 600; } tr.total td { font-weight: 600; }
 .bad { background: #c53030; color: #fff; padding: .6rem 1rem; border-radius: 6px; }
@@ -38,6 +39,7 @@ p, dd, dt, h2 { overflow-wrap: anywhere; } dt { font-weight: 600; } dd { margin:
 """
 SHOWN_LATENCIES = (("ttft", "p50"), ("ttft", "p99"), ("itl", "p99"), ("e2e", "p50"), ("e2e", "p99"))
 PERCENTILES = ("p50", "p95", "p99")
+METRICS = ("ttft", "itl", "tpot", "e2e")
 LIMITED = {"ttft": "p99_ttft_ms", "itl": "p99_itl_ms"}
 MOST_BARS = 25
 """Models in the chart; with more of them the slowest ones are."""
@@ -186,7 +188,9 @@ def _models(level: Json) -> str:
     head = ["model", "requests", "answered", "good", "failed", *(f"{m.upper()} {p}, ms" for m, p in SHOWN_LATENCIES)]
     head += ["tokens/s"]
     report = level["reports"][-1]
-    named = [*report["models"].items(), ("all models", report["total"])]
+    named = list(report["models"].items())
+    if len(named) > 1:
+        named.append(("all models", report["total"]))
     if report["cold"]:
         named += [("of these: cold models", report["cold"]), ("of these: warm models", report["warm"])]
     named.append(("of these: near a promotion", report["near_swap"]))
@@ -203,10 +207,14 @@ def _models(level: Json) -> str:
 def _footer(document: Mapping[str, Any], levels: Sequence[Json]) -> Iterator[str]:
     if levels and (document.get("provenance") or {}).get("url"):
         yield "<h2>What was asked</h2>"
-        yield _table(["", ""], list(asked_in_words(levels[0]["reports"][0]["settings"])), style="asked")
+        rows = list(asked_in_words(levels[0]["reports"][0]["settings"]))
+        if len(levels) > 1:
+            rows = [(f"{name} of the first level" if name in ("load", "models") else name, cell) for name, cell in rows]
+        yield _table(["", ""], rows, style="asked")
     yield "<h2>What the words mean</h2><dl>"
     for name, meaning in (document.get("definitions") or {}).items():
-        yield f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(meaning)}</dd>"
+        word = name.upper() if name in METRICS else name.replace("_", " ")
+        yield f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>"
     yield "</dl>"
 
 

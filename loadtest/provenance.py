@@ -42,7 +42,11 @@ class Provenance:
 def in_words(provenance: dict[str, Any]) -> str:
     """One line, from the JSON of a provenance."""
     server = f" ({provenance['server_version']})" if provenance.get("server_version") else ""
-    measured = f"Measured {provenance['started_at'].replace('T', ' ').replace('Z', ' UTC')}" if provenance.get("started_at") else "Made"
+    measured = (
+        f"Measured {provenance['started_at'].replace('T', ' ').replace('Z', ' UTC')}"
+        if provenance.get("started_at")
+        else "Made"
+    )
     of = f" of {provenance['url']}{server}" if provenance.get("url") else " from raw timestamps"
     where = provenance["machine"]
     return (
