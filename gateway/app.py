@@ -46,6 +46,8 @@ from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.publish import build_publisher
 from gateway.reconcile.books import Books
+from gateway.request_history import RequestHistory
+from gateway.request_log import RefusalLog
 from gateway.resolve import Resolver
 from gateway.rollout import Rollout
 from gateway.routes.adapter_documents import AdapterDocuments
@@ -64,6 +66,7 @@ from gateway.routes.inference import InferenceEndpoint, Receive, Scope, Send
 from gateway.routes.keys import key_routes
 from gateway.routes.models import model_routes
 from gateway.routes.request_id import RequestIds
+from gateway.routes.requests import request_routes
 from gateway.routes.rollout import rollout_routes
 from gateway.routes.usage import usage_routes
 from gateway.routes.vllm_lora import vllm_lora_routes
@@ -128,12 +131,14 @@ class Turntable:
         self._gate = gate = build_gate(settings, setup.base_dir)
         self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)
         self._observe(inference, setup.settings)
+        self._refusals = RefusalLog(settings.data_dir / "refusals")
         self._inference = InferenceEndpoint(
             inference,
             self._keys.keyring,
             resolver,
             ids,
             self._watching.answers.wants,
+            self._refusals,
             base=base,
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
@@ -180,7 +185,10 @@ class Turntable:
             rollout_routes(rollout, documents, guards.admin),
             gate_routes(evidences, self._gate, documents, guards.admin),
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
-            usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
+            usage_routes(
+                self._books, base=base, usage=guards.usage, admin=guards.admin, forgotten_as=self._refusals.forget
+            ),
+            request_routes(RequestHistory(self._database, self._refusals, self._ledger.flush), guards.admin),
             cost_routes(self._cost_office, recorded=self._cost_watch.renew, usage=guards.usage, admin=guards.admin),
             health_routes(self._pool, self._metrics),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
@@ -206,7 +214,14 @@ class Turntable:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self._supervise(engine)) for engine in self._pool.engines]
-        runs = (self._heart.beat, self._cost_watch.run, self._books.run, self._accounting.run, self._watching.run)
+        runs = (
+            self._heart.beat,
+            self._cost_watch.run,
+            self._books.run,
+            self._accounting.run,
+            self._watching.run,
+            self._refusals.run,
+        )
         tasks += [asyncio.create_task(run()) for run in runs]
         try:
             yield
@@ -219,6 +234,7 @@ class Turntable:
             for engine in self._pool.engines:
                 engine.client.close()
             self._pool.leases.close()
+            await asyncio.to_thread(self._refusals.flush)
             await asyncio.to_thread(self._ledger.close)
             await asyncio.to_thread(self._accounting.close)
             if self._telemetry is not None:
