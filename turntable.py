@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "feedback": Command("gateway.cli.feedback", "app", "What applications said of answers; data from it."),
         "keys": Command("gateway.cli.keys", "app", "Give out, change, rotate and revoke keys."),
         "tenants": Command("gateway.cli.tenants", "app", "Limits and budgets over all keys of a tenant."),
+        "requests": Command("gateway.cli.requests", "app", "Why a request failed; which ended how."),
         "usage": Command("gateway.cli.usage", "usage_app", "Requests and tokens from the ledger."),
         "costs": Command("gateway.cli.costs", "costs_app", "The bill by adapter, beside frontier prices."),
         "prices": Command("gateway.cli.prices", "app", "What frontier APIs charge, and how old that is."),

@@ -32,8 +32,9 @@ class AdminClient:
     words.
     """
 
-    def __init__(self, gateway_url: str, admin_key: str) -> None:
+    def __init__(self, gateway_url: str, admin_key: str, whence: str = "the address given") -> None:
         self._url = gateway_url.rstrip("/")
+        self._whence = whence
         try:
             self._http = httpx.Client(
                 base_url=self._url,
@@ -105,7 +106,8 @@ class AdminClient:
             response = self._http.request(method, f"/admin/v1{path}", **options)
         except httpx.HTTPError as error:
             raise AdminError(
-                f"No gateway answers at {self._url} ({error}); start one with `turntable serve`."
+                f"No gateway answers at {self._url} ({error}), {self._whence}; name another with --gateway or "
+                "TURNTABLE_GATEWAY_URL, or start one with `turntable serve`."
             ) from error
         if not response.is_success:
             raise AdminError(_message(response), response.status_code)

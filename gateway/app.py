@@ -48,6 +48,8 @@ from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.publish import build_publisher
 from gateway.reconcile.books import Books
+from gateway.request_history import RequestHistory
+from gateway.request_log import RefusalLog
 from gateway.resolve import Resolver
 from gateway.rollout import Rollout
 from gateway.routes.adapter_documents import AdapterDocuments
@@ -67,6 +69,7 @@ from gateway.routes.keys import key_routes
 from gateway.routes.models import model_routes
 from gateway.routes.request_body import BodyReader
 from gateway.routes.request_id import RequestIds
+from gateway.routes.requests import request_routes
 from gateway.routes.rollout import rollout_routes
 from gateway.routes.usage import usage_routes
 from gateway.routes.vllm_lora import vllm_lora_routes
@@ -138,6 +141,7 @@ class Turntable:
         self._gate = gate = build_gate(settings, setup.base_dir)
         self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)
         self._observe(inference, setup.settings)
+        self._refusals = RefusalLog(settings.data_dir / "refusals")
         self._inference = InferenceEndpoint(
             inference,
             self._keys.keyring,
@@ -146,6 +150,7 @@ class Turntable:
             self._watching.answers.wants,
             self._accounting.allowance,
             BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
+            self._refusals,
             base=base,
             keep_alive_s=settings.keep_alive_s,
         )
@@ -210,7 +215,10 @@ class Turntable:
             rollout_routes(rollout, documents, guards.admin),
             gate_routes(evidences, self._gate, documents, guards.admin),
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
-            usage_routes(self._books, base=base, usage=guards.usage, admin=guards.admin),
+            usage_routes(
+                self._books, base=base, usage=guards.usage, admin=guards.admin, forgotten_as=self._refusals.forget
+            ),
+            request_routes(RequestHistory(self._database, self._refusals, self._ledger.flush), guards.admin),
             cost_routes(self._cost_office, self._cost_watch, usage=guards.usage, admin=guards.admin),
             health_routes(
                 self._pool,
@@ -249,6 +257,7 @@ class Turntable:
                 closing.push_async_callback(asyncio.to_thread, self._telemetry.close)
             closing.push_async_callback(asyncio.to_thread, self._accounting.close)
             closing.push_async_callback(asyncio.to_thread, self._ledger.close)
+            closing.push_async_callback(asyncio.to_thread, self._refusals.flush)
             closing.callback(self._pool.leases.close)
             for engine in self._pool.engines:
                 closing.callback(engine.client.close)
@@ -268,6 +277,7 @@ class Turntable:
         yield from self._accounting.periodic()
         yield from self._watching.periodic(background)
         yield from self._watch.periodic()
+        yield self._refusals.periodic(background)
 
     async def _supervise(self, engine: Engine) -> None:
         try:

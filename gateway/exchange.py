@@ -33,6 +33,8 @@ class Call:
     """Gathers what the client was sent, when the answer will be compared with another or looked at afterwards."""
     is_watched: bool = False
     """The answer is one of the sample that is looked at afterwards."""
+    is_on_ledger: bool = False
+    """It has a row, which will say how it ended."""
     limit_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Takes what the client is told of its limits."""
 

@@ -25,6 +25,7 @@ from gateway.errors import GatewayError, InternalError, InvalidRequestError
 from gateway.exchange import Call, Deadline, Exchange, Timeouts
 from gateway.ledger import Entry, Finish, Ledger, now_us
 from gateway.metrics import Metrics
+from gateway.request_log import without_secrets
 from gateway.resolve import Target
 from gateway.settlement import Settlement
 from gateway.usage import MOST_TOKENS, Evidence, Usage
@@ -87,6 +88,7 @@ class Inference:
             salt = self._salt_of(call.caller.tenant, call.request.document.get("cache_salt"))
             body = call.api.engine_body(call.request, call.target.engine_model, salt)
             row = _Row(self, call, permit)
+            row.waited_s = waited_s
             with row as entry, Deadline(self._timeouts, is_stream=call.request.stream) as deadline:
                 async with self._dispatch(call, entry, body) as (response, engine):
                     metrics = self._metrics.of_requests(call.target.label, engine.name)
@@ -129,7 +131,7 @@ class Inference:
 
         return Dispatch(self.pool, call.target.version, post, trying)
 
-    def begin(self, call: Call, permit: Permit) -> Entry:
+    def begin(self, call: Call, permit: Permit, waited_s: float = 0.0) -> Entry:
         """Make the row of a request durable."""
         version = call.target.version
         entry = Entry(
@@ -143,6 +145,7 @@ class Inference:
             endpoint=call.api.path,
             client_request_id=call.client_id,
             choices=call.api.choices(call.request),
+            queue_us=int(waited_s * 1e6),
         )
         permit.begin(entry)
         if call.api.metered:
@@ -152,6 +155,7 @@ class Inference:
                 entry.status = error.status
                 self._count(entry, call.target)
                 raise
+            call.is_on_ledger = True
         return entry
 
     def end(self, call: Call, entry: Entry, permit: Permit) -> None:
@@ -206,7 +210,7 @@ class Inference:
 class _Row:
     """A request's row: opened on entering, and settled on leaving with what the error says about the end."""
 
-    __slots__ = ("_call", "_entry", "_inference", "_noted_s", "_permit", "exchange")
+    __slots__ = ("_call", "_entry", "_inference", "_noted_s", "_permit", "exchange", "waited_s")
 
     def __init__(self, inference: Inference, call: Call, permit: Permit) -> None:
         self._inference = inference
@@ -215,6 +219,7 @@ class _Row:
         self._entry: Entry
         self._noted_s = call.received_s
         self.exchange: Exchange | None = None
+        self.waited_s = 0.0
 
     def progress(self) -> Entry | None:
         """A copy of the row with the tokens so far, every few seconds; None in between."""
@@ -229,7 +234,7 @@ class _Row:
         return progress
 
     def __enter__(self) -> Entry:
-        self._entry = self._inference.begin(self._call, self._permit)
+        self._entry = self._inference.begin(self._call, self._permit, self.waited_s)
         if self._call.api.metered:
             self._inference.running[self._call.id] = self
         return self._entry
@@ -242,6 +247,8 @@ class _Row:
         elif isinstance(error, GatewayError):
             entry.finish = Finish.REFUSED if error.status < 500 else Finish.ENGINE_ERROR
             entry.status = error.status
+            entry.error_code, entry.error_message = error.code, without_secrets(str(error))
         elif error is not None:  # a defect of ours
             entry.finish, entry.status = Finish.ENGINE_ERROR, InternalError.status
+            entry.error_code, entry.error_message = "internal_error", str(InternalError())
         self._inference.end(self._call, entry, self._permit)

@@ -17,6 +17,7 @@ import numpy as np
 from loadtest.errors import InvalidWorkloadError
 from loadtest.workload import RequestSpec
 
+Seed = int | np.random.SeedSequence
 Clock = Callable[[], float]
 Send = Callable[[RequestSpec, float, float], Awaitable[None]]
 """Called with the request, its intended time and the client's lateness, both in seconds."""
@@ -94,7 +95,7 @@ class Rate:
         return 2 * due / (self.start_per_s + math.sqrt(self.start_per_s**2 + 2 * slope * due))
 
 
-def offsets_s(rate: Rate, shape: float | None, seed: int) -> Iterator[float]:
+def offsets_s(rate: Rate, shape: float | None, seed: Seed) -> Iterator[float]:
     """Arrival times in seconds from the start, without end.
 
     Gaps are gamma distributed with this shape and mean 1/rate: 1 is Poisson, less is burstier (their coefficient of
@@ -109,6 +110,19 @@ def offsets_s(rate: Rate, shape: float | None, seed: int) -> Iterator[float]:
             yield rate.when(due)
 
 
-def poisson_offsets(rate_per_s: float, seed: int) -> Iterator[float]:
+def exact_offsets_s(rate_per_s: float, over_s: float, shape: float | None, seed: Seed) -> Iterator[float]:
+    """Arrival times of exactly rate x time requests within `over_s` seconds.
+
+    Gaps vary as those of `offsets_s` given that so many came, so a level offers what its name says: by itself, a
+    Poisson process of 60 requests is off by 13 %.
+    """
+    count = max(1, round(rate_per_s * over_s))
+    if shape is None:
+        return ((number + 1) / rate_per_s for number in range(count))
+    gaps = np.random.default_rng(seed).gamma(shape, 1 / shape, count + 1)
+    return iter((gaps.cumsum()[:-1] / gaps.sum() * over_s).tolist())
+
+
+def poisson_offsets(rate_per_s: float, seed: Seed) -> Iterator[float]:
     """Poisson arrivals: independent exponential gaps of mean 1/rate."""
     return offsets_s(Rate(rate_per_s, rate_per_s), 1.0, seed)

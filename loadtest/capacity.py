@@ -1,12 +1,20 @@
 """How many requests per second a server takes within limits: doubling until it does not, then halving the interval."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from loadtest.report import Report
 from loadtest.settings import RunSettings
-from loadtest.study import Level, Measured, Study
+from loadtest.study import Level, Measured, Study, fresh_runs
+
+LEAST_REQUESTS = 30
+"""A rate is probed for long enough to send so many: fewer do not show whether a queue grows."""
+LONGER, LEAST_LATENCIES = 1.5, 4
+"""A probe that was too short is repeated for so many times as long, or for so many answers one after the other."""
+PLAIN_GROWTH = 0.25
+"""A queue that grows by less is probed once more: by chance many requests may have come late in the test."""
 
 
 class Outcome(StrEnum):
@@ -15,7 +23,7 @@ class Outcome(StrEnum):
     WITHIN = "within"
     BEYOND = "beyond"
     UNKNOWN = "unknown"
-    """Interrupted, or the client gave out: no statement about the server."""
+    """Interrupted, too short, or the client gave out: no statement about the server."""
 
 
 Probe = Callable[[float], Awaitable[Outcome]]
@@ -23,7 +31,7 @@ Probe = Callable[[float], Awaitable[Outcome]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the whole of a level must keep; None is no limit."""
+    """What the whole of a level must keep beside answering all it is offered; None is no limit."""
 
     p99_ttft_ms: float | None = None
     p99_itl_ms: float | None = None
@@ -49,11 +57,29 @@ class Limits:
         """
         if report.partial:
             return Outcome.UNKNOWN
-        if not self.broken_by(report):
-            return Outcome.WITHIN
         lags = [lag.p99_ms for lag in (report.total.lag, report.client.loop_lag) if lag]
         allowance_ms = max(lags, default=0.0) if report.invalid else 0.0
-        return Outcome.BEYOND if self.broken_by(report, allowance_ms) else Outcome.UNKNOWN
+        if self.broken_by(report, allowance_ms):
+            return Outcome.BEYOND
+        if report.backlog is None or self.broken_by(report):
+            return Outcome.UNKNOWN
+        if report.backlog.grows:
+            return Outcome.UNKNOWN if report.invalid else Outcome.BEYOND
+        return Outcome.WITHIN
+
+    def reasons(self, report: Report) -> list[str]:
+        """Why a rate is beyond the limits, as sentences."""
+        return [*self.broken_by(report), *_growth(report)]
+
+
+def _growth(report: Report) -> list[str]:
+    backlog = report.backlog
+    if backlog is None or not backlog.grows:
+        return []
+    return [
+        f"the queue grew ({backlog.answered_per_s:.4g} were answered per second; answers took "
+        f"{backlog.first_third_ms / 1000:.3g} s at the start and {backlog.last_third_ms / 1000:.3g} s at the end)"
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +121,77 @@ async def find_capacity(
 ) -> tuple[Study, Bracket]:
     """Probe rates until the capacity is known; the study's levels are the probes in order of rate."""
     levels: list[Level] = []
+    measure = fresh_runs(measure)
 
     async def probe(rate: float) -> Outcome:
-        report = await measure(replace(settings, rate_per_s=rate), f"{rate:.4g} req/s")
-        levels.append(Level(f"{rate:.4g} req/s", rate, [report]))
-        return limits.outcome(report)
+        level = await _probed(replace(settings, rate_per_s=rate, exact_offer=True), limits, measure)
+        levels.append(level)
+        return limits.outcome(level.reports[-1])
 
     bracket = await bracket_capacity(probe, start, tolerance, most_probes)
     levels.sort(key=lambda level: level.load or 0.0)
-    return Study("capacity", levels, conclusion(bracket, levels, limits)), bracket
+    return Study("capacity", levels, conclusion(bracket, levels, limits), figures(bracket, levels, limits)), bracket
+
+
+async def _probed(settings: RunSettings, limits: Limits, measure: Measured) -> Level:
+    """One rate, probed again where the first time was too short to tell, or its queue may have grown by chance."""
+    rate = settings.rate_per_s or 0.0
+    label = f"{rate:.4g} req/s"
+    if settings.duration_s and settings.requests is None:
+        settings = replace(settings, duration_s=max(settings.duration_s, LEAST_REQUESTS / rate))
+    report = await measure(settings, label)
+    e2e = report.total.e2e
+    if report.backlog is None and settings.duration_s and e2e and not report.partial and not limits.broken_by(report):
+        settings = replace(settings, duration_s=max(LONGER * settings.duration_s, LEAST_LATENCIES * e2e.p99_ms / 1000))
+        report = await measure(settings, f"{label}, {settings.duration_s:.0f} s")
+    level = Level(label, rate, [report])
+    doubtful = report.backlog is not None and report.backlog.grows and report.backlog.left_behind < PLAIN_GROWTH
+    if doubtful and limits.outcome(report) is Outcome.BEYOND and not limits.broken_by(report):
+        level.reports.append(await measure(settings, f"{label}, again"))
+    return level
+
+
+def figures(bracket: Bracket, levels: list[Level], limits: Limits) -> dict[str, Any]:
+    """The capacity in numbers, per second: none is more than was really answered."""
+    known = [report.backlog.answered_per_s for level in levels for report in level.reports if report.backlog]
+    return {
+        "within_per_s": within_per_s(bracket, levels),
+        "beyond_per_s": bracket.beyond,
+        "saturated_per_s": max([*known, *(level.answered_per_s for level in levels)], default=None),
+        "is_settled": bracket.is_settled,
+        "limits": asdict(limits),
+    }
+
+
+def within_per_s(bracket: Bracket, levels: list[Level]) -> float | None:
+    """The highest rate within the limits, as far as it was answered."""
+    if bracket.within is None:
+        return None
+    backlogs = [level.reports[-1].backlog for level in levels if level.load == bracket.within]
+    return min([bracket.within, *(backlog.answered_per_s for backlog in backlogs if backlog)])
 
 
 def conclusion(bracket: Bracket, levels: list[Level], limits: Limits) -> str:
     """The result in words."""
-    if bracket.within is None:
+    within = within_per_s(bracket, levels)
+    if within is None:
         known = f"{bracket.beyond:.4g} requests per second are" if bracket.beyond else "No rate is known to be"
-        return f"{known} beyond the limits, and no rate was found within them."
-    at_best = f"{bracket.within:.4g} requests per second are within the limits"
-    unknown = [level for level in levels if limits.outcome(level.reports[-1]) is Outcome.UNKNOWN]
-    invalid = next((level for level in unknown if level.is_invalid), None)
-    if invalid:
-        return f"{at_best}; at {invalid.load:.4g} the load tester gave out, so the server may take more."
+        return f"{known} beyond the limits, and no rate was found within them{_why_unknown(levels, limits)}."
+    at_best = f"{within:.4g} requests per second are within the limits"
+    if unknown := _why_unknown(levels, limits):
+        return f"{at_best}{unknown}."
     if bracket.beyond is None:
         return f"{at_best}; the search ended before a rate beyond them was found."
-    broken = next((limits.broken_by(level.reports[-1]) for level in levels if level.load == bracket.beyond), [])
+    broken = next((limits.reasons(level.reports[-1]) for level in levels if level.load == bracket.beyond), [])
     rough = "" if bracket.is_settled else " (the search ended early: the interval is wide)"
     return f"{at_best}, {bracket.beyond:.4g} are not: {'; '.join(broken)}{rough}."
+
+
+def _why_unknown(levels: list[Level], limits: Limits) -> str:
+    for level in levels:
+        report = level.reports[-1]
+        if limits.outcome(report) is Outcome.UNKNOWN and not report.partial:
+            if level.is_invalid:
+                return f"; at {level.load:.4g} the load tester gave out, so the server may take more"
+            return f"; at {level.load:.4g} the probe was too short to see whether a queue grows: give more --duration-s"
+    return ""

@@ -16,9 +16,9 @@ from loadtest.bench.cli import app as bench_app
 from loadtest.capacity import Limits, find_capacity
 from loadtest.comparison import WORSE, compare
 from loadtest.delivery import Delivery
-from loadtest.display import print_comparison, print_report
+from loadtest.display import print_comparison
 from loadtest.errors import InvalidWorkloadError, LoadtestError
-from loadtest.options import LoadOptions, command_of
+from loadtest.options import Limit, LoadOptions, ReportFiles, UsdPerHour, command_of
 from loadtest.outputs import read_json, read_records
 from loadtest.plan import planned_trace
 from loadtest.report import Report, tallied
@@ -77,7 +77,7 @@ def run(options: RunOptions) -> None:
     """Send streamed chat requests; report TTFT, ITL, TPOT, latency and throughput, in total and per model."""
     with errors_shown(), ExitStack() as files:
         settings = options.settings()
-        delivery = Delivery(options, files)
+        delivery = Delivery(options, files, options.records)
         if options.mixes is None and options.repeats == 1:
             report = asyncio.run(delivery.measure(settings, "run"))
             delivery.deliver(report)
@@ -95,7 +95,7 @@ def sweep_loads(options: SweepOptions) -> None:
     """Raise the load level by level until the server is saturated; latency, throughput and cost at each."""
     with errors_shown(), ExitStack() as files:
         base = _timed(options.settings())
-        delivery = Delivery(options, files)
+        delivery = Delivery(options, files, options.records)
         if options.users:
             loads, unit = iter(_numbers(options.users, "--users")), "users"
         else:
@@ -105,7 +105,7 @@ def sweep_loads(options: SweepOptions) -> None:
         def with_load(load: float) -> RunSettings:
             if options.users:
                 return replace(base, rate_per_s=None, ramp=None, concurrency=max(1, int(load)))
-            return replace(base, rate_per_s=load, ramp=None, concurrency=options.concurrency)
+            return replace(base, rate_per_s=load, ramp=None, concurrency=options.concurrency, exact_offer=True)
 
         study = asyncio.run(sweep(loads, with_load, unit, options.repeats, delivery.measure))
         delivery.deliver_study(study)
@@ -120,7 +120,7 @@ def capacity(options: CapacityOptions) -> None:
             raise InvalidWorkloadError("a capacity needs a limit: give --p99-ttft-ms, --p99-itl-ms or both.")
         settings = replace(_timed(options.settings()), ramp=None, concurrency=options.concurrency)
         limits = Limits(options.p99_ttft_ms, options.p99_itl_ms, options.max_error_rate)
-        delivery = Delivery(options, files)
+        delivery = Delivery(options, files, options.records)
         search = find_capacity(
             settings, limits, options.from_rate, options.tolerance, options.most_probes, delivery.measure
         )
@@ -145,20 +145,28 @@ def compare_reports(before: Path, after: Path) -> None:
         sys.exit(1)
 
 
-@app.command("report")
-def report_records(
-    records: Path,
-    slo_ttft_ms: float | None = None,
-    slo_itl_ms: float | None = None,
-    slo_tpot_ms: float | None = None,
-    slo_e2e_ms: float | None = None,
-    usd_per_hour: float | None = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class RecordsOptions(ReportFiles):
+    """The options of `report`."""
+
+    records: Annotated[Path, typer.Argument(help="Raw timestamps that --records wrote.")]
+    slo_ttft_ms: Limit = None
+    slo_itl_ms: Limit = None
+    slo_tpot_ms: Limit = None
+    slo_e2e_ms: Limit = None
+    usd_per_hour: UsdPerHour = None
+
+
+def report_records(options: RecordsOptions) -> None:
     """Make the report again from the raw timestamps of `--records`, with another SLO or price."""
-    with errors_shown():
-        slo = Slo(slo_ttft_ms, slo_itl_ms, slo_tpot_ms, slo_e2e_ms)
-        settings = RunSettings("http://unknown", ("-",), slo=slo, usd_per_hour=usd_per_hour)
-        print_report(tallied(read_records(records), settings), Console())
+    with errors_shown(), ExitStack() as files:
+        delivery = Delivery(options, files)
+        slo = Slo(options.slo_ttft_ms, options.slo_itl_ms, options.slo_tpot_ms, options.slo_e2e_ms)
+        settings = RunSettings("http://unknown", ("-",), slo=slo, usd_per_hour=options.usd_per_hour)
+        delivery.deliver(tallied(read_records(options.records), settings))
+
+
+app.command("report")(command_of(RecordsOptions, report_records))
 
 
 def write_plan(options: LoadOptions) -> None:

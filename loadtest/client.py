@@ -157,6 +157,10 @@ class _Answer:
             raise FailureError(f"http_{self._record.status}", error_message(b"".join(self._error_body)))
         if not self._events.done:
             raise FailureError("truncated", "the stream ended without [DONE]")
+        if not self._record.chunk_s and not self._record.completion_tokens:
+            raise FailureError("no_tokens", "the answer has no tokens")
+        if self._record.finish_reason is None:
+            raise FailureError("no_finish_reason", "the answer ended without a finish reason")
 
 
 def _json(body: bytes) -> Any:

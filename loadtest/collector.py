@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from loadtest.backlog import Course
 from loadtest.records import RequestRecord
 from loadtest.stats import Slo, Tally, ttft_ms
 
@@ -20,6 +21,7 @@ class Tallies:
     cold: Tally
     warm: Tally
     near_swap: Tally
+    course: Course = field(default_factory=Course)
 
     @classmethod
     def empty(cls, slo: Slo, models: Iterable[str] = ()) -> "Tallies":
@@ -29,6 +31,7 @@ class Tallies:
     def add(self, record: RequestRecord, *, near_swap: bool = False) -> None:
         """Take one complete record in."""
         self.total.add(record)
+        self.course.add(record)
         self.models.setdefault(record.model, Tally(self.slo)).add(record)
         (self.cold if record.cold else self.warm).add(record)
         if near_swap:
@@ -38,7 +41,7 @@ class Tallies:
         """Take in the sums of another process."""
         for name, tally in other.models.items():
             self.models.setdefault(name, Tally(self.slo)).merge(tally)
-        for name in ("total", "cold", "warm", "near_swap"):
+        for name in ("total", "cold", "warm", "near_swap", "course"):
             getattr(self, name).merge(getattr(other, name))
 
 

@@ -89,7 +89,7 @@ def _verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _different_settings(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
-    ignored = {"url", "seed"}
+    ignored = {"url", "seed", "run"}
     different = {
         name
         for left, right in pairs

@@ -1,13 +1,13 @@
 """Running a test for a command, and handing its report to the terminal and to the files asked for."""
 
-import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 from rich.console import Console
 
 from loadtest.display import live_view, print_report, print_study
-from loadtest.options import LoadOptions
-from loadtest.outputs import RecordFiles, opened, write_json
+from loadtest.options import ReportFiles
+from loadtest.outputs import RecordFiles, json_text, output
 from loadtest.page import html_page
 from loadtest.report import Report
 from loadtest.run import run_load
@@ -17,13 +17,13 @@ from loadtest.study import Study
 
 
 class Delivery:
-    """The files of one command, opened before anything is measured, and the console."""
+    """The files of one command, tried before anything is measured, and the console."""
 
-    def __init__(self, options: LoadOptions, files: ExitStack) -> None:
-        self._json = opened(options.json_out, files)
-        self._csv = opened(options.csv_out, files)
-        self._html = opened(options.html_out, files)
-        self._records = RecordFiles(options.records, files)
+    def __init__(self, options: ReportFiles, files: ExitStack, records: Path | None = None) -> None:
+        self._json = output(options.json_out, files)
+        self._csv = output(options.csv_out, files)
+        self._html = output(options.html_out, files)
+        self._records = RecordFiles(records, files)
         self._progress = Console(stderr=True)
 
     async def measure(self, settings: RunSettings, label: str) -> Report:
@@ -39,18 +39,23 @@ class Delivery:
     def deliver(self, report: Report) -> None:
         """Show and write one report."""
         self._write(report)
-        if self._json is not sys.stdout.buffer:
+        if not self._prints_json:
             print_report(report, Console())
 
     def deliver_study(self, study: Study) -> None:
         """Show and write the levels of a study."""
         self._write(study)
-        if self._json is not sys.stdout.buffer:
+        if not self._prints_json:
             print_study(study, Console())
+
+    @property
+    def _prints_json(self) -> bool:
+        return self._json is not None and self._json.is_stdout
 
     def _write(self, result: Report | Study) -> None:
         document = result.as_json()
-        write_json(self._json, document)
+        if self._json:
+            self._json.write(json_text(document))
         if self._csv:
             self._csv.write(csv_text(document).encode())
         if self._html:

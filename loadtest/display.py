@@ -5,17 +5,21 @@ from contextlib import contextmanager
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Column, Table
 
+from loadtest.chart import in_digits
 from loadtest.collector import Snapshot
 from loadtest.comparison import Comparison
 from loadtest.confidence import Estimate
 from loadtest.drive import OnSnapshot
 from loadtest.measures import estimates
+from loadtest.provenance import in_words
 from loadtest.report import Report
 from loadtest.samples import Distribution
+from loadtest.sentences import backlog_sentence, cached_sentence
 from loadtest.stats import Summary
 from loadtest.study import Study
 
@@ -29,6 +33,7 @@ STUDY_COLUMNS = (
     "total.ttft.p99_ms",
     "total.itl.p99_ms",
 )
+MOST_WIDTH = 1000
 LATENCIES = ("ttft", "itl", "tpot", "e2e")
 
 
@@ -59,11 +64,12 @@ def snapshot_table(what: str, snapshot: Snapshot) -> Table:
 def print_report(report: Report, console: Console) -> None:
     """Show throughput and latencies as tables, and under them what needs attention."""
     if report.verdict != "valid":
-        console.print(_warning(report), style="bold red")
-    console.print(_tables(report))
-    console.print("Latencies are those of answered requests, from the intended send time.")
+        console.print(_warning(report), style="bold red", highlight=False, markup=False)
+    for table in _tables(report):
+        print_whole(console, table)
+    console.print("Latencies are those of answered requests, from the intended send time.", highlight=False)
     for line in remarks(report):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _warning(report: Report) -> str:
@@ -74,24 +80,38 @@ def _warning(report: Report) -> str:
     return "PARTIAL: interrupted before the end."
 
 
-def _tables(report: Report) -> Group:
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table with no cell cut: as wide as it must be, or as it likes to be where nobody watches a terminal."""
+    needed = Measurement.get(console, console.options.update(max_width=MOST_WIDTH), table)
+    width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    wide = Console(file=console.file, width=width, force_terminal=console.is_terminal, color_system=None)
+    (console if width == console.width else wide).print(table)
+
+
+def _tables(report: Report) -> tuple[Table, Table]:
     busiest = sorted(report.models.items(), key=lambda item: -item[1].requests)[:MOST_ROWS]
-    rows = [*busiest, *([("total", report.total)] if len(report.models) > 1 else [])]
+    rows = [*busiest, *([("all models", report.total)] if len(report.models) > 1 else [])]
     if report.cold and report.warm:
-        rows += [("cold", report.cold), ("warm", report.warm)]
+        rows += [("of these: cold", report.cold), ("of these: warm", report.warm)]
     if report.near_swap:
-        rows.append(("near a promotion", report.near_swap))
-    throughput = Table(
-        "model", *(Column(name, justify="right") for name in ("ok", "good", "failed", "req/s", "good/s", "tok/s"))
-    )
-    latency = Table("model", "metric", *(Column(name, justify="right") for name in ("p50 ms", "p90 ms", "p99 ms")))
+        rows.append(("of these: near a promotion", report.near_swap))
+    throughput = Table(_named("model"), *map(_figure, ("ok", "good", "failed", "req/s", "good/s", "tok/s")))
+    latency = Table(_named("model"), _named("metric"), *map(_figure, ("p50 ms", "p90 ms", "p99 ms")))
     for name, row in rows:
         rates = (f"{row.requests_per_s:.1f}", f"{row.good_per_s:.1f}", f"{row.output_tokens_per_s:.0f}")
         throughput.add_row(name, str(row.succeeded), str(row.good), str(row.failed), *rates)
         for metric in LATENCIES:
             latency.add_row(name, metric.upper(), *_percentiles(getattr(row, metric)))
         latency.add_section()
-    return Group(throughput, latency)
+    return throughput, latency
+
+
+def _named(heading: str) -> Column:
+    return Column(heading, overflow="fold")
+
+
+def _figure(heading: str) -> Column:
+    return Column(heading, justify="right", no_wrap=True)
 
 
 def _percentiles(metric: Distribution | None) -> tuple[str, ...]:
@@ -102,7 +122,9 @@ def _percentiles(metric: Distribution | None) -> tuple[str, ...]:
 
 def remarks(report: Report) -> list[str]:
     """Sentences on what needs attention, and on cost."""
+    document = report.as_json()
     lines = [*_failures(report), *_usage(report.total)]
+    lines += filter(None, (backlog_sentence(document), cached_sentence([document])))
     if len(report.models) > MOST_ROWS:
         lines.append(f"{len(report.models)} models were asked; the busiest {MOST_ROWS} are shown.")
     slowest = max((row for row in report.models.items() if row[1].ttft), key=_p99, default=None)
@@ -115,6 +137,7 @@ def remarks(report: Report) -> list[str]:
         lines.append(f"{len(report.swaps)} promotions, {len(failed)} of them refused or lost{reason}.")
     if report.client.processes:
         lines.append(f"client: {report.client.cpu_share:.0%} of a core in {report.client.processes} process(es).")
+    lines.append(in_words(report.provenance.as_json()))
     if report.cost:
         cost = report.cost
         lines.append(
@@ -159,37 +182,40 @@ def _usd(value: float | None) -> str:
 def print_study(study: Study, console: Console) -> None:
     """Show a row per load level, and what follows from them."""
     names = ("req/s", "good/s", "failed", "TTFT p50", "p99 ms", "ITL p99", "$/1k good")
-    columns = (Column(name, justify="right", no_wrap=True) for name in names)
-    table = Table(Column("level", no_wrap=True), *columns, Column(no_wrap=True), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = (*map(_figure, names), Column(no_wrap=True))
+    table = Table(_named("level"), *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for level in study.levels:
         known = {path: Estimate(**row) for path, row in estimates([one.as_json() for one in level.reports]).items()}
         cells = [_estimate(known.get(path)) for path in STUDY_COLUMNS]
         good_cost = known.get("cost.per_good_request")
         verdict = "INVALID" if level.is_invalid else "partial" if level.is_partial else "ok"
         table.add_row(level.label, *cells, f"{good_cost.mean * 1000:.3g}" if good_cost else "-", verdict)
-    console.print(table)
+    print_whole(console, table)
     for level in study.levels:
         for reason in dict.fromkeys(reason for report in level.reports for reason in report.invalid):
             console.print(f"{level.label}: INVALID: client-bound: {reason}", style="bold red", markup=False)
     if any(len(level.reports) > 1 for level in study.levels):
         console.print("Figures are means over repeats; --json and --html have their 95 % intervals.", highlight=False)
+    reports = [report.as_json() for level in study.levels for report in level.reports]
+    if sentence := cached_sentence(reports):
+        console.print(sentence, highlight=False)
+    if reports:
+        console.print(in_words(reports[0]["provenance"]), highlight=False, markup=False)
     console.print(f"Verdict: {study.verdict}. {study.conclusion}", highlight=False, markup=False)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Show every compared figure with its verdict."""
-    table = Table(
-        "level", "figure", *(Column(name, justify="right") for name in ("before", "after", "change")), "verdict"
-    )
+    table = Table(_named("level"), _named("figure"), *map(_figure, ("before", "after", "change")), _named("verdict"))
     for change in comparison.changes:
         percent = "-" if change.percent is None else f"{change.percent:+.1f} %"
         figure = f"{change.measure.label}, {change.measure.unit}"
-        table.add_row(change.level, figure, f"{change.before:.4g}", f"{change.after:.4g}", percent, change.verdict)
-    console.print(table)
+        table.add_row(change.level, figure, in_digits(change.before), in_digits(change.after), percent, change.verdict)
+    print_whole(console, table)
     for warning in comparison.warnings:
         console.print(warning, highlight=False, markup=False)
     console.print(f"Verdict: {comparison.verdict}.", highlight=False)
 
 
 def _estimate(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.mean:.4g}"
+    return "-" if estimate is None else in_digits(estimate.mean)

@@ -102,11 +102,14 @@ def _take(record: RequestRecord, payload: bytes, now_s: float) -> None:
     if isinstance(usage, dict):
         record.prompt_tokens = _count(usage, "prompt_tokens")
         record.completion_tokens = _count(usage, "completion_tokens")
+        details = usage.get("prompt_tokens_details")
+        record.cached_tokens = _count(details, "cached_tokens") if isinstance(details, dict) else None
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}
         if any(delta.get(name) for name in TEXT_FIELDS):
             record.chunk_s.append(now_s)
-        elif "content" in delta and "role" not in delta:
+        elif delta.get("content") == "" and record.chunk_s and not choice.get("finish_reason"):
+            # Before the first text and with the finish reason it is only how the server opens or closes an answer.
             record.empty_chunks += 1
         record.finish_reason = choice.get("finish_reason") or record.finish_reason
 

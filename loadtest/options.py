@@ -1,6 +1,8 @@
 """The options that every load command shares, each declared once."""
 
 import inspect
+import json
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
@@ -13,16 +15,40 @@ from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings, SwapPlan
 from loadtest.stats import Slo
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+URL_VARIABLE = "TURNTABLE_GATEWAY_URL"
+ADDRESS_FILE = "gateway.json"
+"""In the data directory of a running gateway: its `url` and `pid`."""
+DEFAULT_URL = "http://127.0.0.1:8080"
+PORTS = {"http": 80, "https": 443}
 MOST_RATE_PER_PROCESS = 2000
 
 Limit = Annotated[float | None, typer.Option(min=0.001, help="Limit in ms that a good request keeps.")]
+UsdPerHour = Annotated[float | None, typer.Option(min=0, help="Price of the server: adds costs.")]
 
 
 @dataclass(frozen=True)
-class LoadOptions:
+class ReportFiles:
+    """Where a report is written, as command-line options."""
+
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it, without the table.")
+    ] = None
+    csv_out: Annotated[Path | None, typer.Option("--csv", help="Write one line per load level and model.")] = None
+    html_out: Annotated[Path | None, typer.Option("--html", help="Write one self-contained page with charts.")] = None
+
+
+@dataclass(frozen=True)
+class LoadOptions(ReportFiles):
     """What to send where, as command-line options."""
 
-    url: Annotated[str, typer.Option(help="The server's address.")] = "http://127.0.0.1:8080"
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar=URL_VARIABLE,
+            help="The server's address.",
+            show_default="that of the gateway on the data directory, else http://127.0.0.1:8080",
+        ),
+    ] = None
     models: Annotated[str, typer.Option(help="Models to ask, separated by commas.")] = "base"
     requests: Annotated[int | None, typer.Option(min=1, help="How many requests to send; 64 without --duration-s.")] = (
         None
@@ -64,7 +90,7 @@ class LoadOptions:
     slo_itl_ms: Limit = None
     slo_tpot_ms: Limit = None
     slo_e2e_ms: Limit = None
-    usd_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of the server: adds costs.")] = None
+    usd_per_hour: UsdPerHour = None
     processes: Annotated[
         int | None, typer.Option(min=1, help="Sending processes: 1, or more for rates above 2,000 per second.")
     ] = None
@@ -85,11 +111,6 @@ class LoadOptions:
     admin_key: Annotated[str | None, typer.Option(envvar="TURNTABLE_ADMIN_KEY", help="Its admin key; else --key.")] = (
         None
     )
-    json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it, without the table.")
-    ] = None
-    csv_out: Annotated[Path | None, typer.Option("--csv", help="Write one line per load level and model.")] = None
-    html_out: Annotated[Path | None, typer.Option("--html", help="Write one self-contained page with charts.")] = None
     records: Annotated[
         Path | None,
         typer.Option(help="Write raw timestamps, a JSON line per request; of several runs raw.jsonl, raw.2.jsonl, …"),
@@ -97,11 +118,14 @@ class LoadOptions:
 
     def settings(self) -> RunSettings:
         """The load test that these options ask for; InvalidWorkloadError when they do not fit together."""
-        key = self.key or local_admin_key(self.url, self.data_dir)
-        admin_url = self.admin_url or self.url.rstrip("/").removesuffix("/v1")
-        admin_key = self.admin_key or (key if admin_url in self.url else local_admin_key(admin_url, self.data_dir))
+        url, url_from = server_address(self.url, self.data_dir)
+        key = self.key or local_admin_key(url, self.data_dir)
+        admin_url = self.admin_url or url.rstrip("/").removesuffix("/v1")
+        is_same = origin(admin_url) == origin(url)
+        admin_key = self.admin_key or (key if is_same else local_admin_key(admin_url, self.data_dir))
         return RunSettings(
-            url=self.url,
+            url=url,
+            url_from=url_from,
             models=tuple(name.strip() for name in self.models.split(",")),
             requests=self.requests,
             concurrency=self.concurrency or (None if self._is_open_loop else DEFAULT_CONCURRENCY),
@@ -120,10 +144,10 @@ class LoadOptions:
 
 _NAMES = {option.name for option in fields(LoadOptions)}
 _SAME = sorted(_NAMES.intersection(option.name for option in fields(RunSettings)) - {
-    "url", "models", "requests", "concurrency", "key", "processes", "slo", "swaps"
+    "url", "url_from", "models", "requests", "concurrency", "key", "processes", "slo", "swaps"
 })  # fmt: skip
 
-Options = TypeVar("Options", bound=LoadOptions)
+Options = TypeVar("Options", bound=ReportFiles)
 
 
 def command_of(options: type[Options], body: Callable[[Options], None]) -> Callable[..., None]:
@@ -144,6 +168,38 @@ def command_of(options: type[Options], body: Callable[[Options], None]) -> Calla
     command.__doc__ = body.__doc__
     command.__name__ = body.__name__
     return command
+
+
+def server_address(given: str | None, data_dir: Path) -> tuple[str, str]:
+    """The server's address and how we came to it: as given, else of a local gateway, else the default."""
+    if given:
+        named = os.environ.get(URL_VARIABLE) == given
+        return given, f"the address in {URL_VARIABLE}" if named else "the address given"
+    if found := running_gateway(data_dir):
+        return found, f"the address in {data_dir / ADDRESS_FILE}"
+    return DEFAULT_URL, f"the default, as no gateway runs on the data directory {data_dir}"
+
+
+def running_gateway(data_dir: Path) -> str | None:
+    """The address that a gateway on this machine left in its data directory; None when it no longer runs."""
+    try:
+        said = json.loads((data_dir / ADDRESS_FILE).read_text(encoding="utf-8"))
+        os.kill(int(said["pid"]), 0)
+        return str(said["url"])
+    except PermissionError:
+        return str(said["url"])
+    except (OSError, OverflowError, ValueError, KeyError, TypeError):
+        return None
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """What a key is meant for: scheme, host and port of an address."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or PORTS.get(parts.scheme)
+    except ValueError:
+        port = None
+    return parts.scheme, (parts.hostname or "").rstrip("."), port
 
 
 def local_admin_key(url: str, data_dir: Path) -> str | None:

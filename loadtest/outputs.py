@@ -1,8 +1,9 @@
-"""Files that a command was asked to write: opened before the test, so that a wrong path costs no hour of load."""
+"""Files that a command was asked to write: tried before the test, so that a wrong path costs no hour of load."""
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,17 +13,37 @@ from loadtest.errors import InvalidWorkloadError
 from loadtest.records import RequestRecord
 
 
-def opened(path: Path | None, files: ExitStack) -> IO[bytes] | None:
-    """The file to write to, standard output for `-`, None for no path; InvalidWorkloadError when it cannot be."""
-    if path is None:
-        return None
-    if str(path) == "-":
-        return sys.stdout.buffer
-    try:
-        return files.enter_context(path.open("wb"))
-    except OSError as error:
-        message = f"{path} cannot be written ({error.strerror}): give a path in an existing, writable folder."
-        raise InvalidWorkloadError(message) from error
+class Output:
+    """A file that appears whole at the end, so that an error leaves what was there before; or standard output for `-`.
+
+    InvalidWorkloadError at once when it could not be written.
+    """
+
+    def __init__(self, path: Path, files: ExitStack) -> None:
+        self.is_stdout = str(path) == "-"
+        self._path = path if self.is_stdout else path.resolve()
+        # A pipe or device has nothing to be replaced.
+        self._is_plain = not self.is_stdout and (not self._path.exists() or self._path.is_file())
+        self._scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
+        if not self.is_stdout:
+            with _unwritable_named(path):
+                (_new_file(self._scratch) if self._is_plain else self._path.open("ab")).close()
+            files.callback(self._scratch.unlink, missing_ok=True)
+
+    def write(self, content: bytes) -> None:
+        """Put the whole content there."""
+        if self.is_stdout:
+            sys.stdout.buffer.write(content)
+        elif self._is_plain:
+            self._scratch.write_bytes(content)
+            self._scratch.replace(self._path)
+        else:
+            self._path.write_bytes(content)
+
+
+def output(path: Path | None, files: ExitStack) -> Output | None:
+    """Where to write what was asked for; None for no path."""
+    return None if path is None else Output(path, files)
 
 
 class RecordFiles:
@@ -31,18 +52,48 @@ class RecordFiles:
     def __init__(self, path: Path | None, files: ExitStack) -> None:
         self._path = path
         self._files = files
-        self._next = opened(path, files)
-        self._number = 1
+        self._number = 0
+        if path is not None:
+            Output(path, files)
 
-    def take(self) -> IO[bytes] | None:
+    def take(self) -> "RecordFile | None":
         """The file of the next run; None when nobody wants them."""
-        if self._path is None or str(self._path) == "-":
-            return self._next
-        if self._number > 1:
-            numbered = self._path.with_name(f"{self._path.stem}.{self._number}{self._path.suffix}")
-            self._next = opened(numbered, self._files)
+        if self._path is None:
+            return None
         self._number += 1
-        return self._next
+        if self._number == 1 or str(self._path) == "-":
+            return RecordFile(self._path, self._files)
+        numbered = self._path.with_name(f"{self._path.stem}.{self._number}{self._path.suffix}")
+        return RecordFile(numbered, self._files)
+
+
+class RecordFile:
+    """Raw timestamps of one run, on disk as they come; a run that cannot start leaves what was there before."""
+
+    def __init__(self, path: Path, files: ExitStack) -> None:
+        self._path = path
+        self._files = files
+        self._file: IO[bytes] | None = sys.stdout.buffer if str(path) == "-" else None
+
+    def write(self, lines: bytes) -> None:
+        """Add lines."""
+        if self._file is None:
+            with _unwritable_named(self._path):
+                self._file = self._files.enter_context(self._path.open("wb"))
+        self._file.write(lines)
+
+
+def _new_file(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o666), "wb")
+
+
+@contextmanager
+def _unwritable_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"{path} cannot be written ({error.strerror}): give a path in an existing, writable folder."
+        raise InvalidWorkloadError(message) from error
 
 
 def read_records(path: Path) -> Iterator[RequestRecord]:
@@ -58,10 +109,9 @@ def read_records(path: Path) -> Iterator[RequestRecord]:
         raise InvalidWorkloadError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def write_json(file: IO[bytes] | None, value: Any) -> None:
-    """Write a value as indented JSON, if there is a file."""
-    if file:
-        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+def json_text(value: Any) -> bytes:
+    """A value as indented JSON."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -31,8 +31,21 @@ async def check_server(client: ChatClient, settings: RunSettings, models: Sequen
             if model not in served and (await client.get(f"{models_url}/{quote(model, safe='')}"))[0] != 200:
                 raise ServerError(f"{settings.base_url} does not serve {model!r}; it serves {', '.join(served)}.")
     except (aiohttp.ClientError, TimeoutError) as error:
-        message = f"{settings.base_url} cannot be reached ({_reason(error)}): start the server or check --url."
+        message = (
+            f"{settings.base_url}, {settings.url_from}, cannot be reached ({_reason(error)}): start the server, or "
+            "name another with --url or TURNTABLE_GATEWAY_URL."
+        )
         raise ServerError(message) from error
+
+
+async def server_version(client: ChatClient, settings: RunSettings) -> str | None:
+    """What the server says that it is, where it does, as vLLM: its version."""
+    try:
+        _, body = await client.get(f"{settings.base_url}/version")
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+    version = body.get("version") if isinstance(body, dict) else None
+    return version if isinstance(version, str) else None
 
 
 async def warm_up(

@@ -24,13 +24,17 @@ class RequestRecord:
     chunk_s: list[float] = field(default_factory=list)
     """Arrival of every chunk with text; chunks that arrived in one read share a time."""
     empty_chunks: int = 0
-    """Chunks that stand for a token without visible text, such as an end-of-text token."""
+    """Chunks between others that stand for a token without visible text."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     """As the server's usage says; None when it said nothing."""
+    cached_tokens: int | None = None
+    """Prompt tokens that the server had in its prefix cache; None when it did not say."""
     finish_reason: str | None = None
     error: str | None = None
-    """Kind of failure: `connection`, `timeout`, `truncated`, `malformed`, `stream_error`, `http_<status>`."""
+    """Kind of failure: `connection`, `timeout`, `truncated`, `malformed`, `stream_error`, `no_tokens`,
+    `no_finish_reason`, `http_<status>`.
+    """
     message: str | None = None
     lag_s: float = 0.0
     """The client's own lateness: from the intended time until this program got round to the request."""

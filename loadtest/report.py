@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from loadtest.backlog import Backlog
 from loadtest.collector import Tallies
 from loadtest.meter import ClientLoad, client_bound
 from loadtest.money import Cost
+from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.run import LoadRun, RunSettings
 from loadtest.settings import DEFAULT_CONCURRENCY
@@ -22,6 +24,8 @@ DEFINITIONS = {
     "latencies": "answered requests only; failed requests are counted in errors, and as not good",
     "good": "answered with its own TTFT, TPOT, E2E and p99 gap within the SLO",
     "tokens": "the server's usage; counted chunks where it gave none",
+    "cached": "prompt tokens from the server's prefix cache, as its usage says; nothing where it says nothing",
+    "left behind": "share of a steady load with which the server did not keep up: a queue grew by that much",
     "cold": "sent before its model had given an answer in this test, warm-up included",
     "fairness_answered": "Jain's index over models of the share of requests that were answered",
     "fairness_ttft": "Jain's index over models of the mean TTFT",
@@ -51,6 +55,9 @@ class Report:
     invalid: list[str]
     """Why the client set the pace; a test with any reason here says nothing about the server."""
     cost: Cost | None
+    backlog: Backlog | None
+    """Whether the server kept up with a steady load; None in a closed loop, and when the test was too short to tell."""
+    provenance: Provenance
     swaps: list[Swap] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
     ttft_shares: list[tuple[float, float]] = field(default_factory=list)
@@ -79,6 +86,8 @@ class Report:
             client=run.client,
             invalid=client_bound(run.client, lag, total.ttft, over_s),
             cost=Cost.of(total, over_s, settings.usd_per_hour) if settings.usd_per_hour is not None else None,
+            backlog=tallies.course.backlog() if settings.is_steady else None,
+            provenance=run.provenance,
             swaps=run.swaps,
             warmup_failures=run.warmup_failures,
             ttft_shares=tallies.total.samples["ttft"].shares(),
@@ -101,12 +110,14 @@ def tallied(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
     tallies = Tallies.empty(settings.slo)
     for record in records:
         tallies.add(record)
-    return Report.of(settings, LoadRun(tallies, ClientLoad(0, 0.0, 0.0, None), partial=False))
+    provenance = Provenance.of_records(sorted(tallies.models))
+    partial = tallies.total.unfinished > 0
+    return Report.of(settings, LoadRun(tallies, ClientLoad(0, 0.0, 0.0, None), partial, provenance))
 
 
 def _public(settings: RunSettings) -> dict[str, Any]:
     asked = asdict(settings)
-    del asked["key"]
+    del asked["key"], asked["url_from"]
     if asked["swaps"]:
         del asked["swaps"]["admin_key"]
     if not settings.is_open_loop:

@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO
 
 from loadtest.client import ChatClient
 from loadtest.collector import Tallies
-from loadtest.drive import Driver, OnRecord, OnSnapshot, Part, PartResult
+from loadtest.drive import Driver, OnRecord, OnSnapshot, Part
 from loadtest.meter import ClientLoad
 from loadtest.plan import Plan
-from loadtest.preparation import check_server, warm_up
+from loadtest.preparation import check_server, server_version, warm_up
+from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings
 from loadtest.swaps import Swap
-from loadtest.workers import run_in_processes
+from loadtest.workers import Sink, run_in_processes
 
 __all__ = ["DEFAULT_CONCURRENCY", "LoadRun", "RunSettings", "run_load"]
 
@@ -29,6 +29,7 @@ class LoadRun:
     tallies: Tallies
     client: ClientLoad
     partial: bool
+    provenance: Provenance
     swaps: list[Swap] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
 
@@ -37,7 +38,7 @@ async def run_load(
     settings: RunSettings,
     on_record: OnRecord | None = None,
     *,
-    records: IO[bytes] | None = None,
+    records: Sink | None = None,
     on_snapshot: OnSnapshot | None = None,
 ) -> LoadRun:
     """Run the test; every complete record is written to `records`. Ctrl-C ends it early.
@@ -47,6 +48,7 @@ async def run_load(
     models = Plan.of(settings).models
     async with ChatClient(settings.base_url, settings.key, settings.timeout_s, time.perf_counter) as client:
         await check_server(client, settings, models)
+        provenance = Provenance.now(settings.base_url, models, await server_version(client, settings))
         warm, failures = await warm_up(client, models, settings.warmup, time.perf_counter)
     with _ctrl_c() as interrupting:
         if settings.processes > 1:
@@ -55,14 +57,10 @@ async def run_load(
             driver = Driver(Part(settings, warm), _keeper(on_record, records), on_snapshot)
             interrupting(driver.interrupt)
             result = await driver.run()
-    return _load_run(result, failures)
+    return LoadRun(result.tallies, result.meter.load(), result.partial, provenance, result.swaps, failures)
 
 
-def _load_run(result: PartResult, failures: dict[str, str]) -> LoadRun:
-    return LoadRun(result.tallies, result.meter.load(), result.partial, result.swaps, failures)
-
-
-def _keeper(on_record: OnRecord | None, records: IO[bytes] | None) -> OnRecord:
+def _keeper(on_record: OnRecord | None, records: Sink | None) -> OnRecord:
     def keep(record: RequestRecord) -> None:
         if records:
             records.write(record.as_line())

@@ -53,8 +53,14 @@ class RunSettings:
     max_tokens: int = 64
     prompts: Path | None = None
     seed: int = 0
+    run: int = 0
+    """Which run of a study this is; each has words, gaps and models of its own."""
+    exact_offer: bool = False
+    """Open loop of a fixed time: send exactly rate x time requests."""
     timeout_s: float = 120.0
     key: str | None = field(default=None, repr=False)
+    url_from: str = "the address given"
+    """How the address was come by, for who wonders why nothing answers there."""
     duration_s: float | None = None
     """No request leaves later than so many seconds after the start."""
     arrivals: str = "poisson"
@@ -128,6 +134,11 @@ class RunSettings:
         return self.arrivals == "trace" or self.rate is not None
 
     @property
+    def is_steady(self) -> bool:
+        """Whether so many requests per second are offered from start to end."""
+        return bool(self.rate_per_s) and self.arrivals != "trace"
+
+    @property
     def shape(self) -> float | None:
         """Shape of the gamma distribution of the gaps; None when they are constant."""
         return {"constant": None, "gamma": self.burstiness}.get(self.arrivals, 1.0)
@@ -147,6 +158,11 @@ class RunSettings:
 
 def checked_url(url: str, option: str) -> str:
     """The address; InvalidWorkloadError when it is none."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise InvalidWorkloadError(f"{option} must look like http://127.0.0.1:8080, not {url!r}.")
     return url

@@ -66,12 +66,14 @@ class Summary:
     good_per_s: float
     output_tokens_per_s: float
     prompt_tokens: int
+    cached_tokens: int | None
+    """Of the prompt tokens, those that came from the server's prefix cache; None when it never said."""
     completion_tokens: int
     counted_chunks: int
     usage_missing: int
     """Answered requests without a usage from the server."""
     usage_below_chunks: int
-    """Answered requests whose usage claims fewer tokens than chunks arrived: no honest count can."""
+    """Answered requests whose usage claims fewer tokens than chunks with text arrived: no honest count can."""
     usage_above_chunks: int
     """Answered requests with more tokens than chunks: tokens that shared a chunk, or a wrong count."""
     ttft: Distribution | None
@@ -143,6 +145,9 @@ class Tally:
     good: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    cached_told: int = 0
+    """Answers that said how much of their prompt was cached."""
     completion_tokens: int = 0
     chunks: int = 0
     usage_missing: int = 0
@@ -194,11 +199,14 @@ class Tally:
         chunks = counted_chunks(record)
         self.chunks += chunks
         self.prompt_tokens += record.prompt_tokens or 0
+        if record.cached_tokens is not None:
+            self.cached_tokens += record.cached_tokens
+            self.cached_told += 1
         self.completion_tokens += output_tokens(record)
         if record.completion_tokens is None:
             self.usage_missing += 1
         else:
-            self.usage_below_chunks += record.completion_tokens < chunks
+            self.usage_below_chunks += record.completion_tokens < len(record.chunk_s)
             self.usage_above_chunks += record.completion_tokens > chunks
         samples = self.samples
         samples["itl"].add(itl_ms(record))
@@ -213,7 +221,7 @@ class Tally:
         """Take in all that another tally has."""
         for name in ("requests", "succeeded", "unfinished", "good", "prompt_tokens", "completion_tokens", "chunks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("usage_missing", "usage_below_chunks", "usage_above_chunks"):
+        for name in ("cached_tokens", "cached_told", "usage_missing", "usage_below_chunks", "usage_above_chunks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors.update(other.errors)
         self.first_s, self.last_s = min(self.first_s, other.first_s), max(self.last_s, other.last_s)
@@ -238,6 +246,7 @@ class Tally:
             good_per_s=per_s(self.good),
             output_tokens_per_s=per_s(self.completion_tokens),
             prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens if self.cached_told else None,
             completion_tokens=self.completion_tokens,
             counted_chunks=self.chunks,
             usage_missing=self.usage_missing,

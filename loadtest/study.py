@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from loadtest.measures import estimates
@@ -30,6 +31,11 @@ class Level:
         return sum(report.total.requests_per_s for report in self.reports) / len(self.reports)
 
     @property
+    def is_growing(self) -> bool:
+        """Whether a queue grew in every repeat."""
+        return all(report.backlog is not None and report.backlog.grows for report in self.reports)
+
+    @property
     def is_partial(self) -> bool:
         """Whether a repeat was interrupted."""
         return any(report.partial for report in self.reports)
@@ -53,6 +59,8 @@ class Study:
     """`run`, `sweep` or `capacity`."""
     levels: list[Level]
     conclusion: str
+    capacity: dict[str, Any] | None = None
+    """What a search for the capacity found, in figures."""
 
     @property
     def verdict(self) -> str:
@@ -68,17 +76,32 @@ class Study:
             "kind": self.kind,
             "verdict": self.verdict,
             "conclusion": self.conclusion,
+            "provenance": self.levels[0].reports[0].provenance.as_json() if self.levels else None,
+            **({"capacity": self.capacity} if self.capacity else {}),
             "definitions": DEFINITIONS,
             "levels": [level.as_json() for level in self.levels],
         }
 
 
+def fresh_runs(measure: Measured) -> Measured:
+    """`measure` with words, gaps and models of its own at every run.
+
+    What one run leaves in the server's prefix cache must not answer the prompts of the next.
+    """
+    numbers = count()
+
+    async def measured(settings: RunSettings, label: str) -> Report:
+        return await measure(replace(settings, run=next(numbers)), label)
+
+    return measured
+
+
 async def measured_level(label: str, settings: RunSettings, repeats: int, measure: Measured) -> Level:
-    """Run the same load `repeats` times, each with its own seed."""
+    """Run the same load `repeats` times."""
     level = Level(label, settings.rate_per_s or settings.concurrency)
     for repeat in range(repeats):
         name = label if repeats == 1 else f"{label}, repeat {repeat + 1} of {repeats}"
-        level.reports.append(await measure(replace(settings, seed=settings.seed + repeat), name))
+        level.reports.append(await measure(settings, name))
         if level.is_partial:
             break
     return level
@@ -88,7 +111,7 @@ async def compare_mixes(
     mixes: Sequence[tuple[str, ...]], settings: RunSettings, repeats: int, measure: Measured
 ) -> Study:
     """The same load on several sets of models, such as the base, one adapter, and many."""
-    study = Study("run", [], "")
+    study, measure = Study("run", [], ""), fresh_runs(measure)
     for models in mixes:
         label = models[0] if len(models) == 1 else f"{len(models)} models" if len(mixes) > 1 else "run"
         study.levels.append(await measured_level(label, replace(settings, models=models), repeats, measure))
@@ -106,6 +129,7 @@ async def sweep(
 ) -> Study:
     """Raise the load until more of it is not answered any faster, the client gives out, or the loads end."""
     study = Study("sweep", [], "All loads were answered: the server may be able to do more.")
+    measure = fresh_runs(measure)
     for load in loads:
         level = await measured_level(f"{load:g} {unit}", with_load(load), repeats, measure)
         study.levels.append(level)
@@ -119,14 +143,16 @@ async def sweep(
             best = max(study.levels, key=lambda one: one.answered_per_s)
             study.conclusion = (
                 f"Saturated: at most {best.answered_per_s:.2f} answered per second, at {best.label}; "
-                f"{load:g} {unit} brought no more."
+                f"{load:g} {unit} {'let the queue grow' if level.is_growing else 'brought no more'}."
             )
             break
     return study
 
 
 def is_saturated(levels: Sequence[Level]) -> bool:
-    """Whether the last level offers clearly more than the one before and does not get clearly more answers."""
+    """Whether a queue grew at the last level, or it offers clearly more than the one before for hardly more answers."""
+    if levels[-1].is_growing:
+        return True
     if len(levels) < 2:
         return not levels[-1].answered_per_s
     before, last = levels[-2:]

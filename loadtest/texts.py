@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from loadtest.arrivals import Seed
 from loadtest.lengths import Lengths
 from loadtest.traces import TraceRow
 from loadtest.workload import Ask, Messages
@@ -53,7 +54,7 @@ def words(rng: np.random.Generator, count: int) -> str:
     return " ".join([VOCABULARY[place] for place in rng.integers(len(VOCABULARY), size=count).tolist()])
 
 
-def random_texts(prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: int) -> Iterator[Ask]:
+def random_texts(prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: Seed) -> Iterator[Ask]:
     """Unrelated prompts behind a shared system prompt (when `prefix` has any words), without end."""
     rng = np.random.default_rng(seed)
     while True:
@@ -62,7 +63,7 @@ def random_texts(prompt: Lengths, output: Lengths | None, max_tokens: int, prefi
 
 
 def conversations(
-    turns: int, at_a_time: int, prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: int
+    turns: int, at_a_time: int, prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: Seed
 ) -> Iterator[Ask]:
     """Conversations in turn, each `turns` requests long, every request with all that was said before; without end."""
     rng = np.random.default_rng(seed)
@@ -79,11 +80,12 @@ def conversations(
         running.append(history)
 
 
-def replayed(rows: Sequence[TraceRow], seed: int, speedup: float) -> Iterator[Ask]:
+def replayed(rows: Sequence[TraceRow], seed: Seed, speedup: float) -> Iterator[Ask]:
     """The requests of a trace, `speedup` times as fast: prompts of its lengths, answers of exactly its lengths."""
     rng = np.random.default_rng(seed)
+    key = rng.integers(1 << 32, size=4).tolist()
     for row in rows:
-        text = _blocks(row, seed) if row.blocks else words(rng, row.prompt_tokens)
+        text = _blocks(row, key) if row.blocks else words(rng, row.prompt_tokens)
         messages: Messages = [{"role": "user", "content": text}]
         yield Ask(messages, row.output_tokens, exact=True, model=row.adapter, at_s=row.at_s / speedup)
 
@@ -96,12 +98,12 @@ def _system(prefix: str) -> Messages:
     return [{"role": "system", "content": prefix}] if prefix else []
 
 
-def _blocks(row: TraceRow, seed: int) -> str:
+def _blocks(row: TraceRow, key: list[int]) -> str:
     # Text is a function of the block's id, so requests that shared a prefix in the trace share it here.
     parts = []
     left = row.prompt_tokens
     for block in row.blocks:
-        text = words(np.random.default_rng([seed, abs(block)]), BLOCK_WORDS).split()
+        text = words(np.random.default_rng([*key, abs(block)]), BLOCK_WORDS).split()
         parts += text[: min(left, BLOCK_WORDS)]
         left -= BLOCK_WORDS
         if left <= 0:

@@ -6,7 +6,6 @@ All processes read the same monotonic clock, so their times need no correction.
 import asyncio
 import multiprocessing
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import Protocol
 
 from loadtest.collector import Snapshot
 from loadtest.drive import Driver, OnSnapshot, Part, PartResult
@@ -27,6 +26,14 @@ from loadtest.settings import RunSettings
 START_DELAY_S = 0.2
 """From the moment when all processes are ready to the start, so that none misses it."""
 READY = "ready"
+COPIED_BYTES = 1 << 20
+
+
+class Sink(Protocol):
+    """Where lines of records go."""
+
+    def write(self, lines: bytes, /) -> object:
+        """Add lines."""
 
 
 @dataclass(slots=True)
@@ -40,7 +47,7 @@ class _Worker:
 async def run_in_processes(
     settings: RunSettings,
     warm: list[str],
-    records: IO[bytes] | None,
+    records: Sink | None,
     on_snapshot: OnSnapshot | None,
     interrupting: Callable[[Callable[[], None]], None],
 ) -> PartResult:
@@ -61,7 +68,8 @@ async def run_in_processes(
         if records and folder:
             for file in sorted(folder.iterdir()):
                 with file.open("rb") as part:
-                    shutil.copyfileobj(part, records)
+                    while lines := part.read(COPIED_BYTES):
+                        records.write(lines)
     return _sum([worker.result for worker in workers if worker.result])
 
 

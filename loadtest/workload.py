@@ -81,13 +81,25 @@ def _prompt(line: bytes, where: str) -> Messages:
     return asked
 
 
-def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: int) -> Iterator[Ask]:
-    """Prompts drawn at random, without end."""
+def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: np.random.SeedSequence) -> Iterator[Ask]:
+    """Prompts drawn at random, word for word, without end."""
     asks = [Ask(prompt, max_tokens) for prompt in prompts]
     rng = np.random.default_rng(seed)
     while True:
         for place in rng.integers(len(asks), size=1024).tolist():
             yield asks[place]
+
+
+def fresh_prompts(max_tokens: int, seed: np.random.SeedSequence) -> Iterator[Ask]:
+    """The built-in messages at random, each behind a number of its own, without end.
+
+    The number comes first, so that no prefix cache has seen the prompt before.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        places = rng.integers(len(BUILT_IN_PROMPTS), size=1024).tolist()
+        for place, number in zip(places, rng.integers(10**8, 10**9, size=1024).tolist(), strict=True):
+            yield Ask([{"role": "user", "content": f"{number}: {BUILT_IN_PROMPTS[place]}"}], max_tokens)
 
 
 def assigned(asks: Iterator[Ask], models: Iterator[str], requests: int) -> Iterator[RequestSpec]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters import AdapterError
-from adapters.connection import admin_key
+from adapters.connection import admin_key, whence
 from trainer.data.rows import Example, Pair
 from trainer.errors import DataError, Problem, RunError
 
@@ -51,7 +51,9 @@ def other_tokens(
                         problems.append(Problem(str(path), row.line, text))
                         break
     except (AdapterError, httpx.HTTPError, httpx.InvalidURL) as error:
-        raise RunError(f"the gateway at {gateway_url} cannot be asked for its tokens: {error}") from error
+        raise RunError(
+            f"the gateway at {gateway_url}, {whence(gateway_url, data_dir)}, cannot be asked for its tokens: {error}"
+        ) from error
     return problems
 
 

@@ -11,18 +11,38 @@ from rich.table import Table
 
 from adapters.cli.tables import console, show
 from adapters.client import AdminClient
-from adapters.connection import connect
+from adapters.connection import URL_VARIABLE, connect, gateway_address
 from adapters.errors import AdapterError
 
-Gateway = Annotated[str, typer.Option(envvar="TURNTABLE_GATEWAY_URL", help="The gateway's address.")]
-DataDir = Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where a local gateway left admin.key.")]
+URL, DATA = "", Path("var")
+"""Defaults of the two options below; no address means to look it up."""
+
+
+def address_found(context: typer.Context, value: str) -> str:
+    """The address given, else that of the gateway which runs on the data directory; for Typer to call."""
+    data_dir = Path(context.params.get("data_dir") or DATA)
+    return value or gateway_address(data_dir)
+
+
+Gateway = Annotated[
+    str,
+    typer.Option(
+        envvar=URL_VARIABLE,
+        callback=address_found,
+        show_default="that of the gateway on the data directory",
+        help="The gateway's address.",
+    ),
+]
+# Eager: the gateway's address is looked up in it.
+DataDir = Annotated[
+    Path, typer.Option(envvar="TURNTABLE_DATA_DIR", is_eager=True, help="Where a local gateway left admin.key.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Version = Annotated[str, typer.Argument(help="Like v3.")]
 OverrideReason = Annotated[
     str | None, typer.Option("--override", metavar="REASON", help="Go live without a verdict that counts; on record.")
 ]
 OverrideBy = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who answers for the override.")]
-URL, DATA = "http://127.0.0.1:8080", Path("var")
 _VERSION_COLUMNS = {
     "adapter": "name",
     "version": "version",

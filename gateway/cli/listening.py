@@ -2,14 +2,20 @@
 
 import contextlib
 import ipaddress
+import json
+import os
 import socket
 import ssl
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from adapters.connection import ADDRESS_FILE
 from gateway.cli.base import ServeError
 from gateway.front_door import Door, Limits, strict_protocol
 from gateway.front_door.server import AdminDoor, Server
@@ -59,6 +65,34 @@ def open_doors(settings: Settings) -> Iterator[Doors]:
                     "give --tls-cert and --tls-key, or --plain-http where something in front of the gateway speaks TLS."
                 )
         yield Doors(public, admin, tls)
+
+
+@contextlib.contextmanager
+def address_kept(data_dir: Path, doors: Doors) -> Iterator[None]:
+    """While the gateway runs, the data directory says where, for the commands on this machine."""
+    path = data_dir / ADDRESS_FILE
+    public = _reachable(doors.public_url)
+    said = {
+        "url": public,
+        "admin_url": public if doors.admin_url is None else _reachable(doors.admin_url),
+        "pid": os.getpid(),
+        "started": time.time(),
+    }
+    with tempfile.NamedTemporaryFile("w", dir=data_dir, prefix=f".{ADDRESS_FILE}.", delete=False) as scratch:
+        json.dump(said, scratch)
+    Path(scratch.name).replace(path)
+    try:
+        yield
+    finally:
+        # Another gateway on the same directory may have written its own since.
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text(encoding="utf-8")) == said:
+                path.unlink()
+
+
+def _reachable(url: str) -> str:
+    """An address that takes connections from everywhere, as this machine reaches it."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from adapters import AdapterError
 from gateway.app import Setup, Turntable
 from gateway.cli.base import ServeError, find_base_model
-from gateway.cli.listening import bind, open_doors, server
+from gateway.cli.listening import address_kept, bind, open_doors, server
 from gateway.cli.log_lines import log_warnings, printable
 from gateway.cli.plan import plan_for
 from gateway.data_dir import Alone, InUseError, alone
@@ -98,7 +98,8 @@ def _run(settings: Settings) -> str:
         if doors.admin_url is not None:
             _announce(f"operators on {doors.admin_url}")
         gc.freeze()  # what was built so far stays; looking through it again and again would stop every stream
-        door_keeper.run(sockets=[doors.public])
+        with address_kept(settings.data_dir, doors):
+            door_keeper.run(sockets=[doors.public])
     return failures[0] if failures else ""
 
 

@@ -83,6 +83,11 @@ class Entry:
     """Which run of the engine answered: its counters began at zero with it."""
     choices: int = 1
     """How often the engine counts each prompt token: once for each choice that the client asked for."""
+    error_code: str | None = None
+    error_message: str | None = None
+    """Why it failed, as the client was told."""
+    queue_us: int | None = None
+    """How long it waited for its turn before it was opened."""
     is_charged: bool = False
     """Whether a key and a tenant pay for it."""
     is_settled: bool = False
@@ -157,6 +162,9 @@ class Entry:
                 self.price_version,
                 self.engine_run,
                 self.choices,
+                self.error_code,
+                self.error_message,
+                self.queue_us,
             ),
             option=orjson.OPT_APPEND_NEWLINE,
         )

@@ -55,6 +55,9 @@ usage_ledger = Table(
     Column("price_version", String(32)),
     Column("engine_run", String(64)),
     Column("choices", Integer, nullable=False, server_default="1"),
+    Column("error_code", String(64)),
+    Column("error_message", String(320)),
+    Column("queue_us", BigInteger),
 )
 
 COLUMNS = (
@@ -86,6 +89,9 @@ COLUMNS = (
     "price_version",
     "engine_run",
     "choices",
+    "error_code",
+    "error_message",
+    "queue_us",
 )
 """What a line holds, in this order; the lines of older versions end earlier."""
 Row = Sequence[Any]

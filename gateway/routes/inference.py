@@ -15,6 +15,8 @@ from gateway.front_door import CYCLE, Cycle
 from gateway.inference import Inference
 from gateway.keys import Caller, Keyring
 from gateway.keys import Scope as KeyScope
+from gateway.ledger import now_us
+from gateway.request_log import CLIENT_GONE, Refusal, RefusalLog, without_secrets
 from gateway.resolve import Resolver, Target, choose, mirrored_to, stickiness
 from gateway.routes.keep_alive import KeepAlive
 from gateway.routes.request_body import LARGE_BYTES, BodyReader, ClientGoneError, LargeBodies
@@ -49,6 +51,7 @@ class InferenceEndpoint:
         watches: Callable[[Target], bool],
         allowance: Allowance,
         bodies: BodyReader,
+        refusals: RefusalLog,
         *,
         base: str,
         keep_alive_s: float,
@@ -63,6 +66,7 @@ class InferenceEndpoint:
         self._keep_alive_s = keep_alive_s
         self._ids = ids
         self._watches = watches
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; after the first byte, errors become events."""
@@ -72,20 +76,28 @@ class InferenceEndpoint:
         try:
             await self._answer(scope, headers, receive, reply)
         except ClientGoneError:
-            return
+            self._note(reply, CLIENT_GONE, "client_abort", "The client closed its connection before it was answered.")
         except GatewayError as error:
+            self._note(reply, error.status, error.code, str(error))
             await reply.error(error)
         except Exception:
             log.exception("request %s failed", reply.own_id)
+            self._note(reply, InternalError.status, "internal_error", str(InternalError()))
             await reply.error(InternalError())
+
+    def _note(self, reply: "Reply", status: int, code: str | None, message: str) -> None:
+        """Keep why a request failed that has no row to say it."""
+        if reply.call is None or not reply.call.is_on_ledger:
+            self._refusals.add(reply.refusal(status, code, message))
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, reply: "Reply") -> None:
         if scope["method"] != "POST":
             raise MethodNotAllowedError(scope["method"], scope["path"], ("POST",))
-        caller = self._keyring.authenticate(headers)
+        caller = reply.caller = self._keyring.authenticate(headers)
         caller.demand(KeyScope.INFERENCE)
         cycle: Cycle = scope["extensions"][CYCLE]
         request, received_s = await self._read(caller, cycle, headers, receive, reply)
+        reply.request = request
         route = self._resolver.route_for(caller, request.model)
         target = route.target
         if route.canary is not None:
@@ -94,7 +106,7 @@ class InferenceEndpoint:
         if target.version is not None:
             reply.headers.append((b"x-turntable-adapter", target.engine_model.encode()))
         is_watched = self._watches(target)
-        call = Call(
+        call = reply.call = Call(
             id=reply.own_id,
             client_id=reply.client_id,
             caller=caller,
@@ -166,8 +178,30 @@ class Reply:
         self.api = api
         self.own_id = own_id
         self.client_id = client_id
+        self.caller: Caller | None = None
+        self.request: InferenceRequest | None = None
+        self.call: Call | None = None
         self.headers: Headers = [(b"x-request-id", (self.client_id or self.own_id).encode())]
         """Sent with the response, whatever it is."""
+
+    def refusal(self, status: int, code: str | None, message: str) -> Refusal:
+        """What is known of the request so far, with why it ended."""
+        version = self.call.target.engine_model if self.call and self.call.target.version else None
+        return Refusal(
+            id=self.own_id,
+            client_id=self.client_id,
+            at_us=now_us(),
+            status=status,
+            code=code,
+            message=without_secrets(message),
+            api=self.api.path,
+            key_id=self.caller.key_id if self.caller else None,
+            tenant=self.caller.tenant if self.caller else None,
+            model=without_secrets(self.request.model[:128]) if self.request else None,
+            version=version,
+            stream=self.request.stream if self.request else None,
+            took_us=int((time.perf_counter() - self._started_s) * 1e6),
+        )
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """A complete response."""

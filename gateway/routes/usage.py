@@ -1,7 +1,7 @@
 """/admin/v1/usage: requests and tokens from the ledger, its rows, their retention, and the engines' own counters."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -38,7 +38,9 @@ class Forgetting(Schema):
     tenant: str
 
 
-def usage_routes(books: Books, *, base: str, usage: Any, admin: Any) -> APIRouter:
+def usage_routes(
+    books: Books, *, base: str, usage: Any, admin: Any, forgotten_as: Callable[[str, str], object]
+) -> APIRouter:
     """Routes about usage; times are ISO 8601, all history by default. `usage` and `admin` demand these scopes."""
     routes = APIRouter(prefix="/admin/v1/usage", tags=["usage"])
 
@@ -76,11 +78,11 @@ def usage_routes(books: Books, *, base: str, usage: Any, admin: Any) -> APIRoute
         pages = books.rows(*_window(since, until), whose)
         return StreamingResponse(exported(pages, format), media_type=CONTENT_TYPES[format])
 
-    _add_upkeep(routes, books, admin)
+    _add_upkeep(routes, books, admin, forgotten_as)
     return routes
 
 
-def _add_upkeep(routes: APIRouter, books: Books, admin: Any) -> None:
+def _add_upkeep(routes: APIRouter, books: Books, admin: Any, forgotten_as: Callable[[str, str], object]) -> None:
     @routes.get("/reconciliation", dependencies=[Depends(admin)])
     async def reconciliation(since: str | None = None) -> dict[str, Any]:
         """The ledger's tokens beside what each run of an engine counted itself; the engines are asked now."""
@@ -99,6 +101,7 @@ def _add_upkeep(routes: APIRouter, books: Books, admin: Any) -> None:
         """Replace a tenant's name and the ids of its keys in old usage by pseudonyms; sums stay as they are."""
         tenant = read_body(Forgetting, await request.body()).tenant
         forgotten = await asyncio.to_thread(books.forgetting.forget, tenant, actor=caller.key_id)
+        await asyncio.to_thread(forgotten_as, tenant, forgotten.pseudonym)
         return {"pseudonym": forgotten.pseudonym, "rows": forgotten.rows, "keys": forgotten.keys}
 
 

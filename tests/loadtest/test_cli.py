@@ -1,6 +1,7 @@
 """`turntable loadtest run` as a user meets it: output, files, exit codes, Ctrl-C."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from typer.testing import CliRunner, Result
 
 from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.cli import app
+from loadtest.options import LoadOptions
 from loadtest.records import RequestRecord
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
-    clean: dict[str, str | None] = dict.fromkeys(("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY", "TURNTABLE_DATA_DIR"))
+    clean: dict[str, str | None] = dict.fromkeys(
+        ("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY", "TURNTABLE_DATA_DIR", "TURNTABLE_GATEWAY_URL")
+    )
     return CliRunner().invoke(app, ["run", *arguments], env={**clean, "COLUMNS": "100", **(env or {})})
 
 
@@ -98,6 +102,55 @@ def test_a_local_gateways_admin_key_is_found_in_its_data_directory(tmp_path: Pat
     with serving(CannedSettings(api_key="tt-local")) as server:
         result = run("--url", server.url, "--requests", "1", "--data-dir", str(tmp_path))
     assert result.exit_code == 0, result.output
+
+
+def test_the_address_comes_from_the_environment_and_then_from_a_running_gateway(tmp_path: Path) -> None:
+    with serving() as server, serving() as other:
+        assert run("--requests", "1", env={"TURNTABLE_GATEWAY_URL": server.url}).exit_code == 0
+        said = {"url": server.url, "pid": os.getpid()}
+        (tmp_path / "gateway.json").write_text(json.dumps(said))
+        assert run("--requests", "1", "--data-dir", str(tmp_path)).exit_code == 0
+        assert run("--requests", "1", "--data-dir", str(tmp_path), "--url", other.url).exit_code == 0
+        assert (server.engine.finished, other.engine.finished) == (4, 2)  # each run warms up with one
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--html", "--records"])
+def test_an_error_leaves_no_empty_file_and_what_was_there(tmp_path: Path, option: str, unused_tcp_port: int) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.write_text("an earlier report")
+    for path in (new, old):
+        assert run("--url", f"http://127.0.0.1:{unused_tcp_port}", option, str(path)).exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert old.read_text() == "an earlier report"
+
+
+def test_reports_replace_earlier_ones_and_go_into_pipes(tmp_path: Path) -> None:
+    old, link = tmp_path / "old", tmp_path / "link"
+    old.write_text("an earlier report")
+    link.symlink_to(old)
+    with serving() as server:
+        assert run("--url", server.url, "--requests", "1", "--json", str(link), "--csv", "/dev/null").exit_code == 0
+    assert link.is_symlink()
+    assert json.loads(old.read_text())["verdict"] == "valid"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old"]
+
+
+@pytest.mark.parametrize(
+    ("url", "admin_url", "is_same"),
+    [
+        ("http://10.0.0.10:8080", "http://10.0.0.1", False),
+        ("http://gw.example.com.evil.org", "http://gw.example.com", False),
+        ("https://gw.example.com", "http://gw.example.com", False),
+        ("http://gw.example.com:8080", "http://gw.example.com:80", False),
+        ("http://gw.example.com/v1", "http://GW.example.com:80", True),
+        ("https://gw.example.com:443/v1/", "https://gw.example.com", True),
+    ],
+)
+def test_the_key_goes_to_the_same_origin_alone(url: str, admin_url: str, is_same: bool, tmp_path: Path) -> None:
+    options = LoadOptions(url=url, admin_url=admin_url, key="tt-first", promote="a=1", data_dir=tmp_path)
+    swaps = options.settings().swaps
+    assert swaps is not None
+    assert swaps.admin_key == ("tt-first" if is_same else None)
 
 
 def test_ctrl_c_gives_a_report_on_what_was_answered_marked_partial(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.client import ChatClient, RequestRecord
+from loadtest.stats import summarise
 from loadtest.workload import RequestSpec, built_in_prompts
 
 
@@ -79,6 +80,10 @@ async def test_a_wrong_usage_is_recorded_as_claimed() -> None:
     assert (len(record.chunk_s), record.completion_tokens) == (6, 7)
 
 
+TEXT = b'data: {"choices":[{"delta":{"content":"yes"}}]}\n\n'
+END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
 async def answers(body: bytes, content_type: str = "text/event-stream") -> AsyncIterator[str]:
     async def handle(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type=content_type)
@@ -116,7 +121,7 @@ async def test_text_is_told_from_roles_and_from_tokens_without_text() -> None:
 
 
 async def test_usage_that_is_no_count_is_taken_as_missing() -> None:
-    record = await asked_of(b'data: {"choices":[],"usage":{"completion_tokens":"many"}}\n\ndata: [DONE]\n\n')
+    record = await asked_of(TEXT + b'data: {"choices":[],"usage":{"completion_tokens":"many"}}\n\n' + END)
     assert (record.error, record.completion_tokens) == (None, None)
 
 
@@ -128,10 +133,33 @@ async def test_usage_that_is_no_count_is_taken_as_missing() -> None:
         (b"{}", "application/json", "malformed"),
         (b'data: {"choices":[]}\n\n', "text/event-stream", "truncated"),
         (b"", "text/event-stream", "truncated"),
+        (END, "text/event-stream", "no_tokens"),
+        (TEXT + b"data: [DONE]\n\n", "text/event-stream", "no_finish_reason"),
+        (b"data: [DONE]\n\n", "text/event-stream", "no_tokens"),
     ],
 )
 async def test_a_stream_that_is_not_one_is_a_failure(body: bytes, content_type: str, kind: str) -> None:
     assert (await asked_of(body, content_type)).error == kind
+
+
+@pytest.mark.parametrize("nothing", [b"null", b'""'])
+async def test_an_empty_first_or_last_chunk_is_no_token_and_no_wrong_usage(nothing: bytes) -> None:
+    first = b'data: {"choices":[{"delta":{"content":%b}}]}\n\n' % nothing
+    last = b'data: {"choices":[{"delta":{"content":%b},"finish_reason":"stop"}]}\n\n' % nothing
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}\n\n'
+    record = await asked_of(first + TEXT * 2 + last + usage + b"data: [DONE]\n\n")
+    assert (record.error, len(record.chunk_s), record.empty_chunks) == (None, 2, 0)
+    summary = summarise([record], 1.0)
+    assert (summary.usage_below_chunks, summary.usage_above_chunks) == (0, 0)
+
+
+async def test_what_the_server_had_cached_is_recorded() -> None:
+    usage = b'"usage":{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":%b}'
+    told = await asked_of(TEXT + b'data: {"choices":[],' + usage % b'{"cached_tokens":8}' + b"}\n\n" + END)
+    silent = await asked_of(TEXT + b'data: {"choices":[],' + usage % b"null" + b"}\n\n" + END)
+    assert (told.cached_tokens, silent.cached_tokens) == (8, None)
+    assert summarise([told, silent], 1.0).cached_tokens == 8
+    assert summarise([silent], 1.0).cached_tokens is None
 
 
 async def test_nobody_listening_is_a_connection_failure(unused_tcp_port: int) -> None:

@@ -16,7 +16,9 @@ from tests.loadtest.test_cli import wait_until
 
 
 def loadtest(*arguments: object) -> Result:
-    clean: dict[str, str | None] = dict.fromkeys(("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY", "TURNTABLE_DATA_DIR"))
+    clean: dict[str, str | None] = dict.fromkeys(
+        ("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY", "TURNTABLE_DATA_DIR", "TURNTABLE_GATEWAY_URL")
+    )
     return CliRunner().invoke(app, list(map(str, arguments)), env={**clean, "COLUMNS": "120"})
 
 
@@ -116,6 +118,13 @@ def test_the_report_can_be_made_again_from_the_records_with_another_slo(tmp_path
     result = loadtest("report", records, "--slo-ttft-ms", "1", "--usd-per-hour", "2")
     assert result.exit_code == 0, result.output
     assert "- per good request" in result.stdout
+    files = [tmp_path / name for name in ("r.json", "r.csv", "r.html")]
+    again = loadtest("report", records, "--json", files[0], "--csv", files[1], "--html", files[2])
+    assert again.exit_code == 0, again.output
+    assert json.loads(files[0].read_text())["total"]["succeeded"] == 5
+    assert "<svg" in files[2].read_text()
+    assert "http://unknown" not in files[2].read_text()
+    assert "Limit in ms" in loadtest("report", "--help").stdout
     records.write_text(records.read_text() + "{}\n")
     broken = loadtest("report", records)
     assert (broken.exit_code, broken.stderr) == (2, f"error: {records}:6: is no record of a request.\n")

@@ -11,7 +11,7 @@ from loadtest.connection import Body
 from loadtest.records import RequestRecord
 from loadtest.workload import RequestSpec, built_in_prompts
 
-EVENTS = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n'
+EVENTS = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 TYPE = b"Content-Type: text/event-stream; charset=utf-8\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\n" + TYPE + b"Transfer-Encoding: chunked\r\n\r\n"
 IN_CHUNKS = CHUNKED + b"5\r\n" + EVENTS[:5] + b"\r\n%x;ext=1\r\n" % (len(EVENTS) - 5) + EVENTS[5:] + b"\r\n"

@@ -4,35 +4,41 @@ import csv
 import io
 import re
 from dataclasses import replace
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
+from importlib import metadata
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
-from loadtest.chart import Series, line_chart, nice_top
+from loadtest.chart import Series, in_digits, line_chart, nice_top
 from loadtest.collector import Snapshot, Tallies
-from loadtest.display import snapshot_table
+from loadtest.display import print_report, print_study, snapshot_table
 from loadtest.meter import ClientLoad
 from loadtest.page import charts_over_load, frontier, html_page
+from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import LoadRun
-from loadtest.settings import RunSettings
+from loadtest.settings import RunSettings, SwapPlan
 from loadtest.spreadsheet import csv_text
+from loadtest.stats import Slo
 from loadtest.study import Level, Study
 
 NASTY = '<script>alert("x")</script>'
 SETTINGS = RunSettings("http://127.0.0.1:1", ("base", NASTY), usd_per_hour=2.0, key="tt-secret")
 
 
-def report(ttft_ms: float = 20, cpu_share: float = 0.1) -> Report:
-    tallies = Tallies.empty(SETTINGS.slo, SETTINGS.models)
+def report(ttft_ms: float = 20, cpu_share: float = 0.1, settings: RunSettings = SETTINGS) -> Report:
+    tallies = Tallies.empty(settings.slo, settings.models)
     for index in range(10):
         first_s = index + ttft_ms / 1000
-        record = RequestRecord(index, SETTINGS.models[index % 2], index, index, first_s + 0.1, 200, [first_s])
+        record = RequestRecord(index, settings.models[index % 2], index, index, first_s + 0.1, 200, [first_s])
         record.cold = index < 2
         tallies.add(record)
-    return Report.of(SETTINGS, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), partial=False))
+    provenance = Provenance.now(settings.url, settings.models, "0.32.0")
+    return Report.of(settings, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), False, provenance))
 
 
 def study() -> Study:
@@ -66,7 +72,7 @@ def test_the_page_of_a_sweep_has_latency_throughput_and_cost_over_load() -> None
     page = html_page(study().as_json())
     titles = [svg.attrib["aria-label"] for svg in svgs(page)]
     assert titles == ["TTFT", "E2E", "Throughput", "Cost against latency"]
-    assert len(charts_over_load(study().as_json()["levels"])) == 5
+    assert len(charts_over_load(study().as_json()["levels"], {})) == 5
     assert "Done." in page
 
 
@@ -74,7 +80,13 @@ def test_the_page_of_a_run_has_a_row_per_model_and_says_when_it_is_invalid() -> 
     page = html_page(report(cpu_share=0.99).as_json())
     assert "INVALID: client-bound" in page
     assert page.count("&lt;script&gt;alert") >= 2
-    assert "<td>cold</td><td>2</td>" in page
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr.*?</tr>", page)]
+    assert [row[:2] for row in rows if row and row[0].startswith(("base", "all", "of"))] == [
+        ["base", "5"],
+        ["all models", "10"],
+        ["of these: cold models", "2"],
+        ["of these: warm models", "8"],
+    ]
 
 
 def test_the_frontier_is_cost_against_latency_with_its_levels_named() -> None:
@@ -120,9 +132,68 @@ def test_a_report_says_what_was_asked_but_no_key() -> None:
     assert replace(SETTINGS, seed=1) != SETTINGS
 
 
-def test_levels_under_one_load_are_drawn_one_beside_the_other() -> None:
+def test_levels_under_one_load_are_bars_under_their_names() -> None:
     mixes = Study("run", [Level(name, 8.0, [report()]) for name in ("base", "a")], "").as_json()
-    (svg, *_) = svgs(charts_over_load(mixes["levels"])[0])
-    (line, *_) = svg.iter("polyline")
-    first, second = (point.split(",")[0] for point in line.attrib["points"].split())
-    assert float(first) < float(second)
+    (svg, *_) = svgs(charts_over_load(mixes["levels"], mixes)[0])
+    assert list(svg.iter("polyline")) == []
+    texts = ["".join(text.itertext()) for text in svg.iter("text")]
+    assert [text for text in texts if "base" in text or text == "aa"] == ["basebase", "aa"]
+
+
+def test_the_page_says_in_plain_words_what_was_asked() -> None:
+    settings = replace(SETTINGS, slo=Slo(ttft_ms=200, e2e_ms=1500), swaps=SwapPlan("base", (2, 3), 5.0, "http://x"))
+    page = html_page(report(settings=settings).as_json())
+    words = re.sub(r"<[^>]+>", " ", page)
+    for nonsense in ("{'", "('", "None", "e+0", "poisson", "Poisson", "ttft_ms"):
+        assert nonsense not in words
+    assert "closed loop: 8 users, each of whom waits for the answer" in words
+    assert "TTFT up to 200 ms, E2E up to 1500 ms" in words
+    assert "base: v2, v3 in turn, every 5 s" in words
+    open_loop = html_page(report(settings=replace(SETTINGS, rate_per_s=4.0)).as_json())
+    assert "open loop: 4 requests per second, at random (Poisson)" in open_loop
+
+
+def test_the_limit_of_a_good_request_is_drawn() -> None:
+    page = html_page(report(settings=replace(SETTINGS, slo=Slo(ttft_ms=200))).as_json())
+    for svg in svgs(page):
+        (line,) = [line for line in svg.iter("line") if line.attrib["class"] == "limit"]
+        assert "limit: 200 ms" in "".join(svg.itertext())
+        assert line.attrib["x1"] == line.attrib["x2"]
+    assert 'class="limit"' not in "".join(re.findall("<svg.*?</svg>", html_page(report().as_json())))
+
+
+@pytest.mark.parametrize(
+    ("value", "digits"),
+    [(0, "0"), (10_000, "10,000"), (1234.5, "1,234"), (0.00001234, "0.0000123"), (12.5, "12.5"), (0.05, "0.05")],
+)
+def test_numbers_have_no_exponents(value: float, digits: str) -> None:
+    assert in_digits(value) == digits
+
+
+def test_a_report_says_when_where_and_of_what_it_was_made() -> None:
+    for document in (report().as_json(), study().as_json()):
+        provenance = document["provenance"]
+        assert datetime.fromisoformat(provenance["started_at"]).utcoffset() == timedelta(0)
+        assert provenance["turntable_version"] == metadata.version("turntable-gateway")
+        assert (provenance["url"], provenance["models"]) == (SETTINGS.url, SETTINGS.models)
+        assert provenance["server_version"] == "0.32.0"
+        assert provenance["machine"]["cores"]
+        page = html_page(document)
+        assert provenance["started_at"][:10] in page
+        assert f"Turntable {provenance['turntable_version']}" in page
+        assert f"of {SETTINGS.url} (0.32.0)" in page
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_tables_at_80_columns_cut_nothing(is_terminal: bool) -> None:
+    name = "a-very-long-adapter-name-of-which-nothing-may-be-lost@v12"
+    settings = replace(SETTINGS, models=("base", name))
+    one = report(settings=settings)
+    console = Console(file=io.StringIO(), width=80, force_terminal=is_terminal, color_system=None)
+    print_report(one, console)
+    print_study(Study("run", [Level(name, 8.0, [one]), Level("123456.75 req/s", 9.0, [one])], "Done."), console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert name in re.sub(r"[^a-z0-9@-]", "", text)
+    assert "123456.75 req/s" in text

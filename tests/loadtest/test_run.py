@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from loadtest.arrivals import poisson_offsets
 from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.collector import Collector, Tallies
 from loadtest.errors import InvalidWorkloadError, ServerError
+from loadtest.plan import Plan
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import run_load
@@ -167,7 +167,7 @@ async def test_several_processes_send_one_plan(tmp_path: Path) -> None:
         records = [RequestRecord.from_line(line) for line in file]
     assert sorted(record.index for record in records) == list(range(31))
     in_plan_order = sorted(records, key=lambda record: record.index)
-    assert [record.intended_s for record in in_plan_order] == list(islice(poisson_offsets(200, 0), 31))
+    assert [record.intended_s for record in in_plan_order] == list(islice(Plan.of(settings).offsets_s or (), 31))
     report = Report.of(settings, run)
     assert (report.total.succeeded, report.client.processes) == (31, 3)
     assert report.total.completion_tokens == 31 * 16

@@ -72,7 +72,7 @@ def test_chunks_stand_in_for_a_missing_usage_and_are_reported() -> None:
     assert (summary.completion_tokens, summary.usage_missing) == (5, 1)
 
 
-@pytest.mark.parametrize(("claimed", "below", "above"), [(4, 1, 0), (5, 0, 0), (6, 0, 1)])
+@pytest.mark.parametrize(("claimed", "below", "above"), [(3, 1, 0), (4, 0, 0), (5, 0, 0), (6, 0, 1)])
 def test_usage_is_checked_against_the_counted_chunks(claimed: int, below: int, above: int) -> None:
     summary = summarise([answered(tokens=claimed)], 1.0)
     assert (summary.usage_below_chunks, summary.usage_above_chunks) == (below, above)

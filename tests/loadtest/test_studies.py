@@ -8,6 +8,7 @@ import pytest
 from loadtest.capacity import Bracket, Limits, Outcome, bracket_capacity, find_capacity
 from loadtest.collector import Tallies
 from loadtest.meter import ClientLoad
+from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import LoadRun
@@ -35,7 +36,7 @@ class Arithmetic:
 
     async def measure(self, settings: RunSettings, label: str) -> Report:
         rate = settings.rate_per_s or float(settings.concurrency or 0)
-        self.asked.append((label, rate, settings.seed))
+        self.asked.append((label, rate, settings.run))
         answered = min(rate, self.most_per_s) / len(settings.models)
         ttft_s = rate / 1000
         tallies = Tallies.empty(settings.slo)
@@ -47,7 +48,9 @@ class Arithmetic:
             if rate >= self.deadly_per_s:
                 tallies.add(RequestRecord(index, "base", at_s, at_s, at_s, 503, error="http_503"))
         cpu_share = 0.99 if rate > self.client_most_per_s else 0.1
-        return Report.of(settings, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), partial=False))
+        return Report.of(
+            settings, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), False, Provenance.of_records(()))
+        )
 
 
 def swept(server: Arithmetic, rates: list[float]) -> Study:
@@ -158,11 +161,11 @@ def test_limits_kept_in_spite_of_a_late_client_are_kept() -> None:
     assert bracket.within >= 80
 
 
-def test_repeats_have_their_own_seeds_and_give_intervals() -> None:
+def test_repeats_have_their_own_requests_and_give_intervals() -> None:
     server = Arithmetic()
     settings = replace(SETTINGS, rate_per_s=10.0)
     study = asyncio.run(compare_mixes([("base",)], settings, 3, server.measure))
-    assert [seed for _, _, seed in server.asked] == [0, 1, 2]
+    assert [run for _, _, run in server.asked] == [0, 1, 2]
     estimate = study.as_json()["levels"][0]["estimates"]["total.ttft.p50_ms"]
     assert (estimate["repeats"], estimate["half_width"]) == (3, pytest.approx(0, abs=1e-6))
 

@@ -11,14 +11,36 @@ from typing import Annotated, Any
 
 import typer
 
+from adapters.connection import gateway_address
 from trainer.errors import DataError, EvaluationError, Interrupted, Problem, TrainerError
 
 SHOWN_PROBLEMS = 50
 
+DEFAULT_DATA_DIR = Path("var")
+DEFAULT_GATEWAY = ""
+"""No address means to look it up."""
+
+
+def _address_found(context: typer.Context, value: str) -> str:
+    return value or gateway_address(Path(context.params.get("data_dir") or DEFAULT_DATA_DIR))
+
+
+# Eager: the gateway's address is looked up in it.
 DataDir = Annotated[
-    Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where runs, reports and the embedded base model live.")
+    Path,
+    typer.Option(
+        envvar="TURNTABLE_DATA_DIR", is_eager=True, help="Where runs, reports and the embedded base model live."
+    ),
 ]
-Gateway = Annotated[str, typer.Option(envvar="TURNTABLE_GATEWAY_URL", help="The gateway's address.")]
+Gateway = Annotated[
+    str,
+    typer.Option(
+        envvar="TURNTABLE_GATEWAY_URL",
+        callback=_address_found,
+        show_default="that of the gateway on the data directory",
+        help="The gateway's address.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 OverrideReason = Annotated[
     str | None, typer.Option("--override", metavar="REASON", help="Go live without a verdict that counts; on record.")
@@ -30,8 +52,6 @@ AdviceFile = Annotated[
 DespiteAdvice = Annotated[
     str | None, typer.Option(metavar="REASON", help="Train although the advice says otherwise; the run records why.")
 ]
-DEFAULT_DATA_DIR = Path("var")
-DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 
 
 @contextmanager
