@@ -98,7 +98,7 @@ def copy_bounded(stream: Readable, target: Path, room: int, too_large: Callable[
 
 def _unpack_tar(archive: Path, directory: Path, max_bytes: int, convert: bool) -> None:
     with _opened_tar(archive, max_bytes) as tar:
-        paths = [str(PurePosixPath(member.name)) if member.isreg() else "" for member in _safe_members(tar)]
+        paths = [str(PurePosixPath(member.name)) if member.isreg() else "" for member in _safe_members(tar, max_bytes)]
     wanted = _wanted(paths, convert=convert)
     room = max_bytes
     with _opened_tar(archive, max_bytes) as tar:
@@ -150,10 +150,12 @@ class _BoundedHeader(tarfile.TarInfo):
         _refuse_sparse(next.name)  # before its map, which has no bound, is read
 
 
-def _safe_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _safe_members(tar: tarfile.TarFile, max_bytes: int) -> Iterator[tarfile.TarInfo]:
     for count, member in enumerate(tar):
         _check_count(count)
         _check_path(member.name)
+        if member.size > max_bytes:  # now, because passing over what is not there takes for ever
+            _refuse_large(max_bytes)
         if member.issparse():
             _refuse_sparse(member.name)
         if not member.isdir() and not member.isreg():
