@@ -140,9 +140,9 @@ def test_a_template_that_differs_by_its_last_line_break_is_the_same(adapter_dir:
 @pytest.mark.parametrize(
     ("name", "content", "has"),
     [
-        ("added_tokens.json", {"<|tool|>": 4}, "the served base ends before"),
-        ("added_tokens.json", {"<|tool|>": 3}, "the served base has '<|reserved_3|>' there"),
-        ("added_tokens.json", {"<|end|>": 3}, "the served base has '<|reserved_3|>' there"),
+        ("added_tokens.json", {"<|tool|>": 4}, "the base ends before"),
+        ("added_tokens.json", {"<|tool|>": 3}, "token 3 of the served base is '<|reserved_3|>'"),
+        ("added_tokens.json", {"<|end|>": 3}, "token 3 of the served base is '<|reserved_3|>'"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"4": {"content": "<|tool|>"}}}, "ends before"),
         ("tokenizer.json", TOKENIZER | {"added_tokens": [{"id": 4, "content": "<|tool|>"}]}, "ends before"),
     ],
@@ -152,7 +152,7 @@ def test_tokens_that_the_base_has_not_are_refused(
     adapter_dir: Path, chatty: BaseModel, name: str, content: dict[str, Any], has: str
 ) -> None:
     (adapter_dir / name).write_text(json.dumps(content))
-    with pytest.raises(PreflightError, match="brings the token .* train on the base's own tokens") as refused:
+    with pytest.raises(PreflightError, match=r"brings the token .* train on the base's own tokens") as refused:
         preflight(adapter_dir, chatty, max_rank=16)
     assert refused.value.where == name
     assert has in str(refused.value)
