@@ -455,20 +455,18 @@ def loaded(llama: Path, adapter: Path) -> Any:
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
-def saved_state(model: Any, directory: Path, configured: Any) -> None:
+def saved_state(model: Any, directory: Path, configured: Any, prefix: str = "") -> None:
     """What a script leaves that saves a wrapped model's LoRA tensors by hand."""
     from safetensors.torch import save_file as save_torch
 
     directory.mkdir()
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if ".lora_" in name}
+    state = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
     save_torch(state, directory / WEIGHTS)
     configured.peft_config["default"].save_pretrained(directory)
 
 
 def wrapped_by_compile(model: Any, directory: Path) -> None:
-    import torch
-
-    saved_state(torch.compile(model), directory, model)
+    saved_state(model, directory, model, "_orig_mod.")  # torch.compile itself takes a minute to import
 
 
 def wrapped_by_parallel(model: Any, directory: Path) -> None:
