@@ -62,8 +62,9 @@ def _check_tokens(directory: Path, base: BaseModel) -> None:
     served = _read(base.path / TOKENIZER_FILE)
     known: dict[str, int] = {**_vocabulary(served), **{one["content"]: one["id"] for one in _added(served)}}
     names = {number: token for token, number in known.items()}
+    padding = _padding(directory)  # training masks it and serving has none, so a new one means nothing
     for where, token, number in _own_tokens(directory):
-        if known.get(token) == number:
+        if known.get(token) == number or token == padding:
             continue
         has = (
             f"token {number} of the served base is {names[number]!r:.60}" if number in names else "the base ends before"
@@ -86,6 +87,12 @@ def _own_tokens(directory: Path) -> Iterator[tuple[str, str, int]]:
     if (path := directory / ADDED_TOKENS_FILE).is_file():
         for token, number in _read(path).items():
             yield ADDED_TOKENS_FILE, token, number
+
+
+def _padding(directory: Path) -> str | None:
+    path = directory / TOKENIZER_CONFIG
+    token = _read(path).get("pad_token") if path.is_file() else None
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:

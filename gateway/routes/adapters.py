@@ -114,7 +114,9 @@ def _add_reading(routes: APIRouter, services: AdapterServices, admin: Any) -> No
     @routes.get("/audit", dependencies=[Depends(admin)])
     def audit(
         limit: Annotated[int, Query(description="How many entries, 1,000 at most.")] = 100,
-        subject: Annotated[str | None, Query(description="A name with all its versions, or one like name@v3.")] = None,
+        subject: Annotated[
+            str | None, Query(description="A name with all its versions, one like name@v3, or key: for all keys.")
+        ] = None,
     ) -> dict[str, Any]:
         """Who did what to which version on which evidence, newest first."""
         return {"object": "list", "data": registry.audit(min(max(limit, 1), 1_000), subject)}

@@ -158,6 +158,15 @@ def test_tokens_that_the_base_has_not_are_refused(
     assert has in str(refused.value)
 
 
+@pytest.mark.parametrize("token", ["[PAD]", {"content": "[PAD]", "special": True}])
+def test_a_padding_token_that_was_added_for_training_means_nothing(
+    adapter_dir: Path, chatty: BaseModel, token: Any
+) -> None:
+    (adapter_dir / "added_tokens.json").write_text('{"[PAD]": 4}')
+    (adapter_dir / "tokenizer_config.json").write_text(json.dumps({"pad_token": token}))
+    assert said(adapter_dir, chatty) == ()
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"added_tokens": [{}]}', '{"added_tokens": 3, "model": 1}', "\0"])
 def test_a_tokenizer_that_is_none_is_one_sentence(adapter_dir: Path, chatty: BaseModel, content: str) -> None:
     (adapter_dir / "tokenizer.json").write_text(content)
