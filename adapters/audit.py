@@ -57,11 +57,14 @@ def write_entry(connection: Connection, actor: str, action: str, subject: str, d
 
 
 def read_entries(connection: Connection, limit: int, subject: str | None) -> list[dict[str, Any]]:
-    """The newest entries; of one version (`name@v3`), of one name with all its versions, or of everything."""
+    """The newest entries; of one version (`name@v3`), of one name with all its versions, of everything of a kind that
+    is written before a colon (`key:`, `tenant:`), or of everything.
+    """
     query = select(audit_log).order_by(audit_log.c.id.desc()).limit(limit)
     if subject is not None:
         column = audit_log.c.subject
-        query = query.where(or_(column == subject, column.startswith(f"{subject}@", autoescape=True)))
+        begins = subject if subject.endswith(":") else f"{subject}@"
+        query = query.where(or_(column == subject, column.startswith(begins, autoescape=True)))
     return [{**row, "at": utc(row["at"])} for row in connection.execute(query).mappings()]
 
 

@@ -12,11 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from adapters.errors import AdapterError
 from adapters.hash_cache import cached_sha256
+from adapters.layout import TEMPLATE_FILE, TOKENIZER_CONFIG, TOKENIZER_FILE
 from adapters.manifest import file_sha256
-
-_TEMPLATE_FILE = "chat_template.jinja"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
-_TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,18 @@ class BaseModel:
     @cached_property
     def tokenizer_sha256(self) -> str | None:
         """SHA-256 of tokenizer.json; None when the model has none."""
-        path = self.path / _TOKENIZER_FILE
+        path = self.path / TOKENIZER_FILE
         return file_sha256(path) if path.is_file() else None
 
     @cached_property
+    def chat_template(self) -> str | None:
+        """The chat template that transformers and the engine use; None when the model has none."""
+        return read_chat_template(self.path)
+
+    @cached_property
     def chat_template_sha256(self) -> str | None:
-        """SHA-256 of the chat template that transformers and the engine use; None when the model has none."""
-        template = _chat_template(self.path)
+        """SHA-256 of the chat template; None when the model has none."""
+        template = self.chat_template
         return None if template is None else hashlib.sha256(template.encode()).hexdigest()
 
 
@@ -69,12 +71,13 @@ def _shards(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors"))
 
 
-def _chat_template(path: Path) -> str | None:
-    if (path / _TEMPLATE_FILE).is_file():
-        return (path / _TEMPLATE_FILE).read_text(encoding="utf-8")
-    if not (path / _TOKENIZER_CONFIG).is_file():
+def read_chat_template(path: Path) -> str | None:
+    """The chat template in a folder with a tokenizer's files; None when there is none."""
+    if (path / TEMPLATE_FILE).is_file():
+        return (path / TEMPLATE_FILE).read_text(encoding="utf-8")
+    if not (path / TOKENIZER_CONFIG).is_file():
         return None
-    template: Any = json.loads((path / _TOKENIZER_CONFIG).read_bytes()).get("chat_template")
+    template: Any = json.loads((path / TOKENIZER_CONFIG).read_bytes()).get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     return template if isinstance(template, str) else None

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import httpx
 
@@ -19,12 +19,23 @@ _TIMEOUT = httpx.Timeout(10.0, read=300.0, write=300.0)  # an upload waits for t
 
 @dataclass(frozen=True, slots=True)
 class PublishedVersion:
-    """What the gateway answered to a publish: `version` is like `v3`."""
+    """What the gateway answered to a publish: `version` is like `v3`.
+
+    `warnings` say what is odd about it, `converted` what was done to bring it into PEFT's layout.
+    """
 
     name: str
     version: str
     digest: str
     state: str
+    warnings: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self:
+        """The version in the gateway's answer."""
+        said = {field: tuple(answer.get(field, ())) for field in ("warnings", "converted")}
+        return cls(answer["name"], answer["version"], answer["digest"], answer["state"], **said)
 
 
 class AdminClient:
@@ -55,29 +66,32 @@ class AdminClient:
         name: str,
         directory: Path,
         *,
+        convert: bool = False,
         opened: Callable[[BinaryIO], AbstractContextManager[BinaryIO]] | None = None,
     ) -> PublishedVersion:
-        """Pack and upload an adapter directory; returns once the gateway has checked it and the engine has loaded it.
+        """Pack and upload an adapter directory, or upload an archive of one (tar.gz, zip) as it is; returns once the
+        gateway has checked it and the engine has loaded it.
 
-        `opened` may wrap the archive's file to show progress while it is read.
+        `convert` has the gateway bring another tool's adapter into PEFT's layout. `opened` may wrap the archive's file
+        to show progress while it is read.
         """
         with (
             tempfile.TemporaryDirectory() as scratch,
-            pack(directory, Path(scratch) / "adapter.tar.gz").open("rb") as raw,
+            _archive_of(directory, Path(scratch), convert=convert).open("rb") as raw,
             opened(raw) if opened else raw as file,
         ):
             answer = self.request(
                 "POST",
                 "/adapters",
-                data={"name": name},
+                data={"name": name} | ({"convert": "true"} if convert else {}),
                 files={"file": ("adapter.tar.gz", file, "application/gzip")},
             )
-        return PublishedVersion(answer["name"], answer["version"], answer["digest"], answer["state"])
+        return PublishedVersion.read(answer)
 
-    def publish_source(self, name: str, source: str) -> PublishedVersion:
+    def publish_source(self, name: str, source: str, *, convert: bool = False) -> PublishedVersion:
         """Have the gateway fetch an adapter itself, from a place that its operator allowed."""
-        answer = self.request("POST", "/adapters", json={"name": name, "source": source})
-        return PublishedVersion(answer["name"], answer["version"], answer["digest"], answer["state"])
+        body = {"name": name, "source": source} | ({"convert": True} if convert else {})
+        return PublishedVersion.read(self.request("POST", "/adapters", json=body))
 
     def promote(
         self, name: str, version: str, *, expect_live: str | None = None, override: Mapping[str, str] | None = None
@@ -140,6 +154,12 @@ class AdminClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _archive_of(path: Path, scratch: Path, *, convert: bool) -> Path:
+    if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".zip")):
+        return path
+    return pack(path, scratch / "adapter.tar.gz", convert=convert)
 
 
 def _message(response: httpx.Response) -> str:

@@ -19,11 +19,25 @@ MANIFEST_FILE = "manifest.json"
 _WRITTEN_FROM_SETS = ("target_modules", "exclude_modules")
 
 
+class Conversion(Schema):
+    """How content was brought into PEFT's layout: each step in words, and the SHA-256 of every file as it came.
+
+    `original_digest` is the SHA-256 of what `sha256sum` prints of those files in the order of their names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[str, ...]
+    original_digest: str
+    original_files: Mapping[str, str]
+
+
 class Manifest(Schema):
     """Facts of one immutable version.
 
     `digest` is the SHA-256 over the canonical adapter_config.json and the weights, in hex; `files` maps each file
-    name to its own SHA-256; `training` is what the trainer recorded, empty for adapters trained elsewhere.
+    name to its own SHA-256; `training` is what the trainer recorded, empty for adapters trained elsewhere; `converted`
+    says what it was made of when another tool had saved it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +51,7 @@ class Manifest(Schema):
     files: Mapping[str, str]
     training: Mapping[str, Any]
     created_at: datetime
+    converted: Conversion | None = None
 
     @property
     def digest12(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from adapters import origins
 from adapters.errors import PreflightError
 from adapters.manifest import CONFIG_FILE
 
@@ -69,6 +70,11 @@ class PeftConfig:
         """The rank of a module by the engine's rule: the first key that is a suffix of its name, else `r`."""
         return _matching(self.rank_pattern, module, self.r)
 
+    @staticmethod
+    def is_matched(key: str, module: str) -> bool:
+        """Whether a key of a pattern names a module, by the engine's rule."""
+        return re.match(rf"(.*\.)?({key})$", module) is not None
+
     def scaling(self, module: str) -> float:
         """What the engine multiplies B A of a module with."""
         rank, alpha = self.rank(module), _matching(self.alpha_pattern, module, self.lora_alpha)
@@ -78,8 +84,15 @@ class PeftConfig:
 def read_peft_config(directory: Path) -> PeftConfig:
     """Read and check adapter_config.json; raises `PreflightError` naming the field and the fix."""
     raw = read_object(directory / CONFIG_FILE)
-    if raw.get("peft_type") != "LORA":
-        raise _field("peft_type", f"is {raw.get('peft_type')!r:.100}; only LORA adapters can be served")
+    if raw.get("peft_type") is None:
+        raise _field("peft_type", origins.of_config(raw))
+    if raw["peft_type"] != "LORA":
+        raise _field("peft_type", f"is {raw['peft_type']!r:.100}; only LORA adapters can be served")
+    if raw.get("task_type") not in (None, "CAUSAL_LM"):
+        raise _field(
+            "task_type",
+            f"is {raw['task_type']!r:.100}: it was trained for another task than answering; train with CAUSAL_LM",
+        )
     for name, problem in _UNSUPPORTED.items():
         if raw.get(name):
             raise _field(name, problem)
@@ -120,7 +133,7 @@ def _check_scalings(config: PeftConfig) -> None:
 
 
 def _matching(pattern: Mapping[str, _Number], module: str, otherwise: _Number) -> _Number:
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
+    return next((value for key, value in pattern.items() if PeftConfig.is_matched(key, module)), otherwise)
 
 
 def _pattern(raw: dict[str, Any], name: str, is_value: Callable[[object], bool], values: str) -> dict[str, Any]:
@@ -169,8 +182,11 @@ def read_object(path: Path) -> dict[str, Any]:
         raise PreflightError(path.name, "is missing; give a directory that PEFT's save_pretrained wrote.")
     if path.stat().st_size > MAX_DOCUMENT_BYTES:
         raise PreflightError(path.name, f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB; save the adapter again.")
+    content = path.read_bytes()
+    if not content.startswith((b"{", b"[")) and (said := origins.of_bytes(content[:512])):
+        raise PreflightError(path.name, f"{said}.")
     try:
-        document = orjson.loads(path.read_bytes())
+        document = orjson.loads(content)
     except ValueError as error:
         raise PreflightError(path.name, f"is not JSON ({error}); save the adapter again.") from error
     if not isinstance(document, dict):

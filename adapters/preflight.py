@@ -10,15 +10,18 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from adapters import origins
 from adapters.base_model import BaseModel
+from adapters.coverage import check_coverage, coverage_remarks, pattern_remarks
 from adapters.errors import PreflightError
 from adapters.lineage import check_lineage
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.own_tokenizer import check_tokenizer, tokenizer_remarks
 from adapters.parity_file import read_parity
 from adapters.peft_config import ENGINE_RANKS, PeftConfig, read_peft_config
 from adapters.tensor_file import Tensor, peak, read_header
+from adapters.tensor_names import PREFIX, plain_name
 
-_PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MODULE = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _LARGEST = 65_504.0  # of float16, which engines compute in; bfloat16 reaches further, but no trained number does
@@ -42,23 +45,38 @@ def preflight(directory: Path, base: BaseModel | None, *, max_rank: int) -> Peft
         _check_pair(module, a, b, config)
         if base is not None:
             _check_binding(module, a, b, base)
+    if base is not None:
+        check_coverage(pairs.keys(), config, base)
     check_lineage(directory, base)
+    check_tokenizer(directory, base)
     read_parity(directory, base)
     _check_numbers(directory / WEIGHTS_FILE, pairs, config)
     return config
+
+
+def remarks(directory: Path, base: BaseModel | None, config: PeftConfig) -> tuple[str, ...]:
+    """What whoever publishes an adapter that passed preflight should know of it, in sentences."""
+    adapted = _pair_tensors(read_header(directory / WEIGHTS_FILE)).keys()
+    found = [*pattern_remarks(adapted, config), *tokenizer_remarks(directory, base)]
+    return (*(coverage_remarks(adapted, config, base) if base is not None else ()), *found)
 
 
 def _pair_tensors(tensors: Mapping[str, Tensor]) -> _Pairs:
     sides: dict[str, dict[str, Tensor]] = {}
     for key, tensor in sorted(tensors.items()):
         match = _TENSOR.fullmatch(key)
-        if match is None:
-            raise _tensor(key, "is not a LoRA A or B matrix, so the engine would refuse or drop it; train plain LoRA")
-        if not key.startswith(_PREFIX):
-            raise _tensor(key, f"does not begin with '{_PREFIX}', so the engine would ignore it; save it with PEFT")
+        if problem := _problem_of_name(key):
+            raise _tensor(key, problem)
+        assert match is not None, "PEFT's own names match"
+        if tensor.shape == (0,):
+            raise _tensor(
+                key,
+                "is empty: DeepSpeed's ZeRO-3 had it in parts when it was saved; set "
+                "stage3_gather_16bit_weights_on_model_save, or run zero_to_fp32.py, and save again",
+            )
         if not tensor.is_float:
             raise _tensor(key, f"holds {tensor.dtype}, which the engine would misread; save it as bfloat16 or float32")
-        sides.setdefault(match["module"].removeprefix(_PREFIX), {})[match["side"]] = tensor
+        sides.setdefault(match["module"].removeprefix(PREFIX), {})[match["side"]] = tensor
     if not sides:
         raise PreflightError(WEIGHTS_FILE, "holds no LoRA tensors; the adapter would do nothing.")
     for module, found in sides.items():
@@ -66,10 +84,25 @@ def _pair_tensors(tensors: Mapping[str, Tensor]) -> _Pairs:
             raise _tensor(module, "is no name of a module; save the adapter again with PEFT")
         if missing := {"A", "B"} - found.keys():
             raise _tensor(
-                f"{_PREFIX}{module}.lora_{missing.pop()}.weight",
+                f"{PREFIX}{module}.lora_{missing.pop()}.weight",
                 "is missing, so its pair would do nothing; save the whole adapter again",
             )
     return {module: (found["A"], found["B"]) for module, found in sides.items()}
+
+
+def _problem_of_name(key: str) -> str | None:
+    """What is wrong with the name of a tensor: another tool's, a wrapper's, or no LoRA matrix's."""
+    _, changes = plain_name(key)
+    if not changes and _TENSOR.fullmatch(key) and key.startswith(PREFIX):
+        return None
+    if said := origins.of_tensor(key):
+        return said
+    if not changes:
+        return origins.of_unknown_tensor(key)
+    return (
+        f"has a name that the engine would ignore ({' and '.join(changes)}): a wrapped or bare model was saved; "
+        f"{origins.CONVERT}, or save it with PEFT's save_pretrained on the unwrapped model"
+    )
 
 
 def _check_pair(module: str, a: Tensor, b: Tensor, config: PeftConfig) -> None:
@@ -90,10 +123,7 @@ def _check_pair(module: str, a: Tensor, b: Tensor, config: PeftConfig) -> None:
 def _check_binding(module: str, a: Tensor, b: Tensor, base: BaseModel) -> None:
     shape = base.modules.get(module)
     if shape is None:
-        raise _tensor(
-            module,
-            "is no module of the served base, so it would have no effect; train on the base that is served",
-        )
+        raise _tensor(module, origins.of_module(module, base.modules.keys()))
     if (b.shape[0], a.shape[1]) != shape:
         raise _tensor(
             module,
@@ -108,7 +138,7 @@ def _check_numbers(path: Path, pairs: _Pairs, config: PeftConfig) -> None:
         for module, (a, b) in pairs.items():
             peaks = {"A": peak(file, a), "B": peak(file, b) * config.scaling(module)}
             for side, largest in peaks.items():
-                _check_peak(f"{_PREFIX}{module}.lora_{side}.weight", largest)
+                _check_peak(f"{PREFIX}{module}.lora_{side}.weight", largest)
             has_effect = has_effect or all(peaks.values())
     if not has_effect:
         raise PreflightError(

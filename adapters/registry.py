@@ -257,7 +257,7 @@ class Registry:
     def audit(self, limit: int = 100, subject: str | None = None) -> list[dict[str, Any]]:
         """The newest entries of the audit log: who did what to which name or version on which evidence.
 
-        `subject` is a name, for all about it and its versions, or one version like `name@v3`.
+        `subject` is a name, for all about it and its versions, one version like `name@v3`, or `key:` for all keys.
         """
         with self._database.connect() as connection:
             return read_entries(connection, limit, subject)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from adapters.archive import ADAPTER_FILES
+from adapters.archive import Readable
 from adapters.errors import SourceError
 from adapters.manifest import WEIGHTS_FILE
 
@@ -17,15 +17,9 @@ _TIMEOUT_S = 30
 _BLOCK_BYTES = 8 << 20
 
 
-class Readable(Protocol):
-    """Something that gives its bytes piece by piece; nothing, once it has given all."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The adapter's files of a source, each opened when called for, and the revision they are of."""
+    """The files of a source by relative path, each opened when called for, and the revision they are of."""
 
     files: Mapping[str, Callable[[], AbstractContextManager[Readable]]]
     revision: str = ""
@@ -46,7 +40,7 @@ def open_hub(source: str, endpoint: str | None) -> Found:
     with fails:
         info = HfApi(endpoint=endpoint).model_info(match["repo"], revision=match["revision"], timeout=_TIMEOUT_S)
     hub = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
-    names = {sibling.rfilename for sibling in info.siblings or ()} & set(ADAPTER_FILES)
+    names = [sibling.rfilename for sibling in info.siblings or ()]
 
     def opened(name: str) -> AbstractContextManager[Readable]:
         return _stream(fails, lambda: hub.open(f"{match['repo']}/{name}", revision=info.sha, block_size=0))
@@ -75,7 +69,7 @@ def open_s3(source: str, endpoint: str | None) -> Found:
         return _stream(fails, lambda: bucket.open(found[name]["name"], block_size=_BLOCK_BYTES, cache_type="readahead"))
 
     etag = str(found.get(WEIGHTS_FILE, {}).get("ETag", "")).strip('"')
-    return Found({name: partial(opened, name) for name in found.keys() & set(ADAPTER_FILES)}, etag)
+    return Found({name: partial(opened, name) for name in found}, etag)
 
 
 class _Translated(AbstractContextManager[None]):

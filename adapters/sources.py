@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-from adapters.archive import ADAPTER_FILES
+from adapters.archive import Readable, copy_bounded
 from adapters.errors import SourceError
+from adapters.layout import Layout, find_adapter, list_files
 from adapters.manifest import CONFIG_FILE
-from adapters.remote import Found, Readable, open_hub, open_s3
+from adapters.remote import Found, open_hub, open_s3
 
 _SCHEMES = ("/", "hf://", "s3://")
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,12 @@ class Provenance:
     revision: str = ""
 
 
-def fetch(source: str, into: Path, *, max_bytes: int, allowed: AllowedSources) -> Provenance:
+def fetch(source: str, into: Path, *, max_bytes: int, allowed: AllowedSources, convert: bool = False) -> Provenance:
     """Copy the adapter's files from `source` into the empty directory `into`; blocks until all is there.
 
-    Only the adapter's own files are taken, `max_bytes` of them at most, counted while they stream. Raises `SourceError`
-    for a source that is refused, absent or too large; `into` may then hold a part, for the caller to throw away.
+    Only the adapter's own files are taken, with `convert` those of other tools too, `max_bytes` of them at most,
+    counted while they stream, whatever size was announced. Raises `SourceError` for a source that is refused, absent or
+    too large, `PreflightError` for another tool's adapter; `into` may then hold a part, for the caller to throw away.
     """
     if not source.startswith(_SCHEMES) or not source.isprintable():
         raise SourceError(
@@ -56,13 +58,22 @@ def fetch(source: str, into: Path, *, max_bytes: int, allowed: AllowedSources) -
     if not _is_allowed(source, allowed.prefixes):
         raise SourceError(f"{source} is not among the sources that the operator allows; upload the files instead.")
     found = _open(source, allowed)
-    if CONFIG_FILE not in found.files:
+    layout = find_adapter(found.files, convert=convert)
+    if layout is None or CONFIG_FILE not in layout.names:
         raise SourceError(f"{source} holds no {CONFIG_FILE}; give the folder of an adapter.")
-    room = max_bytes
-    for name in sorted(found.files.keys() & set(ADAPTER_FILES)):
-        with found.files[name]() as stream:
-            room -= _copy(stream, into / name, room)
+    _copy_all(found, layout, into, max_bytes)
     return Provenance(source, found.revision)
+
+
+def _copy_all(found: Found, layout: Layout, into: Path, max_bytes: int) -> None:
+    room = max_bytes
+    for name in sorted(layout.names):
+        with found.files[f"{layout.folder}{name}"]() as stream:
+            room -= copy_bounded(stream, into / name, room, partial(_refuse_large, name))
+
+
+def _refuse_large(name: str) -> NoReturn:
+    raise SourceError(f"{name} makes the adapter larger than allowed; raise max_upload_bytes.")
 
 
 def _is_allowed(source: str, prefixes: tuple[str, ...]) -> bool:
@@ -81,23 +92,12 @@ def _open(source: str, allowed: AllowedSources) -> Found:
 
 
 def _directory(source: str, prefixes: tuple[str, ...]) -> Found:
-    present = [path for name in ADAPTER_FILES if (path := Path(source).resolve() / name).is_file()]
-    for path in present:
-        if not _is_allowed(str(path), prefixes):
-            raise SourceError(f"{path} leads out of the directories that the operator allows; copy the file there.")
-    return Found({path.name: partial(_read, path) for path in present})
+    root = Path(source).resolve()
+    paths = list(list_files(root)) if root.is_dir() else []
+    return Found({path: partial(_read, root / path, prefixes) for path in paths})
 
 
-def _read(path: Path) -> AbstractContextManager[Readable]:
+def _read(path: Path, prefixes: tuple[str, ...]) -> AbstractContextManager[Readable]:
+    if not _is_allowed(str(path), prefixes):
+        raise SourceError(f"{path} leads out of the directories that the operator allows; copy the file there.")
     return path.open("rb")
-
-
-def _copy(stream: Readable, target: Path, room: int) -> int:
-    copied = 0
-    with target.open("xb") as out:
-        while block := stream.read(min(_BLOCK_BYTES, room - copied + 1)):
-            copied += len(block)
-            if copied > room:
-                raise SourceError(f"{target.name} makes the adapter larger than allowed; raise max_upload_bytes.")
-            out.write(block)
-    return copied

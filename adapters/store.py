@@ -23,12 +23,13 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
-from adapters.archive import ADAPTER_FILES
 from adapters.errors import StoreError
+from adapters.layout import ADAPTER_FILES
 from adapters.manifest import (
     MANIFEST_FILE,
     TRAINING_FILE,
     WEIGHTS_FILE,
+    Conversion,
     Manifest,
     content_digest,
     file_sha256,
@@ -72,7 +73,7 @@ class Store:
         with _disk(self.root), _scratch(self.root) as scratch:
             yield scratch
 
-    def put(self, directory: Path, config: PeftConfig) -> Manifest:
+    def put(self, directory: Path, config: PeftConfig, converted: Conversion | None = None) -> Manifest:
         """Store a checked adapter directory and return its manifest; storing the same content twice is one version.
 
         A version whose bytes have changed on disk is replaced.
@@ -81,7 +82,7 @@ class Store:
             for name in ADAPTER_FILES:
                 if (directory / name).is_file():
                     shutil.copyfile(directory / name, scratch / name)
-            manifest = _describe(scratch, config)
+            manifest = _describe(scratch, config, converted)
             (scratch / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
             with self._putting:
                 if self._is_whole(manifest.digest):
@@ -133,7 +134,7 @@ class Store:
         return True
 
 
-def _describe(directory: Path, config: PeftConfig) -> Manifest:
+def _describe(directory: Path, config: PeftConfig, converted: Conversion | None) -> Manifest:
     files = {name: file_sha256(directory / name) for name in ADAPTER_FILES if (directory / name).is_file()}
     training = directory / TRAINING_FILE
     return Manifest(
@@ -145,6 +146,7 @@ def _describe(directory: Path, config: PeftConfig) -> Manifest:
         files=files,
         training=orjson.loads(training.read_bytes()) if training.is_file() else {},
         created_at=datetime.now(UTC),
+        converted=converted,
     )
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from adapters import origins
 from adapters.errors import PreflightError
 from adapters.manifest import WEIGHTS_FILE
 
 MAX_HEADER_BYTES = 32 << 20
 _CHUNK_BYTES = 4 << 20
 _LENGTH_BYTES = 8
-_LFS_POINTER = b"version https://git-lfs.github.com/"
+_HEAD_BYTES = 512
 # For each dtype that the engine takes: the integer of its width, the bits of the magnitude, and the float it reads as.
 _FLOATS: dict[str, tuple[npt.DTypeLike, int, npt.DTypeLike]] = {
     "F64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, np.float64),
@@ -47,12 +48,16 @@ def read_header(path: Path) -> dict[str, Tensor]:
             WEIGHTS_FILE, "is missing; only safetensors are served, so save with safe_serialization=True."
         )
     with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise PreflightError(WEIGHTS_FILE, "is a Git LFS pointer, not the weights; run git lfs pull first.")
+        if said := origins.of_bytes(file.read(_HEAD_BYTES)):
+            raise PreflightError(WEIGHTS_FILE, f"{said}.")
         file.seek(0)
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if length > MAX_HEADER_BYTES:
-            raise PreflightError(WEIGHTS_FILE, f"cannot be read (its header claims {length} bytes); upload it again.")
+            raise PreflightError(
+                WEIGHTS_FILE,
+                f"is no safetensors file (its header claims {length} bytes of {path.stat().st_size}); save the adapter "
+                "with PEFT, or download it again.",
+            )
         raw = file.read(length)
     try:
         with safe_open(path, framework="numpy"):  # sees to it that tensors neither overlap nor leave gaps nor the file

@@ -9,7 +9,8 @@ REGISTERED: publishing the same content again, or `verify`, goes on from there.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
@@ -30,8 +31,11 @@ from adapters import (
     preflight,
 )
 from adapters.archive import unpack
+from adapters.conversion import convert as converted_of
+from adapters.manifest import Conversion
 from adapters.parity_file import read_parity
 from adapters.peft_config import PeftConfig
+from adapters.preflight import remarks
 from adapters.ref import check_name
 from gateway.adapter_errors import translated_errors
 from gateway.engine.parity_verdict import Parity
@@ -43,6 +47,8 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 _SOON_S = 5.0
+PREFLIGHT_EVIDENCE = "preflight"
+"""Under which the registry keeps what preflight remarked of a version that it let pass."""
 PROBE_EVIDENCE = "probe"
 """Under which the registry keeps what the effect probe found."""
 PARITY_EVIDENCE = "parity"
@@ -54,6 +60,7 @@ class Step(StrEnum):
 
     FETCHING = "fetching"
     UNPACKING = "unpacking"
+    CONVERTING = "converting"
     CHECKING = "checking"
     STORING = "storing"
     HASHING = "hashing"
@@ -99,20 +106,22 @@ class Publisher:
         self._one_proof = asyncio.Lock()
         self.work: list[Work] = []
 
-    async def publish_archive(self, name: str, archive: Path, *, actor: str) -> Version:
-        """Publish an uploaded tar.gz as the next version of `name`."""
+    async def publish_archive(self, name: str, archive: Path, *, actor: str, convert: bool = False) -> Version:
+        """Publish an uploaded archive as the next version of `name`; `convert` brings it into PEFT's layout first."""
         self._check(name)
-        with translated_errors(), self._working(name, Step.UNPACKING) as work, self._store.incoming() as scratch:
-            await asyncio.to_thread(unpack, archive, scratch, max_bytes=self.max_bytes)
-            return await self._publish(work, scratch, actor, {"source": "upload"})
+        with translated_errors(), self._working(name, Step.UNPACKING) as work:
+            async with scratch_of(self._store) as scratch:
+                await asyncio.to_thread(unpack, archive, scratch, max_bytes=self.max_bytes, convert=convert)
+                return await self._publish(work, scratch, actor, {"source": "upload"}, convert=convert)
 
-    async def publish_source(self, name: str, source: str, *, actor: str) -> Version:
+    async def publish_source(self, name: str, source: str, *, actor: str, convert: bool = False) -> Version:
         """Publish what lies at a source that the operator allowed as the next version of `name`."""
         self._check(name)
-        with translated_errors(), self._working(name, Step.FETCHING) as work, self._store.incoming() as scratch:
-            allowed = self._sources
-            origin = await self._in_thread(fetch, source, scratch, max_bytes=self.max_bytes, allowed=allowed)
-            return await self._publish(work, scratch, actor, asdict(origin))
+        options = {"max_bytes": self.max_bytes, "allowed": self._sources, "convert": convert}
+        with translated_errors(), self._working(name, Step.FETCHING) as work:
+            async with scratch_of(self._store) as scratch:
+                origin = await self._in_thread(fetch, source, scratch, **options)
+                return await self._publish(work, scratch, actor, asdict(origin), convert=convert)
 
     async def verify(self, name: str, number: int, *, actor: str) -> str:
         """Re-hash a version's files and prove it anew; returns why it failed, or nothing when it passed.
@@ -130,7 +139,8 @@ class Publisher:
                 try:
                     directory = await asyncio.to_thread(self._store.verify, version.digest)
                     work.step = Step.CHECKING
-                    await self._preflight(directory)
+                    _, said = await self._preflight(directory)
+                    await self._remark(version, said, actor)
                     await self._prove(work, version, actor)
                 except (StoreError, PreflightError, AdapterRefusedError) as error:
                     await self._refuse(version, str(error), actor)
@@ -147,14 +157,23 @@ class Publisher:
             raise InvalidRequestError(f"'{name}' is the base model's name; choose another.", param="name")
         self._pool.require_ready()
 
-    async def _publish(self, work: Work, directory: Path, actor: str, origin: Mapping[str, Any]) -> Version:
+    async def _publish(
+        self, work: Work, directory: Path, actor: str, origin: Mapping[str, Any], *, convert: bool
+    ) -> Version:
+        converted: Conversion | None = None
+        if convert:
+            work.step = Step.CONVERTING
+            converted = await asyncio.to_thread(converted_of, directory)
         work.step = Step.CHECKING
-        config = await self._preflight(directory)
+        config, said = await self._preflight(directory)
         work.step = Step.STORING
-        manifest = await asyncio.to_thread(self._store.put, directory, config)
+        manifest = await asyncio.to_thread(self._store.put, directory, config, converted)
+        if converted is not None:
+            origin = {**origin, "converted": "; ".join(converted.steps), "original": converted.original_digest}
         add = partial(self._registry.add, work.name, manifest, actor=actor, evidence=origin)
         version = await asyncio.to_thread(add)
         work.version = version.version
+        await self._remark(version, said, actor)
         async with self._one_proof:
             version = self._now(version)  # the same content may have been published twice at once
             if version.state is State.QUARANTINED:
@@ -172,10 +191,17 @@ class Publisher:
                 raise
             return await self._accept(version, actor)
 
-    async def _preflight(self, directory: Path) -> PeftConfig:
-        return await asyncio.to_thread(
-            preflight, directory, self._base, max_rank=self._pool.max_lora_rank or self._max_rank
-        )
+    async def _preflight(self, directory: Path) -> tuple[PeftConfig, tuple[str, ...]]:
+        max_rank = self._pool.max_lora_rank or self._max_rank
+        config = await asyncio.to_thread(preflight, directory, self._base, max_rank=max_rank)
+        return config, await asyncio.to_thread(remarks, directory, self._base, config)
+
+    async def _remark(self, version: Version, said: tuple[str, ...], actor: str) -> None:
+        """Keep what is odd about a version, and that nothing is any more."""
+        known = await self._in_thread(self._registry.evidence, version.name, version.version)
+        before = next((one.document["warnings"] for one in known if one.kind == PREFLIGHT_EVIDENCE), [])
+        if list(said) != before:
+            await self._record(version, PREFLIGHT_EVIDENCE, {"warnings": list(said)}, actor)
 
     async def _prove(self, work: Work, version: Version, actor: str) -> None:
         work.step = Step.LOADING
@@ -239,6 +265,17 @@ class Publisher:
             yield work
         finally:
             self.work.remove(work)
+
+
+@contextlib.asynccontextmanager
+async def scratch_of(store: Store) -> AsyncIterator[Path]:
+    """A scratch directory of the store, removed in a thread: deleting gigabytes takes as long as it takes."""
+    incoming = store.incoming()
+    scratch = incoming.__enter__()
+    try:
+        yield scratch
+    finally:  # the store translates errors of its disk, so it must hear of them; a cancellation stops no removal
+        await asyncio.shield(asyncio.to_thread(incoming.__exit__, *sys.exc_info()))
 
 
 def build_publisher(

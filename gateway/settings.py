@@ -1,7 +1,9 @@
 """Settings: the only reader of the environment and of turntable.toml. Frozen, checked at start, passed along."""
 
+import json
 import os
 import shlex
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -160,12 +162,25 @@ class Settings(BaseSettings):
     @field_validator("engine_args", mode="before")
     @classmethod
     def _split_arguments(cls, value: object) -> object:
-        return tuple(shlex.split(value)) if isinstance(value, str) else value
+        return value if not isinstance(value, str) else _json_list(value, lambda text: tuple(shlex.split(text)))
 
     @field_validator("engines", "cors_origins", "adapter_sources", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return _json_list(value, lambda text: tuple(text.replace(",", " ").split()))
+
+    @field_validator("adapter_sources")
+    @classmethod
+    def _check_sources(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        for source in sources:
+            if not source.startswith(("/", "hf://", "s3://")):
+                raise ValueError(
+                    f"{source!r:.200} is no source; write an absolute directory, hf://org or s3://bucket/prefix, "
+                    'several with commas or as a JSON list like ["/a", "hf://org"]'
+                )
+        return sources
 
     @classmethod
     def settings_customise_sources(
@@ -197,6 +212,19 @@ class Settings(BaseSettings):
     def logs_dir(self) -> Path:
         """Where the engine's log is kept."""
         return self.data_dir / "logs"
+
+
+def _json_list(text: str, split: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+    """The texts of a JSON list, or of what does not look like one, as `split` finds them."""
+    if not text.lstrip().startswith("["):
+        return split(text)
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f'is no JSON list ({error}); write ["a", "b"], or the texts without brackets') from error
+    if not all(isinstance(one, str) for one in found):
+        raise ValueError('must be a list of texts; write ["a", "b"]')
+    return tuple(found)
 
 
 def inherited_environment() -> dict[str, str]:

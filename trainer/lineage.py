@@ -10,7 +10,7 @@ from trainer.artifact import ROWS_FILE
 from trainer.data.reading import Reader
 from trainer.data.rows import row_id
 from trainer.errors import DataError, Problem, RunError
-from trainer.run_directory import RUNS_FOLDER
+from trainer.run_directory import RUNS_FOLDER, files_in_runs
 
 _ID_DIGITS = 64
 _SHORTEST_PREFIX = 8
@@ -44,7 +44,7 @@ def resolve_row(text: str) -> str:
 def sightings(row: str, data_dir: Path) -> list[Sighting]:
     """Every run below the data directory that read the row, by name; interrupted runs saw nothing that is kept."""
     found = []
-    for path in sorted((data_dir / RUNS_FOLDER).glob(f"*/{ROWS_FILE}")):
+    for path in files_in_runs(data_dir / RUNS_FOLDER, ROWS_FILE):
         found += list(_in_run(path, row))
     return found
 

@@ -2,6 +2,7 @@
 
     <data dir>/runs/.<name>-<utc time>.partial/     running or interrupted: checkpoint, metrics so far
     <data dir>/runs/<name>-<utc time>/              complete and fit to serve
+    <data dir>/runs/latest                          a link to the one that was completed last
 
 An interrupted run that has a checkpoint stays and can be continued; anything else that is incomplete is removed.
 """
@@ -9,6 +10,7 @@ An interrupted run that has a checkpoint stays and can be continued; anything el
 import contextlib
 import itertools
 import shutil
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from trainer.files import disk
 from trainer.optimise.checkpoint import checkpoint_folders
 
 RUNS_FOLDER = "runs"
+LATEST = "latest"
 _SUFFIX = ".partial"
 
 
@@ -40,6 +43,11 @@ def interrupted_run(data_dir: Path, name: str) -> Path:
     return latest.with_name(latest.name.removeprefix(".").removesuffix(_SUFFIX))
 
 
+def files_in_runs(runs: Path, name: str) -> list[Path]:
+    """That file of every run below a folder, each run once, by name."""
+    return [path for path in sorted(runs.glob(f"*/{name}")) if not path.parent.is_symlink()]
+
+
 @contextlib.contextmanager
 def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
     """A folder that becomes `final` when the block ends well; when it does not, it stays only if it can be continued.
@@ -59,6 +67,7 @@ def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
         yield staging
         with disk(final):
             staging.rename(final)
+            _point_latest(final)
     finally:
         if not checkpoint_folders(staging):
             shutil.rmtree(staging, ignore_errors=True)
@@ -67,6 +76,20 @@ def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
 def staging_folder(final: Path) -> Path:
     """Where a run is while it is incomplete."""
     return final.with_name(f".{final.name}{_SUFFIX}")
+
+
+def _point_latest(final: Path) -> None:
+    """Have `latest` beside the runs mean this one, at once for whoever looks; what is no link is somebody's own."""
+    latest = final.with_name(LATEST)
+    if final.parent.name != RUNS_FOLDER or (latest.exists() and not latest.is_symlink()):
+        return
+    with (
+        contextlib.suppress(OSError),  # a disk without links keeps its runs all the same
+        tempfile.TemporaryDirectory(prefix=f".{LATEST}-", dir=final.parent) as scratch,
+    ):
+        link = Path(scratch) / LATEST
+        link.symlink_to(final.name)
+        link.replace(latest)
 
 
 def _refuse_wrong_resume(final: Path, staging: Path, *, resume: bool) -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from adapters.cli import audit_log, traffic, versions, watching
+from adapters.cli import audit_log, engines, traffic, versions, watching
 
 app = typer.Typer(help="Publish, prove, promote and retire adapters on a running gateway.", no_args_is_help=True)
 app.command()(versions.add)
@@ -20,3 +20,4 @@ app.command()(traffic.unpin)
 app.command()(traffic.withdraw)
 app.command()(versions.retire)
 app.command()(audit_log.audit)
+app.command()(engines.engines)

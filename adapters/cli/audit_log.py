@@ -1,5 +1,6 @@
 """`turntable adapters audit`: who did what to which version on which evidence."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,13 +9,18 @@ from adapters.cli.shared import DATA, URL, AsJson, DataDir, Gateway, admin_of, p
 
 
 def audit(
-    subject: Annotated[str | None, typer.Argument(help="An adapter, or one version like name@v3.")] = None,
+    subject: Annotated[str | None, typer.Argument(help="An adapter, one version like name@v3, or key:ID.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, the newest first.")] = 30,
     gateway: Gateway = URL,
     data_dir: DataDir = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Who did what to which version on which evidence, newest first."""
+    show_entries(subject, limit, gateway, data_dir, as_json=as_json)
+
+
+def show_entries(subject: str | None, limit: int, gateway: str, data_dir: Path, *, as_json: bool) -> None:
+    """Print the newest entries about a subject, or about everything."""
     parameters = {"limit": str(limit)} | ({"subject": subject} if subject else {})
     with admin_of(gateway, data_dir) as admin:
         entries = admin.request("GET", "/audit", params=parameters)["data"]

@@ -52,6 +52,7 @@ _VERSION_COLUMNS = {
     "verdict": "verdict",
     "approval": "approval",
     "override": "override",
+    "parity": "parity",
     "resident": "resident",
     "reason": "reason",
 }
@@ -72,7 +73,13 @@ def show_versions(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Print versions as the gateway describes them."""
     if as_json:
         return print_json(list(rows))
-    return print_table(_VERSION_COLUMNS, [row | {"digest": row["digest"][:12], **_verdict(row)} for row in rows])
+    print_table(_VERSION_COLUMNS, [row | {"digest": row["digest"][:12], **_verdict(row)} for row in rows])
+    for row in rows:
+        for converted in row.get("converted", ()):
+            typer.echo(f"{row['name']}@{row['version']} converted: {converted}")
+        for warning in row.get("warnings", ()):
+            typer.echo(f"{row['name']}@{row['version']} warning: {warning}")
+    return None
 
 
 def override_of(reason: str | None, by: str | None) -> dict[str, str] | None:
@@ -92,6 +99,18 @@ def show_policy(policy: Mapping[str, Any], *, as_json: bool) -> None:
         for split in (policy.get(part),)
     }
     return print_table({name: name for name in ("name", "live", "previous", *parts, "pinned")}, [{**policy, **parts}])
+
+
+def fact_rows(document: Mapping[str, Any], under: str = "") -> Iterator[dict[str, str]]:
+    """A nested document as rows of one fact each: `checks.0.name`, and its value in plain text."""
+    for name, value in document.items():
+        what = f"{under}{name}"
+        if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            yield from fact_rows(value, f"{what}.")
+        elif value not in (None, "", []):
+            yield {"what": what, "found": _cell(value) or "no"}
 
 
 def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:

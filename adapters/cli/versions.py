@@ -1,7 +1,8 @@
 """`turntable adapters add | list | show | verify | retire`: versions, from their publishing to their end."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from adapters.cli.shared import (
     OverrideReason,
     Version,
     admin_of,
+    fact_rows,
     override_of,
     print_json,
     print_table,
@@ -30,11 +32,17 @@ from adapters.cli.watching import show_due
 def add(
     name: Annotated[str, typer.Argument(help="The name that applications will use as the model.")],
     directory: Annotated[
-        Path | None, typer.Argument(help="A folder with adapter_config.json and adapter_model.safetensors.")
+        Path | None,
+        typer.Argument(
+            help="A folder with adapter_config.json and adapter_model.safetensors, or a tar.gz or zip of it."
+        ),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Where the gateway fetches it itself: a folder there, or hf://org/repo@revision.")
     ] = None,
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Bring what MLX or a training wrapper saved into PEFT's layout first.")
+    ] = False,
     promote: Annotated[bool, typer.Option(help="Make the new version live at once; needs a verdict.")] = False,
     override: OverrideReason = None,
     by: OverrideBy = None,
@@ -49,14 +57,11 @@ def add(
     with admin_of(gateway, data_dir) as admin:
         with shown_progress(admin, name) as opened:
             if directory is not None:
-                published = admin.publish(name, directory, opened=opened)
+                published = admin.publish(name, directory, convert=convert, opened=opened)
             else:
-                published = admin.publish_source(name, source or "")
+                published = admin.publish_source(name, source or "", convert=convert)
         answer: dict[str, Any] = {
-            "name": name,
-            "version": published.version,
-            "digest": published.digest,
-            "state": published.state,
+            field: list(v) if isinstance(v, tuple) else v for field, v in asdict(published).items()
         }
         if promote or overriding:
             answer |= admin.promote_published(published, override=overriding)
@@ -100,8 +105,8 @@ def verify(
     else:
         show_versions([document], as_json=False)
         for found in document["evidence"]:
-            facts = [{"what": what, "found": str(value)} for what, value in found["document"].items()]
-            print_table({"what": "what", "found": "found"}, facts, title=f"{found['kind']} of {found['at']}")
+            title = f"{found['kind']} of {found['at']}"
+            print_table({"what": "what", "found": "found"}, list(fact_rows(found["document"])), title=title)
     if not document["ok"]:
         typer.echo(f"error: {name} {version} does not pass: {document['failure']}", err=True)
         sys.exit(1)
@@ -122,15 +127,25 @@ def retire(
 
 
 def _show_evidence(versions: Sequence[dict[str, Any]]) -> None:
-    """What speaks for or against each version: its probes, measurements and verdicts."""
+    """What speaks for or against each version: its probes, measurements, verdicts, approvals and promotions."""
     rows = []
     for version in versions:
         for found in version.get("evidence", ()):
-            said = found["document"].get("sentence") or found["document"].get("summary")
-            verdict = found["document"].get("verdict")
+            verdict, said = _in_short(found["document"])
             rows.append({**found, "version": version["version"], "verdict": verdict, "said": said})
     if rows:
         print_table({head: head for head in ("version", "kind", "verdict", "at", "said")}, rows, title="Evidence")
+
+
+def _in_short(document: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Verdict and sentence of a document; a promotion's are those of the verdict that it stands on."""
+    verdict = document.get("verdict")
+    if isinstance(verdict, Mapping):
+        return str(verdict.get("verdict")), f"went live on the verdict by {verdict.get('by')} of {verdict.get('at')}"
+    if isinstance(override := document.get("override"), Mapping):
+        return verdict, f"overridden by {override.get('by')}: {override.get('reason')}"
+    said = document.get("sentence") or document.get("summary") or document.get("reason") or ""
+    return verdict, str(said) or " ".join(map(str, document.get("warnings", ())))
 
 
 def _show_sides(what: str, document: dict[str, Any] | None) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adapters.cli.audit_log import show_entries
 from adapters.cli.shared import print_json, print_table
 from gateway.cli.accounts import (
     Budgets,
@@ -67,6 +68,18 @@ def list_keys(
     if as_json:
         return print_json(rows)
     return print_table(_HEADS, [shown(row) for row in rows])
+
+
+@app.command()
+def audit(
+    key: Annotated[str | None, typer.Argument(metavar="[ID]", help="One key; all of them when not given.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, the newest first.")] = 30,
+    gateway: Gateway = URL,
+    data_dir: DataDir = DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Who gave out, changed, rotated and revoked keys, newest first."""
+    show_entries(f"key:{key or ''}", limit, gateway, data_dir, as_json=as_json)
 
 
 @app.command()

@@ -8,11 +8,13 @@ from pydantic import BaseModel as Schema
 
 from adapters import Evidence, Policy, Registry, Split, Version
 from adapters.audit import storable
+from adapters.manifest import PARITY_FILE
 from gateway.engine.pool import EnginePool
 from gateway.errors import InvalidRequestError
 from gateway.gates.gate import SHOWN, Gate
-from gateway.publish import Publisher
+from gateway.publish import PARITY_EVIDENCE, PREFLIGHT_EVIDENCE, Publisher
 
+_READ = (*SHOWN, PREFLIGHT_EVIDENCE, PARITY_EVIDENCE)
 _Body = TypeVar("_Body", bound=Schema)
 Said = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(storable)]
 """A sentence or a name that somebody must give and that is kept."""
@@ -47,12 +49,28 @@ class AdapterDocuments:
 
     def versions(self, versions: Iterable[Version]) -> list[dict[str, Any]]:
         """Versions as rows, with where each stands before its gate; asks the database once."""
-        resident, evidence = self._resident(), self._registry.evidence_of(SHOWN)
+        resident, evidence = self._resident(), self._registry.evidence_of(_READ)
         none: dict[str, Evidence] = {}
         return [
-            self._row(version, resident) | self._gate.standing(evidence.get((version.name, version.version), none))
+            self._row(version, resident) | self._standing(version, evidence.get((version.name, version.version), none))
             for version in versions
         ]
+
+    def whole_row(self, version: Version) -> dict[str, Any]:
+        """One version as a row of `versions`."""
+        found = self._registry.evidence(version.name, version.version)
+        return self.version(version) | self._standing(version, {one.kind: one for one in found})
+
+    def _standing(self, version: Version, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
+        """What speaks for and against a version, in short."""
+        preflight, parity = evidence.get(PREFLIGHT_EVIDENCE), evidence.get(PARITY_EVIDENCE)
+        vectors = "not compared" if PARITY_FILE in version.manifest.files else "no vectors"
+        converted = version.manifest.converted
+        return self._gate.standing(evidence) | {
+            "parity": parity.document["verdict"] if parity else vectors,
+            "warnings": list(preflight.document["warnings"]) if preflight else [],
+            "converted": list(converted.steps) if converted else [],
+        }
 
     def version(self, version: Version) -> dict[str, Any]:
         """One version as a row: its state, its traffic, where it is resident, and what is being done with it."""
@@ -86,7 +104,7 @@ class AdapterDocuments:
         """One version with its manifest, every state it was in, and the evidence for or against it."""
         history = self._registry.history(version.name, version.version)
         evidence = self._registry.evidence(version.name, version.version)
-        standing = self._gate.standing({found.kind: found for found in evidence})
+        standing = self._standing(version, {found.kind: found for found in evidence})
         return (
             self.version(version)
             | standing

@@ -19,7 +19,7 @@ from adapters.ref import check_name
 from gateway.adapter_errors import parse_version, translated_errors
 from gateway.errors import InvalidRequestError, NotFoundError, RequestTooLargeError
 from gateway.keys import Caller
-from gateway.publish import Publisher
+from gateway.publish import Publisher, scratch_of
 from gateway.rollout import Rollout
 from gateway.routes.adapter_documents import AdapterDocuments, body_of, read_body
 from gateway.traffic.canary import CanaryWatch
@@ -33,12 +33,17 @@ class PublishSource(Schema):
     model_config = ConfigDict(extra="forbid")
     name: str
     source: str
+    convert: bool = False
 
 
 _FORM_BYTES = 1 << 20  # for the parts of a form around the archive
 _UPLOAD = {
     "type": "object",
-    "properties": {"name": {"type": "string"}, "file": {"type": "string", "format": "binary"}},
+    "properties": {
+        "name": {"type": "string"},
+        "file": {"type": "string", "format": "binary"},
+        "convert": {"type": "boolean", "default": False},
+    },
     "required": ["name", "file"],
 }
 _PUBLISH = body_of(PublishSource)
@@ -109,7 +114,9 @@ def _add_reading(routes: APIRouter, services: AdapterServices, admin: Any) -> No
     @routes.get("/audit", dependencies=[Depends(admin)])
     def audit(
         limit: Annotated[int, Query(description="How many entries, 1,000 at most.")] = 100,
-        subject: Annotated[str | None, Query(description="A name with all its versions, or one like name@v3.")] = None,
+        subject: Annotated[
+            str | None, Query(description="A name with all its versions, one like name@v3, or key: for all keys.")
+        ] = None,
     ) -> dict[str, Any]:
         """Who did what to which version on which evidence, newest first."""
         return {"object": "list", "data": registry.audit(min(max(limit, 1), 1_000), subject)}
@@ -120,11 +127,16 @@ def _add_changes(routes: APIRouter, services: AdapterServices, admin: Any) -> No
 
     @routes.post("/adapters", status_code=201, openapi_extra=_PUBLISH)
     async def publish(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Publish an adapter: multipart with name and file (tar.gz), or JSON with name and source."""
+        """Publish an adapter: multipart with name and file (tar.gz or zip), or JSON with name and source.
+
+        `convert` brings another tool's adapter into PEFT's layout first; `warnings` in the answer say what is odd.
+        """
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            return documents.version(await _publish_upload(request, publisher, services.store, caller))
-        body = read_body(PublishSource, await request.body())
-        return documents.version(await publisher.publish_source(body.name, body.source, actor=caller.key_id))
+            version = await _publish_upload(request, publisher, services.store, caller)
+        else:
+            body = read_body(PublishSource, await request.body())
+            version = await publisher.publish_source(body.name, body.source, actor=caller.key_id, convert=body.convert)
+        return await asyncio.to_thread(documents.whole_row, version)
 
     @routes.post("/adapters/{name}/versions/{version}/verify")
     async def verify(name: str, version: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
@@ -155,15 +167,18 @@ async def _publish_upload(request: Request, publisher: Publisher, store: Store, 
             form = await stack.enter_async_context(bounded.form(max_files=1, max_fields=4))
         except ClientDisconnect as error:
             raise InvalidRequestError("The upload broke off; send it again.", param="file") from error
-        name, upload = form.get("name"), form.get("file")
+        name, upload, convert = form.get("name"), form.get("file"), form.get("convert", "false")
         if not isinstance(name, str) or not isinstance(upload, UploadFile):
             raise InvalidRequestError(
-                "Send a multipart form with the fields 'name' and 'file' (a tar.gz).", param="file"
+                "Send a multipart form with the fields 'name' and 'file' (a tar.gz or zip).", param="file"
             )
-        with translated_errors(), store.incoming() as scratch:
-            archive = scratch / "upload.tar.gz"
-            await asyncio.to_thread(_copy, upload.file, archive)
-            return await publisher.publish_archive(name, archive, actor=caller.key_id)
+        if convert not in ("true", "false"):
+            raise InvalidRequestError("'convert' is true or false.", param="convert")
+        with translated_errors():
+            async with scratch_of(store) as scratch:
+                archive = scratch / "upload"
+                await asyncio.to_thread(_copy, upload.file, archive)
+                return await publisher.publish_archive(name, archive, actor=caller.key_id, convert=convert == "true")
 
 
 def _bounded(request: Request, max_bytes: int) -> Request:

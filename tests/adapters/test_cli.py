@@ -176,6 +176,88 @@ def test_the_gateway_can_be_sent_to_fetch_an_adapter_itself(serve: Serve, tmp_pa
     assert turntable_adapters("add", "mine", tmp_path, "--source", "hf://acme/mine", url=api.url).exit_code == 2
 
 
+@pytest.mark.parametrize("convert", [False, True])
+def test_a_conversion_is_asked_for_and_told_with_its_warnings(serve: Serve, adapter_dir: Path, convert: bool) -> None:
+    words = ["--convert"] if convert else []
+    answer = VERSION | {"warnings": ["The key 'q_prj' names no module."], "converted": ["names mended"]}
+    api = serve(answer, answer)
+    sent = turntable_adapters("add", "mine", adapter_dir, *words, url=api.url)
+    assert "mine@v1 warning: The key 'q_prj' names no module." in sent.stdout
+    assert "mine@v1 converted: names mended" in sent.stdout
+    assert (b'name="convert"' in api.received[0].body) == convert
+    turntable_adapters("add", "mine", "--source", "hf://acme/mine@main", *words, url=api.url)
+    assert json.loads(api.received[1].body).get("convert", False) is convert
+
+
+@pytest.mark.parametrize("name", ["mine.tar.gz", "mine.tgz", "mine.zip"])
+def test_an_archive_is_sent_as_it_is(serve: Serve, tmp_path: Path, name: str) -> None:
+    api = serve(VERSION)
+    (tmp_path / name).write_bytes(b"packed by somebody else")
+    assert turntable_adapters("add", "mine", tmp_path / name, url=api.url).exit_code == 0
+    assert b"packed by somebody else" in api.received[0].body
+
+
+def test_another_tools_folder_is_refused_before_it_is_sent(serve: Serve, adapter_dir: Path) -> None:
+    (adapter_dir / "adapter_model.safetensors").rename(adapter_dir / "adapter_model.bin")
+    api = serve()
+    result = turntable_adapters("add", "mine", adapter_dir, url=api.url)
+    assert (result.exit_code, api.received) == (2, [])
+    assert result.stderr.startswith("error: adapter_model.bin: is a pickle, ")
+
+
+def test_evidence_is_told_in_plain_rows(serve: Serve) -> None:
+    at = {"at": "2026-11-25T12:00:00Z", "actor": "admin"}
+    verdict = {"verdict": "PROMOTE", "summary": "Correct rose by 29.2 points.", "checks": [{"name": "correct"}]}
+    grounds = {"verdict": verdict | {"task_sha256": "4f258" + "0" * 59, "by": "key_1", "at": "2026-11-25"}}
+    evidence = [{"kind": "verdict", "document": verdict} | at, {"kind": "promotion", "document": grounds} | at]
+    version = WHOLE["versions"][0] | {"evidence": evidence}
+    shown = turntable_adapters("show", "mine", url=serve(WHOLE | {"versions": [version]}).url).stdout
+    assert "{" not in shown
+    assert shown.count("Correct rose by 29.2 points.") == 1
+    assert "went live on the verdict by key_1 of 2026-11-25" in shown
+    proved = VERSION | {"ok": True, "failure": "", "evidence": evidence}
+    verified = turntable_adapters("verify", "mine", "v1", url=serve(proved).url).stdout
+    assert "{" not in verified
+    assert "checks.0.name" in verified
+
+
+ENGINE = {
+    "name": "engine-0",
+    "state": "ready",
+    "reason": "",
+    "circuit": "closed",
+    "running": 3,
+    "waiting_for_a_turn": 1,
+    "slots": 2,
+    "resident": ["mine@1f2e3d4c5b6a", "other@0f2e3d4c5b6a"],
+    "tiers": {"disk": [], "cpu": ["other@0f2e3d4c5b6a"], "slot": ["mine@1f2e3d4c5b6a"]},
+    "pinned": [],
+    "warning": "",
+    "degraded": "",
+}
+
+
+def test_the_engines_are_a_table_of_what_is_in_their_slots(serve: Serve) -> None:
+    bare = ENGINE | {"name": "engine-1", "tiers": None, "pinned": None, "degraded": "without our plugin"}
+    api = serve({"data": [ENGINE, bare]}, {"data": [ENGINE]})
+    shown = turntable_adapters("engines", url=api.url)
+    assert shown.exit_code == 0, shown.output
+    first, second = (line for line in shown.stdout.splitlines() if "engine-" in line)
+    assert all(text in first for text in ("ready", "1 of 2", "mine@1f2e3d4c5b6a", "other@0f2e3d4c5b6a"))
+    assert "without our plugin" in second
+    assert json.loads(turntable_adapters("engines", "--json", url=api.url).stdout) == [ENGINE]
+    assert paths(api) == ["GET /admin/v1/engines"] * 2
+
+
+def test_a_list_says_whether_parity_was_told(serve: Serve) -> None:
+    rows = [VERSION | {"parity": "no vectors"}, VERSION | {"version": "v2", "parity": "pass"}]
+    lines = turntable_adapters("list", url=serve({"data": rows}).url).stdout.splitlines()
+    assert [("no vectors" in line, "pass" in line) for line in lines if "1f2e3d4c5b6a" in line] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_each_step_that_the_gateway_is_at_is_told_once(serve: Serve) -> None:
     steps = ["checking", "loading", "loading", "probing"]
     api = serve(*({"in_work": [{"step": step}]} for step in steps), *({"in_work": []} for _ in range(1000)))
@@ -195,7 +277,8 @@ def test_an_added_adapter_is_uploaded_and_not_promoted(serve: Serve, adapter_dir
     api = serve(VERSION)
     result = turntable_adapters("add", "mine", adapter_dir, "--json", url=api.url)
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == [{name: VERSION[name] for name in ("name", "version", "digest", "state")}]
+    told = {name: VERSION[name] for name in ("name", "version", "digest", "state")}
+    assert json.loads(result.stdout) == [told | {"warnings": [], "converted": []}]
     assert paths(api) == ["POST /admin/v1/adapters"]
     assert int(api.received[0].headers["content-length"]) == len(api.received[0].body) > 1_000
 

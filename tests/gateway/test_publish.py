@@ -1,9 +1,12 @@
 """Publish, verify and retire over a canned engine: every state is truthful, whatever happens in between."""
 
+import asyncio
+import hashlib
 import json
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters import Store, StoreError
 from adapters.archive import pack
+from gateway.publish import scratch_of
 from gateway.settings import Settings
 from loadtest.canned.engine import CannedSettings
 from loadtest.canned.server import serving
@@ -60,6 +65,9 @@ def test_a_version_is_ready_with_the_evidence_and_the_history_that_led_there(gat
         "live": False,
         "resident": ["engine-0"],
         "step": None,
+        "parity": "no vectors",
+        "warnings": [],
+        "converted": [],
     }
     (version,) = document_of(gateway.http, "mine")["versions"]
     assert [change["state"] for change in version["history"]] == ["registered", "ready"]
@@ -147,6 +155,89 @@ def test_sources_are_fetched_from_allowed_places_only(gateway: Attached, tmp_pat
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "source"), source
     (entry,) = [e for e in gateway.http.get("/admin/v1/audit").json()["data"] if e["action"] == "add"]
     assert entry["evidence"]["source"] == str(inside)
+
+
+def wrapped(scratch: Path, seed: int) -> Path:
+    """An adapter that was saved out of a compiled model, with a pattern that means nothing."""
+    adapter = Adapter(tensors=lora(in_layers(ALL_LINEAR), seed=seed))
+    adapter.config["alpha_pattern"] = {"q_prj": 32}
+    adapter.tensors = {f"_orig_mod.{name}": tensor for name, tensor in adapter.tensors.items()}
+    return adapter.write(scratch / f"wrapped-{seed}")
+
+
+@pytest.mark.parametrize("way", ["upload", "source"])
+def test_a_conversion_and_its_warnings_are_on_record_wherever_versions_are_shown(
+    gateway: Attached, tmp_path: Path, way: str
+) -> None:
+    adapter = wrapped(tmp_path, 5)
+
+    def publish(convert: bool) -> httpx.Response:
+        if way == "source":
+            body = {"name": "mine", "source": str(adapter), "convert": convert}
+            return gateway.http.post("/admin/v1/adapters", json=body)
+        packed = pack(adapter, tmp_path / "x.tar.gz").read_bytes()
+        data = {"name": "mine", "convert": "true" if convert else "false"}
+        return gateway.http.post("/admin/v1/adapters", data=data, files={"file": packed})
+
+    refused = publish(convert=False)
+    assert (refused.status_code, "publish it with --convert" in refused.json()["error"]["message"]) == (422, True)
+    created = publish(convert=True).json()
+    assert created["warnings"] == [
+        "The key 'q_prj' of alpha_pattern names no module that is adapted, so it has no effect."
+    ]
+    assert created["converted"] == ["mended in names: '_orig_mod.' of torch.compile"]
+    (shown,) = document_of(gateway.http, "mine")["versions"]
+    (listed,) = gateway.http.get("/admin/v1/adapters").json()["data"]
+    verified = gateway.http.post("/admin/v1/adapters/mine/versions/v1/verify").json()
+    for row in (shown, listed, verified):
+        assert (row["warnings"], row["converted"]) == (created["warnings"], created["converted"])
+    kept = shown["manifest"]["converted"]
+    weights = adapter / "adapter_model.safetensors"
+    assert kept["original_files"][weights.name] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    (entry,) = [e for e in gateway.http.get("/admin/v1/audit").json()["data"] if e["action"] == "add"]
+    assert entry["evidence"]["original"] == kept["original_digest"]
+    assert "_orig_mod" in entry["evidence"]["converted"]
+
+
+@pytest.mark.parametrize("said", ["perhaps", "", "1"])
+def test_whether_to_convert_is_true_or_false(gateway: Attached, tmp_path: Path, said: str) -> None:
+    packed = pack(directory(tmp_path, 1), tmp_path / "x.tar.gz").read_bytes()
+    data = {"name": "mine", "convert": said}
+    refused = gateway.http.post("/admin/v1/adapters", data=data, files={"file": packed})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "convert")
+
+
+class WatchedStore(Store):
+    """Notes in which thread each scratch directory is removed."""
+
+    removers: list[threading.Thread]
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        try:
+            with super().incoming() as scratch:
+                yield scratch
+        finally:
+            self.removers.append(threading.current_thread())
+
+
+@pytest.mark.parametrize(
+    "ends", [None, OSError(28, "full"), asyncio.CancelledError()], ids=["well", "badly", "cut off"]
+)
+async def test_gigabytes_are_removed_off_the_event_loop(tmp_path: Path, ends: BaseException | None) -> None:
+    store = WatchedStore(tmp_path / "store")
+    store.removers = []
+    raised: BaseException | None = None
+    try:
+        async with scratch_of(store) as scratch:
+            (scratch / "large").write_bytes(bytes(1 << 20))
+            if ends is not None:
+                raise ends
+    except (StoreError, asyncio.CancelledError) as error:
+        raised = error
+    assert [thread is threading.current_thread() for thread in store.removers] == [False]
+    assert not scratch.exists()
+    assert type(raised) is {None: type(None), OSError: StoreError}.get(ends and type(ends), type(ends))
 
 
 def test_a_retired_version_leaves_the_engine_and_its_files_go_with_it(gateway: Attached, tmp_path: Path) -> None:

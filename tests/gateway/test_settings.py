@@ -56,3 +56,45 @@ def test_child_processes_do_not_see_our_variables(monkeypatch: pytest.MonkeyPatc
 def test_engine_arguments_are_split_as_a_shell_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNTABLE_ENGINE_ARGS", "--dtype bfloat16 --chat-template 'my template.jinja'")
     assert Settings().engine_args == ("--dtype", "bfloat16", "--chat-template", "my template.jinja")
+
+
+@pytest.mark.parametrize(
+    "text", ['["/a", "hf://org"]', ' ["/a","hf://org"]', "/a,hf://org", "/a hf://org", " /a , hf://org "]
+)
+def test_a_list_is_written_as_json_or_with_commas(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TURNTABLE_ADAPTER_SOURCES", text)
+    assert Settings().adapter_sources == ("/a", "hf://org")
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "read"),
+    [
+        ("engines", '["http://127.0.0.1:1", "http://127.0.0.1:2"]', ("http://127.0.0.1:1", "http://127.0.0.1:2")),
+        ("cors_origins", '["https://a.example"]', ("https://a.example",)),
+        ("engine_args", '["--chat-template", "my template.jinja"]', ("--chat-template", "my template.jinja")),
+        ("adapter_sources", '["/with a space"]', ("/with a space",)),
+        ("adapter_sources", "[]", ()),
+    ],
+)
+def test_every_list_may_be_json(monkeypatch: pytest.MonkeyPatch, field: str, text: str, read: tuple[str, ...]) -> None:
+    monkeypatch.setenv(f"TURNTABLE_{field.upper()}", text)
+    assert getattr(Settings(), field) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("['/a']", r'is no JSON list .*; write \["a", "b"\]'),
+        ('["/a"', "is no JSON list"),
+        ("[1]", "must be a list of texts"),
+        ("adapters", "'adapters' is no source; write an absolute directory, hf://org or s3://bucket/prefix"),
+        ("~/adapters", "is no source"),
+        ("https://hub.example", "is no source"),
+    ],
+)
+def test_a_source_that_would_never_match_is_refused_with_the_right_form(
+    monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.setenv("TURNTABLE_ADAPTER_SOURCES", text)
+    with pytest.raises(ValidationError, match=said):
+        Settings()

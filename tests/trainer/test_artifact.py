@@ -13,7 +13,7 @@ from trainer.curves import StepMetrics
 from trainer.errors import RunError
 from trainer.optimise.trained import Trained
 from trainer.recipe import Recipe
-from trainer.run_directory import default_directory, interrupted_run, staged
+from trainer.run_directory import default_directory, files_in_runs, interrupted_run, staged
 
 Tensors = dict[str, torch.Tensor]
 RECIPE = Recipe.model_validate({"name": "x", "train": "t.jsonl", "lora": {"r": 8}, "directory": Path()})
@@ -187,6 +187,32 @@ def test_two_runs_of_one_second_have_two_directories(tmp_path: Path) -> None:
         directory.mkdir(parents=True)
         taken.add(directory)
     assert len(taken) == 3
+
+
+def test_latest_means_the_run_that_was_completed_last(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        with staged(runs / name) as staging:
+            (staging / "training.json").write_text(name, encoding="utf-8")
+        assert (runs / "latest" / "training.json").read_text(encoding="utf-8") == name
+    with pytest.raises(KeyboardInterrupt), staged(runs / "third"):
+        raise KeyboardInterrupt
+    assert (runs / "latest").readlink() == Path("second")
+    assert sorted(path.name for path in runs.iterdir()) == ["first", "latest", "second"]
+    assert [path.parent.name for path in files_in_runs(runs, "training.json")] == ["first", "second"]
+
+
+def test_what_somebody_keeps_as_latest_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "latest").mkdir(parents=True)
+    with staged(tmp_path / "runs" / "first"):
+        pass
+    assert not (tmp_path / "runs" / "latest").is_symlink()
+
+
+def test_a_run_elsewhere_makes_no_link(tmp_path: Path) -> None:
+    with staged(tmp_path / "elsewhere"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

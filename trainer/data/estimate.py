@@ -67,7 +67,8 @@ def estimate(
 
 def measured_speed(runs: Path, base: str | None) -> tuple[float, str] | None:
     """Tokens per second of the newest run on a base model, None being any, and which run that was."""
-    for facts in sorted(runs.glob("*/training.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+    found = [path for path in runs.glob("*/training.json") if not path.parent.is_symlink()]
+    for facts in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             run = json.loads(facts.read_bytes())
             if base in (None, run["base_model"]) and run["steps_s"] > 0 and run["input_tokens"] > 0:

@@ -13,7 +13,7 @@ from trainer.advice.data_facts import DataFacts, check_data
 from trainer.artifact import RUN_FILE
 from trainer.errors import EvaluationError
 from trainer.proof.document import Arm, Report
-from trainer.run_directory import RUNS_FOLDER
+from trainer.run_directory import RUNS_FOLDER, files_in_runs
 
 COMPARISONS_FOLDER = "comparisons"
 
@@ -91,7 +91,7 @@ def _made(path: Path, task: str) -> str | None:
 
 def _run_of(digest: str, data_dir: Path) -> Path | None:
     """The newest run whose adapter has this digest, or one that begins with it."""
-    runs = sorted((data_dir / RUNS_FOLDER).glob(f"*/{TRAINING_FILE}"), key=lambda one: -one.stat().st_mtime_ns)
+    runs = sorted(files_in_runs(data_dir / RUNS_FOLDER, TRAINING_FILE), key=lambda one: -one.stat().st_mtime_ns)
     return next((one.parent for one in runs if str((_object(one) or {}).get("digest", "")).startswith(digest)), None)
 
 

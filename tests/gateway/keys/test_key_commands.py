@@ -56,6 +56,9 @@ def test_a_key_is_printed_once_and_alone_and_lives_through_every_command(url: st
     assert answer(run(url, keys.app, "expire", key_id, "--json"))["state"] == "expired"
     assert answer(run(url, keys.app, "expire", key_id, "--at", "none", "--json"))["state"] == "active"
     assert "revoked" in run(url, keys.app, "revoke", key_id).stdout
+    done = answer(run(url, keys.app, "audit", key_id, "--json"))
+    assert len(done) == 6
+    assert {entry["subject"] for entry in done} == {f"key:{key_id}"}
     listed = run(url, keys.app, "list", "--tenant", "acme")
     assert key_id in listed.stdout
     assert "support-*, base" in listed.stdout
@@ -102,3 +105,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 ) -> None:
     result = run(url, app, *arguments)
     assert (result.exit_code, result.stderr, result.stdout) == (2, f"error: {sentence}\n", "")
+
+
+def test_the_audit_of_keys_holds_keys_alone(url: str) -> None:
+    run(url, keys.app, "create", "audited")
+    run(url, tenants.app, "change", "audited", "--rpm", "5")
+    subjects = {entry["subject"].partition(":")[0] for entry in answer(run(url, keys.app, "audit", "--json"))}
+    assert subjects == {"key"}
+    assert "audited" in run(url, keys.app, "audit", "--limit", "5").stdout

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.traffic.answer_text import text_of
+from gateway.traffic.shadow import similarity
 from loadtest.canned.engine import CannedSettings, Fault
 from tests.gateway.conftest import Attached
 from tests.gateway.traffic.conftest import eventually, gateway_with_versions
@@ -126,3 +127,10 @@ def test_only_answered_requests_of_the_bare_name_are_mirrored(tmp_path: Path) ->
 )
 def test_the_text_of_any_answer_is_found(answer: bytes, is_stream: bool, text: str) -> None:
     assert text_of(answer, is_stream=is_stream) == text
+
+
+def test_texts_are_compared_by_their_first_five_hundred_words() -> None:
+    """The matcher takes seconds for thousands of words that are alike, and a thread of its own for these."""
+    begin_alike = "same " * 500
+    assert similarity(begin_alike + "one", begin_alike + "other") == 0.9999
+    assert similarity("a b c d", "a b c e") == 0.75

@@ -1,0 +1,115 @@
+"""The tokenizer's files that trainers save beside an adapter, against the base's: the engine serves with the base's.
+
+An adapter that learnt under another chat template, or with tokens that the base has not, would be asked in words that
+it never saw. Equal files are the usual case and mean nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from adapters.base_model import BaseModel, read_chat_template
+from adapters.errors import PreflightError
+from adapters.layout import ADDED_TOKENS_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG, TOKENIZER_FILE, TOKENIZER_FILES
+
+_MAX_BYTES = 128 << 20
+
+
+def check_tokenizer(directory: Path, base: BaseModel | None) -> None:
+    """Raise `PreflightError` when the adapter's own chat template or tokens are not the base's."""
+    present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    for name in present:
+        if (directory / name).stat().st_size > _MAX_BYTES:
+            raise PreflightError(name, f"is larger than {_MAX_BYTES >> 20} MiB; leave it out.")
+    if base is None or not present:
+        return
+    try:
+        _check_template(directory, base)
+        _check_tokens(directory, base)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PreflightError(present[0], "is no tokenizer's file; save it again, or leave it out.") from error
+
+
+def tokenizer_remarks(directory: Path, base: BaseModel | None) -> Iterator[str]:
+    """What could not be compared, in sentences."""
+    if base is not None:
+        return
+    present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    if present:
+        yield (
+            f"It brings {', '.join(present)}, which could not be compared, because the base's files are not at hand: "
+            "it is served with the engine's own chat template and tokens."
+        )
+
+
+def _check_template(directory: Path, base: BaseModel) -> None:
+    own = read_chat_template(directory)
+    if own is None or base.chat_template is None or own.strip() == base.chat_template.strip():
+        return
+    where = TEMPLATE_FILE if (directory / TEMPLATE_FILE).is_file() else f"{TOKENIZER_CONFIG}: chat_template"
+    raise PreflightError(
+        where,
+        "is not the chat template that is served: prompts would look other than in training; serve the base with this "
+        "template (vLLM's --chat-template), or leave the file out when the adapter was not trained with it.",
+    )
+
+
+def _check_tokens(directory: Path, base: BaseModel) -> None:
+    if not (base.path / TOKENIZER_FILE).is_file() or _same(directory / TOKENIZER_FILE, base.path / TOKENIZER_FILE):
+        return
+    served = _read(base.path / TOKENIZER_FILE)
+    known: dict[str, int] = {**_vocabulary(served), **{one["content"]: one["id"] for one in _added(served)}}
+    names = {number: token for token, number in known.items()}
+    padding = _padding(directory)  # training masks it and serving has none, so a new one means nothing
+    for where, token, number in _own_tokens(directory):
+        if known.get(token) == number or token == padding:
+            continue
+        has = (
+            f"token {number} of the served base is {names[number]!r:.60}" if number in names else "the base ends before"
+        )
+        raise PreflightError(
+            where,
+            f"brings the token {token!r:.60} with the number {number}, and {has}; train on the base's own tokens, or "
+            "leave the file out when the adapter was not trained with it.",
+        )
+
+
+def _own_tokens(directory: Path) -> Iterator[tuple[str, str, int]]:
+    """File, text and number of each token that was added to the vocabulary."""
+    if (path := directory / TOKENIZER_FILE).is_file():
+        for one in _added(_read(path)):
+            yield TOKENIZER_FILE, one["content"], one["id"]
+    if (path := directory / TOKENIZER_CONFIG).is_file():
+        for number, one in (_read(path).get("added_tokens_decoder") or {}).items():
+            yield TOKENIZER_CONFIG, one["content"], int(number)
+    if (path := directory / ADDED_TOKENS_FILE).is_file():
+        for token, number in _read(path).items():
+            yield ADDED_TOKENS_FILE, token, number
+
+
+def _padding(directory: Path) -> str | None:
+    path = directory / TOKENIZER_CONFIG
+    token = _read(path).get("pad_token") if path.is_file() else None
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    vocabulary = tokenizer["model"].get("vocab") or {}
+    if isinstance(vocabulary, list):  # of a unigram model: pairs of token and score, numbered by their places
+        return {token: number for number, (token, _) in enumerate(vocabulary)}
+    return dict(vocabulary)
+
+
+def _added(tokenizer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return tokenizer.get("added_tokens") or []
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = orjson.loads(path.read_bytes())
+    return document
