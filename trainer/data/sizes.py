@@ -12,6 +12,8 @@ from trainer.data.verdict import AMBER, GREEN, RED, Finding, Grade
 
 Task = Literal["style", "format", "vocabulary", "classification", "instructions"]
 _MOST_SHORT = 0.9
+VERDICT_ITEMS = 50
+"""Held-out rows that a verdict of `turntable compare` takes, unless its task says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
