@@ -58,7 +58,8 @@ class Checkup:
 def check_files(paths: Sequence[Path], wanted: Wanted) -> Checkup:
     """Check files of any size together; nothing in them raises an exception."""
     with NearIndex() as index:
-        scanner = Scanner(index, label_field=wanted.label_field, group_field=wanted.group_field)
+        longest = wanted.max_length if wanted.renderer is None else None
+        scanner = Scanner(index, label_field=wanted.label_field, group_field=wanted.group_field, longest=longest)
         for path in paths:
             scanner.scan(path)
         columns = scanner.columns()
@@ -72,6 +73,8 @@ def check_files(paths: Sequence[Path], wanted: Wanted) -> Checkup:
         *(findings.length_findings(lengths) if lengths else ()),
         *findings.contradiction_findings(scanner, columns, compared),
         *findings.content_findings(scanner),
+        *findings.rating_findings(scanner, columns),
+        *findings.sign_findings(scanner, rendered=lengths is not None),
         *findings.copy_findings(scanner.files, columns, compared),
         *findings.balance_findings(balances),
         *_size(scanner, wanted, columns),

@@ -8,11 +8,14 @@ from trainer.data.contradictions import MOST_JUDGED, describe, judge_near
 from trainer.data.labels import Balance
 from trainer.data.lengths import Lengths
 from trainer.data.personal import NAMES, SECRETS
+from trainer.data.row_signs import SIGNS
 from trainer.data.scan import PLACES, Columns, FileScan, Scanner
 from trainer.data.verdict import AMBER, RED, Finding
 from trainer.errors import Problem
 
 TOLERATED_LONG = 0.01
+PROVEN = ("control_text", "reasoning", "long")
+"""Signs that rendering under the base's own template makes certain, one way or the other."""
 
 
 def problem_findings(files: Sequence[FileScan]) -> Iterator[Finding]:
@@ -79,6 +82,31 @@ def content_findings(scanner: Scanner) -> Iterator[Finding]:
         yield Finding(AMBER, "placeholders", scanner.placeholders.rows, message, tuple(scanner.placeholders.places))
     if scanner.ungrouped:
         yield Finding(AMBER, "ungrouped", scanner.ungrouped, "rows have no group field, so they count as groups of one")
+
+
+def rating_findings(scanner: Scanner, columns: Columns) -> Iterator[Finding]:
+    """Rows whose answers are said to be bad, and pairs whose scores prefer what they reject."""
+    if bad := scanner.ratings.bad():
+        places = tuple(
+            Problem(str(scanner.files[int(columns.file[row])].path), int(columns.line[row]), f"{why}, yet it is learnt")
+            for row, why in list(bad.items())[:PLACES]
+        )
+        message = (
+            "rows say that their answer is bad, and would be learnt as good ones; turntable data prepare leaves them "
+            "out, with --rated pairs it makes preference pairs of them and the good answers to the same input; "
+            "give a field that means something else another name"
+        )
+        yield Finding(RED, "rated_bad", len(bad), message, places)
+    if scanner.turned_scores.rows:
+        message = "pairs prefer the answer of the lower score; turn them round, or remove the scores"
+        yield Finding(RED, "turned_scores", scanner.turned_scores.rows, message, tuple(scanner.turned_scores.places))
+
+
+def sign_findings(scanner: Scanner, *, rendered: bool) -> Iterator[Finding]:
+    """What is doubtful about single rows; what a rendering proves or disproves is told only without one."""
+    for name, tally in scanner.signs.items():
+        if tally.rows and not (rendered and name in PROVEN):
+            yield Finding(AMBER, name, tally.rows, SIGNS[name], tuple(tally.places))
 
 
 def balance_findings(balances: Sequence[Balance]) -> Iterator[Finding]:
