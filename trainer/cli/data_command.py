@@ -20,6 +20,7 @@ from trainer.cli.options import (
 )
 from trainer.data.checkup import Wanted, check_files
 from trainer.data.conversion import COLUMN_ROLES
+from trainer.data.estimate import Hardware, Machine, parameters_of
 from trainer.data.prepare import Policy, prepare
 from trainer.data.preview import first_rows, render_rows
 from trainer.data.reading import Shape
@@ -50,6 +51,13 @@ def check(
     group_field: Annotated[str | None, typer.Option(help="The row's field that must not be in two files.")] = None,
     similarity: Annotated[float, typer.Option(min=0.5, max=1.0, help="From where on inputs are near copies.")] = 0.8,
     usd_per_hour: Annotated[float | None, typer.Option(min=0, help="What the machine costs.")] = None,
+    tokens_per_s: Annotated[float | None, typer.Option(min=0.001, help="How fast the machine trains.")] = None,
+    hardware: Annotated[
+        Hardware | None, typer.Option(help="Estimate for this machine instead of the one at hand.")
+    ] = None,
+    parameters_b: Annotated[
+        float | None, typer.Option(min=0.001, help="Billions of parameters of a base that is not here, to estimate by.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Amber fails too.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
@@ -58,7 +66,9 @@ def check(
     with exit_codes("interrupted"):
         base = _base(base_model, data_dir) if base_model else None
         renderer, name = (_renderer(base), base.name) if base else (None, None)
-        rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour)
+        size = round(parameters_b * 1e9) if parameters_b else parameters_of(base.directory) if base else None
+        machine = Machine(tokens_per_s, hardware, size)
+        rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour, machine)
         wanted = Wanted(renderer, name, data_dir / "runs", *rules)
         checkup = check_files(files, wanted)
     print_json(data_report.as_json(checkup)) if as_json else data_report.show(checkup)

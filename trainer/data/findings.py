@@ -10,7 +10,8 @@ from trainer.data.lengths import Lengths
 from trainer.data.personal import NAMES, SECRETS
 from trainer.data.row_signs import SIGNS
 from trainer.data.scan import PLACES, Columns, FileScan, Scanner
-from trainer.data.verdict import AMBER, RED, Finding
+from trainer.data.sizes import verdict_advice
+from trainer.data.verdict import AMBER, GREEN, RED, Finding
 from trainer.errors import Problem
 
 TOLERATED_LONG = 0.01
@@ -107,6 +108,18 @@ def sign_findings(scanner: Scanner, *, rendered: bool) -> Iterator[Finding]:
     for name, tally in scanner.signs.items():
         if tally.rows and not (rendered and name in PROVEN):
             yield Finding(AMBER, name, tally.rows, SIGNS[name], tuple(tally.places))
+
+
+def held_out_findings(files: Sequence[FileScan]) -> Iterator[Finding]:
+    """Too few held-out rows for a verdict: amber for files that are there, a word beforehand for one to be split."""
+    counts = [file.kinds["conversations"] for file in files]
+    if not counts[0]:
+        return
+    if len(counts) > 1:
+        if said := verdict_advice(max(counts[1:]), sum(counts)):
+            yield Finding(AMBER, "few_test_rows", max(counts[1:]), said)
+    elif said := verdict_advice(counts[0] // 10, counts[0]):
+        yield Finding(GREEN, "few_test_rows", counts[0] // 10, f"turntable data split leaves {said}")
 
 
 def balance_findings(balances: Sequence[Balance]) -> Iterator[Finding]:

@@ -33,7 +33,8 @@ def signs(example: Example) -> Iterator[tuple[str, str]]:
         yield "turn_order", order
     for index, message in enumerate(example.messages):
         where = f"messages[{index}]"
-        if found := CONTROL_TEXT.search(message.content):
+        is_marked = "<" in message.content or "[" in message.content
+        if is_marked and (found := CONTROL_TEXT.search(message.content)):
             yield "control_text", f"{where}.content holds {found.group()!r}"
         if message.reasoning_content and message.learnt:
             yield "reasoning", f"{where} has reasoning_content"
