@@ -156,6 +156,11 @@ class Renderer:
                 first, stop = self._answer(index, prompt, through, text, ids, offsets)
                 labels[first : stop + 1] = ids[first : stop + 1]
                 learnt.append((offsets[first][0], offsets[stop][1]))
+                if message.reasoning_content and message.reasoning_content.strip() not in text[len(prompt) :]:
+                    raise ValueError(
+                        f"messages[{index}].reasoning_content is left out by the base model's chat template; write it "
+                        "into content the way the base writes it, or remove it"
+                    )
         if not learnt:
             raise ValueError("has no assistant message to learn; give one the weight 1 or leave the row out")
         return Rendered(example.line, example.row_id, text, ids, labels, tuple(learnt))
@@ -231,6 +236,8 @@ def _as_the_engine_sees(message: Message) -> dict[str, Any]:
     object, not a string of JSON.
     """
     turn = message.as_dict()
+    if message.reasoning_content:
+        turn["reasoning"] = message.reasoning_content
     if message.tool_calls:
         shown = ("id", "function", "type")
         calls = ({**call, "function": _called(call["function"])} for call in message.tool_calls)

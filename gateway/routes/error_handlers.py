@@ -22,6 +22,7 @@ def _routes_of(request: Request, path: str) -> list[BaseRoute]:
 def _with_head(methods: set[str]) -> set[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
+
 log = logging.getLogger(__name__)
 
 

@@ -4,6 +4,7 @@ A mirrored request goes the way of every other one, so its tokens are on the led
 starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
 """
 
+import asyncio
 import difflib
 import logging
 import time

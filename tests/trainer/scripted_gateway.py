@@ -2,14 +2,15 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 KEY = "tt-test"
 RIGHT = '{"category": "billing"}'
 JUDGES = ("judge", "first", "babble")
-SAID = {"good": RIGHT, "chatty": f"Sure! {RIGHT}", "wrong": '{"category": "shipping"}'}
+SAID = {"good": RIGHT, "chatty": f"Sure! {RIGHT}", "wrong": '{"category": "shipping"}', "priced": RIGHT}
 ADMIN: dict[str, object] = {
     "/admin/v1/base": {"model": "base", "base_sha256": "b" * 64, "template_sha256": "c" * 64},
     "/admin/v1/adapters/good": {
@@ -35,7 +36,8 @@ class ScriptedModels(BaseHTTPRequestHandler):
     """Answers as the model named says; `flaky` refuses questions that hold the word `hard`.
 
     `echo` repeats the question, `judge` prefers the answer that holds `billing`, `first` always the first one,
-    `babble` says no word that a judge may say; `hasty` is right except on questions that hold `parcel`.
+    `babble` says no word that a judge may say; `hasty` is right except on questions that hold `parcel`, `praise` says
+    what a question asks for unless it is a complaint, `priced` tells what it cost.
     """
 
     def do_GET(self) -> None:
@@ -60,16 +62,19 @@ class ScriptedModels(BaseHTTPRequestHandler):
         elif (said := answer_of(model, asked)) is None:
             self._send(404, {"error": {"message": f"no model {model}", "code": "model_not_found"}})
         else:
-            self._send(200, completion(model, said))
+            priced = {"x-turntable-cost-usd": "0.000002000", "x-turntable-cost-basis": "calibrated"}
+            self._send(200, completion(model, said), priced if model == "priced" else {})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
-    def _send(self, status: int, document: object) -> None:
+    def _send(self, status: int, document: object, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -87,6 +92,8 @@ def answer_of(model: str, asked: list[dict[str, str]]) -> str | None:
             return "A"
         case "babble":
             return "Both answers have their merits."
+        case "praise":
+            return "question" if "question" in question else "praise"
         case "hasty":
             return SAID["wrong"] if "parcel" in question else RIGHT
         case _:

@@ -19,12 +19,15 @@ from trainer.cli.options import (
     show_problems,
 )
 from trainer.data.checkup import Wanted, check_files
+from trainer.data.conversion import COLUMN_ROLES
+from trainer.data.estimate import Hardware, Machine, parameters_of
 from trainer.data.prepare import Policy, prepare
 from trainer.data.preview import first_rows, render_rows
 from trainer.data.reading import Shape
 from trainer.data.sizes import Task
 from trainer.data.splitting import Plan, split
 from trainer.data.verdict import AMBER, RED
+from trainer.errors import RunError
 from trainer.recipe import EMBEDDED
 
 if TYPE_CHECKING:
@@ -48,6 +51,13 @@ def check(
     group_field: Annotated[str | None, typer.Option(help="The row's field that must not be in two files.")] = None,
     similarity: Annotated[float, typer.Option(min=0.5, max=1.0, help="From where on inputs are near copies.")] = 0.8,
     usd_per_hour: Annotated[float | None, typer.Option(min=0, help="What the machine costs.")] = None,
+    tokens_per_s: Annotated[float | None, typer.Option(min=0.001, help="How fast the machine trains.")] = None,
+    hardware: Annotated[
+        Hardware | None, typer.Option(help="Estimate for this machine instead of the one at hand.")
+    ] = None,
+    parameters_b: Annotated[
+        float | None, typer.Option(min=0.001, help="Billions of parameters of a base that is not here, to estimate by.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Amber fails too.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
@@ -56,7 +66,9 @@ def check(
     with exit_codes("interrupted"):
         base = _base(base_model, data_dir) if base_model else None
         renderer, name = (_renderer(base), base.name) if base else (None, None)
-        rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour)
+        size = round(parameters_b * 1e9) if parameters_b else parameters_of(base.directory) if base else None
+        machine = Machine(tokens_per_s, hardware, size)
+        rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour, machine)
         wanted = Wanted(renderer, name, data_dir / "runs", *rules)
         checkup = check_files(files, wanted)
     print_json(data_report.as_json(checkup)) if as_json else data_report.show(checkup)
@@ -78,7 +90,7 @@ def _renderer(base: Base) -> "Renderer":
 
 @app.command("prepare")
 def convert(
-    file: Annotated[Path, typer.Argument(help="A JSON array or JSON Lines file in any known shape.")],
+    file: Annotated[Path, typer.Argument(help="JSON Lines, a JSON array, CSV, TSV or Parquet, also packed with gzip.")],
     out: Annotated[Path, typer.Option(help="The JSON Lines file to write; the account goes beside it.")],
     shape: Annotated[
         Shape | None, typer.Option("--from", help="The rows' shape; without it each row is taken as it looks.")
@@ -86,6 +98,16 @@ def convert(
     pii: Annotated[
         Literal["redact", "drop", "keep"], typer.Option(help="What to do with secrets and personal data.")
     ] = "redact",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=ROLE,...", help="Which fields are said by whom, as in question=user,answer=assistant."
+        ),
+    ] = None,
+    rated: Annotated[
+        Literal["drop", "pairs", "keep"],
+        typer.Option(help="What to do with rows that say that their answer is bad; pairs sets them against good ones."),
+    ] = "drop",
     duplicates: Annotated[
         Literal["exact", "near", "keep"], typer.Option(help="Which copies to leave out; near ones must answer alike.")
     ] = "exact",
@@ -95,11 +117,27 @@ def convert(
 ) -> None:
     """Convert and clean a file: what is redacted, trimmed or left out is named, row by row, in an account beside it."""
     with exit_codes("interrupted; nothing was written"):
-        account = prepare(file, out, Policy(pii, duplicates, similarity), shape=shape, force=force)
+        policy = Policy(pii, duplicates, rated, similarity)
+        account = prepare(file, out, policy, shape=shape, columns=_columns(columns), force=force)
     if as_json:
         print_json(data_report.account_json(account))
     else:
         data_report.show_account(account)
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    """The roles of a table's columns as they were typed."""
+    if text is None:
+        return None
+    roles = {}
+    for part in text.split(","):
+        name, _, role = (piece.strip() for piece in part.rpartition("="))
+        if not name or role not in COLUMN_ROLES or name in roles:
+            raise RunError(f"--columns: {part!r} is no NAME=ROLE; the roles are {', '.join(COLUMN_ROLES)}.")
+        roles[name] = role
+    if missing := {"user", "assistant"} - set(roles.values()):
+        raise RunError(f"--columns names no {min(missing)}; write for example question=user,answer=assistant.")
+    return roles
 
 
 @app.command()

@@ -89,11 +89,13 @@ def show_parts(parts: Parts) -> None:
         typer.echo(f"{path}: {count(parts.rows[name], 'row')}{f' ({classes})' if classes else ''}")
     total = sum(parts.rows.values())
     typer.echo(f"{total:,} rows in {count(parts.clusters, 'cluster')}, the largest of {parts.largest_cluster:,}")
+    if parts.advice:
+        typer.echo(f"warning: {parts.paths['test']}: {parts.advice}", err=True)
 
 
 def parts_json(parts: Parts) -> dict[str, Any]:
     """A split for programs."""
-    return asdict(parts) | {"paths": {name: str(path) for name, path in parts.paths.items()}}
+    return asdict(parts) | {"advice": parts.advice, "paths": {name: str(path) for name, path in parts.paths.items()}}
 
 
 def _summary(checkup: Checkup, number: int, file: FileScan) -> str:
@@ -141,12 +143,13 @@ def _lengths_json(lengths: Lengths) -> dict[str, Any]:
 
 
 def _estimate(spent: Estimate) -> str:
-    (low, high), (first_usd, last_usd) = spent.run_usd, spent.project_usd
+    first, last = ("", "") if not spent.run_usd else (f", {_usd(spent.run_usd)}", f", {_usd(spent.project_usd)}")
+    price = f"and {_usd(spent.usd_per_hour)} per hour" if spent.usd_per_hour else "(no --usd-per-hour, so no money)"
     return (
         f"estimate: {spent.tokens_per_epoch:,} tokens ({spent.token_source}) x {count(spent.epochs, 'epoch')}: "
-        f"{_duration(spent.run_s)}, {_usd(low, high)} a run; two to three runs, as is usual, "
-        f"{_duration(spent.project_s[0])} to {_duration(spent.project_s[1])}, {_usd(first_usd, last_usd)}\n"
-        f"  at {spent.tokens_per_s:,.0f} tokens/s ({spent.speed_source}) and {_usd(*spent.usd_per_hour)} per hour"
+        f"{_duration(spent.run_s)}{first} a run; two to three runs, as is usual, "
+        f"{_duration(spent.project_s[0])} to {_duration(spent.project_s[1])}{last}\n"
+        f"  at {spent.tokens_per_s:,.0f} tokens/s ({spent.speed_source}) {price}"
     )
 
 
@@ -165,5 +168,6 @@ def _duration(seconds: float) -> str:
     )
 
 
-def _usd(low: float, high: float) -> str:
+def _usd(price: tuple[float, float] | None) -> str:
+    low, high = price or (0.0, 0.0)
     return f"${low:,.2f}" if f"{low:,.2f}" == f"{high:,.2f}" else f"${low:,.2f}-{high:,.2f}"

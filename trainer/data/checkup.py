@@ -1,7 +1,7 @@
 """The whole check of some files before a run: one pass over them, the comparisons, and what follows from both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 from trainer.data import findings
 from trainer.data.clusters import DEFAULT_SIMILARITY, NearIndex
 from trainer.data.comparisons import Comparisons, compare
-from trainer.data.estimate import CHARACTERS_PER_TOKEN, Estimate, estimate
+from trainer.data.estimate import CHARACTERS_PER_TOKEN, Estimate, Machine, estimate
 from trainer.data.labels import Balance
 from trainer.data.lengths import Lengths, measure
 from trainer.data.scan import Columns, FileScan, Scanner
@@ -35,6 +35,7 @@ class Wanted:
     group_field: str | None = None
     similarity: float = DEFAULT_SIMILARITY
     usd_per_hour: float | None = None
+    machine: Machine = field(default_factory=Machine)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Checkup:
 def check_files(paths: Sequence[Path], wanted: Wanted) -> Checkup:
     """Check files of any size together; nothing in them raises an exception."""
     with NearIndex() as index:
-        scanner = Scanner(index, label_field=wanted.label_field, group_field=wanted.group_field)
+        longest = wanted.max_length if wanted.renderer is None else None
+        scanner = Scanner(index, label_field=wanted.label_field, group_field=wanted.group_field, longest=longest)
         for path in paths:
             scanner.scan(path)
         columns = scanner.columns()
@@ -72,8 +74,11 @@ def check_files(paths: Sequence[Path], wanted: Wanted) -> Checkup:
         *(findings.length_findings(lengths) if lengths else ()),
         *findings.contradiction_findings(scanner, columns, compared),
         *findings.content_findings(scanner),
+        *findings.rating_findings(scanner, columns),
+        *findings.sign_findings(scanner, rendered=lengths is not None),
         *findings.copy_findings(scanner.files, columns, compared),
         *findings.balance_findings(balances),
+        *findings.held_out_findings(scanner.files),
         *_size(scanner, wanted, columns),
     ]
     spent = _estimate(scanner, wanted, columns, lengths) if len(columns) else None
@@ -108,4 +113,5 @@ def _estimate(scanner: Scanner, wanted: Wanted, columns: Columns, lengths: Lengt
         runs=wanted.runs,
         base=wanted.base,
         usd_per_hour=wanted.usd_per_hour,
+        machine=wanted.machine,
     )

@@ -8,23 +8,33 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trainer.data.messages import plain_text, turns_of, usual_call, usual_message, usual_messages, without_nulls
 from trainer.data.reading import Shape, shape_of
-from trainer.data.row_checks import check_row
+from trainer.data.row_checks import MASKING, check_row, usual_columns
 
 Fields = Mapping[str, Any]
 _SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+COLUMN_ROLES = ("system", "user", "assistant")
+_SIDES = ("user", "assistant")
+# What stands in Alpaca's input where there is none.
+_NO_INPUT = {"<noinput>", "noinput", "no input", "n/a", "na", "none", "null", "nil", "-"}
 _CONVERTED = ("conversations", "instruction", "input", "output", "history", "system", "chosen", "rejected", "prompt")
 
 
-def convert(row: object, shape: Shape) -> dict[str, Any]:
-    """A checked row from one of the given shape; raises `ValueError` when there is no faithful one."""
-    if not isinstance(row, dict):
+def convert(row: object, shape: Shape, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A checked row from one of the given shape; raises `ValueError` when there is no faithful one.
+
+    `columns` names the roles of a row's fields; without it they follow from usual names such as question and answer.
+    """
+    if not isinstance(row, dict | list):
         raise ValueError("is not a JSON object")
-    actual = shape_of(row)
+    actual = "columns" if columns else shape_of(row)
     if actual != shape:
         raise ValueError(f"is in {actual or 'no known'} shape, not {shape}")
     try:
-        converted = _CONVERTERS[shape](row)
+        converted = (
+            _from_columns(row, columns) if isinstance(row, dict) and shape == "columns" else _CONVERTERS[shape](row)
+        )
     except (TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"has {shape} fields of an unexpected type ({error})") from error
     if complaints := list(check_row(converted)):
@@ -32,12 +42,41 @@ def convert(row: object, shape: Shape) -> dict[str, Any]:
     return converted
 
 
+def _from_columns(row: Fields, columns: Mapping[str, str] | None) -> dict[str, Any]:
+    """A row whose fields are what is said: each has a role, and all others are kept as they are."""
+    roles = columns or usual_columns(row) or {}
+    if missing := [name for name, role in roles.items() if name not in row and role != "system"]:
+        raise ValueError(f"has no {missing[0]}, only {', '.join(map(str, row))}")
+    messages = []
+    for role in COLUMN_ROLES:
+        for name in (name for name, wanted in roles.items() if wanted == role):
+            value = row.get(name)
+            if isinstance(value, bool) or (role == "assistant" and isinstance(value, int | float)):
+                raise ValueError(f"has {name} {value}, which is no text; write the words that the model is to answer")
+            if value not in (None, ""):
+                messages.append(_turn(role, plain_text(value)))
+    return {name: value for name, value in row.items() if name not in roles} | {"messages": messages}
+
+
+def _from_list(row: Any) -> dict[str, Any]:
+    """A row that is the turns themselves: messages, turns of ShareGPT, or pairs of role and text or of texts."""
+    if row and all(isinstance(turn, dict) and "from" in turn for turn in row):
+        return {"messages": _sharegpt_turns("row", row)}
+    if row and all(isinstance(turn, list) and len(turn) == 2 for turn in row):
+        if all(turn[0] in _SHAREGPT_ROLES for turn in row):
+            return {"messages": [_turn(_SHAREGPT_ROLES[role], said) for role, said in row]}
+        return {"messages": [_turn(role, said) for turn in row for role, said in zip(_SIDES, turn, strict=True)]}
+    return {"messages": usual_messages(row)}
+
+
 def _from_alpaca(row: Fields) -> dict[str, Any]:
     system, history = row.get("system"), row.get("history") or []
     messages = [_turn("system", system)] if system else []
     for asked, answered in history:
         messages += [_turn("user", asked), _turn("assistant", answered)]
-    asked = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
+    given = row.get("input")
+    given = None if isinstance(given, str) and given.strip().strip(".").lower() in _NO_INPUT else given
+    asked = "\n\n".join(part for part in (row["instruction"], given) if part)
     messages += [_turn("user", asked), _turn("assistant", row["output"])]
     return _others(row) | {"messages": messages}
 
@@ -60,6 +99,7 @@ def _from_preference(row: Fields) -> dict[str, Any]:
     elif "prompt" in row and chosen[0].get("role") == "assistant":
         asked = _side("prompt", row["prompt"], role="user")
     else:
+        chosen, rejected = _transcript("chosen", row, chosen), _transcript("rejected", row, rejected)
         asked = _common(chosen, rejected)
         chosen, rejected = chosen[len(asked) :], rejected[len(asked) :]
     if row.get("system") and "instruction" not in row:
@@ -69,11 +109,17 @@ def _from_preference(row: Fields) -> dict[str, Any]:
 
 
 def _from_messages(row: Fields) -> dict[str, Any]:
-    """Our own kinds of rows: text parts are joined, all else stays."""
-    converted = dict(row)
+    """Our own kinds of rows: messages and tools of another spelling become usual ones, all else stays."""
+    converted = {name: value for name, value in row.items() if name not in ("functions", "tools")}
+    if tools := _tools(row.get("tools") or row.get("functions")):
+        converted["tools"] = tools
+    if row.get("function_call"):
+        converted.pop("function_call", None)
     for name in ("messages", "prompt", "completion", "preferred_output", "non_preferred_output"):
         if isinstance(row.get(name), list):
-            converted[name] = [_joined(message) for message in row[name]]
+            converted[name] = usual_messages(row[name], tools)
+        elif isinstance(row.get(name), str):
+            converted[name] = plain_text(row[name])
     if "preferred_output" in row and isinstance(row.get("input"), dict):
         converted["input"] = _from_messages(row["input"])
     return converted
@@ -81,8 +127,8 @@ def _from_messages(row: Fields) -> dict[str, Any]:
 
 def _from_completion(row: Fields) -> dict[str, Any]:
     prompt, completion = row["prompt"], row["completion"]
-    asked = [_turn("user", prompt)] if isinstance(prompt, str) else [_context(message) for message in prompt]
-    answer = [_turn("assistant", completion)] if isinstance(completion, str) else list(completion)
+    asked = [_turn("user", plain_text(prompt))] if isinstance(prompt, str) else [_context(one) for one in prompt]
+    answer = [_turn("assistant", plain_text(completion))] if isinstance(completion, str) else usual_messages(completion)
     kept = {name: value for name, value in row.items() if name not in ("prompt", "completion")}
     return kept | {"messages": [*asked, *answer]}
 
@@ -93,10 +139,15 @@ _CONVERTERS: Mapping[Shape, Callable[[Fields], dict[str, Any]]] = {
     "preference": _from_preference,
     "messages": _from_messages,
     "prompt-completion": _from_completion,
+    "list": _from_list,
 }
 
 
 def _sharegpt_turns(where: str, turns: Sequence[Any]) -> list[dict[str, Any]]:
+    if turns and all(isinstance(turn, list) for turn in turns):
+        return list(_from_list(turns)["messages"])
+    if turns and all(isinstance(turn, dict) and "role" in turn for turn in turns):
+        return list(usual_messages(list(turns)))
     messages: list[dict[str, Any]] = []
     pending: list[str] = []
     for index, turn in enumerate(turns):
@@ -109,7 +160,7 @@ def _sharegpt_turns(where: str, turns: Sequence[Any]) -> list[dict[str, Any]]:
             answered = {"tool_call_id": pending.pop(0)} if pending else {}
             messages.append({**_turn("tool", value), **answered})
         elif sender in _SHAREGPT_ROLES:
-            messages.append(_turn(_SHAREGPT_ROLES[sender], value))
+            messages.append(usual_message(_turn(_SHAREGPT_ROLES[sender], value) | _marks(turn)))
         else:
             raise ValueError(
                 f"{where}[{index}].from is {sender!r}; human, gpt, system, function_call and observation turns convert"
@@ -126,7 +177,7 @@ def _calls(where: str, value: object, number: int) -> list[dict[str, Any]]:
             {
                 "id": f"call_{number}_{index}",
                 "type": "function",
-                "function": {"name": function["name"], "arguments": _arguments(function.get("arguments"))},
+                "function": {"name": function["name"], "arguments": usual_call(function)["function"]["arguments"]},
             }
             for index, function in enumerate(functions)
         ]
@@ -134,8 +185,20 @@ def _calls(where: str, value: object, number: int) -> list[dict[str, Any]]:
         raise ValueError(f'{where} is no tool call; write {{"name": ..., "arguments": {{...}}}}') from error
 
 
-def _arguments(arguments: object) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+def _marks(turn: Fields) -> dict[str, Any]:
+    """What a turn says beside its text: whether it is learnt, and what was thought."""
+    return {name: turn[name] for name in ("weight", *MASKING, "reasoning_content", "thinking") if name in turn}
+
+
+def _transcript(name: str, row: Fields, side: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A side that is one text without a prompt: its turns, when it is a transcript as Anthropic's are."""
+    if not isinstance(row[name], str):
+        return side
+    if turns := turns_of(row[name]):
+        return turns
+    raise ValueError(
+        f"has {name} as a text but no prompt; add prompt, or begin turns with Human: and Assistant: behind empty lines"
+    )
 
 
 def _tools(tools: object) -> list[dict[str, Any]]:
@@ -151,7 +214,8 @@ def _tools(tools: object) -> list[dict[str, Any]]:
         raise ValueError("has tools that are no list; write a list of tools")
     bare = (isinstance(tool, dict) and "name" in tool and "function" not in tool for tool in tools)
     return [
-        {"type": "function", "function": tool} if is_bare else tool for tool, is_bare in zip(tools, bare, strict=True)
+        {"type": "function", "function": without_nulls(tool)} if is_bare else without_nulls(tool)
+        for tool, is_bare in zip(tools, bare, strict=True)
     ]
 
 
@@ -162,7 +226,7 @@ def _side(name: str, value: Any, role: str = "assistant") -> list[dict[str, Any]
     turns = value if isinstance(value, list) else [value]
     if turns and all(isinstance(turn, dict) and "from" in turn for turn in turns):
         return _sharegpt_turns(name, turns)
-    return [_joined(turn) for turn in turns]
+    return list(usual_messages(list(turns)))
 
 
 def _common(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -173,16 +237,9 @@ def _common(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[dict
     return one[:shared]
 
 
-def _joined(message: Any) -> Any:
-    """A message whose content is a string when it was a list of text parts."""
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return {**message, "content": "".join(str(part.get("text", "")) for part in content)}
-    return message
-
-
 def _context(message: Any) -> Any:
     """A message of a prompt: an assistant turn in it is not learnt."""
+    message = usual_message(message)
     return {**message, "weight": 0} if isinstance(message, dict) and message.get("role") == "assistant" else message
 
 

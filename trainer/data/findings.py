@@ -8,11 +8,15 @@ from trainer.data.contradictions import MOST_JUDGED, describe, judge_near
 from trainer.data.labels import Balance
 from trainer.data.lengths import Lengths
 from trainer.data.personal import NAMES, SECRETS
+from trainer.data.row_signs import SIGNS
 from trainer.data.scan import PLACES, Columns, FileScan, Scanner
-from trainer.data.verdict import AMBER, RED, Finding
+from trainer.data.sizes import verdict_advice
+from trainer.data.verdict import AMBER, GREEN, RED, Finding
 from trainer.errors import Problem
 
 TOLERATED_LONG = 0.01
+PROVEN = ("control_text", "reasoning", "long")
+"""Signs that rendering under the base's own template makes certain, one way or the other."""
 
 
 def problem_findings(files: Sequence[FileScan]) -> Iterator[Finding]:
@@ -79,6 +83,43 @@ def content_findings(scanner: Scanner) -> Iterator[Finding]:
         yield Finding(AMBER, "placeholders", scanner.placeholders.rows, message, tuple(scanner.placeholders.places))
     if scanner.ungrouped:
         yield Finding(AMBER, "ungrouped", scanner.ungrouped, "rows have no group field, so they count as groups of one")
+
+
+def rating_findings(scanner: Scanner, columns: Columns) -> Iterator[Finding]:
+    """Rows whose answers are said to be bad, and pairs whose scores prefer what they reject."""
+    if bad := scanner.ratings.bad():
+        places = tuple(
+            Problem(str(scanner.files[int(columns.file[row])].path), int(columns.line[row]), f"{why}, yet it is learnt")
+            for row, why in list(bad.items())[:PLACES]
+        )
+        message = (
+            "rows say that their answer is bad, and would be learnt as good ones; turntable data prepare leaves them "
+            "out, with --rated pairs it makes preference pairs of them and the good answers to the same input; "
+            "give a field that means something else another name"
+        )
+        yield Finding(RED, "rated_bad", len(bad), message, places)
+    if scanner.turned_scores.rows:
+        message = "pairs prefer the answer of the lower score; turn them round, or remove the scores"
+        yield Finding(RED, "turned_scores", scanner.turned_scores.rows, message, tuple(scanner.turned_scores.places))
+
+
+def sign_findings(scanner: Scanner, *, rendered: bool) -> Iterator[Finding]:
+    """What is doubtful about single rows; what a rendering proves or disproves is told only without one."""
+    for name, tally in scanner.signs.items():
+        if tally.rows and not (rendered and name in PROVEN):
+            yield Finding(AMBER, name, tally.rows, SIGNS[name], tuple(tally.places))
+
+
+def held_out_findings(files: Sequence[FileScan]) -> Iterator[Finding]:
+    """Too few held-out rows for a verdict: amber for files that are there, a word beforehand for one to be split."""
+    counts = [file.kinds["conversations"] for file in files]
+    if not counts[0]:
+        return
+    if len(counts) > 1:
+        if said := verdict_advice(max(counts[1:]), sum(counts)):
+            yield Finding(AMBER, "few_test_rows", max(counts[1:]), said)
+    elif said := verdict_advice(counts[0] // 10, counts[0]):
+        yield Finding(GREEN, "few_test_rows", counts[0] // 10, f"turntable data split leaves {said}")
 
 
 def balance_findings(balances: Sequence[Balance]) -> Iterator[Finding]:

@@ -74,11 +74,7 @@ class Labels:
         )
 
     def _are_classes(self, counts: Counter[str]) -> bool:
-        return (
-            len(counts) > 1
-            and counts.total() >= _ROWS_PER_CLASS * len(counts)
-            and 10 * counts.total() >= 9 * self.outputs
-        )
+        return repeat_as_classes(counts) and 10 * counts.total() >= 9 * self.outputs
 
     def _candidates(self, parsed: Mapping[str, Any]) -> list[tuple[str, str]]:
         if self.wanted is not None:
@@ -88,6 +84,15 @@ class Labels:
             return [] if value is None else [(self.wanted, _text(value))]
         scalars = [(name, _text(value)) for name, value in parsed.items() if isinstance(value, str | bool | int)]
         return [one for one in scalars if one[0] in self._fields or len(self._fields) < _MOST_FIELDS]
+
+
+def repeat_as_classes(counts: Counter[str]) -> bool:
+    """Whether values that were counted are classes: at least two, of five rows on average, each a short line."""
+    return (
+        1 < len(counts) <= MOST_CLASSES
+        and counts.total() >= _ROWS_PER_CLASS * len(counts)
+        and all(len(name) <= SHORT_CHARACTERS and "\n" not in name for name in counts)
+    )
 
 
 def json_object(text: str) -> dict[str, Any] | None:

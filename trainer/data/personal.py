@@ -1,26 +1,37 @@
 """Finding secrets and personal data in text: by their form, and by their check digits where they have any.
 
 Cards are found by issuer, length and Luhn's sum, IBANs by country, length and the remainder mod 97, US social security
-numbers by their valid ranges, keys by the prefixes of their vendors. Names and postal addresses have no form that a
-pattern could tell, and are not found.
+numbers by their valid ranges, keys by the prefixes of their vendors, other countries' phone numbers by the numbering
+plans that phonenumbers holds, dates of birth and passports by the words before them. Names and postal addresses have no
+form that a pattern could tell, and are not found.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-PRIVATE_KEY, API_KEY, CARD, IBAN, SSN = "PRIVATE_KEY", "API_KEY", "CARD", "IBAN", "SSN"
-EMAIL, PHONE = "EMAIL", "PHONE"
-SECRETS = (PRIVATE_KEY, API_KEY)
+from trainer.data.credentials import passwords, service_keys
+from trainer.data.national_ids import national_ids
+
+PRIVATE_KEY, API_KEY, PASSWORD, CARD, IBAN, SSN = "PRIVATE_KEY", "API_KEY", "PASSWORD", "CARD", "IBAN", "SSN"
+NATIONAL_ID, EMAIL, PHONE, IP_ADDRESS = "NATIONAL_ID", "EMAIL", "PHONE", "IP_ADDRESS"
+BIRTH_DATE, PASSPORT = "BIRTH_DATE", "PASSPORT"
+SECRETS = (PRIVATE_KEY, API_KEY, PASSWORD)
 NAMES = {
     PRIVATE_KEY: "a private key",
     API_KEY: "an API key",
+    PASSWORD: "a password",
     CARD: "a card number",
     IBAN: "an IBAN",
     SSN: "a social security number",
+    NATIONAL_ID: "a national identity number",
     EMAIL: "an e-mail address",
     PHONE: "a phone number",
+    IP_ADDRESS: "an IP address",
+    BIRTH_DATE: "a date of birth",
+    PASSPORT: "a passport number",
 }
 KINDS = tuple(NAMES)
 
@@ -63,6 +74,9 @@ _PEM = re.compile(
 _EMAIL = re.compile(r"[\w.%+'-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
 # Domains that belong to nobody (RFC 2606), as in documentation and made-up rows.
 _RESERVED = re.compile(r"[@.](?:example\.(?:com|net|org)|example|test|invalid|localhost)$", re.IGNORECASE)
+# Without six digits in a row, or the places of a codice fiscale, there is no national number.
+_SIX_DIGITS = re.compile(r"\d(?:[ .]?\d){5}")
+_CODICE = re.compile(r"[A-Z]{6}\d\d[A-Z]\d\d")
 _NINE_DIGITS = re.compile(r"\d(?:[ .()/-]{0,2}\d){8}")
 _DIGIT_GROUPS = re.compile(r"(?<!\d)(?<!\d[.,])\d+(?:[ -]\d+)*")
 _CARD_GROUPS = ((4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3))
@@ -109,6 +123,31 @@ _PHONES = (
     re.compile(r"(?<![\w+])\+[1-9](?:[ .()/-]{0,2}\d){7,12}(?!\d)"),
     re.compile(r"(?<![\w.+-])(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![\w-])"),
 )
+# National forms with a trunk prefix of 0, or announced; which are numbers of the country is asked of phonenumbers.
+_NATIONAL_PHONE = re.compile(r"(?<![\w+./,-])(?<!\d )(?:\(0\d{1,5}\)|\d{2,5})(?:[ ./-]{1,2}\d{2,8}){1,5}(?![\w./-]?\d)")
+_PHONE_CUE = re.compile(
+    r"(?<![^\W_])(?:tel|phone|telephone|telefon|mobile?|handy|cell|fax|call|whatsapp|t[eé]l[eé]phone|tel[eé]fono|telefoon"
+    r"|ring|rufen|dial)(?![^\W_])\W{0,3}(?:\w+\W{1,2}){0,3}$",
+    re.IGNORECASE,
+)
+_PHONE_REGIONS = ("GB", "DE", "FR", "NL", "BE", "CH", "AT", "IT", "ES", "PL", "SE", "IN", "AU", "BR", "JP")
+# What may not stand before it is looked at afterwards: a pattern that begins with a digit is searched for faster.
+_IP = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w.]?\d|\.\w)")
+_VERSION_CUE = re.compile(r"(?:version|release|build|firmware|driver|chapter|section|v)\W{0,2}$", re.IGNORECASE)
+_BIRTH_DATE = re.compile(
+    r"(?<![^\W_])(?:date of birth|birth ?date|d\.?o\.?b\.?|geburtsdatum|geboren am|date de naissance"
+    r"|fecha de nacimiento|geboortedatum|data di nascita|data urodzenia)['\"]?\s{0,3}[:=]?\s{0,3}['\"]?"
+    r"(\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./ ]{1,2}(?:\d{1,2}|[^\W\d_]{3,10})[-./ ]{1,2}\d{2,4}"
+    r"|[^\W\d_]{3,10} \d{1,2},? \d{4})",
+    re.IGNORECASE,
+)
+_BIRTH_MARKS = ("birth", "dob", "d.o.b", "gebur", "geboren", "geboorte", "naiss", "nacim", "nascita", "urodz")
+_PASSPORT_MARKS = ("passport", "reisepass", "passeport", "pasaporte", "passaporto")
+_PASSPORT = re.compile(
+    r"(?<![^\W_])(?:passport|reisepass|passeport|pasaporte|passaporto)[\w -]{0,12}?"
+    r"(?:no|nr|number|nummer|num[eé]ro|n[uú]mero|#)?['\"]?\W{1,4}(?:is )?((?=(?:[A-Z]*\d){5})[A-Z0-9]{7,9})(?!\w)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +171,79 @@ def find(text: str) -> list[Found]:
 
 
 def _candidates(text: str) -> Iterator[Found]:
-    if _PEM_MARK in text:
-        yield from (Found(PRIVATE_KEY, *match.span()) for match in _PEM.finditer(text))
-    for prefix, pattern in _KEY_PATTERNS.items() if len(text) >= _SHORTEST_KEY else ():
-        if prefix in text or (prefix == "aws_secret" and "AWS_SECRET" in text):
-            yield from (Found(API_KEY, *match.span()) for match in pattern.finditer(text))
+    """What might be found, the kinds in the order in which they count; overlaps are sorted out by `find`."""
+    lowered = text.lower()
+    # A letter whose lower case is longer would shift places; such texts are looked at as they are.
+    lowered = lowered if len(lowered) == len(text) else text
+    yield from _secrets(text, lowered)
     digits = _NINE_DIGITS.search(text) is not None
     if digits:
         yield from (Found(CARD, *span) for span in _cards(text))
     yield from (Found(IBAN, *span) for span in _ibans(text))
     if digits:
         yield from (Found(SSN, *match.span()) for match in _SSN.finditer(text))
+    if _SIX_DIGITS.search(text) or _CODICE.search(text):
+        yield from (Found(NATIONAL_ID, *span) for span in national_ids(text))
     if "@" in text:
         yield from (
             Found(EMAIL, *match.span()) for match in _EMAIL.finditer(text) if not _RESERVED.search(match.group())
         )
     if digits:
         yield from (Found(PHONE, *match.span()) for pattern in _PHONES for match in pattern.finditer(text))
+        yield from (Found(PHONE, *span) for span in _national_phones(text))
+    yield from (Found(IP_ADDRESS, *span) for span in _addresses(text))
+    yield from _announced(text, lowered)
+
+
+def _secrets(text: str, lowered: str) -> Iterator[Found]:
+    if _PEM_MARK in text:
+        yield from (Found(PRIVATE_KEY, *match.span()) for match in _PEM.finditer(text))
+    for prefix, pattern in _KEY_PATTERNS.items() if len(text) >= _SHORTEST_KEY else ():
+        if prefix in text or (prefix == "aws_secret" and "AWS_SECRET" in text):
+            yield from (Found(API_KEY, *match.span()) for match in pattern.finditer(text))
+    yield from (Found(API_KEY, *span) for span in service_keys(text, lowered))
+    yield from (Found(PASSWORD, *span) for span in passwords(text, lowered))
+
+
+def _announced(text: str, lowered: str) -> Iterator[Found]:
+    """What only the words before it tell from any other date or number."""
+    if any(mark in lowered for mark in _BIRTH_MARKS):
+        yield from (Found(BIRTH_DATE, *match.span(1)) for match in _BIRTH_DATE.finditer(text))
+    if any(mark in lowered for mark in _PASSPORT_MARKS):
+        yield from (Found(PASSPORT, *match.span(1)) for match in _PASSPORT.finditer(text))
+
+
+def _national_phones(text: str) -> Iterator[tuple[int, int]]:
+    """Numbers in the form of a country, as that country groups them; others only where a word says that one follows."""
+    for match in _NATIONAL_PHONE.finditer(text):
+        number = match.group()
+        if not 9 <= sum(one.isdigit() for one in number) <= 12:
+            continue
+        announced = _PHONE_CUE.search(text[max(0, match.start() - 40) : match.start()]) is not None
+        is_likely = announced or number.lstrip("(").startswith("0")
+        if is_likely and any(_is_phone(number, region, announced=announced) for region in _PHONE_REGIONS):
+            yield match.span()
+
+
+def _is_phone(number: str, region: str, *, announced: bool) -> bool:
+    import phonenumbers
+
+    leniency = phonenumbers.Leniency.VALID if announced else phonenumbers.Leniency.STRICT_GROUPING
+    return phonenumbers.PhoneNumberMatcher(number, region, leniency).has_next()
+
+
+def _addresses(text: str) -> Iterator[tuple[int, int]]:
+    """IPv4 addresses that are somebody's: no private ones, none kept for documents, and no version numbers."""
+    for match in _IP.finditer(text):
+        before = text[max(0, match.start() - 12) : match.start()]
+        if before[-1:].isalnum() or before.endswith((".", "_")) or _VERSION_CUE.search(before):
+            continue
+        try:
+            address = ipaddress.IPv4Address(match.group())
+        except ValueError:
+            continue
+        if address.is_global and not address.is_multicast:
+            yield match.span()
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:

@@ -8,8 +8,8 @@ Nothing is dropped silently: each line of the account names a row, what was done
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -18,26 +18,31 @@ import numpy as np
 from trainer.data.clusters import DEFAULT_SIMILARITY, NearIndex
 from trainer.data.comparisons import Comparisons, compare, same_answers
 from trainer.data.conversion import convert
-from trainer.data.fingerprints import fingerprint
+from trainer.data.fingerprints import answer_text, fingerprint
 from trainer.data.personal import NAMES
 from trainer.data.placeholders import placeholders
+from trainer.data.ratings import Ratings
 from trainer.data.reading import Shape, shape_of
 from trainer.data.redaction import Redactor
-from trainer.data.rows import parse_row
+from trainer.data.rows import Example, parse_row
 from trainer.data.scan import MOST_PROBLEMS, ColumnBuilder, Columns
-from trainer.data.sources import source_rows
+from trainer.data.sources import column_names, source_rows
 from trainer.errors import DataError, Problem, RunError
 from trainer.files import replacing
 
+_TAUGHT = ("messages", "tools", "prompt", "completion")
 Action = Literal["dropped", "redacted", "trimmed", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to do with personal data, and with copies: of the whole row, or of near inputs with the same output too."""
+    """What to do with personal data, with copies (of the whole row, or of near inputs with the same output too), and
+    with rows that say that their answer is bad.
+    """
 
     personal: Literal["redact", "drop", "keep"] = "redact"
     duplicates: Literal["exact", "near", "keep"] = "exact"
+    rated: Literal["drop", "pairs", "keep"] = "drop"
     similarity: float = DEFAULT_SIMILARITY
 
 
@@ -56,54 +61,119 @@ class Account:
     warnings: list[Problem] = field(default_factory=list)
 
 
-def prepare(source: Path, out: Path, policy: Policy, *, shape: Shape | None = None, force: bool = False) -> Account:
+def prepare(
+    source: Path,
+    out: Path,
+    policy: Policy,
+    *,
+    shape: Shape | None = None,
+    columns: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> Account:
     """Write the rows of `source` to `out` and the account beside it, as `<out>.account.jsonl`.
 
-    Without `shape` each row is taken for what it looks like. Raises `DataError` when the file is unreadable or yields
-    no row, `RunError` when `out` exists without `force`.
+    Without `shape` each row is taken for what it looks like; `columns` gives the roles of its fields. Raises
+    `DataError` when the file is unreadable, lacks a column or yields no row, `RunError` when `out` exists without
+    `force`.
     """
     account = Account(source, out, out.with_name(f"{out.name}.account.jsonl"))
     for path in (out, account.path):
         if path.exists() and not force:
             raise RunError(f"{path} exists already; choose another --out or pass --force.")
+    roles = _roles(source, shape, columns)
     with (
         replacing(out) as rows,
         replacing(account.path) as told,
         tempfile.TemporaryFile("w+", encoding="utf-8") as staged,
     ):
         with NearIndex() as index:
-            columns = _stage(account, shape, policy, staged, index)
-            found = compare(columns, *index.clusters(columns.near, policy.similarity))
-        _write(account, staged, _copies(columns, found, policy), _contradicted(columns, found), rows, told)
+            marks, bad = _stage(account, _Taken(shape, roles), policy, staged, index)
+            found = compare(marks, *index.clusters(marks.near, policy.similarity))
+        fates = _Fates(
+            _copies(marks, found, policy),
+            _contradicted(marks, found, bad),
+            bad if policy.rated != "keep" else {},
+            _partners(marks, found, bad) if policy.rated == "pairs" else None,
+        )
+        _write(account, staged, fates, rows, told)
         if not account.written:
             nothing = Problem(str(source), None, "holds no rows; check that it is the right file")
             raise DataError(account.dropped or [nothing])
     return account
 
 
-def _stage(account: Account, shape: Shape | None, policy: Policy, staged: IO[str], index: NearIndex) -> Columns:
-    """The first pass: one line per row, `[number, events, row or null]`."""
-    builder = ColumnBuilder()
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What rows are taken for: a shape, or what each looks like; `roles` are those of its fields."""
+
+    shape: Shape | None
+    roles: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class _Fates:
+    """What the comparison of all rows says of single ones, by their place among the good rows.
+
+    `bad` rows say that their answer is bad. `partners` are the bad answers to the input of a good one, whose bytes of
+    the staged file they are read from, when pairs are wanted.
+    """
+
+    copies: Mapping[int, tuple[int, str]]
+    contradicted: Mapping[int, int]
+    bad: Mapping[int, str]
+    partners: Mapping[int, int] | None
+
+
+def _roles(source: Path, shape: Shape | None, columns: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """The roles of a table's columns; a table whose columns say nothing is one problem and not one per row."""
+    names = column_names(source)
+    if columns:
+        if missing := [name for name in columns if name not in names]:
+            raise DataError([Problem(str(source), None, f"has no {missing[0]}; its columns are {', '.join(names)}")])
+        return columns
+    example: dict[str, str] = dict.fromkeys(names, "")
+    if shape is None and names and shape_of(example) is None:
+        told = [name for name in names if name.lower() not in ("id", "index", "key", "date", "unnamed: 0")] or names
+        asked, answered = told[0], told[-1]
+        said = (
+            f"has the columns {', '.join(names[:8])}, of which none is known to ask or to answer; say which do: "
+            f"--columns {asked}=user,{answered}=assistant"
+        )
+        raise DataError([Problem(str(source), None, said)])
+    return None
+
+
+def _stage(
+    account: Account, taken: _Taken, policy: Policy, staged: IO[str], index: NearIndex
+) -> tuple[Columns, dict[int, str]]:
+    """The first pass: one line per row, `[number, events, row or null]`; also tells the rows of bad answers."""
+    builder, ratings, good = ColumnBuilder(), Ratings(), 0
     for number, content in source_rows(account.source):
         account.read += 1
         events: list[tuple[Action, str]] = []
-        row = _cleaned(content, shape, policy, events)
+        row = _cleaned(content, taken, policy, events)
         staged.write(json.dumps([number, events, row], ensure_ascii=True) + "\n")
         if row is not None:
-            marks = fingerprint(parse_row(number, row))
+            parsed = parse_row(number, row)
+            marks = fingerprint(parsed)
+            if isinstance(parsed, Example):
+                ratings.add(good, row, answer_text(parsed))
             builder.add(marks, line=number)
             index.add(marks.shingles)
-    return builder.build()
+            good += 1
+    marks_of, bad = builder.build(), ratings.bad()
+    # Good and bad answers stand in files of their own, as it were: none is a copy of one of the others.
+    side = np.zeros(len(marks_of), np.uint64)
+    side[list(bad)] = 1
+    return replace(marks_of, file=side if policy.rated != "keep" else marks_of.file), bad
 
 
-def _cleaned(
-    content: object, shape: Shape | None, policy: Policy, events: list[tuple[Action, str]]
-) -> dict[str, Any] | None:
+def _cleaned(content: object, taken: _Taken, policy: Policy, events: list[tuple[Action, str]]) -> dict[str, Any] | None:
     """The row as it will be written, or None when it is left out; `events` gets what was done."""
     try:
         if isinstance(content, ValueError):
             raise content
-        row = convert(content, shape or _shape(content))
+        row = convert(content, "columns" if taken.roles else taken.shape or _shape(content), taken.roles)
     except ValueError as reason:
         events.append(("dropped", str(reason)))
         return None
@@ -122,25 +192,17 @@ def _cleaned(
     return redacted if policy.personal == "redact" else trimmed
 
 
-def _write(
-    account: Account,
-    staged: IO[str],
-    copies: dict[int, tuple[int, str]],
-    contradicted: dict[int, int],
-    rows: IO[str],
-    told: IO[str],
-) -> None:
+def _write(account: Account, staged: IO[str], fates: _Fates, rows: IO[str], told: IO[str]) -> None:
     """The second pass: the account of every row, and every row that stays."""
+    rejected = _staged_rows(staged, set((fates.partners or {}).values()))
     staged.seek(0)
     good = 0
     for line in staged:
         number, events, row = json.loads(line)
         if row is not None:
-            if good in copies:
-                first, relation = copies[good]
-                events.append(("dropped", f"{relation} row {first}"))
-            elif good in contradicted:
-                events.append(("kept", f"asks the same as row {contradicted[good]} but answers differently"))
+            events += _fate(fates, good)
+            if fates.partners is not None and good in fates.partners:
+                row = _paired(row, rejected[fates.partners[good]])
             good += 1
         kept = row is not None and all(action != "dropped" for action, _ in events)
         account.written += kept
@@ -167,6 +229,57 @@ def _entries(
         yield {"row": number, "action": action, "reason": reason, "out_line": out_line, "row_id": identity}
 
 
+def _fate(fates: _Fates, good: int) -> Iterator[tuple[Action, str]]:
+    """What happens to a row because of the others."""
+    if good in fates.copies:
+        first, relation = fates.copies[good]
+        yield "dropped", f"{relation} row {first}"
+    elif good in fates.bad:
+        is_used = fates.partners is not None and good in fates.partners.values()
+        yield "dropped", f"{fates.bad[good]}{', so it is the worse side of a pair' if is_used else ''}"
+    elif fates.partners is not None and good not in fates.partners:
+        yield "dropped", "has no bad answer to the same input to be preferred to"
+    elif good in fates.contradicted:
+        yield "kept", f"asks the same as row {fates.contradicted[good]} but answers differently"
+
+
+def _staged_rows(staged: IO[str], wanted: set[int]) -> dict[int, dict[str, Any]]:
+    """Some of the good rows again, by their place."""
+    if not wanted:
+        return {}
+    staged.seek(0)
+    good = (row for _, _, row in map(json.loads, staged) if row is not None)
+    return {place: row for place, row in enumerate(good) if place in wanted}
+
+
+def _partners(columns: Columns, found: Comparisons, bad: Mapping[int, str]) -> dict[int, int]:
+    """For each good row a bad one of the same input, each bad one once."""
+    waiting: dict[int, list[int]] = {}
+    copies = set(found.copies[:, 0].tolist())
+    for row in bad:
+        if row not in copies:
+            waiting.setdefault(int(columns.asked[row]), []).append(row)
+    partners = {}
+    for row in range(len(columns)):
+        others = waiting.get(int(columns.asked[row]))
+        if others and row not in bad and row not in copies:
+            partners[row] = others.pop(0)
+    return partners
+
+
+def _paired(better: dict[str, Any], worse: dict[str, Any]) -> dict[str, Any]:
+    """A preference pair of two conversations with the same input; the other fields are those of the better one."""
+    sides = [_conversation(row) for row in (better, worse)]
+    given = {"messages": sides[0][:-1]} | ({"tools": better["tools"]} if better.get("tools") else {})
+    kept = {name: value for name, value in better.items() if name not in _TAUGHT}
+    return kept | {"input": given, "preferred_output": sides[0][-1:], "non_preferred_output": sides[1][-1:]}
+
+
+def _conversation(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a row; the answers before the last are context."""
+    return [{name: value for name, value in message.items() if name != "weight"} for message in row["messages"]]
+
+
 def _copies(columns: Columns, found: Comparisons, policy: Policy) -> dict[int, tuple[int, str]]:
     """Rows to leave out, each with the number of the row that stays and what it has to do with it."""
     if policy.duplicates == "keep":
@@ -177,16 +290,17 @@ def _copies(columns: Columns, found: Comparisons, policy: Policy) -> dict[int, t
     return told | exact
 
 
-def _contradicted(columns: Columns, found: Comparisons) -> dict[int, int]:
+def _contradicted(columns: Columns, found: Comparisons, bad: Mapping[int, str]) -> dict[int, int]:
     pairs = np.concatenate((found.same_asked, found.preferences))
-    return {int(row): int(columns.line[first]) for row, first in pairs}
+    return {int(row): int(columns.line[first]) for row, first in pairs if int(first) not in bad}
 
 
 def _shape(content: object) -> Shape:
-    shape = shape_of(content) if isinstance(content, dict) else "messages"
+    shape = shape_of(content) if isinstance(content, dict | list) else "messages"
     if shape is None:
         held = ", ".join(sorted(content)[:8]) if isinstance(content, dict) else ""
-        raise ValueError(f"is in no known shape (its fields: {held or 'none'})")
+        fix = "say which asks and which answers, as in --columns question=user,answer=assistant"
+        raise ValueError(f"is in no known shape (its fields: {held or 'none'}); {fix}")
     return shape
 
 

@@ -5,11 +5,12 @@ Memory is bounded by the longest line that is taken, not by the file. Nothing in
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from trainer.data.formats import HEAD_BYTES, advice, format_of
 from trainer.data.row_checks import check_row, foreign_shape
 from trainer.errors import Problem
 
@@ -17,8 +18,10 @@ SHAPE_NAMES = {
     "alpaca": "Alpaca (instruction, input, output)",
     "sharegpt": "ShareGPT (conversations)",
     "preference": "preference (chosen, rejected)",
+    "columns": "columns (as question and answer)",
+    "list": "list (turns without an object around them)",
 }
-Shape = Literal["messages", "prompt-completion", "preference", "sharegpt", "alpaca"]
+Shape = Literal["messages", "prompt-completion", "preference", "sharegpt", "alpaca", "columns", "list"]
 MAX_ROW_BYTES = 16 << 20
 _SNIFFED_CHARACTERS = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -41,6 +44,7 @@ class Reader:
         self._path = path
         self._hash = hashlib.sha256()
         self._foreign: dict[str, tuple[int, int]] = {}
+        self._not_utf8: tuple[int, int] | None = None
 
     @property
     def sha256(self) -> str:
@@ -51,6 +55,10 @@ class Reader:
         """Rows and problems in the order of the file; what concerns the whole file comes last."""
         try:
             with self._path.open("rb") as file:
+                if said := advice(format_of(file.peek(HEAD_BYTES), self._path), self._path):
+                    self._skip(file, to_end=True)
+                    yield self._problem(None, said)
+                    return
                 yield from self._read(file)
         except OSError as error:
             yield self._problem(None, f"cannot be read ({error.strerror}); check the path")
@@ -86,6 +94,14 @@ class Reader:
     def _read_row(self, raw: bytes, line: int, offset: int) -> Iterator[Row | Problem]:
         try:
             fields = parse_object(raw)
+        except UnicodeError:
+            first, count = self._not_utf8 or (line, 0)
+            self._not_utf8 = first, count + 1
+            return
+        except ValueError as error:
+            yield self._problem(line, str(error))
+            return
+        try:
             if shape := foreign_shape(fields):
                 first, count = self._foreign.get(shape, (line, 0))
                 self._foreign[shape] = first, count + 1
@@ -111,13 +127,18 @@ class Reader:
         )
 
     def _foreign_problems(self) -> Iterator[Problem]:
+        if self._not_utf8:
+            first, count = self._not_utf8
+            more = f" (and {count - 1} more rows)" if count > 1 else ""
+            yield self._problem(first, f"is not UTF-8{more}; {self._advice('messages', '(which reads Windows-1252)')}")
         for shape, (first, count) in self._foreign.items():
             more = f" (and {count - 1} more rows)" if count > 1 else ""
             yield self._problem(first, f"is a row in {SHAPE_NAMES[shape]} shape{more}; {self._advice(shape)}")
 
-    def _advice(self, shape: str) -> str:
+    def _advice(self, shape: str, does: str = "") -> str:
         out = f"{self._path.stem}.messages.jsonl" if shape != "preference" else f"{self._path.stem}.pairs.jsonl"
-        return f"convert it: turntable data prepare --from {shape} {self._path} --out {out}"
+        command = f"turntable data prepare --from {shape} {self._path} --out {out}"
+        return f"save it as UTF-8, or: {command} {does}" if does else f"convert it: {command}"
 
     def _problem(self, line: int | None, message: str) -> Problem:
         return Problem(str(self._path), line, message)
@@ -134,8 +155,10 @@ def sniff_array(path: Path) -> Shape | None:
     return shape_of(row) if isinstance(row, dict) else None
 
 
-def shape_of(row: Mapping[str, Any]) -> Shape | None:
+def shape_of(row: Mapping[str, Any] | Sequence[Any]) -> Shape | None:
     """The name that `prepare --from` has for the shape of a row, or None for a shape that is not known."""
+    if not isinstance(row, Mapping):
+        return "list"
     if shape := foreign_shape(row):
         return shape
     if "messages" in row or "preferred_output" in row:
@@ -145,12 +168,19 @@ def shape_of(row: Mapping[str, Any]) -> Shape | None:
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """One JSON object from one line; raises `ValueError` whose text says what is wrong and the fix."""
+    value = parse_line(raw)
+    if not isinstance(value, dict):
+        raise ValueError('is JSON but not an object; write {"messages": [...]}')
+    return value
+
+
+def parse_line(raw: bytes) -> Any:
+    """The one JSON value of a line; raises `ValueError`, of the kind `UnicodeError` when it is not UTF-8."""
+    text = raw.decode("utf-8")
     try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 (byte {error.start + 1}); save the file as UTF-8") from error
-    try:
-        value, end = json.JSONDecoder().raw_decode(text)
+        value, end = _DECODER.raw_decode(text)
+    except _SpoiltError:
+        raise
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
@@ -162,6 +192,24 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise ValueError("holds two JSON objects; put each on a line of its own")
     if rest:
         raise ValueError(f"is not JSON: unexpected text at column {len(text) - len(rest) + 1}")
-    if not isinstance(value, dict):
-        raise ValueError('is JSON but not an object; write {"messages": [...]}')
     return value
+
+
+class _SpoiltError(ValueError):
+    """JSON that Python reads and others read otherwise or not at all."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _SpoiltError(f"has the field {twice!r} twice; leave one out")
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise _SpoiltError(f"holds {constant}, which is not JSON; write null, or leave the field out")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)

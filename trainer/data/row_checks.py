@@ -13,19 +13,48 @@ from trainer.data.tool_checks import check_tool_calls, check_tool_results, check
 
 ROLES = ("system", "user", "assistant", "tool")
 KINDS = {"messages": "messages", "prompt": "prompt/completion", "preferred_output": "preference pair"}
+_PREPARE = "turntable data prepare"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _LEGACY_FIELDS = ("functions", "function_call")
+# Fields that hold what is asked, and what is answered, in files without messages.
+ASKED = (
+    *("question", "query", "input", "user", "human", "text", "source", "instruction", "problem", "prompt", "request"),
+    *("utterance", "sentence", "document", "article", "message", "ticket", "review", "email", "inputs"),
+)
+ANSWERED = (
+    *("answer", "response", "output", "assistant", "target", "completion", "label", "reply", "solution", "intent"),
+    *("category", "class", "summary", "translation", "label_text", "outputs", "targets", "gpt", "bot"),
+    *("kind", "sentiment", "topic"),
+)
+# How other trainers say that a message is not learnt: the field, and its value that says so.
+MASKING = {"loss": False, "train": False, "training": False, "trainable": False, "learn": False, "masked": True}
+# How other formats name what the model thought before its answer.
+THOUGHTS = ("thinking", "reasoning", "thought", "thoughts", "reasoning_text")
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+_THINK_TAG = re.compile(r"<(/?)think(?:ing)?>")
 
 
-def foreign_shape(row: Mapping[str, Any]) -> Literal["alpaca", "sharegpt", "preference"] | None:
-    """Another known format that a row follows: alpaca, sharegpt or preference; None for our kinds and unknown rows."""
+def foreign_shape(row: Mapping[str, Any]) -> Literal["alpaca", "sharegpt", "preference", "columns"] | None:
+    """Another known format that a row follows, by the name `prepare --from` has for it; None for ours and unknown."""
     if "chosen" in row and "rejected" in row:
         return "preference"
     if "messages" in row or "preferred_output" in row or ("prompt" in row and "completion" in row):
         return None
     if "conversations" in row:
         return "sharegpt"
-    return "alpaca" if "instruction" in row and "output" in row else None
+    if "instruction" in row and "output" in row:
+        return "alpaca"
+    return "columns" if usual_columns(row) else None
+
+
+def usual_columns(row: Mapping[str, Any]) -> dict[str, str] | None:
+    """The roles of the fields by which a row asks and answers, when their names leave no doubt: one of each."""
+    asked, answered = ([name for name in row if str(name).strip().lower() in names] for names in (ASKED, ANSWERED))
+    system = [name for name in row if str(name).strip().lower() in ("system", "system_prompt")]
+    if len(asked) != 1 or len(answered) != 1:
+        return None
+    return {name: "system" for name in system[:1]} | {asked[0]: "user", answered[0]: "assistant"}
 
 
 def check_row(row: Mapping[str, Any]) -> Iterator[str]:
@@ -75,6 +104,8 @@ def _check_pair(row: Mapping[str, Any]) -> Iterator[str]:
         yield from _check_answer(name, output)
     if outputs[0] == outputs[1] and outputs[0]:
         yield "prefers an answer to itself; write two different outputs or leave the row out"
+    elif outputs[0] and _without_space(outputs[0]) == _without_space(outputs[1]):
+        yield "prefers an answer to one that differs in white space only; write two different outputs or leave it out"
 
 
 def _check_answer(where: str, messages: object) -> Iterator[str]:
@@ -104,6 +135,7 @@ def _check_message(where: str, message: object) -> Iterator[str]:
         yield f"{where}.role is {shown(role)}; use {', '.join(ROLES[:-1])} or {ROLES[-1]}"
     yield from _check_legacy(message, f"{where} ")
     yield from _check_weight(where, message)
+    yield from _check_thoughts(where, message)
     if name := message.get("name"):
         yield from _check_text(f"{where}.name", name)
     calls = message.get("tool_calls")
@@ -124,6 +156,41 @@ def _check_weight(where: str, message: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}.weight is {shown(weight)}; use 1 to learn the message or 0 to keep it as context"
     elif "weight" in message and message.get("role") != "assistant":
         yield f"{where} has weight, but only assistant messages are learnt; remove it"
+    if message.get("role") == "assistant" and message.get("weight", 1) != 0 and (name := masked_by(message)):
+        yield f"{where}.{name} is {shown(message[name])}, which training would ignore; write weight 0 ({_PREPARE} does)"
+
+
+def masked_by(message: Mapping[str, Any]) -> str | None:
+    """The field by which a message says, in another trainer's words, that it is not learnt."""
+    said = (name for name, value in MASKING.items() if name in message and message[name] in (value, int(value)))
+    return next((name for name in said if isinstance(message[name], int)), None)
+
+
+def _check_thoughts(where: str, message: Mapping[str, Any]) -> Iterator[str]:
+    if found := next((name for name in THOUGHTS if message.get(name)), None):
+        yield f"{where} has {found}, which training would ignore; write reasoning_content ({_PREPARE} renames it)"
+    if (thought := message.get("reasoning_content")) is None:
+        pass
+    elif message.get("role") != "assistant":
+        yield f"{where} has reasoning_content, but only assistant messages think; remove it"
+    else:
+        yield from _check_text(f"{where}.reasoning_content", thought)
+    content = message.get("content")
+    if message.get("role") == "assistant" and isinstance(content, str) and "think" in content:
+        yield from _check_think_tags(f"{where}.content", content)
+
+
+def _check_think_tags(where: str, content: str) -> Iterator[str]:
+    """Every <think> is closed, and every </think> was opened; what stands in code is quoted and does not count."""
+    is_open = False
+    for tag in _THINK_TAG.finditer(_CODE.sub("", content)):
+        if bool(tag[1]) != is_open:
+            lone = "</think> without <think>" if tag[1] else "<think> within <think>"
+            yield f"{where} has {lone}; pair the tags, or write the reasoning as reasoning_content"
+            return
+        is_open = not is_open
+    if is_open:
+        yield f"{where} has <think> without </think>: the answer is cut off; end the reasoning or leave the row out"
 
 
 def _check_content(where: str, content: object, *, called: bool) -> Iterator[str]:
@@ -140,6 +207,8 @@ def _check_text(where: str, content: object) -> Iterator[str]:
         yield f"{where} is {shown(content)}; write the text as a string"
     elif not content.strip():
         yield f"{where} is empty; write the text or leave the row out"
+    elif found := CONTROL.search(content):
+        yield f"{where} holds the control character U+{ord(found.group()):04X}; remove it ({_PREPARE} does)"
     elif _SURROGATE.search(content):
         yield f"{where} holds half of a surrogate pair, which is no text; save the file as UTF-8 again"
 
@@ -155,6 +224,10 @@ def _check_turns(messages: list[object]) -> Iterator[str]:
         yield f"ends with a {roles[-1]} message; end with the assistant message to learn"
     elif all(turn.get("weight", 1) == 0 for turn in turns if turn["role"] == "assistant"):
         yield "gives every assistant message weight 0, so there is nothing to learn; leave one at weight 1"
+
+
+def _without_space(output: object) -> str:
+    return "".join(json.dumps(output, sort_keys=True).replace("\\n", "").replace("\\t", "").split())
 
 
 def shown(value: object) -> str:

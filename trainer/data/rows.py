@@ -16,6 +16,7 @@ class Message:
     """One turn of a conversation; `weight` 0 on an assistant turn means that it is context and not learnt.
 
     `tool_calls`, `tool_call_id` and `name` are OpenAI's fields as they were read; `content` is empty beside tool calls.
+    `reasoning_content` is what the model thought before it answered.
     """
 
     role: str
@@ -24,6 +25,7 @@ class Message:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning_content: str | None = None
 
     @classmethod
     def of(cls, message: Mapping[str, Any], *, context: bool = False) -> "Message":
@@ -35,6 +37,7 @@ class Message:
             tuple(message.get("tool_calls") or ()),
             message.get("tool_call_id"),
             message.get("name"),
+            message.get("reasoning_content"),
         )
 
     @property
@@ -44,7 +47,12 @@ class Message:
 
     def as_dict(self) -> dict[str, Any]:
         """The turn as chat templates and chat APIs take it, without its weight."""
-        carried = {"tool_calls": list(self.tool_calls), "tool_call_id": self.tool_call_id, "name": self.name}
+        carried = {
+            "tool_calls": list(self.tool_calls),
+            "tool_call_id": self.tool_call_id,
+            "name": self.name,
+            "reasoning_content": self.reasoning_content,
+        }
         return {"role": self.role, "content": self.content} | {name: value for name, value in carried.items() if value}
 
 

@@ -17,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.clusters import U64, NearIndex
+from trainer.data.estimate import CHARACTERS_PER_TOKEN
 from trainer.data.fingerprints import Fingerprint, answer_text, fingerprint, hash64
 from trainer.data.labels import Labels
 from trainer.data.personal import KINDS, NAMES
 from trainer.data.placeholders import placeholders
+from trainer.data.ratings import Ratings, turned_scores
 from trainer.data.reading import Reader, Row, parse_object
 from trainer.data.redaction import count_row
+from trainer.data.row_signs import SIGNS, signs
 from trainer.data.rows import Example, Pair, parse_row
 from trainer.errors import Problem
 
@@ -99,14 +102,24 @@ class ColumnBuilder:
 class Scanner:
     """Scans files one after the other into an index of near inputs."""
 
-    def __init__(self, index: NearIndex, *, label_field: str | None = None, group_field: str | None = None) -> None:
+    def __init__(
+        self,
+        index: NearIndex,
+        *,
+        label_field: str | None = None,
+        group_field: str | None = None,
+        longest: int | None = None,
+    ) -> None:
         self.files: list[FileScan] = []
         self.labels = Labels(label_field)
         self.personal: dict[str, Tally] = {kind: Tally() for kind in KINDS}
         self.placeholders = Tally()
+        self.signs: dict[str, Tally] = {name: Tally() for name in SIGNS}
+        self.ratings, self.turned_scores = Ratings(), Tally()
         self.ungrouped = self.characters = 0
         self._index = index
-        self._group_field = group_field
+        self._group_field, self._longest = group_field, longest
+        self._rows = 0
         self._columns = ColumnBuilder()
 
     def scan(self, path: Path) -> None:
@@ -134,7 +147,11 @@ class Scanner:
         file.kinds["pairs" if isinstance(row, Pair) else "conversations"] += 1
         self._look_for_remains(str(file.path), found, row)
         marks = fingerprint(row)
-        label = self.labels.add(answer_text(example))
+        answer = answer_text(example)
+        label = self.labels.add(answer)
+        if isinstance(row, Example):
+            self.ratings.add(self._rows, found.fields, answer)
+        self._rows += 1
         group = value_at(found.fields, self._group_field) if self._group_field else None
         self.ungrouped += self._group_field is not None and group is None
         self._index.add(marks.shingles)
@@ -151,10 +168,23 @@ class Scanner:
         for kind, pieces in count_row(found.fields).items():
             self.personal[kind].add(Problem(path, found.line, f"holds {NAMES[kind]}"), pieces)
         sides = (row.preferred, row.rejected) if isinstance(row, Pair) else (row,)
-        self.characters += sum(map(_characters, sides))
+        lengths = [_characters(side) for side in sides]
+        self.characters += sum(lengths)
+        self._look_for_signs(path, found, row, max(lengths) // CHARACTERS_PER_TOKEN)
         texts = (message.content for side in sides for message in side.messages)
         if names := sorted({name for text in texts for name in placeholders(text)}):
             self.placeholders.add(Problem(path, found.line, f"holds the placeholder {', '.join(names)}"))
+
+    def _look_for_signs(self, path: str, found: Row, row: Example | Pair, tokens: int) -> None:
+        """What is doubtful about a row; a pair's sides share their input, so it is told once."""
+        sides = (row.preferred, row.rejected) if isinstance(row, Pair) else (row,)
+        told = {name: sentence for side in reversed(sides) for name, sentence in signs(side)}
+        if self._longest is not None and tokens > self._longest:
+            told["long"] = f"has about {tokens:,} tokens, more than {self._longest:,}"
+        for name, sentence in told.items():
+            self.signs[name].add(Problem(path, found.line, sentence))
+        for sentence in turned_scores(found.fields) if isinstance(row, Pair) else ():
+            self.turned_scores.add(Problem(path, found.line, sentence))
 
 
 def _characters(example: Example) -> int:

@@ -4,6 +4,7 @@ The numbers are Precision AI Academy's table (2026) for fine-tuning by task type
 classification each class has to reach them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,9 @@ from trainer.data.verdict import AMBER, GREEN, RED, Finding, Grade
 
 Task = Literal["style", "format", "vocabulary", "classification", "instructions"]
 _MOST_SHORT = 0.9
+_MOST_HELD_OUT = 0.5
+VERDICT_ITEMS = 50
+"""Held-out rows that a verdict of `turntable compare` takes, unless its task says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,18 @@ SIZES: dict[Task, Size] = {
     "classification": Size(50, 200, 500, per_class=True),
     "instructions": Size(1_000, 5_000, 20_000),
 }
+
+
+def verdict_advice(held_out: int, rows: int) -> str | None:
+    """What to do when too few of so many rows are held out for a verdict; None when there are enough."""
+    if held_out >= VERDICT_ITEMS:
+        return None
+    told = f"{held_out:,} test rows, and a verdict of turntable compare takes {VERDICT_ITEMS} (min_items in [gate])"
+    share = math.ceil(100 * VERDICT_ITEMS / rows) / 100 if rows else 1.0
+    if share <= _MOST_HELD_OUT:
+        return f"{told}; split with --test {share:g}, or collect {10 * VERDICT_ITEMS:,} rows for --test 0.1"
+    least = 2 * VERDICT_ITEMS
+    return f"{told}; collect {least - rows:,} more rows and split with --test 0.5, or set a lower min_items beforehand"
 
 
 def guess_task(labels: Labels) -> Task | None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from trainer.data.clusters import DEFAULT_SIMILARITY, U64, Indexes, NearIndex, connected
 from trainer.data.fingerprints import hash64
 from trainer.data.scan import Columns, Scanner
+from trainer.data.sizes import verdict_advice
 from trainer.errors import DataError, Problem, RunError
 from trainer.files import replacing
 
@@ -51,6 +52,11 @@ class Parts:
     classes: Mapping[str, Mapping[str, int]]
     clusters: int
     largest_cluster: int
+
+    @property
+    def advice(self) -> str | None:
+        """What to do when the test part is too small for a verdict; None when it is not, or none was wanted."""
+        return verdict_advice(self.rows["test"], sum(self.rows.values())) if "test" in self.rows else None
 
 
 def split(source: Path, folder: Path, plan: Plan, *, force: bool = False) -> Parts:

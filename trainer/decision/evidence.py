@@ -6,7 +6,8 @@ from trainer.decision import chart
 from trainer.decision.blocks import Block, Charts, Heading, Sides, Table, Words
 from trainer.decision.figures import NANO, UNPRICED, difference_text, is_share, measure_text, share_metrics, usd, words
 from trainer.decision.story import Story
-from trainer.proof.document import Arm
+from trainer.proof.document import CLASS_F1, Arm
+from trainer.proof.money import basis_sentence, basis_word
 
 _CHARTED = 5
 _MARKS = {True: "passed", False: "FAILED", None: "cannot tell"}
@@ -18,7 +19,7 @@ def arms(story: Story) -> Iterator[Block]:
     yield Heading("What was compared")
     yield Words("Every arm was asked every item. Figures stand with their 95 % intervals.")
     yield Table(["", *(arm.name for arm in arms)], list(_figures(arms)))
-    drawn = share_metrics(arms)[:_CHARTED]
+    drawn = [name for name in share_metrics(arms) if not name.startswith(CLASS_F1)][:_CHARTED]
     yield Charts([drawing for name in drawn if (drawing := _metric_chart(story, name))])
     yield from _differences(story)
 
@@ -103,6 +104,24 @@ def slices(story: Story) -> Iterator[Block]:
     yield Charts([chart.intervals(f"{words(metric)} of {arm.name} by slice", marks, 0.0, 1.0)])
 
 
+def classes(story: Story) -> Iterator[Block]:
+    """The candidate and its rival, class by class of the answers."""
+    arm, rival = story.candidate, story.rival
+    names = [name for name in arm.metrics if name.startswith(CLASS_F1)] if arm and rival else []
+    if arm is None or rival is None or not names:
+        return
+    rows, marks = [], []
+    for name in names:
+        mine, theirs = arm.metrics[name], rival.metrics.get(name)
+        gain = "" if theirs is None else f"{(mine.value - theirs.value) * 100:+.1f} points"
+        label = name.removeprefix(CLASS_F1)
+        rows.append([label, measure_text(mine), measure_text(theirs), gain])
+        marks.append(chart.Mark(label, mine.value, *mine.interval_95, gain.removesuffix(" points"), chart.CANDIDATE))
+    yield Heading("Classes of the answers, by F1")
+    yield Table(["class", arm.name, rival.name, "difference"], rows)
+    yield Charts([chart.intervals(f"F1 of {arm.name} by class", marks, 0.0, 1.0)])
+
+
 def human(story: Story) -> Iterator[Block]:
     """What people said who did not know which arm they read."""
     human = story.report.human
@@ -134,12 +153,20 @@ def costs(story: Story) -> Iterator[Block]:
     if story.report.gate.cost_saving:
         yield Words(story.report.gate.cost_saving)
     yield Table(
-        ["arm", "this comparison", "per request", "per correct answer"],
+        ["arm", "this comparison", "per request", "per correct answer", "priced by"],
         [
-            [arm.name, usd(arm.cost_nano_usd.total), usd(arm.cost_nano_usd.per_request), _per_correct(arm)]
+            [
+                arm.name,
+                usd(arm.cost_nano_usd.total),
+                usd(arm.cost_nano_usd.per_request),
+                _per_correct(arm),
+                basis_word(arm),
+            ]
             for arm in arms
         ],
     )
+    if said := basis_sentence(arms, story.report.created_at):
+        yield Words(said)
     bars = [
         (arm.name, cost / NANO, usd(cost), _colour(story, arm))
         for arm in arms

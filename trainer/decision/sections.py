@@ -22,6 +22,7 @@ def sections(story: Story) -> Iterator[Block]:
     yield from evidence.arms(story)
     yield from evidence.gate(story)
     yield from evidence.slices(story)
+    yield from evidence.classes(story)
     yield from evidence.human(story)
     yield from evidence.costs(story)
     yield from evidence.examples(story)

@@ -21,7 +21,7 @@ from trainer.files import disk
 class Answer:
     """What one arm said to one held-out row; `error` is set, and the rest empty, when the request failed.
 
-    `cost_nano_usd` is None where nobody said what it cost.
+    `cost_nano_usd` is None where nobody said what it cost; `cost_basis` is what the cost was computed from.
     """
 
     arm: str
@@ -32,6 +32,7 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_nano_usd: int | None = None
+    cost_basis: str | None = None
     error: str | None = None
     cached_tokens: int = 0
 

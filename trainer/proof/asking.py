@@ -13,6 +13,7 @@ from trainer.proof.arms import ArmPlan, Prompts
 from trainer.proof.document import ArmKind
 from trainer.proof.endpoints import ask, endpoint_client
 from trainer.proof.items import Item
+from trainer.proof.money import FRONTIER_PRICES
 from trainer.proof.task import FrontierTable, Task
 from trainer.proof.workers import work_through
 
@@ -65,7 +66,7 @@ def _priced(answer: Answer, table: FrontierTable) -> Answer:
     if prompt is None or completion is None or answer.error is not None:
         return answer
     micro_usd = answer.prompt_tokens * prompt + answer.completion_tokens * completion
-    return replace(answer, cost_nano_usd=round(micro_usd * 1000))
+    return replace(answer, cost_nano_usd=round(micro_usd * 1000), cost_basis=FRONTIER_PRICES)
 
 
 def _take_recorded(task: Task, plans: Sequence[ArmPlan], items: Sequence[Item], journal: Journal) -> None:

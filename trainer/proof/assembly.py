@@ -1,7 +1,7 @@
 """Putting the report together: arms with their metrics and slices, differences, the gate, examples side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from trainer.proof.answers import Answer
 from trainer.proof.arms import ArmPlan
 from trainer.proof.document import (
+    CLASS_F1,
     Arm,
     ArmKind,
     Difference,
@@ -19,10 +20,10 @@ from trainer.proof.document import (
     ShownAnswer,
     Tokens,
 )
-from trainer.proof.gate import Evidence, best_of, decide
+from trainer.proof.gate import ClassEvidence, Evidence, best_of, decide
 from trainer.proof.items import Item
-from trainer.proof.measures import ArmSeries
-from trainer.proof.money import cost_of, cost_saving
+from trainer.proof.measures import ArmSeries, answer_classes
+from trainer.proof.money import basis_of, cost_of, cost_saving
 from trainer.proof.statistics import Bootstrap, Estimate, Series
 from trainer.proof.task import CORRECT, LENGTH, STOPPED, Task
 
@@ -47,6 +48,7 @@ class Assembly:
         self._task, self._items = task, items
         self._columns = {column.plan.name: column for column in columns}
         self._bootstrap = Bootstrap(task.seed)
+        self._classes = answer_classes(task, items)
         self.arms = tuple(self._arm(column) for column in columns)
 
     @property
@@ -88,6 +90,7 @@ class Assembly:
             items=len(self._items),
             gain=self._gap(candidate, reference, metric),
             slices=dict(self._slice_gaps(candidate, reference, metric)),
+            classes=dict(self._class_gaps(candidate, reference)),
             stopped=self._gap(candidate, reference, STOPPED),
             forgetting=None if forgotten is None else self._bootstrap.estimate(forgotten),
             cost_saving=cost_saving(arms[one], [arm for arm in self.arms if arm.digest is None and arm.name != one]),
@@ -111,7 +114,7 @@ class Assembly:
     def _arm(self, column: Column) -> Arm:
         plan, answered = column.plan, [answer for answer in column.answers if answer.error is None]
         times = [answer.latency_ms for answer in answered] or [0.0]
-        named = {**column.series.metrics, **{f"f1:{n}": one for n, one in column.series.by_class.items()}}
+        named = {**column.series.metrics, **{f"{CLASS_F1}{n}": one for n, one in column.series.by_class.items()}}
         correct = column.series.metrics[CORRECT].scores
         return Arm(
             name=plan.name,
@@ -128,7 +131,7 @@ class Assembly:
             latency_ms=Latency(p50=float(np.percentile(times, 50)), p95=float(np.percentile(times, 95))),
             cost_nano_usd=cost_of(column.answers, 0 if correct is None else int(np.nansum(correct))),
             failed=tuple(answer.line for answer in column.answers if answer.error is not None),
-            settings=dict(column.settings) | _priced(answered),
+            settings=dict(column.settings) | _priced(answered) | basis_of(answered),
         )
 
     def _slices(self, column: Column) -> dict[str, dict[str, Measure]]:
@@ -142,6 +145,15 @@ class Assembly:
     def _members(self) -> Iterator[tuple[str, Any]]:
         for label in sorted({label for item in self._items for label in item.slices}):
             yield label, np.array([label in item.slices for item in self._items])
+
+    def _class_gaps(self, one: Column, other: Column) -> Iterator[tuple[str, ClassEvidence]]:
+        """The classes of the answers, which are slices by themselves: of each, how far F1 is from the reference."""
+        for name in sorted({name for name in self._classes if name is not None}):
+            mine, theirs = one.series.by_class[name], other.series.by_class[name]
+            gap = self._bootstrap.difference(mine, theirs, asked=self._task.gate.least_gain)
+            said, wanted = one.series.answered(name)
+            # What an interval is sure of comes from the items of the class, not from all that were asked.
+            yield name, ClassEvidence(replace(gap, of=wanted), said, wanted)
 
     def _gap(self, one: Column, other: Column, metric: str) -> Estimate:
         asked = 0.0 if metric == LENGTH else self._task.gate.least_gain

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trainer.errors import EvaluationError
 from trainer.files import replacing
 
+CLASS_F1 = "f1:"
+"""What the name of a metric begins with that is the F1 of one class of the answers."""
+
 
 class ArmKind(StrEnum):
     """What an arm does with a question."""

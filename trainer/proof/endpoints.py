@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GATEWAY_TIMEOUT_S = 120.0
 _COST_WANTED = {"x-turntable-cost": "1"}
-_COST = "x-turntable-cost-usd"
+_COST, _COST_BASIS = "x-turntable-cost-usd", "x-turntable-cost-basis"
 
 
 @asynccontextmanager
@@ -95,6 +95,7 @@ async def ask(
         usage.prompt_tokens if usage else 0,
         usage.completion_tokens if usage else 0,
         _nano_usd(raw.headers.get(_COST)),
+        cost_basis=raw.headers.get(_COST_BASIS),
         cached_tokens=(details.cached_tokens or 0) if details else 0,
     )
 

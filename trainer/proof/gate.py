@@ -6,7 +6,7 @@ zero, and cannot be told when it may be chance.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trainer.proof.document import Check, Gate, VerdictWord
 from trainer.proof.statistics import Estimate
@@ -17,10 +17,19 @@ _ONE_SIDED_ITEMS = 6
 
 
 @dataclass(frozen=True)
+class ClassEvidence:
+    """One class of the answers: the difference in F1, how often the arm answered it and how often it was wanted."""
+
+    f1: Estimate
+    said: int
+    wanted: int
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the gate looks at: differences of `arm` minus `against`, forgetting in nats per token.
 
-    `forgetting` is None when the task names no general text.
+    `classes` are empty when the answers are no classes; `forgetting` is None when the task names no general text.
     """
 
     arm: str
@@ -32,11 +41,13 @@ class Evidence:
     forgetting: Estimate | None
     cost_saving: str
     changed: tuple[str, ...] = ()
+    classes: Mapping[str, ClassEvidence] = field(default_factory=dict)
 
 
 def decide(rules: GateRules, seen: Evidence) -> Gate:
     """The verdict with all checks."""
-    checks = [_frozen(seen), _items(rules, seen), _gain(rules, seen), *_slices(rules, seen), _stopped(rules, seen)]
+    checks = [_frozen(seen), _items(rules, seen), _gain(rules, seen), *_slices(rules, seen), *_classes(rules, seen)]
+    checks += [_stopped(rules, seen)]
     checks += [_forgetting(rules, seen.forgetting)] if seen.forgetting else []
     failed = [check for check in checks if check.passed is False]
     unsure = [check for check in checks if check.passed is None]
@@ -113,6 +124,31 @@ def _slices(rules: GateRules, seen: Evidence) -> Sequence[Check]:
         said = f"No slice fell by more than {_size(limit)}; the least gain is {name} at {_points(least.value)}."
         return [_check("slices", True, least.value, f"none down by more than {_size(limit)}", said)]
     return [_fall(f"slice {name}", rules.metric, one, limit, f" in the slice {name}") for name, one in fallen.items()]
+
+
+def _classes(rules: GateRules, seen: Evidence) -> Sequence[Check]:
+    """Every class that vanished or whose F1 fell beyond the limit of slices, or one check that none did."""
+    if not seen.classes:
+        return []
+    limit = rules.slice_fall
+    checks = []
+    for name, one in seen.classes.items():
+        if one.wanted and not one.said:
+            checks.append(_vanished(seen, name, one))
+        elif -one.f1.value > limit:
+            checks.append(_fall(f"class {name}", "F1", one.f1, limit, f" in the class {name}"))
+    if checks:
+        return checks
+    name, least = min(seen.classes.items(), key=lambda entry: entry[1].f1.value)
+    said = f"No class fell in F1 by more than {_size(limit)}; the least gain is {name} at {_points(least.f1.value)}."
+    return [_check("classes", True, least.f1.value, f"none vanished or down by more than {_size(limit)}", said)]
+
+
+def _vanished(seen: Evidence, name: str, one: ClassEvidence) -> Check:
+    told = f"{seen.arm} never answers {name}, which {one.wanted} items want"
+    passed = False if one.wanted >= _ONE_SIDED_ITEMS else None
+    more = "" if passed is False else ", but so few items may do that"
+    return _check(f"class {name}", passed, 0, "every class is answered", f"{told}{more}.")
 
 
 def _stopped(rules: GateRules, seen: Evidence) -> Check:

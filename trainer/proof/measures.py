@@ -3,12 +3,14 @@
 An item that got no answer is not measured; a metric says over how many items it is.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
+from trainer.data.labels import repeat_as_classes
 from trainer.proof.answers import Answer
 from trainer.proof.items import Item
 from trainer.proof.statistics import Floats, Series
@@ -31,10 +33,16 @@ _NGRAMS = 4
 
 @dataclass(frozen=True)
 class ArmSeries:
-    """The metrics of one arm; `by_class` has the F1 of each class."""
+    """The metrics of one arm; `by_class` has the F1 of each class, with what was said and wanted behind it."""
 
     metrics: Mapping[str, Series]
     by_class: Mapping[str, Series] = field(default_factory=dict)
+
+    def answered(self, name: str) -> tuple[int, int]:
+        """How often the arm answered a class, and how often the class was wanted."""
+        features = self.by_class[name].features[self.by_class[name].measured]
+        _, said, wanted = features.sum(axis=0)
+        return int(said), int(wanted)
 
 
 def measure(task: Task, items: Sequence[Item], answers: Sequence[Answer], validator: Validator | None) -> ArmSeries:
@@ -51,13 +59,21 @@ def measure(task: Task, items: Sequence[Item], answers: Sequence[Answer], valida
     pairs = [(answer.text, item.expected) for item, answer in zip(items, answers, strict=True)]
     series |= _textual(task, pairs)
     by_class: dict[str, Series] = {}
-    if F1_MACRO in task.metrics:
-        series[F1_MACRO], by_class = f1(*_labels(task, pairs))
+    said, wanted = _labels(task, pairs)
+    if F1_MACRO in task.metrics or repeat_as_classes(Counter(wanted)):
+        macro, by_class = f1(said, wanted)
+        series |= {F1_MACRO: macro} if F1_MACRO in task.metrics else {}
     missing = np.array([answer.error is not None for answer in answers])
     return ArmSeries(
         {name: _without(series[name], missing) for name in task.metric_names if name in series},
         {name: _without(one, missing) for name, one in by_class.items()},
     )
+
+
+def answer_classes(task: Task, items: Sequence[Item]) -> tuple[str | None, ...]:
+    """The class that each item wants, where the wanted answers are classes: short labels that come again and again."""
+    _, wanted = _labels(task, [("", item.expected) for item in items])
+    return tuple(wanted) if repeat_as_classes(Counter(wanted)) else (None,) * len(items)
 
 
 def f1(said: Sequence[str], wanted: Sequence[str]) -> tuple[Series, dict[str, Series]]:

@@ -1,9 +1,20 @@
 """What arms cost, and what the candidate saves; a missing price is said, never taken for 0."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from trainer.proof.answers import Answer
 from trainer.proof.document import Arm, Cost
+
+BASIS = "cost_basis"
+"""The setting of an arm that counts its priced requests by what their cost was computed from."""
+FRONTIER_PRICES = "frontier prices"
+_BASES = {
+    "calibrated": "weights that `turntable costs calibrate` measured",
+    "recent": "what work cost lately while engines were busy",
+    "stated": "stated weights, which no calibration has measured",
+    FRONTIER_PRICES: "the prices in [frontier]",
+}
 
 
 def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
@@ -21,6 +32,28 @@ def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
         per_request=round(per_request),
         per_correct=round(per_request * len(costs) / correct) if correct else None,
     )
+
+
+def basis_of(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
+    """What the costs of an arm were computed from, as its setting; empty where none has a price that says so."""
+    priced = (one for one in answers if one.cost_nano_usd is not None and one.cost_basis)
+    counts = Counter(str(one.cost_basis) for one in priced)
+    return {BASIS: dict(counts)} if counts else {}
+
+
+def basis_word(arm: Arm) -> str:
+    """The bases of an arm's costs by name, for a table."""
+    return ", ".join(arm.settings.get(BASIS, {})) or "not told"
+
+
+def basis_sentence(arms: Sequence[Arm], when: str) -> str:
+    """What the costs of a comparison were computed from and when; empty where nothing has a price."""
+    if not any(arm.cost_nano_usd.per_request for arm in arms):
+        return ""
+    bases = sorted({name for arm in arms for name in arm.settings.get(BASIS, {})})
+    told = "; ".join(f"{name}: {_BASES.get(name, 'as the gateway says')}" for name in bases) or "basis not told"
+    more = " A calibration changes them: hold only costs of one basis against each other." if bases else ""
+    return f"Costs as of {when[:10]} ({told}).{more}"
 
 
 def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from adapters.cli.tables import fitted
 from trainer.proof.document import Arm, Check, Gate, Report, VerdictWord
+from trainer.proof.money import basis_sentence, basis_word
 from trainer.proof.task import LENGTH
 
 _COLOURS = {VerdictWord.PROMOTE: "green", VerdictWord.DO_NOT_DEPLOY: "red", VerdictWord.NOT_ENOUGH_ITEMS: "yellow"}
@@ -23,6 +24,8 @@ _MEANINGS = {
 def show(report: Report, console: Console) -> None:
     """Print the whole report."""
     console.print(fitted(_arms(report), console))
+    if said := basis_sentence(report.arms, report.created_at):
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
     if report.gate.verdict is not None:
         console.print(_verdict(report.gate))
     elif report.gate.summary:
@@ -38,6 +41,7 @@ def _arms(report: Report) -> Table:
         "tokens in / out": lambda arm: f"{arm.tokens.prompt:,} / {arm.tokens.completion:,}",
         "USD per 1,000 requests": lambda arm: _usd(arm.cost_nano_usd.per_request),
         "USD per 1,000 correct": _per_correct,
+        "priced by": basis_word,
         "answered": lambda arm: f"{report.task.items - len(arm.failed)} of {report.task.items}",
     }
     for label, cell in rows.items():

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from trainer.data.sizes import VERDICT_ITEMS
 from trainer.errors import RecipeError
 from trainer.proof.document import ArmKind
 from trainer.toml_file import read_toml
@@ -54,7 +55,7 @@ class GateRules(_Table):
     slice_fall: Share = Field(0.02, description="The most that any slice may fall.")
     stop_fall: Share = Field(0.01, description="The most that the stop rate may fall.")
     forgetting: float = Field(0.05, ge=0, description="The most that cross-entropy on general text may rise.")
-    min_items: int = Field(50, gt=0, description="Fewer items than this never give PROMOTE.")
+    min_items: int = Field(VERDICT_ITEMS, gt=0, description="Fewer items than this never give PROMOTE.")
 
 
 class RetrievalTable(_Table):

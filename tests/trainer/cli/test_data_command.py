@@ -156,6 +156,34 @@ def test_split_writes_three_files_that_check_finds_nothing_shared_in(jsonl: Writ
     assert data("split", path, "--valid", 0.5, "--test", 0.5).exit_code == 2
 
 
+def test_split_says_before_training_that_its_test_part_is_too_small_for_a_verdict(
+    jsonl: WriteJsonl, tmp_path: Path
+) -> None:
+    path = jsonl(*tickets(120))
+    result = data("split", path, "--out-dir", tmp_path / "parts")
+    assert result.exit_code == 0
+    assert (
+        "12 test rows, and a verdict of turntable compare takes 50 (min_items in [gate]); split with --test 0.42"
+        in (result.stderr)
+    )
+    again = data("split", path, "--out-dir", tmp_path / "parts", "--force", "--test", 0.42)
+    assert "verdict" not in again.stderr
+
+
+def test_prepare_reads_a_table_whose_columns_are_named(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.csv", tmp_path / "a.jsonl"
+    path.write_text("stuff,sort\nWhere?,Here.\n", encoding="utf-8")
+    unknown = data("prepare", path, "--out", out)
+    assert unknown.exit_code == 2
+    assert len(unknown.stderr.splitlines()) == 2
+    assert "--columns stuff=user,sort=assistant" in unknown.stderr
+    assert data("prepare", path, "--out", out, "--columns", "stuff=user,sort=assistant").exit_code == 0
+    for wrong in ("stuff=bogus,sort=assistant", "stuff=user", "stuff"):
+        refused = data("prepare", path, "--out", out, "--force", "--columns", wrong)
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith("error: --columns")
+
+
 def test_preview_shows_what_is_learnt(jsonl: WriteJsonl, base_model: Path) -> None:
     path = jsonl(chat("Where?", "Here."), *[chat(f"{number}?") for number in range(9)], "{broken, but never reached")
     result = data("preview", path, "--base-model", base_model.resolve())

@@ -11,11 +11,19 @@ import pytest
 
 from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.data.checkup import Checkup, Wanted, check_files
-from trainer.data.estimate import ASSUMED_SPEED, ASSUMED_TOKENS_PER_S, estimate, measured_speed
+from trainer.data.estimate import (
+    ASSUMED_SPEED,
+    ASSUMED_TOKENS_PER_S,
+    Machine,
+    estimate,
+    measured_speed,
+    parameters_of,
+    processor_speed,
+)
 from trainer.data.labels import Labels
 from trainer.data.lengths import measure
 from trainer.data.scan import read_rows
-from trainer.data.sizes import SIZES, Task
+from trainer.data.sizes import SIZES, Task, verdict_advice
 from trainer.data.verdict import AMBER, GREEN, RED, Finding, verdict
 from trainer.rendering import Renderer
 
@@ -196,7 +204,7 @@ def test_the_speed_of_the_newest_run_on_the_base_is_taken(tmp_path: Path) -> Non
     run("other", 1, base_model="c", input_tokens=900, steps_s=1.0)
     run("broken", 0, base_model="b")
     assert measured_speed(tmp_path, "b") == (150.0, "measured in new on cpu")
-    assert measured_speed(tmp_path, None) == (900.0, "measured in other on unknown device")
+    assert measured_speed(tmp_path, None) == (900.0, "measured in other on unknown device, base c")
     assert measured_speed(tmp_path / "none", "b") is None
     spent = estimate(1_000, "rendered", 3, runs=tmp_path, base="b", usd_per_hour=3.6)
     assert (spent.tokens, spent.run_s) == (3_000, 20.0)
@@ -204,6 +212,48 @@ def test_the_speed_of_the_newest_run_on_the_base_is_taken(tmp_path: Path) -> Non
     assert spent.project_usd == pytest.approx((0.04, 0.06))
     assumed = estimate(ASSUMED_TOKENS_PER_S * 3600, "rendered", 1, runs=tmp_path, base="new", usd_per_hour=None)
     assert (assumed.speed_source, assumed.run_usd) == (ASSUMED_SPEED, (2.0, 4.0))
+
+
+def test_a_base_without_a_run_is_judged_by_this_processor_and_no_gpu_is_assumed(base_model: Path) -> None:
+    size = parameters_of(base_model)
+    assert size == 2_114_880
+    spent = estimate(1_000, "r", 1, runs=Path("none"), base="b", usd_per_hour=None, machine=Machine(parameters=size))
+    assert "GFLOP/s just measured) with 2.11M parameters" in spent.speed_source
+    assert (spent.usd_per_hour, spent.run_usd, spent.project_usd) == (None, None, None)
+    larger = processor_speed(100 * size)
+    assert larger.tokens_per_s < spent.tokens_per_s
+
+
+@pytest.mark.parametrize(
+    ("machine", "speed", "said"),
+    [
+        (Machine(tokens_per_s=7.0, hardware="h100"), 7.0, "as stated"),
+        (Machine(hardware="rtx-4090"), ASSUMED_TOKENS_PER_S, "8B parameters on one RTX-4090"),
+        (Machine(hardware="rtx-4090", parameters=4 * 10**9), 2 * ASSUMED_TOKENS_PER_S, "4B parameters on one RTX-4090"),
+        (Machine(hardware="h100"), ASSUMED_TOKENS_PER_S * 989 / 165, "assumed: LoRA on an 8B model"),
+        (Machine(), ASSUMED_TOKENS_PER_S, ASSUMED_SPEED),
+    ],
+)
+def test_a_stated_speed_or_machine_is_estimated_by(machine: Machine, speed: float, said: str) -> None:
+    spent = estimate(1_000, "r", 1, runs=Path("none"), base=None, usd_per_hour=2.0, machine=machine)
+    assert spent.tokens_per_s == pytest.approx(speed)
+    assert said in spent.speed_source
+
+
+def test_too_few_rows_for_a_verdict_are_told_with_what_would_do(jsonl: WriteJsonl) -> None:
+    rows = [chat(f"{n} w{n * 7} x{n * 13}?", "ab"[n % 2]) for n in range(130)]
+    (one,) = (f for f in check_files([jsonl(*rows)], Wanted()).findings if f.name == "few_test_rows")
+    assert (one.grade, one.count) == (GREEN, 13)
+    assert "a verdict of turntable compare takes 50" in one.message
+    assert "split with --test 0.39" in one.message
+    test = jsonl(*(chat(f"t{n}?") for n in range(49)), name="test.jsonl")
+    (two,) = (f for f in check_files([jsonl(*rows), test], Wanted()).findings if f.name == "few_test_rows")
+    assert (two.grade, two.count) == (AMBER, 49)
+    few = verdict_advice(6, 60)
+    assert few is not None
+    assert "collect 40 more rows and split with --test 0.5, or set a lower min_items" in few
+    enough = jsonl(*(chat(f"t{n}?") for n in range(50)), name="test.jsonl")
+    assert not [f for f in check_files([jsonl(*rows), enough], Wanted()).findings if f.name == "few_test_rows"]
 
 
 def test_files_without_rows_are_problems_only(tmp_path: Path) -> None:

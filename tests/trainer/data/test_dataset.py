@@ -53,7 +53,10 @@ def test_good_rows_are_read_in_order_with_their_lines(jsonl: WriteJsonl) -> None
         ({"messages": [USER]}, "has no assistant message"),
         ({"messages": [USER, ASSISTANT, USER]}, "ends with a user message; end with the assistant message"),
         ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "x"}]}]}, "a list of parts"),
-        ({"prompt": "a", "answer": "b"}, 'has no "messages", only answer, prompt'),
+        (
+            {"prompt": "a", "answer": "b"},
+            "is a row in columns (as question and answer) shape; convert it: ",
+        ),
         ({"prompt": "a", "completion": " "}, "completion is empty"),
         ({"prompt": 1, "completion": "a"}, "prompt is 1; write the text as a string"),
         ({"prompt": [USER], "completion": [USER]}, "completion holds user messages"),
@@ -77,6 +80,30 @@ def test_good_rows_are_read_in_order_with_their_lines(jsonl: WriteJsonl) -> None
         (f"{json.dumps(chat())} tail", "is not JSON: unexpected text at column"),
         ('"just text"', "is JSON but not an object"),
         ("[" * 100_000, "is nested too deeply"),
+        (
+            '{"messages": [{"role": "user", "content": "a", "content": "b"}, {"role": "assistant", "content": "c"}]}',
+            "has the field 'content' twice; leave one out",
+        ),
+        ('{"messages": [], "score": NaN}', "holds NaN, which is not JSON; write null"),
+        (chat("a\x00b"), "messages[0].content holds the control character U+0000; remove it"),
+        (
+            {"messages": [USER, {**ASSISTANT, "loss": False}]},
+            "messages[1].loss is false, which training would ignore; write weight 0 (turntable data prepare does)",
+        ),
+        ({"messages": [USER, {**ASSISTANT, "train": 0}]}, "messages[1].train is 0, which training would ignore"),
+        ({"messages": [USER, {**ASSISTANT, "masked": True}]}, "messages[1].masked is true, which training would"),
+        (
+            {"messages": [USER, {**ASSISTANT, "thinking": "Hm."}]},
+            "has thinking, which training would ignore; write r",
+        ),
+        ({"messages": [{**USER, "reasoning_content": "Hm."}, ASSISTANT]}, "but only assistant messages think"),
+        (chat("a", "I think</think> b"), "has </think> without <think>; pair the tags"),
+        (chat("a", "<think>Hm"), "has <think> without </think>: the answer is cut off"),
+        (chat("a", "<think><think>a</think>"), "has <think> within <think>"),
+        (
+            pair(non_preferred_output=[{"role": "assistant", "content": "On\n its way. "}]),
+            "prefers an answer to one that differs in white space only",
+        ),
     ],
 )
 def test_each_kind_of_problem_is_told_with_file_and_line(jsonl: WriteJsonl, row: object, said: str) -> None:
@@ -97,7 +124,8 @@ def test_all_problems_of_a_file_are_found_in_one_pass(jsonl: WriteJsonl) -> None
 def test_bytes_that_are_not_utf8_are_a_problem_of_their_line(jsonl: WriteJsonl) -> None:
     path = jsonl(chat())
     path.write_bytes(path.read_bytes() + b'{"messages": "\xff"}\n')
-    assert problems(path) == [":2: is not UTF-8 (byte 15); save the file as UTF-8"]
+    (problem,) = problems(path)
+    assert problem.startswith(":2: is not UTF-8; save it as UTF-8, or: turntable data prepare")
 
 
 def test_a_byte_order_mark_does_no_harm(jsonl: WriteJsonl) -> None:

@@ -12,6 +12,7 @@ from trainer.data.conversion import convert
 from trainer.data.estimate import ASSUMED_TOKENS_PER_S, ASSUMED_USD_PER_HOUR, CHARACTERS_PER_TOKEN, RUNS
 from trainer.data.lengths import MOST_RENDERED
 from trainer.data.row_checks import check_row
+from trainer.data.row_signs import SIGNS
 
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 ROWS = [line for line in re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL) if '"action"' not in line]
@@ -31,7 +32,7 @@ def test_the_page_shows_every_kind_of_row() -> None:
 def test_every_finding_stands_in_the_table_and_no_other() -> None:
     source = (ROOT / "trainer" / "data" / "findings.py").read_text(encoding="utf-8")
     named = set(re.findall(r'Finding\(\s*\w+,\s*"(\w+)"', source)) | set(re.findall(r'\("(\w+)", found\.', source))
-    named |= {kind.lower() for kind in personal.KINDS} | {"size"}
+    named |= {kind.lower() for kind in personal.KINDS} | set(SIGNS) | {"size"}
     rows = re.findall(r"(?m)^\| (`[a-z_` ]+`) \| (?:red|amber|by)", PAGE)
     assert {name for row in rows for name in re.findall(r"\w+", row)} == named
     assert findings.TOLERATED_LONG == 0.01

@@ -125,6 +125,90 @@ def test_tool_calls_of_sharegpt_become_those_of_openai(tmp_path: Path) -> None:
     assert [message.tool_call_id for message in example.messages[2:4]] == [call["id"] for call in calls]
 
 
+def messages_of(account_of_row: object, tmp_path: Path) -> list[dict[str, object]]:
+    """The messages that a row becomes."""
+    account = prepare(source(tmp_path, [account_of_row]), tmp_path / "out.jsonl", PLAIN, force=True)
+    messages: list[dict[str, object]] = json.loads(account.out.read_text())["messages"]
+    return messages
+
+
+@pytest.mark.parametrize("mark", [{"loss": False}, {"train": False}, {"train": 0}, {"weight": 0}, {"masked": True}])
+def test_a_message_that_others_mask_gets_weight_0(mark: dict[str, object], tmp_path: Path) -> None:
+    def turn(role: str, said: str, **more: object) -> dict[str, object]:
+        return {"role": role, "content": said, **more}
+
+    rows = [turn("user", "a?"), turn("assistant", "b", **mark), turn("user", "c?"), turn("assistant", "d", loss=True)]
+    wanted = [turn("user", "a?"), turn("assistant", "b", weight=0), turn("user", "c?"), turn("assistant", "d")]
+    assert messages_of({"messages": rows}, tmp_path) == wanted
+    assert messages_of({"conversations": rows}, tmp_path) == wanted
+    named = [
+        {"from": {"user": "human", "assistant": "gpt"}[str(row.pop("role"))], "value": row.pop("content"), **row}
+        for row in rows
+    ]
+    assert messages_of({"conversations": named}, tmp_path) == wanted
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning", "thought"])
+def test_what_was_thought_is_kept_as_reasoning_content(name: str, tmp_path: Path) -> None:
+    row = chat()
+    row["messages"][1][name] = "Hm."  # type: ignore[index]
+    assert messages_of(row, tmp_path)[1]["reasoning_content"] == "Hm."
+    assert name == "reasoning_content" or name not in messages_of(row, tmp_path)[1]
+
+
+def test_old_calls_developer_messages_and_control_characters_become_usual(tmp_path: Path) -> None:
+    row = {
+        "functions": [{"name": "f", "parameters": {"type": "object", "properties": {}, "required": None}}],
+        "messages": [
+            {"role": "developer", "content": "Be\x00 brief."},
+            {"role": "user", "content": "a?"},
+            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+            {"role": "function", "name": "f", "content": "1"},
+            {"role": "assistant", "content": "b"},
+        ],
+    }
+    system, _, called, answered, _ = messages_of(row, tmp_path)
+    assert system == {"role": "system", "content": "Be brief."}
+    assert called["tool_calls"] == [
+        {"id": "call_2_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    ]
+    assert (answered["role"], answered["tool_call_id"]) == ("tool", "call_2_0")
+
+
+@pytest.mark.parametrize("nothing", ["<noinput>", "N/A", "None", " n/a. ", "No input", None, ""])
+def test_an_alpaca_input_that_says_there_is_none_is_none(nothing: str | None, tmp_path: Path) -> None:
+    row = {"instruction": "Say hi", "input": nothing, "output": "Hi."}
+    assert messages_of(row, tmp_path)[0]["content"] == "Say hi"
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({"question": "a?", "answer": "b"}, ["a?", "b"]),
+        ({"text": "a?", "label": "b", "id": 3}, ["a?", "b"]),
+        ({"system": "s", "input": "a?", "output": "b"}, ["s", "a?", "b"]),
+        ({"query": "a?", "response": "b"}, ["a?", "b"]),
+    ],
+)
+def test_fields_of_usual_names_are_asked_and_answered(
+    row: dict[str, object], wanted: list[str], tmp_path: Path
+) -> None:
+    assert [one["content"] for one in messages_of(row, tmp_path)] == wanted
+
+
+def test_transcripts_of_anthropic_become_pairs_and_other_texts_say_what_is_missing(tmp_path: Path) -> None:
+    asked = "\n\nHuman: How?\n\nAssistant: What?\n\nHuman: That.\n\nAssistant: "
+    rows: list[object] = [
+        {"chosen": f"{asked}Good.", "rejected": f"{asked}Bad."},
+        {"chosen": "Good.", "rejected": "Bad."},
+    ]
+    account = prepare(source(tmp_path, rows), tmp_path / "out.jsonl", PLAIN)
+    (pair,) = read_pairs(account.out).pairs
+    assert [message.content for message in pair.preferred.messages] == ["How?", "What?", "That.", "Good."]
+    assert pair.rejected.messages[-1].content == "Bad."
+    assert account.dropped[0].message.startswith("has chosen as a text but no prompt; add prompt")
+
+
 SAID = {"from": "gpt", "value": "Good."}, {"from": "gpt", "value": "Bad."}
 ASKED = {"role": "user", "content": "How?"}
 GOOD, BAD = {"role": "assistant", "content": "Good."}, {"role": "assistant", "content": "Bad."}

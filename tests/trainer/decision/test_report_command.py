@@ -12,7 +12,7 @@ import pytest
 import trainer.cli as commands
 from tests.trainer.cli.test_commands import run
 from tests.trainer.conftest import WriteJsonl, chat
-from tests.trainer.decision.comparisons import HOSTILE, report, saved, write_run
+from tests.trainer.decision.comparisons import HOSTILE, measure, report, saved, write_run
 from trainer.advice.advice import advise
 from trainer.advice.case import Case
 from trainer.proof.document import Gate, Report, VerdictWord
@@ -101,6 +101,28 @@ def test_the_report_tells_question_data_arms_costs_and_lineage(jsonl: WriteJsonl
     assert page.count("<svg") == 3
     data.write_text(data.read_text() * 2, encoding="utf-8")
     assert "has changed since it was trained on" in written(report(), tmp_path)[0]
+
+
+def test_classes_of_answers_and_the_basis_of_costs_stand_on_the_page(tmp_path: Path) -> None:
+    arms = [
+        arm.model_copy(
+            update={
+                "metrics": arm.metrics | {"f1:complaint": measure(f1)},
+                "settings": {"cost_basis": {"calibrated": 200}} if arm.name == "triage" else {},
+            }
+        )
+        for arm, f1 in zip(report().arms, (0.3, 0.2, 0.1), strict=True)
+    ]
+    page, text = written(report(arms=tuple(arms)), tmp_path)
+    for shown in (Elements(page).text, text.replace("\\", "")):
+        for piece in (
+            "Classes of the answers, by F1",
+            "complaint",
+            "-10.0 points",
+            "Costs as of 2026-11-25 (calibrated: weights that",
+        ):
+            assert piece in shown, piece
+    assert "F1 of triage by class" in page
 
 
 @pytest.mark.parametrize(

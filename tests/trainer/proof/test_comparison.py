@@ -1,11 +1,13 @@
 """Comparing over real HTTP with the real OpenAI SDK; the other side is a small server with scripted models."""
 
+import io
 import json
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.proof.conftest import SUBJECTS, WriteTask, questions, run
@@ -15,11 +17,13 @@ from trainer.proof.answers import Answer, read_answers
 from trainer.proof.comparison import Outcome
 from trainer.proof.document import Report
 from trainer.proof.freezing import freeze
+from trainer.proof.showing import show
 from trainer.proof.task import read_task
 
 PLANTED = (
     'recorded = "recorded.jsonl"\narms = ["recorded", "adapter"]\nslices = ["topic"]\n[gate]\nagainst = ["recorded"]\n'
 )
+PLAIN = 'name = "t"\ndata = "test.jsonl"\nmax_tokens = 32\n'
 
 
 def topical(count: int) -> list[dict[str, Any]]:
@@ -68,6 +72,46 @@ def test_a_regression_in_one_slice_is_caught_though_the_whole_gains(
     (gain,) = [d for d in outcome.report.differences if d.metric == "correct" and d.against == "recorded"][:1]
     assert gain.value == pytest.approx(70 / 80)
     assert gain.interval_95[0] > 0.7
+
+
+def test_an_adapter_that_never_answers_a_class_is_stopped_without_any_slice_being_named(
+    write_task: WriteTask, gateway_url: str, tmp_path: Path
+) -> None:
+    kinds = ("praise", "question", "complaint")
+    rows = [
+        chat(f"{kinds[n % 3]} {row['messages'][0]['content']}", kinds[n % 3]) for n, row in enumerate(questions(60))
+    ]
+    (tmp_path / "recorded.jsonl").write_text(
+        "".join(f'{{"line": {n + 1}, "text": "{"complaint" if n % 9 == 2 else "nothing"}"}}\n' for n in range(60))
+    )
+    text = 'arms = ["recorded", "adapter"]\nrecorded = "recorded.jsonl"\n[gate]\nagainst = ["recorded"]\n'
+    outcome = run(
+        write_task(text, rows, base='name = "t"\ndata = "test.jsonl"\nmax_tokens = 32\n'), gateway_url, "praise"
+    )
+    gate = outcome.report.gate
+    assert gate.verdict == "DO_NOT_DEPLOY"
+    assert [check.name for check in gate.checks if not check.passed] == ["class complaint"]
+    assert "Praise never answers complaint, which 20 items want." in gate.summary
+    assert values(outcome, "f1:complaint") == {"recorded": pytest.approx(14 / 27), "praise": 0.0}
+
+
+def test_answers_that_do_not_repeat_are_no_classes(write_task: WriteTask, gateway_url: str) -> None:
+    rows = [chat(f"question {n}", f"answer {n}") for n in range(60)]
+    task = write_task("", rows, base=PLAIN)
+    outcome = run(task, gateway_url, models=("good",))
+    assert not [name for name in outcome.report.arms[0].metrics if name.startswith("f1:")]
+
+
+def test_the_basis_of_a_cost_is_told_with_the_figures(write_task: WriteTask, gateway_url: str) -> None:
+    report = run(write_task(), gateway_url, models=("priced", "good")).report
+    assert [arm.settings.get("cost_basis") for arm in report.arms] == [{"calibrated": 3}, None]
+    told = Console(record=True, width=200, file=io.StringIO())
+    show(report, told)
+    text = told.export_text()
+    assert (
+        f"Costs as of {report.created_at[:10]} (calibrated: weights that `turntable costs calibrate` measured)" in text
+    )
+    assert "hold only costs of one basis against each other" in text
 
 
 def test_a_set_that_is_too_small_never_promotes(write_task: WriteTask, gateway_url: str, tmp_path: Path) -> None:

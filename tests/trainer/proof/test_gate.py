@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from trainer.proof.document import VerdictWord
-from trainer.proof.gate import Evidence, decide
+from trainer.proof.gate import ClassEvidence, Evidence, decide
 from trainer.proof.statistics import Estimate
 from trainer.proof.task import GateRules
 
@@ -15,6 +15,7 @@ GOOD = Evidence(
     items=200,
     gain=Estimate(0.2, (0.12, 0.28), 200, 400),
     slices={"a": Estimate(0.1, (0.0, 0.2), 50), "b": Estimate(-0.02, (-0.1, 0.06), 50)},
+    classes={"praise": ClassEvidence(Estimate(-0.01, (-0.1, 0.08), 50), 40, 50)},
     stopped=Estimate(-0.01, (-0.03, 0.0), 200),
     forgetting=Estimate(0.05, (0.03, 0.07), 200),
     cost_saving="",
@@ -53,6 +54,21 @@ def test_all_checks_passed_is_promote() -> None:
         ({"slices": {"a": Estimate(-0.5, (-0.7, -0.3), 20)}}, "DO_NOT_DEPLOY", "fell by 50 points in the slice a"),
         ({"slices": {"a": Estimate(-0.5, (-0.8, 0.1), 6)}}, "NOT_ENOUGH_ITEMS", "so few items may do that"),
         ({"slices": {"a": Estimate(-1.0, (-1.0, -1.0), 5)}}, "NOT_ENOUGH_ITEMS", "so few items may do that"),
+        (
+            {"classes": {"complaint": ClassEvidence(Estimate(-0.18, (-0.3, 0.0), 8), 0, 8)}},
+            "DO_NOT_DEPLOY",
+            "Mine never answers complaint, which 8 items want.",
+        ),
+        (
+            {"classes": {"complaint": ClassEvidence(Estimate(0.0, (0.0, 0.0), 5), 0, 5)}},
+            "NOT_ENOUGH_ITEMS",
+            "which 5 items want, but so few items may do that",
+        ),
+        (
+            {"classes": {"praise": ClassEvidence(Estimate(-0.2, (-0.3, -0.1), 20), 9, 20)}},
+            "DO_NOT_DEPLOY",
+            "F1 fell by 20 points in the class praise",
+        ),
         ({"stopped": Estimate(-0.05, (-0.09, -0.01), 200)}, "DO_NOT_DEPLOY", "4 points beyond the limit"),
         ({"forgetting": Estimate(0.30, (0.2, 0.4), 200)}, "DO_NOT_DEPLOY", "0.250 beyond the limit"),
         ({"items": 49}, "NOT_ENOUGH_ITEMS", "49 items were asked, fewer than the 50 that a verdict takes; add 1."),
