@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     )
     max_in_flight: int = Field(1024, gt=0, description="Requests that may run at a time; more wait in a queue.")
     max_sequences: int = Field(
-        256, gt=0, description="Sequences that one request may ask for: its prompts times the answers to each."
+        128, gt=0, description="Sequences that one request may ask for: its prompts times the answers to each."
     )
     share_prefix_cache: bool = Field(
         False,

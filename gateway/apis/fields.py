@@ -16,8 +16,8 @@ _INT64 = (1 << 63) - 1
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 _WITH_ROLES = frozenset({"/v1/chat/completions", "/tokenize"})
 _COMPLETIONS, _EMBEDDINGS = "/v1/completions", "/v1/embeddings"
-PROMPTS: Mapping[str, str] = MappingProxyType({_COMPLETIONS: "prompt", _EMBEDDINGS: "input"})
-"""The field of each API that may hold many prompts."""
+PROMPTS: Mapping[str, str] = MappingProxyType({_COMPLETIONS: "prompt"})
+"""The field of each API that may hold many prompts to be answered; embedding one is no more than reading it."""
 
 Check = Callable[[str, Any], None]
 """Raises `InvalidRequestError` naming the field when its value is not what it must be."""

@@ -254,11 +254,10 @@ PROMPTS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": ["x"] * 64, "n": 64}, "prompt"),
     ("/v1/completions", {"prompt": ["x"] * 3, "n": 128}, "n"),
     ("/v1/completions", {"prompt": ["x"] * 50, "n": 50}, "prompt"),
-    ("/v1/completions", {"prompt": [[1]] * 257}, "prompt"),
+    ("/v1/completions", {"prompt": [[1]] * 129}, "prompt"),
     ("/v1/completions", {"prompt": "x", "n": "16384"}, "n"),
     ("/v1/completions", {"prompt": "x", "n": 16384.0}, "n"),
     ("/v1/completions", {"prompt": ["x"] * 100, "best_of": 3}, "prompt"),
-    ("/v1/embeddings", {"input": ["x"] * 300}, "input"),
 ]
 
 
