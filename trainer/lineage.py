@@ -1,7 +1,7 @@
 """Lineage: which runs, and so which adapters, saw a row. It answers what a deletion request must retrain."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,28 @@ def resolve_row(text: str) -> str:
     raise RunError(f"{text} is no row; give its id (at least {_SHORTEST_PREFIX} digits) or FILE:LINE.")
 
 
-def sightings(row: str, data_dir: Path) -> list[Sighting]:
-    """Every run below the data directory that read the row, by name; interrupted runs saw nothing that is kept."""
-    found = []
-    for path in files_in_runs(data_dir / RUNS_FOLDER, ROWS_FILE):
-        found += list(_in_run(path, row))
-    return found
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search for a row found, in which folders it looked, and in how many runs."""
+
+    found: tuple[Sighting, ...]
+    folders: tuple[Path, ...]
+    runs: int
+
+
+def sightings(row: str, data_dir: Path, others: Sequence[Path] = ()) -> Search:
+    """Every run that read the row: those of the data directory, and those at or below the other folders.
+
+    Interrupted runs saw nothing that is kept. Raises `RunError` when another folder is none.
+    """
+    if missing := [folder for folder in others if not folder.is_dir()]:
+        raise RunError(f"{missing[0]} is no folder; give the folder of a run, or one that holds runs.")
+    paths = set(files_in_runs(data_dir / RUNS_FOLDER, ROWS_FILE))
+    for folder in others:
+        paths |= set(folder.rglob(ROWS_FILE))
+    runs = {path.resolve(): path for path in sorted(paths)}.values()
+    found = tuple(sighting for path in runs for sighting in _in_run(path, row))
+    return Search(found, (data_dir / RUNS_FOLDER, *others), len(runs))
 
 
 def _in_run(path: Path, row: str) -> Iterator[Sighting]:

@@ -162,11 +162,12 @@ def test_an_adapter_of_another_base_is_not_merged(lora: Run, base_model: Path, t
 def test_a_row_is_found_in_the_run_that_saw_it_and_in_no_other(lora: Run) -> None:
     data_dir = lora.directory.parent.parent
     row = resolve_row(f"{data_dir.parent / 'train.jsonl'}:3")
-    (seen,) = sightings(row, data_dir)
+    search = sightings(row, data_dir)
+    (seen,) = search.found
     assert (seen.run, seen.line, seen.digest) == (lora.directory.name, 3, lora.facts["digest"])
     assert seen.part in ("train", "valid")
-    assert sightings(row[:12], data_dir) == [seen]
-    assert sightings("0" * 64, data_dir) == []
+    assert sightings(row[:12], data_dir).found == (seen,)
+    assert sightings("0" * 64, data_dir).found == ()
     parts = [json.loads(line)["part"] for line in (lora.directory / "rows.jsonl").read_text().splitlines()]
     assert (parts.count("train"), parts.count("valid")) == (12, 4)
 

@@ -133,7 +133,7 @@ def _from_completion(row: Fields) -> dict[str, Any]:
     return kept | {"messages": [*asked, *answer]}
 
 
-_CONVERTERS: Mapping[Shape, Callable[[Fields], dict[str, Any]]] = {
+_CONVERTERS: Mapping[Shape, Callable[[Any], dict[str, Any]]] = {
     "alpaca": _from_alpaca,
     "sharegpt": _from_sharegpt,
     "preference": _from_preference,

@@ -14,7 +14,7 @@ from trainer.data.tool_checks import check_tool_calls, check_tool_results, check
 ROLES = ("system", "user", "assistant", "tool")
 KINDS = {"messages": "messages", "prompt": "prompt/completion", "preferred_output": "preference pair"}
 _PREPARE = "turntable data prepare"
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _LEGACY_FIELDS = ("functions", "function_call")
 # Fields that hold what is asked, and what is answered, in files without messages.
@@ -207,9 +207,9 @@ def _check_text(where: str, content: object) -> Iterator[str]:
         yield f"{where} is {shown(content)}; write the text as a string"
     elif not content.strip():
         yield f"{where} is empty; write the text or leave the row out"
-    elif found := CONTROL.search(content):
+    elif (found := _UNFIT.search(content)) and CONTROL.match(found.group()):
         yield f"{where} holds the control character U+{ord(found.group()):04X}; remove it ({_PREPARE} does)"
-    elif _SURROGATE.search(content):
+    elif found:
         yield f"{where} holds half of a surrogate pair, which is no text; save the file as UTF-8 again"
 
 
