@@ -37,6 +37,7 @@ from gateway.engine.suspects import Suspects
 from gateway.engine.working_set import Thrash
 from gateway.engine_runs import EngineRuns
 from gateway.exchange import Timeouts
+from gateway.file_threads import short_work_threads
 from gateway.gates.build import build_gate
 from gateway.gates.record import Evidences
 from gateway.heart import Heart
@@ -206,6 +207,7 @@ class Turntable:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(short_work_threads())
         tasks = [asyncio.create_task(self._supervise(engine)) for engine in self._pool.engines]
         runs = (self._heart.beat, self._cost_watch.run, self._books.run, self._accounting.run, self._watching.run)
         tasks += [asyncio.create_task(run()) for run in runs]

@@ -38,6 +38,7 @@ from gateway.engine.parity_verdict import Parity
 from gateway.engine.pool import EnginePool
 from gateway.engine.probe import Effect
 from gateway.errors import AdapterRefusedError, ConflictError, GatewayError, InvalidRequestError
+from gateway.file_threads import entered_in_file_thread, in_file_thread
 from gateway.gates.record import Evidences
 from gateway.settings import Settings
 
@@ -102,17 +103,19 @@ class Publisher:
     async def publish_archive(self, name: str, archive: Path, *, actor: str) -> Version:
         """Publish an uploaded tar.gz as the next version of `name`."""
         self._check(name)
-        with translated_errors(), self._working(name, Step.UNPACKING) as work, self._store.incoming() as scratch:
-            await asyncio.to_thread(unpack, archive, scratch, max_bytes=self.max_bytes)
-            return await self._publish(work, scratch, actor, {"source": "upload"})
+        with translated_errors(), self._working(name, Step.UNPACKING) as work:
+            async with entered_in_file_thread(self._store.incoming()) as scratch:
+                await in_file_thread(unpack, archive, scratch, max_bytes=self.max_bytes)
+                return await self._publish(work, scratch, actor, {"source": "upload"})
 
     async def publish_source(self, name: str, source: str, *, actor: str) -> Version:
         """Publish what lies at a source that the operator allowed as the next version of `name`."""
         self._check(name)
-        with translated_errors(), self._working(name, Step.FETCHING) as work, self._store.incoming() as scratch:
-            allowed = self._sources
-            origin = await self._in_thread(fetch, source, scratch, max_bytes=self.max_bytes, allowed=allowed)
-            return await self._publish(work, scratch, actor, asdict(origin))
+        with translated_errors(), self._working(name, Step.FETCHING) as work:
+            async with entered_in_file_thread(self._store.incoming()) as scratch:
+                allowed = self._sources
+                origin = await in_file_thread(fetch, source, scratch, max_bytes=self.max_bytes, allowed=allowed)
+                return await self._publish(work, scratch, actor, asdict(origin))
 
     async def verify(self, name: str, number: int, *, actor: str) -> str:
         """Re-hash a version's files and prove it anew; returns why it failed, or nothing when it passed.
@@ -128,7 +131,7 @@ class Publisher:
             work.version = number
             async with self._one_proof:
                 try:
-                    directory = await asyncio.to_thread(self._store.verify, version.digest)
+                    directory = await in_file_thread(self._store.verify, version.digest)
                     work.step = Step.CHECKING
                     await self._preflight(directory)
                     await self._prove(work, version, actor)
@@ -151,7 +154,7 @@ class Publisher:
         work.step = Step.CHECKING
         config = await self._preflight(directory)
         work.step = Step.STORING
-        manifest = await asyncio.to_thread(self._store.put, directory, config)
+        manifest = await in_file_thread(self._store.put, directory, config)
         add = partial(self._registry.add, work.name, manifest, actor=actor, evidence=origin)
         version = await asyncio.to_thread(add)
         work.version = version.version
@@ -173,7 +176,7 @@ class Publisher:
             return await self._accept(version, actor)
 
     async def _preflight(self, directory: Path) -> PeftConfig:
-        return await asyncio.to_thread(
+        return await in_file_thread(
             preflight, directory, self._base, max_rank=self._pool.max_lora_rank or self._max_rank
         )
 
@@ -193,7 +196,7 @@ class Publisher:
 
     async def _compare_with_training(self, work: Work, version: Version, actor: str) -> None:
         """Where the trainer left vectors, the engine must agree with them."""
-        rows = await asyncio.to_thread(read_parity, self._store.path(version.digest))
+        rows = await in_file_thread(read_parity, self._store.path(version.digest))
         if not rows:
             return
         work.step = Step.COMPARING

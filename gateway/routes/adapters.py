@@ -18,6 +18,7 @@ from adapters import AdapterRef, Registry, Store, Version
 from adapters.ref import check_name
 from gateway.adapter_errors import parse_version, translated_errors
 from gateway.errors import InvalidRequestError, NotFoundError, RequestTooLargeError
+from gateway.file_threads import entered_in_file_thread, in_file_thread
 from gateway.keys import Caller
 from gateway.publish import Publisher
 from gateway.rollout import Rollout
@@ -160,9 +161,10 @@ async def _publish_upload(request: Request, publisher: Publisher, store: Store, 
             raise InvalidRequestError(
                 "Send a multipart form with the fields 'name' and 'file' (a tar.gz).", param="file"
             )
-        with translated_errors(), store.incoming() as scratch:
+        with translated_errors():
+            scratch = await stack.enter_async_context(entered_in_file_thread(store.incoming()))
             archive = scratch / "upload.tar.gz"
-            await asyncio.to_thread(_copy, upload.file, archive)
+            await in_file_thread(_copy, upload.file, archive)
             return await publisher.publish_archive(name, archive, actor=caller.key_id)
 
 
