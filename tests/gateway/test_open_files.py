@@ -12,6 +12,7 @@ import httpx
 
 from loadtest.canned.server import serving
 from tests.conftest import TURNTABLE
+from tests.gateway.conftest import wait_until_ready
 
 
 @contextlib.contextmanager
@@ -26,6 +27,7 @@ def served_under(ulimit: str, data_dir: Path, *options: str) -> Iterator[tuple[l
             for line in process.stderr:
                 lines.append(line)
                 if "listening on" in line:
+                    wait_until_ready(line.split()[3])
                     break
             yield lines, process.pid
             process.terminate()
