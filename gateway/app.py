@@ -39,6 +39,7 @@ from gateway.engine.suspects import Suspects
 from gateway.engine.working_set import Thrash
 from gateway.engine_runs import EngineRuns
 from gateway.exchange import Timeouts
+from gateway.file_threads import short_work_threads
 from gateway.gates.build import build_gate
 from gateway.gates.record import Evidences
 from gateway.heart import Heart
@@ -249,6 +250,7 @@ class Turntable:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(short_work_threads())
         async with contextlib.AsyncExitStack() as closing:  # whatever one part does, the next is closed as well
             closing.callback(self._database.dispose)
             # threads of what was cancelled use the database

@@ -9,8 +9,7 @@ REGISTERED: publishing the same content again, or `verify`, goes on from there.
 import asyncio
 import contextlib
 import logging
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
@@ -42,6 +41,7 @@ from gateway.engine.parity_verdict import Parity
 from gateway.engine.pool import EnginePool
 from gateway.engine.probe import Effect
 from gateway.errors import AdapterRefusedError, ConflictError, GatewayError, InvalidRequestError
+from gateway.file_threads import entered_in_file_thread, in_file_thread
 from gateway.gates.record import Evidences
 from gateway.settings import Settings
 
@@ -110,17 +110,17 @@ class Publisher:
         """Publish an uploaded archive as the next version of `name`; `convert` brings it into PEFT's layout first."""
         self._check(name)
         with translated_errors(), self._working(name, Step.UNPACKING) as work:
-            async with scratch_of(self._store) as scratch:
-                await asyncio.to_thread(unpack, archive, scratch, max_bytes=self.max_bytes, convert=convert)
+            async with entered_in_file_thread(self._store.incoming()) as scratch:
+                await in_file_thread(unpack, archive, scratch, max_bytes=self.max_bytes, convert=convert)
                 return await self._publish(work, scratch, actor, {"source": "upload"}, convert=convert)
 
     async def publish_source(self, name: str, source: str, *, actor: str, convert: bool = False) -> Version:
         """Publish what lies at a source that the operator allowed as the next version of `name`."""
         self._check(name)
-        options = {"max_bytes": self.max_bytes, "allowed": self._sources, "convert": convert}
+        limits = {"max_bytes": self.max_bytes, "allowed": self._sources}
         with translated_errors(), self._working(name, Step.FETCHING) as work:
-            async with scratch_of(self._store) as scratch:
-                origin = await self._in_thread(fetch, source, scratch, **options)
+            async with entered_in_file_thread(self._store.incoming()) as scratch:
+                origin = await in_file_thread(partial(fetch, source, scratch, convert=convert, **limits))
                 return await self._publish(work, scratch, actor, asdict(origin), convert=convert)
 
     async def verify(self, name: str, number: int, *, actor: str) -> str:
@@ -137,7 +137,7 @@ class Publisher:
             work.version = number
             async with self._one_proof:
                 try:
-                    directory = await asyncio.to_thread(self._store.verify, version.digest)
+                    directory = await in_file_thread(self._store.verify, version.digest)
                     work.step = Step.CHECKING
                     _, said = await self._preflight(directory)
                     await self._remark(version, said, actor)
@@ -163,11 +163,11 @@ class Publisher:
         converted: Conversion | None = None
         if convert:
             work.step = Step.CONVERTING
-            converted = await asyncio.to_thread(converted_of, directory)
+            converted = await in_file_thread(converted_of, directory)
         work.step = Step.CHECKING
         config, said = await self._preflight(directory)
         work.step = Step.STORING
-        manifest = await asyncio.to_thread(self._store.put, directory, config, converted)
+        manifest = await in_file_thread(self._store.put, directory, config, converted)
         if converted is not None:
             origin = {**origin, "converted": "; ".join(converted.steps), "original": converted.original_digest}
         add = partial(self._registry.add, work.name, manifest, actor=actor, evidence=origin)
@@ -193,8 +193,8 @@ class Publisher:
 
     async def _preflight(self, directory: Path) -> tuple[PeftConfig, tuple[str, ...]]:
         max_rank = self._pool.max_lora_rank or self._max_rank
-        config = await asyncio.to_thread(preflight, directory, self._base, max_rank=max_rank)
-        return config, await asyncio.to_thread(remarks, directory, self._base, config)
+        config = await in_file_thread(preflight, directory, self._base, max_rank=max_rank)
+        return config, await in_file_thread(remarks, directory, self._base, config)
 
     async def _remark(self, version: Version, said: tuple[str, ...], actor: str) -> None:
         """Keep what is odd about a version, and that nothing is any more."""
@@ -219,7 +219,7 @@ class Publisher:
 
     async def _compare_with_training(self, work: Work, version: Version, actor: str) -> None:
         """Where the trainer left vectors, the engine must agree with them."""
-        rows = await asyncio.to_thread(read_parity, self._store.path(version.digest))
+        rows = await in_file_thread(read_parity, self._store.path(version.digest))
         if not rows:
             return
         work.step = Step.COMPARING
@@ -265,17 +265,6 @@ class Publisher:
             yield work
         finally:
             self.work.remove(work)
-
-
-@contextlib.asynccontextmanager
-async def scratch_of(store: Store) -> AsyncIterator[Path]:
-    """A scratch directory of the store, removed in a thread: deleting gigabytes takes as long as it takes."""
-    incoming = store.incoming()
-    scratch = incoming.__enter__()
-    try:
-        yield scratch
-    finally:  # the store translates errors of its disk, so it must hear of them; a cancellation stops no removal
-        await asyncio.shield(asyncio.to_thread(incoming.__exit__, *sys.exc_info()))
 
 
 def build_publisher(

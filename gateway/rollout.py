@@ -19,6 +19,7 @@ from gateway.background import Group
 from gateway.engine.pool import EnginePool
 from gateway.engine.unloaded import Unloaded
 from gateway.errors import ConflictError, GatewayError
+from gateway.file_threads import in_file_thread
 from gateway.gates.gate import Gate, Override
 from gateway.publish import PROBE_EVIDENCE
 from gateway.traffic.canary import BOUNDS_EVIDENCE, Bounds
@@ -213,7 +214,7 @@ class Rollout:
                 return f"kept: they are also those of {other.name}@v{other.version}"
         try:
             with self._pool.leases.deleting(version.digest):
-                await asyncio.to_thread(self._store.delete, version.digest)
+                await in_file_thread(self._store.delete, version.digest)
         except StoreError as error:
             return f"kept: {error}"
         return "released"

@@ -20,6 +20,7 @@ from gateway.app import Setup, Turntable
 from gateway.cli.base import ServeError, find_base_model
 from gateway.cli.listening import address_kept, bind, open_doors, server
 from gateway.cli.log_lines import log_warnings, printable
+from gateway.cli.open_files import with_room_for_files
 from gateway.cli.plan import plan_for
 from gateway.data_dir import Alone, InUseError, alone
 from gateway.engine.parsers import choose_parsers
@@ -81,6 +82,7 @@ def _read_settings(given: dict[str, Any]) -> Settings:
 def _run(settings: Settings) -> str:
     """Serve until stopped; returns why the gateway gave up, or nothing when it was asked to stop."""
     _check_data_dir(settings.data_dir)
+    settings = with_room_for_files(settings, _announce)
     failures: list[str] = []
 
     def give_up(reason: str) -> None:

@@ -19,6 +19,7 @@ from gateway.engine.residents import Residents, Tier
 from gateway.engine.unloaded import Left, Unloaded
 from gateway.engine.working_set import WorkingSet
 from gateway.errors import AdapterRefusedError, EngineUnavailableError, GatewayError
+from gateway.file_threads import in_file_thread
 from gateway.metrics import AdapterMetrics
 
 _ROOM_S = 30.0
@@ -226,7 +227,7 @@ class AdapterLoader:
             self._in_progress = version
             try:
                 self._leases.take(self.name, version)
-                path = await asyncio.to_thread(self._store.verify, version.digest)
+                path = await in_file_thread(self._store.verify, version.digest)
                 started = time.perf_counter()
                 if not await self._client.load_adapter(name, str(path.resolve())) and self.has_plugin:
                     await self._client.remove_adapter(name)  # a name from before us: who knows what it leads to

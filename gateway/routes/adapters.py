@@ -18,8 +18,9 @@ from adapters import AdapterRef, Registry, Store, Version
 from adapters.ref import check_name
 from gateway.adapter_errors import parse_version, translated_errors
 from gateway.errors import InvalidRequestError, NotFoundError, RequestTooLargeError
+from gateway.file_threads import entered_in_file_thread, in_file_thread
 from gateway.keys import Caller
-from gateway.publish import Publisher, scratch_of
+from gateway.publish import Publisher
 from gateway.rollout import Rollout
 from gateway.routes.adapter_documents import AdapterDocuments, body_of, read_body
 from gateway.traffic.canary import CanaryWatch
@@ -175,10 +176,10 @@ async def _publish_upload(request: Request, publisher: Publisher, store: Store, 
         if convert not in ("true", "false"):
             raise InvalidRequestError("'convert' is true or false.", param="convert")
         with translated_errors():
-            async with scratch_of(store) as scratch:
-                archive = scratch / "upload"
-                await asyncio.to_thread(_copy, upload.file, archive)
-                return await publisher.publish_archive(name, archive, actor=caller.key_id, convert=convert == "true")
+            scratch = await stack.enter_async_context(entered_in_file_thread(store.incoming()))
+            archive = scratch / "upload"
+            await in_file_thread(_copy, upload.file, archive)
+            return await publisher.publish_archive(name, archive, actor=caller.key_id, convert=convert == "true")
 
 
 def _bounded(request: Request, max_bytes: int) -> Request:

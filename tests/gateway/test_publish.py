@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from adapters import Store, StoreError
-from adapters.archive import pack
-from gateway.publish import scratch_of
+from adapters.archive import pack, unpack
+from gateway.file_threads import entered_in_file_thread
 from gateway.settings import Settings
 from loadtest.canned.engine import CannedSettings
 from loadtest.canned.server import serving
@@ -229,7 +229,7 @@ async def test_gigabytes_are_removed_off_the_event_loop(tmp_path: Path, ends: Ba
     store.removers = []
     raised: BaseException | None = None
     try:
-        async with scratch_of(store) as scratch:
+        async with entered_in_file_thread(store.incoming()) as scratch:
             (scratch / "large").write_bytes(bytes(1 << 20))
             if ends is not None:
                 raise ends
@@ -298,3 +298,31 @@ def test_a_gateway_killed_while_it_loads_leaves_the_truth_and_a_retry_goes_on(tm
         assert http.post("/admin/v1/adapters/mine/promote", json={"version": "v1"}).status_code == 409
         again = upload(http, "mine", adapter).json()
         assert (again["version"], again["state"]) == ("v1", "ready")
+
+
+def test_uploads_that_take_for_ever_do_not_hold_up_keys(
+    gateway: Attached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing and unpacking have threads of their own: who revokes a key must not wait for somebody's disk."""
+    goes_on, begun = threading.Event(), threading.Semaphore(0)
+
+    def slow(*arguments: Any, **options: Any) -> None:
+        begun.release()
+        assert goes_on.wait(60)
+        unpack(*arguments, **options)
+
+    monkeypatch.setattr("gateway.publish.unpack", slow)
+    made = gateway.http.post("/admin/v1/keys", json={"name": "leaver"}).json()
+    with ThreadPoolExecutor(20) as uploaders:
+        source = directory(tmp_path, 1)
+        uploads = [uploaders.submit(upload, gateway.http, f"slow-{number}", source) for number in range(20)]
+        try:
+            assert begun.acquire(timeout=20)
+            answer = gateway.http.post("/admin/v1/keys", json={"name": "comer"})
+            assert answer.status_code == 201
+            assert gateway.http.delete(f"/admin/v1/keys/{made['id']}").status_code == 200
+            revoked = httpx.get(f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {made['key']}"})
+            assert revoked.status_code == 401
+        finally:
+            goes_on.set()
+        assert {done.result().status_code for done in uploads} == {201}
