@@ -154,10 +154,10 @@ def _safe_members(tar: tarfile.TarFile, max_bytes: int) -> Iterator[tarfile.TarI
     for count, member in enumerate(tar):
         _check_count(count)
         _check_path(member.name)
-        if member.size > max_bytes:  # now, because passing over what is not there takes for ever
-            _refuse_large(max_bytes)
         if member.issparse():
             _refuse_sparse(member.name)
+        if member.size > max_bytes:  # now, because passing over what is not there takes for ever
+            _refuse_large(max_bytes)
         if not member.isdir() and not member.isreg():
             raise ArchiveError(f"The archive member '{member.name}' is a link or device; pack regular files only.")
         yield member

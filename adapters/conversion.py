@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from adapters import origins
 from adapters.errors import PreflightError
 from adapters.layout import TOKENIZER_FILES
 from adapters.manifest import CARD_FILE, CONFIG_FILE, PARITY_FILE, TRAINING_FILE, WEIGHTS_FILE, Conversion, file_sha256
+from adapters.origins import tensor_origin
 from adapters.peft_config import read_object
 from adapters.tensor_file import Tensor, read_header
 from adapters.tensor_names import PREFIX, plain_module, plain_name
@@ -82,7 +82,7 @@ def convert(directory: Path) -> Conversion | None:
 def _renamed(tensors: Mapping[tuple[Path, str], Tensor]) -> tuple[dict[str, _Source], tuple[str, ...]]:
     sources, steps = dict[str, _Source](), dict[str, None]()
     for (path, key), tensor in tensors.items():
-        name, changes = plain_name(key) if origins.of_tensor(key) is None else (key, ())
+        name, changes = plain_name(key) if tensor_origin(key) is None else (key, ())
         if name in sources:
             raise PreflightError(
                 f"{path.name}: {key:.300}", "is there twice once names are plain; save one adapter alone."
@@ -117,7 +117,7 @@ def _mlx_config(raw: Mapping[str, Any], sources: Mapping[str, _Source]) -> dict[
             "is there beside 'scale': some versions of mlx_lm multiply by alpha / rank and others do not, so the scale "
             "is not certain; write what yours multiplies with as 'scale' and take 'alpha' out",
         )
-    scale = parameters.get("scale")
+    scale: Any = parameters.get("scale")
     if type(scale) not in (int, float) or not math.isfinite(scale) or scale <= 0:
         raise _field("lora_parameters.scale", f"is {scale!r:.100}; it must be the positive scale it was trained with")
     ranks = {source.shape[0] for name, source in sources.items() if name.endswith(".lora_A.weight")}

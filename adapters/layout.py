@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from adapters import origins
 from adapters.errors import PreflightError
 from adapters.manifest import CARD_FILE, CONFIG_FILE, PARITY_FILE, TRAINING_FILE, WEIGHTS_FILE
+from adapters.origins import CONVERT, files_origin
 
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, PARITY_FILE, CARD_FILE)
 """What a version consists of."""
@@ -86,7 +86,7 @@ def _counts(path: str) -> bool:
 def _without_config(known: list[str]) -> Layout | None:
     own = [path for path in known if PurePosixPath(path).name in ADAPTER_FILES and path.count("/") < _MAX_DEPTH - 1]
     weights = {PurePosixPath(path).name for path in own} & {WEIGHTS_FILE}
-    if not weights and (found := origins.of_files(known)):
+    if not weights and (found := files_origin(known)):
         raise PreflightError(found[0], f"{found[1]}.")
     if not own:
         return None
@@ -99,14 +99,14 @@ def _other_weights(here: set[str], *, convert: bool) -> list[str]:
     """Weights that a conversion can read; none when there are none at all, which preflight says."""
     matches = [match for name in sorted(here) if (match := _OTHER_WEIGHTS.fullmatch(name))]
     if not matches:
-        if found := origins.of_files(here):
+        if found := files_origin(here):
             raise PreflightError(found[0], f"{found[1]}.")
         return []
     if not convert:
         names = ", ".join(match[0] for match in matches[:3]) + (", …" if len(matches) > 3 else "")
         raise PreflightError(
             WEIGHTS_FILE,
-            f"is missing, but there is {names} ({_writer(matches[0])}); {origins.CONVERT}, or save it with PEFT.",
+            f"is missing, but there is {names} ({_writer(matches[0])}); {CONVERT}, or save it with PEFT.",
         )
     whole = [match for match in matches if match["shard"] is None]
     if whole:

@@ -92,7 +92,7 @@ _FUSED = {
 }
 
 
-def of_bytes(head: bytes) -> str | None:
+def bytes_origin(head: bytes) -> str | None:
     """What a file is that begins so; None when it may well be safetensors."""
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
@@ -102,7 +102,7 @@ def of_bytes(head: bytes) -> str | None:
     return next((said for magic, said in _HEADS if head.startswith(magic)), None)
 
 
-def of_files(names: Collection[str]) -> tuple[str, str] | None:
+def files_origin(names: Collection[str]) -> tuple[str, str] | None:
     """A file by which some other tool is known, and what is to be said of it."""
     for pattern, said in _FILES:
         for name in sorted(names):
@@ -111,19 +111,19 @@ def of_files(names: Collection[str]) -> tuple[str, str] | None:
     return None
 
 
-def of_tensor(key: str) -> str | None:
+def tensor_origin(key: str) -> str | None:
     """What a tensor is that another tool, or another method than LoRA, is known by; None for any other."""
     return next((said for pattern, said in _TENSORS if re.fullmatch(pattern, key)), None)
 
 
-def of_unknown_tensor(key: str) -> str:
+def unknown_tensor(key: str) -> str:
     """What to say of a tensor that is neither LoRA's nor known."""
     if key.endswith(".weight") and "lora" not in key:
         return _TRAINED if key.startswith("base_model.") else _WHOLE
     return "is not a LoRA A or B matrix, so the engine would refuse or drop it; train plain LoRA"
 
 
-def of_config(raw: Mapping[str, Any]) -> str:
+def config_origin(raw: Mapping[str, Any]) -> str:
     """What an adapter_config.json is that names no PEFT method."""
     if raw.keys() & {"lora_parameters", "fine_tune_type", "lora_layers"}:
         return f"is missing: this is MLX's adapter_config.json; {CONVERT}"
@@ -135,7 +135,7 @@ def of_config(raw: Mapping[str, Any]) -> str:
     return f"is missing: this is no PEFT configuration (its fields: {fields:.120}); {_SAVE}"
 
 
-def of_module(module: str, modules: Collection[str]) -> str:
+def module_origin(module: str, modules: Collection[str]) -> str:
     """Why a module that an adapter names is none of the base's."""
     path, _, leaf = module.rpartition(".")
     parts = _FUSED.get(leaf, ())

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import orjson
 
-from adapters import origins
 from adapters.errors import PreflightError
 from adapters.manifest import CONFIG_FILE
+from adapters.origins import bytes_origin, config_origin
 
 _Number = TypeVar("_Number", int, float)
 # What the engine's --max-lora-rank may be; an adapter of any rank up to it is served, in the first rows of a slot.
@@ -85,7 +85,7 @@ def read_peft_config(directory: Path) -> PeftConfig:
     """Read and check adapter_config.json; raises `PreflightError` naming the field and the fix."""
     raw = read_object(directory / CONFIG_FILE)
     if raw.get("peft_type") is None:
-        raise _field("peft_type", origins.of_config(raw))
+        raise _field("peft_type", config_origin(raw))
     if raw["peft_type"] != "LORA":
         raise _field("peft_type", f"is {raw['peft_type']!r:.100}; only LORA adapters can be served")
     if raw.get("task_type") not in (None, "CAUSAL_LM"):
@@ -183,7 +183,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_DOCUMENT_BYTES:
         raise PreflightError(path.name, f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB; save the adapter again.")
     content = path.read_bytes()
-    if not content.startswith((b"{", b"[")) and (said := origins.of_bytes(content[:512])):
+    if not content.startswith((b"{", b"[")) and (said := bytes_origin(content[:512])):
         raise PreflightError(path.name, f"{said}.")
     try:
         document = orjson.loads(content)

@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from adapters import origins
 from adapters.base_model import BaseModel
 from adapters.coverage import check_coverage, coverage_remarks, pattern_remarks
 from adapters.errors import PreflightError
 from adapters.lineage import check_lineage
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.origins import CONVERT, module_origin, tensor_origin, unknown_tensor
 from adapters.own_tokenizer import check_tokenizer, tokenizer_remarks
 from adapters.parity_file import read_parity
 from adapters.peft_config import ENGINE_RANKS, PeftConfig, read_peft_config
@@ -95,13 +95,13 @@ def _problem_of_name(key: str) -> str | None:
     _, changes = plain_name(key)
     if not changes and _TENSOR.fullmatch(key) and key.startswith(PREFIX):
         return None
-    if said := origins.of_tensor(key):
+    if said := tensor_origin(key):
         return said
     if not changes:
-        return origins.of_unknown_tensor(key)
+        return unknown_tensor(key)
     return (
         f"has a name that the engine would ignore ({' and '.join(changes)}): a wrapped or bare model was saved; "
-        f"{origins.CONVERT}, or save it with PEFT's save_pretrained on the unwrapped model"
+        f"{CONVERT}, or save it with PEFT's save_pretrained on the unwrapped model"
     )
 
 
@@ -123,7 +123,7 @@ def _check_pair(module: str, a: Tensor, b: Tensor, config: PeftConfig) -> None:
 def _check_binding(module: str, a: Tensor, b: Tensor, base: BaseModel) -> None:
     shape = base.modules.get(module)
     if shape is None:
-        raise _tensor(module, origins.of_module(module, base.modules.keys()))
+        raise _tensor(module, module_origin(module, base.modules.keys()))
     if (b.shape[0], a.shape[1]) != shape:
         raise _tensor(
             module,

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from adapters import origins
 from adapters.errors import PreflightError
 from adapters.manifest import WEIGHTS_FILE
+from adapters.origins import bytes_origin
 
 MAX_HEADER_BYTES = 32 << 20
 _CHUNK_BYTES = 4 << 20
@@ -48,7 +48,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             WEIGHTS_FILE, "is missing; only safetensors are served, so save with safe_serialization=True."
         )
     with path.open("rb") as file:
-        if said := origins.of_bytes(file.read(_HEAD_BYTES)):
+        if said := bytes_origin(file.read(_HEAD_BYTES)):
             raise PreflightError(WEIGHTS_FILE, f"{said}.")
         file.seek(0)
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")

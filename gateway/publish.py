@@ -199,7 +199,7 @@ class Publisher:
     async def _remark(self, version: Version, said: tuple[str, ...], actor: str) -> None:
         """Keep what is odd about a version, and that nothing is any more."""
         known = await self._in_thread(self._registry.evidence, version.name, version.version)
-        before = next((one.document["warnings"] for one in known if one.kind == PREFLIGHT_EVIDENCE), [])
+        before: list[str] = next((one.document["warnings"] for one in known if one.kind == PREFLIGHT_EVIDENCE), [])
         if list(said) != before:
             await self._record(version, PREFLIGHT_EVIDENCE, {"warnings": list(said)}, actor)
 

@@ -69,7 +69,7 @@ def as_mlx(tensors: Tensors) -> Tensors:
     }
 
 
-def files(**contents: bytes | str | dict[str, Any]) -> Write:
+def files(**contents: Any) -> Write:
     """A folder of these files."""
 
     def write(directory: Path) -> None:
@@ -83,7 +83,7 @@ def files(**contents: bytes | str | dict[str, Any]) -> Write:
     return write
 
 
-def also(**contents: bytes | str | dict[str, Any]) -> Write:
+def also(**contents: Any) -> Write:
     """A good adapter with these files in it, over its own."""
 
     def write(directory: Path) -> None:

@@ -237,7 +237,7 @@ async def test_gigabytes_are_removed_off_the_event_loop(tmp_path: Path, ends: Ba
         raised = error
     assert [thread is threading.current_thread() for thread in store.removers] == [False]
     assert not scratch.exists()
-    assert type(raised) is {None: type(None), OSError: StoreError}.get(ends and type(ends), type(ends))
+    assert type(raised) is (StoreError if isinstance(ends, OSError) else type(ends))
 
 
 def test_a_retired_version_leaves_the_engine_and_its_files_go_with_it(gateway: Attached, tmp_path: Path) -> None:
