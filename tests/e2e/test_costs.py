@@ -30,7 +30,7 @@ def test_a_calibrated_engine_prices_every_request_by_its_tokens(served: Served) 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["output_ps"] > found["cached_ps"] >= 0
-    assert found["batches"] == 8
+    assert found["batches"] in (8, 16, 24)
     assert 1 < found["chars_per_token"] < 10
     assert served.http.get("/admin/v1/costs/evidence").json()["weights"]["output_ps"] == found["output_ps"]
 
