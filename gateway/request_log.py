@@ -124,7 +124,7 @@ class RefusalLog:
                 scratch.replace(path)
 
     def _append(self, kind: str, lines: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{kind}.jsonl"
         with path.open("ab+") as file:
             size = file.tell()

@@ -28,6 +28,9 @@ def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
     ) -> dict[str, Any]:
         """Requests, the newest first: of the last day unless `since` says otherwise; `status` is like 429 or 4xx."""
+        for name, value in (("key", key), ("tenant", tenant), ("model", model)):
+            if value is not None and not value.isprintable():
+                raise InvalidRequestError(f"'{name}' holds characters that no name has.", param=name)
         since_us = parse_us(since, "since")
         least, most = _statuses(status)
         wanted = Filter(now_us() - DAY_US if since_us is None else since_us, least, most, key, tenant, model)
@@ -36,7 +39,7 @@ def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
     @routes.get("/{request_id:path}")
     async def shown(request_id: str) -> dict[str, Any]:
         """Every request of this id: ours, or one that clients chose themselves, which several may share."""
-        if found := await asyncio.to_thread(history.find, request_id):
+        if request_id.isprintable() and (found := await asyncio.to_thread(history.find, request_id)):
             return {"object": "list", "data": found}
         raise NotFoundError(
             f"There is no request '{request_id[:128]}' here: its row was deleted, another gateway refused it, newer "

@@ -7,9 +7,9 @@ from pathlib import Path
 
 def machine() -> dict[str, str]:
     """Processor, cores, memory, kernel and Python."""
-    memory_kib = int(_first("/proc/meminfo", "MemTotal").split()[0])
+    memory_kib = int((_first("/proc/meminfo", "MemTotal") or "0").split()[0])
     return {
-        "processor": _first("/proc/cpuinfo", "model name"),
+        "processor": _first("/proc/cpuinfo", "model name") or platform.machine(),
         "cores": str(os.cpu_count()),
         "memory": f"{memory_kib / 2**20:.0f} GiB",
         "kernel": platform.release(),
@@ -22,4 +22,4 @@ def _first(file: str, name: str) -> str:
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()
-    return "0 unknown"
+    return ""
