@@ -155,22 +155,25 @@ class Turntable:
             base=base,
             keep_alive_s=settings.keep_alive_s,
         )
-        self._heart = Heart(
-            self._pool,
-            self._admission,
-            self._suspects,
-            self._ledger,
-            registry,
-            self._runs,
-            self._keys,
-            metrics,
-            database_file(database),
-        )
+        self._heart = self._build_heart()
         self._books = Books(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
         leaving = background.group("leaving_versions")
         self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
         self._rest = hardened(self._build_rest(setup, registry, store, resolver), ids, settings)
         self._entrance = with_cors(self._dispatch, settings.cors_origins)
+
+    def _build_heart(self) -> Heart:
+        return Heart(
+            self._pool,
+            self._admission,
+            self._suspects,
+            self._ledger,
+            self._registry,
+            self._runs,
+            self._keys,
+            self._metrics,
+            database_file(self._database),
+        )
 
     def _observe(self, inference: Inference, settings: Settings) -> None:
         """Have everybody see each request at its end who learns from it."""

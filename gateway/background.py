@@ -25,7 +25,7 @@ _IN_A_ROW = 3
 """So often in a row work has to fail before `/ready` names it."""
 _STUCK_S = 60.0
 _LONGEST_PAUSE_S = 30.0
-_THREADS = 4
+_THREADS = 16  # more than there are rows: none waits for another
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,14 @@ def create_whole(path: Path, content: str) -> bool:
             path.hardlink_to(scratch)
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links
+            if path.exists():
+                return False
+            scratch.rename(path)
         _sync(path.parent)
         return True
     finally:
-        scratch.unlink()
+        scratch.unlink(missing_ok=True)
 
 
 def _sync(directory: Path) -> None:

@@ -36,6 +36,7 @@ class Journal:
         self._most_bytes = most_bytes
         self._number = 0
         self._segment = -1
+        self._path = ""
         self._segment_bytes = 0
         self._begin_segment()
         self.written_bytes = 0
@@ -48,7 +49,10 @@ class Journal:
         return self.written_bytes - self.reader.folded_bytes
 
     def demand_room(self) -> None:
-        """Raise `JournalFullError` when as much waits to be folded as may."""
+        """Raise `JournalFullError` when as much waits to be folded as may, `FileNotFoundError` when nobody could fold
+        what is written, because somebody took the segment away.
+        """
+        os.stat(self._path)  # noqa: PTH116 - for every request, and a Path costs as much again
         if self.written_bytes - self.reader.folded_bytes > self._most_bytes:
             raise JournalFullError
 
@@ -77,7 +81,7 @@ class Journal:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         if self._segment >= 0:
             os.close(self._segment)
-        self._segment, self._segment_bytes = opened, 0
+        self._segment, self._segment_bytes, self._path = opened, 0, str(path)
 
 
 class Segments:

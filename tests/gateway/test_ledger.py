@@ -276,6 +276,19 @@ def test_on_a_full_disk_nothing_is_opened_and_what_runs_is_settled_later(databas
     ledger.close()
 
 
+def test_a_journal_that_is_taken_away_refuses_requests_until_it_is_back(
+    ledger: Ledger, database: Engine, folder: Path
+) -> None:
+    ledger.open(entry("req_1"))
+    assert len(rows_of(ledger, database)) == 1
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(DiskError, match="usage ledger cannot be written"):
+        ledger.open(entry("req_2"))
+    elsewhere.rename(folder)
+    ledger.open(entry("req_3"))
+    assert len(rows_of(ledger, database)) == 2
+
+
 KILLED_WHILE_WRITING = """
 import sys
 from pathlib import Path

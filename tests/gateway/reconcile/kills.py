@@ -299,7 +299,7 @@ def outcome_of(kills: int, database: Any, engine: Counted, answered: set[str], k
     with database.connect() as connection:
         rows = connection.execute(select(usage_ledger)).all()
         spent = select(func.sum(spending.c.nano_usd)).where(spending.c.account == f"key:{key.id}")
-        found = Outcome(kills, len(engine.works), len(answered), spent_nano_usd=connection.scalar(spent) or 0)
+        found = Outcome(kills, len(engine.works), len(answered), spent_nano_usd=int(connection.scalar(spent) or 0))
     costs = [row.cost_nano_usd for row in rows if row.key_id == key.id and (row.prompt_tokens or row.completion_tokens)]
     found.unpaid, found.cost_nano_usd = costs.count(None), sum(cost or 0 for cost in costs)
     tokens: dict[str, int] = {}
