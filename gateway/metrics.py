@@ -107,15 +107,13 @@ class Metrics:
             "turntable_suspect_requests", "Requests refused because an engine died under them.", registry=registry
         )
         self.retries = Counter(
-            "turntable_engine_retries",
-            "Requests sent to a second engine, unseen by the first.",
-            registry=registry,
+            "turntable_engine_retries", "Requests sent to a second engine, unseen by the first.", registry=registry
         )
         self.engine_up = Gauge("turntable_engine_up", "1 while the engine serves.", ("engine",), registry=registry)
         self.engine_starts = Counter("turntable_engine_starts", "Engine starts.", ("engine",), registry=registry)
         self.engine_faults = Counter(
             "turntable_engine_supervision_failures",
-            "Defects met while an engine was looked after; the work goes on.",
+            "Defects met in watching an engine.",
             ("engine",),
             registry=registry,
         )

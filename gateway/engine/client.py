@@ -228,8 +228,8 @@ def translate(path: str, status: int, body: bytes) -> GatewayError:
     if status == 400 and _NO_PARSER in body:
         return InvalidRequestError(
             "Tools cannot be called here: the engine runs without a parser for this model's tool calls. Leave out "
-            "'tools' and 'tool_choice'. An operator whose model calls tools names its parser in engine_args; when it starts, "
-            "`turntable serve` says which it chose, and why (docs/clients.md).",
+            "'tools' and 'tool_choice'. An operator whose model calls tools names its parser in engine_args; "
+            "`turntable serve` says at its start which it chose, and why (docs/clients.md).",
             param="tools",
             code="tools_not_supported",
         )

@@ -58,9 +58,8 @@ class Dispatch:
                 await self._demand_adapter(self.version, engine, posted, connection, sent_s)
             return connection, engine
         except BaseException as error:
-            await hold.__aexit__(
-                type(error), error, None
-            )  # not answered: what it ran with may be what broke the engine
+            # Not answered: the version that it ran with may be what broke the engine.
+            await hold.__aexit__(type(error), error, None)
             raise
 
     async def _demand_adapter(

@@ -150,7 +150,7 @@ SHIELDS = (
         "open-paths",
         Place.START,
         "/adapters, /invocations, /tokenize and others stay open even with vLLM's API key.",
-        "The engine listens on loopback only.",
+        "The engine demands a secret of its own on every path but /health, and listens on loopback only.",
     ),
     Shield(
         "unlisted-paths",

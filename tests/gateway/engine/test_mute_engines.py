@@ -167,7 +167,7 @@ def test_an_attached_engine_with_a_key_is_served_with_the_operators_and_named_wi
         with running_gateway(Settings(data_dir=tmp_path / "without"), engine.url) as url, client(url) as http:
             assert eventually(lambda: "engine_api_key" in engines(http)[0]["reason"])
         (tmp_path / "with").mkdir()
-        settings = Settings(data_dir=tmp_path / "with", engine_api_key="what the operator gave it")  # type: ignore[arg-type]
+        settings = Settings(data_dir=tmp_path / "with", engine_api_key="what the operator gave it")
         with running_gateway(settings, engine.url) as url, client(url) as http:
             wait_until_ready(url)
             assert http.post("/v1/chat/completions", json=ASKED).status_code == 200

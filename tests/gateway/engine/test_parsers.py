@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read_choose_nothing(tmp_path: Path, broken: str) -
 def test_what_vllm_says_about_a_missing_parser_is_said_in_words_for_the_application() -> None:
     from vllm.renderers import online_renderer
 
-    said = b'{"error": {"message": "\\"auto\\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set"}}'
+    said = b'{"error": {"message": "needs --enable-auto-tool-choice and --tool-call-parser to be set"}}'
     assert "--tool-call-parser to be set" in inspect.getsource(online_renderer)
     error = translate("/v1/chat/completions", 400, said)
     assert (error.status, error.code, error.param) == (400, "tools_not_supported", "tools")
