@@ -143,7 +143,18 @@ class Turntable:
         self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)
         self._observe(inference, setup.settings)
         self._refusals = RefusalLog(settings.data_dir / "refusals")
-        self._inference = InferenceEndpoint(
+        self._inference = self._build_endpoint(settings, inference, resolver, ids)
+        self._heart = self._build_heart()
+        self._books = Books(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
+        leaving = background.group("leaving_versions")
+        self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
+        self._rest = hardened(self._build_rest(setup, registry, store, resolver), ids, settings)
+        self._entrance = with_cors(self._dispatch, settings.cors_origins)
+
+    def _build_endpoint(
+        self, settings: Settings, inference: Inference, resolver: Resolver, ids: RequestIds
+    ) -> InferenceEndpoint:
+        return InferenceEndpoint(
             inference,
             self._keys.keyring,
             resolver,
@@ -152,15 +163,9 @@ class Turntable:
             self._accounting.allowance,
             BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
             self._refusals,
-            base=base,
+            base=settings.served_model_name,
             keep_alive_s=settings.keep_alive_s,
         )
-        self._heart = self._build_heart()
-        self._books = Books(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
-        leaving = background.group("leaving_versions")
-        self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
-        self._rest = hardened(self._build_rest(setup, registry, store, resolver), ids, settings)
-        self._entrance = with_cors(self._dispatch, settings.cors_origins)
 
     def _build_heart(self) -> Heart:
         return Heart(

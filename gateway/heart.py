@@ -51,9 +51,9 @@ class Heart:
         metrics = self.metrics
         metrics.waiting.set(self.admission.waiting)
         metrics.suspects.set(len(self.suspects))
-        metrics.unsettled.set(self.ledger.unsettled)
-        metrics.rejected_lines.set(self.ledger.rejected)
-        metrics.journal_bytes.set(self.ledger.waiting_bytes)
+        metrics.ledger.unsettled.set(self.ledger.unsettled)
+        metrics.ledger.rejected_lines.set(self.ledger.rejected)
+        metrics.ledger.journal_bytes.set(self.ledger.waiting_bytes)
         for engine in self.pool.engines:
             engine.thrash.look(engine.loader.slots)
             engine.turns.slots = engine.known_slots

@@ -73,6 +73,21 @@ class TrafficMetrics:
         )
 
 
+class LedgerMetrics:
+    """How far the ledger's journal is ahead of the database."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.unsettled = Gauge(
+            "turntable_ledger_unsettled", "Rows that wait for the disk to be settled.", registry=registry
+        )
+        self.rejected_lines = Gauge(
+            "turntable_ledger_rejected_lines", "Damaged lines of the journal that were put aside.", registry=registry
+        )
+        self.journal_bytes = Gauge(
+            "turntable_ledger_journal_bytes", "Size of what the database does not have yet.", registry=registry
+        )
+
+
 class Metrics:
     """The gateway's counters over a registry of their own, so that several gateways can live in one process."""
 
@@ -119,15 +134,7 @@ class Metrics:
         )
         self.adapters = AdapterMetrics(registry)
         self.traffic = TrafficMetrics(registry)
-        self.unsettled = Gauge(
-            "turntable_ledger_unsettled", "Rows that wait for the disk to be settled.", registry=registry
-        )
-        self.rejected_lines = Gauge(
-            "turntable_ledger_rejected_lines", "Damaged lines of the journal that were put aside.", registry=registry
-        )
-        self.journal_bytes = Gauge(
-            "turntable_ledger_journal_bytes", "Size of what the database does not have yet.", registry=registry
-        )
+        self.ledger = LedgerMetrics(registry)
 
     def of_requests(self, model: str, engine: str) -> RequestMetrics:
         """The metrics of one model on one engine; both come from closed lists."""

@@ -117,10 +117,11 @@ class Publisher:
     async def publish_source(self, name: str, source: str, *, actor: str, convert: bool = False) -> Version:
         """Publish what lies at a source that the operator allowed as the next version of `name`."""
         self._check(name)
-        limits = {"max_bytes": self.max_bytes, "allowed": self._sources}
         with translated_errors(), self._working(name, Step.FETCHING) as work:
             async with entered_in_file_thread(self._store.incoming()) as scratch:
-                origin = await in_file_thread(partial(fetch, source, scratch, convert=convert, **limits))
+                origin = await in_file_thread(
+                    fetch, source, scratch, max_bytes=self.max_bytes, allowed=self._sources, convert=convert
+                )
                 return await self._publish(work, scratch, actor, asdict(origin), convert=convert)
 
     async def verify(self, name: str, number: int, *, actor: str) -> str:

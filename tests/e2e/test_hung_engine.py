@@ -12,7 +12,7 @@ import pytest
 from openai import OpenAI
 
 from tests import canaries
-from tests.conftest import TURNTABLE, Served
+from tests.conftest import TURNTABLE, Served, wait_until_ready
 from tests.e2e.test_residency import described
 from tests.e2e.test_serving import engine_processes, eventually
 
@@ -38,8 +38,8 @@ def impatient(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
             httpx.Client(base_url=url, headers=operator, timeout=60) as http,
             OpenAI(base_url=f"{url}/v1", api_key=canaries.ADMIN_KEY, max_retries=0) as openai,
         ):
-            gateway = Served(url, canaries.ADMIN_KEY, data_dir, process, http, openai)
-            gateway.wait_until_ready()
+            wait_until_ready(http, data_dir)
+            gateway = Served(url, canaries.ADMIN_KEY, data_dir, process, http, openai, http.get("/ready"))
             yield gateway
         process.terminate()
         assert process.wait(60) == 0

@@ -47,7 +47,7 @@ def test_a_row_that_says_that_its_answer_is_bad_is_red_and_prepare_leaves_it_out
 ) -> None:
     (name,) = bad
     good = {"label": True, "rating": 5, "stars": 4, "score": 1.0, "reward": 0.9, "vote": 1, "is_good": 1}.get(name, "x")
-    path = jsonl(chat("good?", **{name: good}), chat("bad?", **bad), {"prompt": "worse?", "completion": "no", **bad})
+    path = jsonl(chat("good?") | {name: good}, chat("bad?") | bad, {"prompt": "worse?", "completion": "no", **bad})
     assert found(path)["rated_bad"] == (RED, [2, 3])
     account = prepare(path, tmp_path / "out.jsonl", Policy())
     assert [(one.line, one.message.partition(" is ")[0]) for one in account.dropped] == [(2, name), (3, name)]

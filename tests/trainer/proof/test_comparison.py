@@ -78,9 +78,7 @@ def test_an_adapter_that_never_answers_a_class_is_stopped_without_any_slice_bein
     write_task: WriteTask, gateway_url: str, tmp_path: Path
 ) -> None:
     kinds = ("praise", "question", "complaint")
-    rows = [
-        chat(f"{kinds[n % 3]} {row['messages'][0]['content']}", kinds[n % 3]) for n, row in enumerate(questions(60))
-    ]
+    rows = [chat(f"{kinds[n % 3]} {SUBJECTS[n % 8]} number{n} word{n * 7}", kinds[n % 3]) for n in range(60)]
     (tmp_path / "recorded.jsonl").write_text(
         "".join(f'{{"line": {n + 1}, "text": "{"complaint" if n % 9 == 2 else "nothing"}"}}\n' for n in range(60))
     )
