@@ -63,7 +63,9 @@ def rendered_valid(recipe: Recipe, base_model: Path) -> list[Rendered]:
 
 def test_a_run_leaves_one_complete_directory(finished: tuple[Recipe, Run]) -> None:
     recipe, run = finished
-    assert [path.name for path in (recipe.directory / "var" / "runs").iterdir()] == [run.directory.name]
+    runs = recipe.directory / "var" / "runs"
+    assert {path.name for path in runs.iterdir()} == {run.directory.name, "latest"}
+    assert (runs / "latest").resolve() == run.directory.resolve()
     assert sorted(path.name for path in run.directory.iterdir()) == [
         "README.md",
         "adapter_config.json",

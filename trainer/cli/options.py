@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.connection import gateway_address
 from trainer.errors import DataError, EvaluationError, Interrupted, Problem, TrainerError
 
 SHOWN_PROBLEMS = 50
@@ -22,6 +21,8 @@ DEFAULT_GATEWAY = ""
 
 
 def _address_found(context: typer.Context, value: str) -> str:
+    from adapters.connection import gateway_address
+
     return value or gateway_address(Path(context.params.get("data_dir") or DEFAULT_DATA_DIR))
 
 
