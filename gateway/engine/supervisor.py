@@ -159,7 +159,11 @@ class Supervisor:
         ended = None if is_hung else await self._ends_by_itself(process)
         await process.stop()
         pause_s = 0.0 if served_s > 2 * _MAX_PAUSE_S else _longer(pause_s)
-        what = f"stood still for {2 * self._patience.hang_s:g} s" if is_hung else f"ended with code {process.exit_code}"
+        what = (
+            f"stood still for {time.monotonic() - self._alive_s:.0f} s"
+            if is_hung
+            else f"ended with code {process.exit_code}"
+        )
         why = f"The engine {what} and is started again after {pause_s:g} s."
         if ended not in _KILLED_FROM_OUTSIDE:
             why = f"{why} Its log ends: {process.last_error()}"
@@ -201,16 +205,19 @@ class Supervisor:
         return False
 
     async def _stays_until_hung(self, process: EngineProcess) -> bool:
-        """False once the engine has ended; True once it has been silent for twice the time that makes it hung."""
+        """False once the engine has ended; True once it has been hung for as long again as it took to be called so."""
         self._alive_s = time.monotonic()
+        hung_s: float | None = None
         ended = asyncio.ensure_future(process.wait())
         try:
             while not ended.done():
                 if is_alive := await self._gives_a_sign(ended):
                     self._lives()
-                elif not ended.done() and (still_s := time.monotonic() - self._alive_s) >= self._patience.hang_s:
+                    hung_s = None
+                elif not ended.done() and (now_s := time.monotonic()) - self._alive_s >= self._patience.hang_s:
                     self._hangs()
-                    if still_s >= 2 * self._patience.hang_s:
+                    hung_s = hung_s or now_s
+                    if now_s - hung_s >= self._patience.hang_s:
                         return True
                 await asyncio.wait((ended,), timeout=_LIFE_PROBE_S if is_alive else _PROBE_S)
             return False

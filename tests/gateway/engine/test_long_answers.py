@@ -48,6 +48,22 @@ def adapters(count: int) -> bytes:
     return json.dumps({"object": "list", "data": [{"id": "base", "max_model_len": 512}, *cards]}).encode()
 
 
+def answers(text: str) -> Mapping[str, dict[str, Any]]:
+    """A whole answer of each API that holds the text."""
+    message = {"role": "assistant", "content": text}
+    part = {"type": "output_text", "text": text}
+    return {
+        "/v1/chat/completions": {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]},
+        "/v1/completions": {"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]},
+        "/v1/responses": {"status": "completed", "output": [{"type": "message", "content": [part]}]},
+        "/v1/embeddings": {"data": [{"index": 0, "embedding": text}]},
+        "/v1/messages": {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn"},
+        "/v1/messages/count_tokens": {"input_tokens": 1, "text": text},
+        "/tokenize": {"tokens": [1], "text": text},
+        "/detokenize": {"prompt": text},
+    }
+
+
 class Engine(ThreadingHTTPServer):
     """An engine whose answers, good and bad, hold a text of `size` bytes."""
 
@@ -67,8 +83,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        text, usage = "x" * self.server.size, USAGE
-        document = {"choices": [{"index": 0, "text": text}], "usage": usage}
+        text = "x" * self.server.size
+        document = answers(text)[self.path] | {"usage": USAGE}
         if self.server.status != 200:
             document = {"error": {"message": text, "param": None}}
         self.answer(self.server.status, json.dumps(document).encode())

@@ -304,7 +304,7 @@ def test_an_engine_that_goes_on_standing_still_is_restarted(tmp_path: Path) -> N
         wait_until_ready(str(gateway.http.base_url))
         assert gateway.ask() == 200
         assert pid not in gateway.engine_pids
-        assert any("stood still for 1 s" in line for line in gateway.said)
+        assert any("stood still for " in line for line in gateway.said)
 
 
 async def test_stopping_an_engine_twice_closes_nobody_elses_file(tmp_path: Path) -> None:
