@@ -4,6 +4,7 @@ An archive is read twice: whole, to see that no member could write elsewhere (ab
 where the adapter lies; then only the adapter's files are written, each byte counted.
 """
 
+import errno
 import gzip
 import stat
 import struct
@@ -76,8 +77,17 @@ def unpack(archive: Path, directory: Path, *, max_bytes: int, convert: bool = Fa
         with archive.open("rb") as file:
             is_zip = file.read(len(_ZIP)) == _ZIP
         (_unpack_zip if is_zip else _unpack_tar)(archive, directory, max_bytes, convert)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        # A place that a damaged archive names may be none at all; other numbers are the disk's.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ArchiveError(
             f"The upload is not a complete tar.gz or zip ({error}); pack the adapter's folder again."
@@ -113,7 +123,9 @@ def _unpack_tar(archive: Path, directory: Path, max_bytes: int, convert: bool) -
 @contextmanager
 def _opened_tar(archive: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
     with _BoundedGzip(archive, max_bytes) as stream:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK_BYTES, tarinfo=_BoundedHeader) as tar:
+        with tarfile.open(
+            fileobj=stream, mode="r|", bufsize=_BLOCK_BYTES, tarinfo=_BoundedHeader, errors="replace"
+        ) as tar:  # names that are no text could not be told in an error
             yield tar
         while stream.read(_BLOCK_BYTES):  # the checksum of everything stands at the very end
             pass

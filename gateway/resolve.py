@@ -154,10 +154,10 @@ def _person(name: str) -> str:
     if name.startswith("{"):
         try:
             ids = orjson.loads(name)
-        except orjson.JSONDecodeError:
+            kept = {key: value for key, value in ids.items() if "session" not in key and value}
+            return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS).decode() if kept else ""
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # no JSON, or nested too deep to be written
             return name
-        kept = {key: value for key, value in ids.items() if "session" not in key and value}
-        return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS).decode() if kept else ""
     return _SESSION.sub("", name)
 
 

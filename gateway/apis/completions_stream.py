@@ -7,7 +7,7 @@ strings every quote is escaped, so the byte patterns below cannot occur in what 
 import orjson
 
 from gateway.apis.api import Names
-from gateway.apis.line_feeds import LineFeeds
+from gateway.apis.line_feeds import MOST_EVENT_BYTES, LineFeeds
 from gateway.errors import EngineFailedError
 from gateway.usage import Evidence, Usage
 
@@ -64,7 +64,10 @@ class CompletionsStream:
             return self._rewrite(chunk[: -len(_END)])
         data = self._tail + chunk if self._tail else chunk
         *events, self._tail = data.split(_END)
-        return b"".join([self._rewrite(event) for event in events])
+        whole = b"".join([self._rewrite(event) for event in events])
+        if len(self._tail) > MOST_EVENT_BYTES:
+            self._tail = self._fail("The engine sent an event that does not end.")
+        return whole
 
     def count(self) -> tuple[Usage, Evidence]:
         """The final usage; or, when the stream broke off, the sum of the last counts of its choices."""

@@ -3,6 +3,7 @@
 The engine compiles a grammar after it has taken the request, and says "internal error" when that fails.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway.errors import InvalidRequestError
 _PLACES = (("response_format", None), ("text", "format"), ("output_config", "format"))
 _BINDING = frozenset({"structured_outputs", *(name for name, _ in _PLACES)})
 _PLAIN_FORMATS = (None, "text")
+_NOT_THERE = (Unresolvable, TypeError, ValueError, AttributeError)
 
 
 def binding_field(document: Mapping[str, Any]) -> str | None:
@@ -67,17 +69,28 @@ def _loaded(schema: Any) -> Any:
 
 
 def _check_references(name: str, schema: Any) -> None:
+    """Each reference is followed once, and names are gathered once: schemas of a few kilobytes held everybody up."""
     references = [found for found in _references(schema) if found.startswith("#")]
     if not references:
         return
-    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    registry = Registry().with_resource("", DRAFT202012.create_resource(schema))
+    if any(not found.startswith("#/") and found != "#" for found in references):
+        with contextlib.suppress(*_NOT_THERE):
+            registry = registry.crawl()
+    resolver = registry.resolver()
+    sound: set[str] = set()
     for reference in references:
         seen, following = set(), reference
-        while following not in seen:
+        while following not in sound:
+            if following in seen:
+                raise InvalidRequestError(
+                    f"The schema in '{name}' refers to {reference[:100]!r}, which only refers back to itself.",
+                    param=name,
+                )
             seen.add(following)
             try:
                 found = resolver.lookup(following).contents
-            except (Unresolvable, TypeError, ValueError, AttributeError) as error:
+            except _NOT_THERE as error:
                 raise InvalidRequestError(
                     f"The schema in '{name}' refers to {following[:100]!r}, which is not in it.", param=name
                 ) from error
@@ -85,10 +98,7 @@ def _check_references(name: str, schema: Any) -> None:
             if not isinstance(onward, str) or not onward.startswith("#"):
                 break
             following = onward
-        else:
-            raise InvalidRequestError(
-                f"The schema in '{name}' refers to {reference[:100]!r}, which only refers back to itself.", param=name
-            )
+        sound |= seen
 
 
 def _references(schema: Any) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """Line ends of event streams: an engine, or a proxy before it, may end lines with CR, LF or both."""
 
+MOST_EVENT_BYTES = 16 << 20
+"""More than any event takes; what never ends would be kept, and searched again with each piece that comes."""
+
 
 class LineFeeds:
     """Makes line feeds of all line ends, whatever the chunking. Within JSON every CR is escaped, so none is text."""

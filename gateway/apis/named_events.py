@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from gateway.apis.line_feeds import LineFeeds
+from gateway.apis.line_feeds import MOST_EVENT_BYTES, LineFeeds
 from gateway.errors import EngineFailedError
 from gateway.usage import Evidence, Usage
 
@@ -40,7 +40,11 @@ class NamedEvents(ABC):
             chunk = self._lines.normal(chunk)
         data = self._tail + chunk if self._tail else chunk
         *events, self._tail = data.split(_END)
-        return b"".join([self._rewrite(event) for event in events if event])
+        whole = b"".join([self._rewrite(event) for event in events if event])
+        if len(self._tail) > MOST_EVENT_BYTES:
+            self._tail = b""
+            self.fail("The engine sent an event that does not end.")
+        return whole
 
     def count(self) -> tuple[Usage, Evidence]:
         """The final usage; or, when the stream broke off, one token for each text delta."""

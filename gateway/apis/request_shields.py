@@ -17,7 +17,7 @@ MOST_GRAMMAR_BYTES = 64 << 10
 MOST_TRUNCATED_BYTES = 256 << 10
 MOST_TEXT_BYTES = 1 << 20
 _CACHE_TRANSFER = ("kv_transfer_params", "ec_transfer_params")
-_GRAMMARS = ("structured_outputs", "response_format", "text", "tools")
+_GRAMMARS = ("structured_outputs", "response_format", "text", "output_config", "tools")
 _CHAT = "/v1/chat/completions"
 _TEXT_ONLY = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
 

@@ -325,6 +325,25 @@ def test_a_zip_cut_anywhere_is_not_complete(tmp_path: Path, target: Path, kept: 
         unpack(tmp_path / "a.zip", target, max_bytes=MAX_BYTES)
 
 
+def test_a_damaged_archive_is_refused_however_it_is_damaged(tmp_path: Path, target: Path) -> None:
+    """None of these is the gateway's own failure, and all can be told."""
+    zipped = zip_of(tmp_path / "a.zip", **{"adapter_config.json": b"{}", "\u00ffb": b""}).read_bytes()
+    in_pax = member("adapter_model.safetensors", pax_headers={"GNU.sparse.map": "a,b", "GNU.sparse.size": "5"})
+    no_text = member("/\udcff\udcfe")
+    packed = {
+        "a name that is no text": zipped.replace("\u00ff".encode(), b"\xff\xff"),
+        "a directory before the beginning": zipped[:-6] + b"\xff\xff\xff\x7f" + zipped[-2:],
+        "a map of holes that is no map": archive_of(tmp_path / "map.tar.gz", in_pax).read_bytes(),
+        "a path that is no text": archive_of(tmp_path / "path.tar.gz", no_text).read_bytes(),
+    }
+    for content in packed.values():
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(ArchiveError) as refused:
+            unpack(tmp_path / "a", target, max_bytes=MAX_BYTES)
+        assert str(refused.value).encode()
+        assert names(target) == []
+
+
 def snapshot_of(adapter: Path, cache: Path) -> Path:
     """The adapter as a hub's cache keeps it: a folder of links to files that are named by their hashes."""
     repository = cache / "models--acme--tone"

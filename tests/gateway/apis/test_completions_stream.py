@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.apis import Names
 from gateway.apis.completions_stream import DONE, CompletionsStream
+from gateway.apis.line_feeds import MOST_EVENT_BYTES
 from gateway.usage import Evidence, Usage
 
 ENGINE, CLIENT, PRINT = "tone@0123456789ab", "tone", "turntable+tone@0123456789ab"
@@ -219,6 +220,18 @@ def test_an_event_that_cannot_be_read_ends_the_stream_as_a_failure() -> None:
         )
         assert stream.feed(head + broken + DONE) == b""
         assert stream.failure is not None
+
+
+def test_an_event_without_end_ends_the_stream_before_it_fills_the_memory() -> None:
+    stream = rewriter()
+    first = finished(0, None)
+    assert stream.feed(first + b"data: ") != b""
+    fed = 0
+    while stream.failure is None and fed <= MOST_EVENT_BYTES:
+        fed += 1 << 20
+        assert stream.feed(b"x" * (1 << 20)) == b""
+    assert str(stream.failure) == "The engine sent an event that does not end."
+    assert not stream.saw_end
 
 
 def test_odd_counts_do_not_break_a_stream_and_are_no_exact_evidence() -> None:

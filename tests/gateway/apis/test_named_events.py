@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.apis import APIS, Names, StreamRewriter
+from gateway.apis.line_feeds import MOST_EVENT_BYTES
 from gateway.usage import Evidence, Usage
 
 NAMES = Names("tone@0123456789ab", "tone")
@@ -171,3 +172,12 @@ def test_a_stream_with_odd_counts_is_handed_on_and_estimated(path: str) -> None:
     assert stream.feed(odd)
     assert stream.saw_end
     assert stream.count()[1] is Evidence.ESTIMATED
+
+
+@pytest.mark.parametrize("path", list(STREAMS))
+def test_an_event_without_end_ends_the_stream_before_it_fills_the_memory(path: str) -> None:
+    stream, fed = rewriter(path), 0
+    while stream.failure is None and fed <= MOST_EVENT_BYTES:
+        fed += 1 << 20
+        assert stream.feed(b"x" * (1 << 20)) == b""
+    assert str(stream.failure) == "The engine sent an event that does not end."

@@ -2,9 +2,13 @@
 
 import contextlib
 import json
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from referencing import Registry
+from referencing._core import Resolver
 
 from gateway.apis import APIS
 from gateway.errors import GatewayError, InvalidRequestError, RequestTooLargeError
@@ -18,6 +22,12 @@ BOOK = "x" * 300_000
 STARVING: list[tuple[str, str, dict[str, Any], str]] = [
     ("a chain of rules", COMPLETIONS, completion(structured_outputs=GRAMMAR), "structured_outputs"),
     ("a long list", CHAT, chat(structured_outputs=CHOICES), "structured_outputs"),
+    (
+        "a long schema",
+        "/v1/messages",
+        {"model": "base", "max_tokens": 1, "messages": [MESSAGE], "output_config": {"format": {"schema": CHOICES}}},
+        "output_config",
+    ),
     ("many messages", CHAT, chat(messages=[MESSAGE] * 3_000), "messages"),
     ("a book cut short", COMPLETIONS, completion(prompt=BOOK, truncate_prompt_tokens=9), "truncate_prompt_tokens"),
     ("a book as input", "/v1/responses", {"model": "base", "input": BOOK, "truncation": "auto"}, "truncation"),
@@ -117,6 +127,31 @@ RECURSIVE = {
 def test_schemas_that_refer_to_themselves_further_down_pass() -> None:
     parse(CHAT, chat(structured_outputs={"json": RECURSIVE}))
     parse(CHAT, chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://x/y"}}}]))
+
+
+CHAIN = {"$defs": {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(400)} | {"a400": {}}}
+NAMED = {"$defs": {"a": {"$anchor": "a"}}, "allOf": [{"$ref": "#a"}] * 400}
+
+
+@pytest.mark.parametrize("schema", [CHAIN, NAMED])
+def test_each_reference_is_followed_once_however_they_hang_together(
+    schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by itself, 30 KB of a chain held the event loop for ten seconds."""
+    steps: Counter[str] = Counter()
+    for kind, name in ((Resolver, "lookup"), (Registry, "crawl")):
+        monkeypatch.setattr(kind, name, _counting(getattr(kind, name), steps))
+    parse(CHAT, chat(structured_outputs={"json": schema}))
+    assert steps["lookup"] <= 800
+    assert steps["crawl"] <= 1
+
+
+def _counting(work: Callable[..., Any], steps: Counter[str]) -> Callable[..., Any]:
+    def counted(*args: Any, **fields: Any) -> Any:
+        steps[work.__name__] += 1
+        return work(*args, **fields)
+
+    return counted
 
 
 @pytest.mark.parametrize("role", ["bogus", "User", 7, True])

@@ -88,6 +88,10 @@ def test_a_change_is_seen_by_the_next_request_and_nothing_unready_is_routed_to(
         resolver.route("nobody")
 
 
+DEEP = '{"a":' + "[" * 300 + "]" * 300 + "}"
+"""Can be read, and not be written again."""
+
+
 @pytest.mark.parametrize(
     ("document", "caller", "who"),
     [
@@ -104,6 +108,7 @@ def test_a_change_is_seen_by_the_next_request_and_nothing_unready_is_routed_to(
         ),
         ({"metadata": {"user_id": '{"session_id":"s"}'}}, KEY, "key-7"),
         ({"metadata": {"user_id": "{ann"}}, KEY, "acme\0{ann"),
+        ({"user": DEEP}, KEY, f"acme\0{DEEP}"),
         ({"user": "", "metadata": {"user_id": 3}}, KEY, "key-7"),
         ({"user": 7, "metadata": "x"}, ADMIN, "req_1"),
     ],
