@@ -1,5 +1,6 @@
 """Finding the base model of a run: the embedded one, a folder, or a hub name that is already in the local cache."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ def prepare_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it does without
 
 
 def find_base(base_model: str, *, relative_to: Path, data_dir: Path, console: Console) -> Base:

@@ -121,7 +121,9 @@ def _compare(base: Path, adapter: Path, merged: Path) -> "Differences":
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     rows = _rows(base, adapter)
     options: dict[str, Any] = {"dtype": torch.bfloat16, "local_files_only": True}
     plain = AutoModelForCausalLM.from_pretrained(base, **options)

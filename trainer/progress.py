@@ -21,7 +21,9 @@ def base_model_progress(console: Console) -> Iterator[Callable[["BuildProgress"]
 
         def report(now: "BuildProgress") -> None:
             if now.step == 1:
-                console.print("building the embedded base model, once")
+                console.print(
+                    "building the embedded base model, once; it can take minutes, and no other model needs it"
+                )
             figures = f"loss {now.loss:.2f}  {now.tokens_per_s:,.0f} tokens/s"
             bar.update(task, visible=True, completed=now.step, total=now.steps, figures=figures)
 

@@ -25,6 +25,7 @@ from adapters.cli.shared import (
     print_table,
     show_policy,
     show_versions,
+    to_the_second,
 )
 from adapters.cli.watching import show_due
 
@@ -87,7 +88,7 @@ def show(name: str, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: A
     show_due(document.get("retrain", []))
     _show_evidence(document["versions"])
     history = [
-        {"version": version["version"], **change}
+        {"version": version["version"], **change, "at": to_the_second(change["at"])}
         for version in document["versions"]
         for change in version.get("history", ())
     ]
@@ -132,7 +133,10 @@ def _show_evidence(versions: Sequence[dict[str, Any]]) -> None:
     for version in versions:
         for found in version.get("evidence", ()):
             verdict, said = _in_short(found["document"])
-            rows.append({**found, "version": version["version"], "verdict": verdict, "said": said})
+            at = to_the_second(found["at"])
+            rows.append(
+                {"version": version["version"], "kind": found["kind"], "verdict": verdict, "at": at, "said": said}
+            )
     if rows:
         print_table({head: head for head in ("version", "kind", "verdict", "at", "said")}, rows, title="Evidence")
 

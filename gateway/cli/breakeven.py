@@ -138,7 +138,7 @@ def _paid_back(days: float | None) -> str:
 
 def _capacity_words(fleets: dict[str, Fleet]) -> str:
     floors = {name: fleet.floor_usd_per_request() for name, fleet in fleets.items()}
-    words = ", ".join(f"${(floor or 0) * _THOUSAND:,.4f} {name}" for name, floor in floors.items())
+    words = ", ".join(f"${(floor or 0) * _THOUSAND:,.4f} at {name}" for name, floor in floors.items())
     full = next(iter(fleets.values())).requests_per_day or 0
     return (
         "Elsewhere prices are per 1,000 requests, and the own engine pays from so many a day. One engine is full at "

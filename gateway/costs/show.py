@@ -139,7 +139,7 @@ def pays_from(part: BreakEvenPart) -> str:
     if part.requests_per_day is None:
         return part.reason.partition(":")[0]
     if part.share_of_capacity is None:
-        return f"{part.requests_per_day:,.0f} requests a day, if one engine can do that: its capacity is not measured"
+        return f"{part.requests_per_day:,.0f} requests a day (capacity not measured)"
     full = part.requests_per_day / part.share_of_capacity if part.share_of_capacity else 0
     share = f" ({part.share_of_capacity:.1%} of one engine, which is full at {full:,.0f})"
     return f"{part.requests_per_day:,.0f} requests a day{share}"

@@ -5,7 +5,6 @@ trains every weight. Only what the engine can serve is ever put into a `LoraConf
 """
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +80,6 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, parts
     One that is to be split into parts stays on the CPU until it is.
     """
     device = device if parts == 1 else torch.device("cpu")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it does without
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 

@@ -76,7 +76,7 @@ class Assembly:
                 found += [self._difference(candidate, column, self._task.gate.metric) for column in rest]
         return tuple(found)
 
-    def gate(self, forgotten: Series | None, changed: tuple[str, ...]) -> Gate:
+    def gate(self, forgotten: Series | None, *, frozen: bool, changed: tuple[str, ...]) -> Gate:
         """The verdict; without a candidate or anything to beat there is none, and the summary says so."""
         candidate, reference = self.candidate, self.reference
         if candidate is None or reference is None:
@@ -94,6 +94,7 @@ class Assembly:
             stopped=self._gap(candidate, reference, STOPPED),
             forgetting=None if forgotten is None else self._bootstrap.estimate(forgotten),
             cost_saving=cost_saving(arms[one], [arm for arm in self.arms if arm.digest is None and arm.name != one]),
+            frozen=frozen,
             changed=changed,
         )
         gate = decide(self._task.gate, evidence)

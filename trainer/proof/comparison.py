@@ -177,7 +177,7 @@ def _report(question: Question, found: _Found, answers: Path) -> Outcome:
     elif found.problems:
         gate = Gate(verdict=None, summary=_partial(found.problems))
     else:
-        gate = assembly.gate(found.forgotten, question.changed)
+        gate = assembly.gate(found.forgotten, frozen=question.frozen_at is not None, changed=question.changed)
     report = Report(
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         complete=not found.problems,

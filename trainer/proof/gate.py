@@ -40,6 +40,7 @@ class Evidence:
     stopped: Estimate
     forgetting: Estimate | None
     cost_saving: str
+    frozen: bool = False
     changed: tuple[str, ...] = ()
     classes: Mapping[str, ClassEvidence] = field(default_factory=dict)
 
@@ -74,7 +75,11 @@ def best_of(values: Mapping[str, float]) -> str:
 
 def _frozen(seen: Evidence) -> Check:
     said = "The task is what it was when it was frozen."
-    if seen.changed:
+    if not seen.frozen:
+        said = (
+            "The task was never frozen: nothing shows that it was there before training (`turntable compare freeze`)."
+        )
+    elif seen.changed:
         said = (
             f"The task has changed since it was frozen ({', '.join(seen.changed)}); freeze it again, before training."
         )

@@ -154,7 +154,7 @@ def test_an_own_engine_that_costs_more_is_never_paid_back_and_the_answer_is_to_s
     assert code == 0
     assert "after 0.0 days" not in text
     assert "at 3,333 requests a day: stay with google:gemini-3.8-flash" in text
-    assert "One engine is full at 2,039,040 requests a day" in text
+    assert "One engine is full at 2,039,040 requests a day; 1,000 then cost $0.0153 at low $1.30/h," in text
 
 
 def test_where_own_engines_pay_the_answer_says_so_and_from_when_on() -> None:

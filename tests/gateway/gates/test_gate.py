@@ -1,5 +1,6 @@
 """Gates: what opens them, what does not and says why, and that going back never needs one."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -152,6 +153,9 @@ def test_publishing_into_a_closed_gate_says_that_it_is_published_and_what_is_mis
     assert (overridden.exit_code, "live" in overridden.stdout) == (0, True), overridden.output
     shown = CliRunner().invoke(app, ["show", "fresh"], env=environment)
     assert "Ada: trying it out" in shown.stdout
+    times = re.findall(r"20\d\d-\S+", shown.stdout)
+    assert times
+    assert all(len(at) == len("2026-11-30T11:29:46Z") for at in times), times
 
 
 def test_training_for_a_closed_gate_is_refused_before_it_begins(

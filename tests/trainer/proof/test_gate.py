@@ -19,6 +19,7 @@ GOOD = Evidence(
     stopped=Estimate(-0.01, (-0.03, 0.0), 200),
     forgetting=Estimate(0.05, (0.03, 0.07), 200),
     cost_saving="",
+    frozen=True,
 )
 
 
@@ -81,6 +82,15 @@ def test_each_check_can_stop_it_and_says_by_how_much(changed: dict[str, object],
     assert gate.verdict is VerdictWord(word)
     assert said in gate.summary
     assert sum(check.passed is not True for check in gate.checks) == 1
+
+
+def test_a_task_that_nobody_froze_is_not_said_to_be_as_it_was_frozen() -> None:
+    sentences = {
+        frozen: decide(GateRules(), replace(GOOD, frozen=frozen)).checks[0].sentence for frozen in (True, False)
+    }
+    assert sentences[True] == "The task is what it was when it was frozen."
+    assert sentences[False].startswith("The task was never frozen")
+    assert decide(GateRules(), replace(GOOD, frozen=False)).verdict == "PROMOTE"
 
 
 def test_every_threshold_can_be_set() -> None:
