@@ -21,13 +21,17 @@ _NOT_THERE = (Unresolvable, TypeError, ValueError, AttributeError)
 
 
 def binding_field(document: Mapping[str, Any]) -> str | None:
-    """The field that binds the answer to a grammar, a schema or the arguments of tools; None when it is free."""
+    """The field that binds the answer to a grammar, a schema or the arguments of a tool; None when it is free, as it is
+    where tools may be called and need not be.
+    """
     if document.get("structured_outputs") is not None:
         return "structured_outputs"
     for name, form in _formats(document):
         if form.get("type") not in _PLAIN_FORMATS:
             return name
-    return "tools" if document.get("tools") else None
+    choice = document.get("tool_choice")
+    must_call = (choice.get("type") if isinstance(choice, dict) else choice) not in (None, "auto", "none")
+    return "tools" if document.get("tools") and must_call else None
 
 
 def check_schemas(document: Mapping[str, Any]) -> None:

@@ -30,8 +30,8 @@ from gateway.front_door.door import DOOR, Door
 
 # Letters, digits, `-._` and slashes are written as they are; what encodes them wants to be taken for another path.
 _SECOND_SPELLING = re.compile(rb"%(?:2[def]|3\d|4[1-9a-f]|5[\dacf]|6[1-9a-f]|7[\da])", re.IGNORECASE)
-_MODELS = b"/v1/models/"
-"""Below it names may hold a slash, which clients encode."""
+_NAMED = (b"/v1/models/", b"/admin/v1/requests/")
+"""Below them names and ids of clients' own making follow, whose slashes are encoded."""
 _BESIDE_A_BODY_BYTE = 16
 """So many bytes of framing may come with each byte of a body: more than a chunk for every byte takes."""
 _MOST_WAITING = 16
@@ -295,7 +295,7 @@ def _check_spelling(url: bytes) -> None:
     if b"%00" in url:
         raise BadFramingError("A target holds no NUL.")
     path = url.partition(b"?")[0]
-    if path.startswith(_MODELS):
+    if path.startswith(_NAMED):
         path = path.replace(b"%2f", b"").replace(b"%2F", b"")
     if _SECOND_SPELLING.search(path):
         raise BadFramingError("Write the path plainly, without encoded letters, digits, dots and slashes.")

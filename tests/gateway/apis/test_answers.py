@@ -198,7 +198,10 @@ BOUND: list[tuple[dict[str, Any], str | None]] = [
     ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
     ({"text": {"format": {"type": "json_schema"}}}, "text"),
     ({"output_config": {"format": {"type": "json_schema"}}}, "output_config"),
-    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tools"),
+    ({"tools": [{"type": "function"}], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tools"),
+    ({"tools": [{"type": "function"}]}, None),
+    ({"tools": [{"type": "function"}], "tool_choice": {"type": "auto"}}, None),
     ({"response_format": {"type": "text"}, "tools": []}, None),
     ({}, None),
 ]
