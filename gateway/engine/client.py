@@ -117,8 +117,10 @@ class EngineClient:
         """
         async with self._connections.request("GET", f"{TOKENS}?request={request_id}") as answer:
             body = await answer.read()
-        if answer.status != 200:
+        if answer.status in _NO_SUCH_PATH:
             return None
+        if answer.status != 200:
+            raise EngineFailedError(f"The engine answered {answer.status} to the question what a request took.")
         with _understood(TOKENS):
             return Worked.parse(_object(TOKENS, body))
 

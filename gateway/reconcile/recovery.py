@@ -38,12 +38,15 @@ class Recovery:
         self._pool = pool
         self._gateway = gateway
         self._asked: set[tuple[str, str]] = set()
+        self._unknown: set[tuple[str, str]] = set()
+        """Asked once, and the engine knew nothing."""
 
     async def run(self) -> None:
         """Ask for what is there now; at most so many rows at a time."""
         rows = await asyncio.to_thread(self._rows)
         waiting = {row.request_id for row in rows}
         self._asked = {asked for asked in self._asked if asked[0] in waiting}
+        self._unknown = {asked for asked in self._unknown if asked[0] in waiting}
         failures: list[Exception] = []
         for row in rows:
             for engine in self._pool.ready:
@@ -72,10 +75,16 @@ class Recovery:
         return and_(row.state == "interrupted", row.gateway == self._gateway)
 
     async def _ask(self, row: Row[Any], engine: Engine) -> bool:
-        """Whether the engine has said what it knows; while it still works on the request, it does not."""
+        """Whether the engine has said what it knows; while it still works on the request, it does not. One that stood
+        still may read our question before the request itself, so that it knows nothing counts the second time.
+        """
         try:
             worked = await engine.client.worked_on(row.request_id)
         except GatewayError:
+            return False
+        asked = (row.request_id, engine.run or "")
+        if worked is not None and not worked.usage.prompt_tokens and asked not in self._unknown:
+            self._unknown.add(asked)
             return False
         if worked is not None and (worked.usage.prompt_tokens or row.engine_run):
             await asyncio.to_thread(self._keep, row, engine, worked)

@@ -83,6 +83,9 @@ class Engine:
     def stopped(self) -> Iterator[None]:
         """The process stands still for as long as the block lasts."""
         os.kill(self._process.pid, signal.SIGSTOP)
+        state = Path(f"/proc/{self._process.pid}/stat")
+        while state.read_text().rpartition(")")[2].split()[0] != "T":  # its threads stop one after the other
+            time.sleep(0.001)
         try:
             yield
         finally:
