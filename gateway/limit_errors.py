@@ -41,7 +41,8 @@ class TokenLimitError(RateLimitError):
 def rate_limit_error(what: str, whose: str, limit: int, wait_ns: int) -> RateLimitError:
     """A bucket will not hold enough `what` (requests or tokens) for another `wait_ns`."""
     wait_ms = max(1, -(-wait_ns // 1_000_000))
-    message = f"Rate limit reached for {whose}: {limit} {what} per minute. Try again in {wait_ms / 1000:g} s."
+    many = what if limit != 1 else what.removesuffix("s")
+    message = f"Rate limit reached for {whose}: {limit} {many} per minute. Try again in {wait_ms / 1000:g} s."
     kind = TokenLimitError if what == "tokens" else RateLimitError
     return kind(message, reason=what, wait_ms=wait_ms)
 

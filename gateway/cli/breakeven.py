@@ -232,7 +232,7 @@ def _capacity(text: str | None) -> Decimal:
     if text is None:
         _fail(
             "How many requests a second does one engine take? Give --capacity-per-s: 23.6 is Qwen3-8B on an H100 with "
-            "1,024 tokens in and 128 out. Your own engine's is measured by `turntable loadtest capacity --url URL "
+            "1,024 tokens in and 128 out. Your own engine's is measured by `turntable loadtest capacity "
             "--models base --p99-ttft-ms 2000 --p99-itl-ms 50`."
         )
     return _number("capacity-per-s", text)

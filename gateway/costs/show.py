@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from gateway.costs.amounts import usd_text
-from gateway.costs.document import BreakEvenPart, ComparatorPart, CostDocument, Line, Span
+from gateway.costs.document import BreakEvenPart, ComparatorPart, CostDocument, Line, OverheadPart, Span
 
 NAMES = ("model", "tenant", "key", "engine", "day")
 _THOUSAND = 1000
@@ -63,9 +63,14 @@ def money_table(document: CostDocument) -> Table:
     blanks = [""] * max(0, len(document.group_by) - 1)
     table.add_row("(idle)", *blanks, usd_text(document.idle_nano_usd))
     for one in document.overhead:
-        table.add_row(f"({one.kind} {one.name})", *blanks, usd_text(one.nano_usd))
+        table.add_row(f"({overhead_name(one)})", *blanks, usd_text(one.nano_usd))
     table.add_row("(bill)", *blanks, usd_text(document.bill_nano_usd))
     return table
+
+
+def overhead_name(one: OverheadPart) -> str:
+    """Name a line of overhead as a reader would: own work says by its name that it is nobody's."""
+    return f"own work: {one.name.removesuffix(' (own)')}" if one.kind == "own work" else f"{one.kind} {one.name}"
 
 
 def footnote(document: CostDocument) -> str:

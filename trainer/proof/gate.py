@@ -150,7 +150,7 @@ def _classes(rules: GateRules, seen: Evidence) -> Sequence[Check]:
 
 
 def _vanished(seen: Evidence, name: str, one: ClassEvidence) -> Check:
-    told = f"{seen.arm} never answers {name}, which {one.wanted} items want"
+    told = f"the adapter {seen.arm} never answers {name}, which {one.wanted} items want"
     passed = False if one.wanted >= _ONE_SIDED_ITEMS else None
     more = "" if passed is False else ", but so few items may do that"
     return _check(f"class {name}", passed, 0, "every class is answered", f"{told}{more}.")
@@ -193,7 +193,8 @@ def _points(share: float) -> str:
 
 
 def _size(share: float) -> str:
-    return f"{100 * share:.1f} points".replace(".0 points", " points")
+    size = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{size} point" if size == "1" else f"{size} points"
 
 
 def _change(share: float) -> str:

@@ -89,7 +89,7 @@ def test_an_adapter_that_never_answers_a_class_is_stopped_without_any_slice_bein
     gate = outcome.report.gate
     assert gate.verdict == "DO_NOT_DEPLOY"
     assert [check.name for check in gate.checks if not check.passed] == ["class complaint"]
-    assert "Praise never answers complaint, which 20 items want." in gate.summary
+    assert "The adapter praise never answers complaint, which 20 items want." in gate.summary
     assert values(outcome, "f1:complaint") == {"recorded": pytest.approx(14 / 27), "praise": 0.0}
 
 

@@ -43,7 +43,7 @@ def test_all_checks_passed_is_promote() -> None:
         (
             {"gain": Estimate(0.04, (0.01, 0.07), 500, 400)},
             "DO_NOT_DEPLOY",
-            "short of the 5 points asked for by 1 points",
+            "short of the 5 points asked for by 1 point",
         ),
         (
             {"gain": Estimate(0.08, (-0.01, 0.17), 100, 940)},
@@ -58,7 +58,7 @@ def test_all_checks_passed_is_promote() -> None:
         (
             {"classes": {"complaint": ClassEvidence(Estimate(-0.18, (-0.3, 0.0), 8), 0, 8)}},
             "DO_NOT_DEPLOY",
-            "Mine never answers complaint, which 8 items want.",
+            "The adapter mine never answers complaint, which 8 items want.",
         ),
         (
             {"classes": {"complaint": ClassEvidence(Estimate(0.0, (0.0, 0.0), 5), 0, 5)}},
