@@ -69,8 +69,10 @@ class Settlement:
             self._end(entry, permit)
 
     async def _worked(self, entry: Entry, engine: Engine) -> Worked | None:
-        """What the engine says once it has ended the request; None when it does not say."""
-        gives_up_s = time.monotonic() + _LONGEST_S
+        """What the engine says once it has ended the request; None when it does not say. One that stood still may read
+        our question before the request itself, so that it knows nothing counts the second time.
+        """
+        gives_up_s, knew_nothing = time.monotonic() + _LONGEST_S, False
         while True:
             try:
                 async with asyncio.timeout(_PATIENCE_S):
@@ -83,7 +85,9 @@ class Settlement:
             else:
                 if worked is None:
                     self._silent.add(entry.engine_run)
-                return worked
+                if worked is None or worked.usage.prompt_tokens or knew_nothing:
+                    return worked
+                knew_nothing = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), _PAUSE_S)
 
