@@ -79,7 +79,7 @@ bench: setup .bench/.installed ## CPU, latency, memory, cold start beside vllm-r
 
 bench-adapters: setup ## cold starts, slots, 1,000 adapters and a killed engine, on a real vLLM
 	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
-	@code=0; us=$$($(BIN)/python -m tests.gateway.engine.bench_pin) && \
+	@code=0; us=$$($(BIN)/python -m tests.gateway.engines.bench_pin) && \
 		$(BIN)/turntable loadtest bench-adapters --resolve-pin-us $$us --json docs/benchmarks/adapters.json || code=$$?; \
 		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
 
@@ -96,10 +96,10 @@ bench-soak: setup ## memory of the gateway over 100,000 requests
 		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
 
 soak: setup ## kill -9 of a gateway 1,000 times under load; writes docs/benchmarks/kills.json, exit code 1 when a token is lost
-	@$(BIN)/python -m tests.gateway.reconcile.kills --kills 1000 --json docs/benchmarks/kills.json
+	@$(BIN)/python -m tests.gateway.metering.kills --kills 1000 --json docs/benchmarks/kills.json
 
 soak-chaos: setup ## kills, stops, full disks and moved databases at random under load; MINUTES=20; writes docs/benchmarks/chaos.json
-	@$(BIN)/python -m tests.gateway.reconcile.chaos --minutes $(or $(MINUTES),20) --json docs/benchmarks/chaos.json
+	@$(BIN)/python -m tests.gateway.metering.chaos --minutes $(or $(MINUTES),20) --json docs/benchmarks/chaos.json
 
 .bench/.installed: requirements/bench-vllm-router.txt requirements/bench-litellm.txt | setup
 	@for name in vllm-router litellm; do \

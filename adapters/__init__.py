@@ -4,9 +4,9 @@ Nothing here imports torch or FastAPI. A directory in PEFT's layout goes through
 version in the content-addressed `Store`, and gets a name and a live pointer in the `Registry`.
 """
 
+from adapters.admin_client import AdminClient, PublishedVersion
 from adapters.audit import Dossier, Evidence, StateChange
 from adapters.base_model import BaseModel
-from adapters.client import AdminClient, PublishedVersion
 from adapters.errors import (
     AdapterError,
     AdminError,
@@ -22,11 +22,10 @@ from adapters.errors import (
     UnknownAdapterError,
 )
 from adapters.manifest import Manifest
-from adapters.policy import Policy, Split
 from adapters.preflight import preflight
 from adapters.ref import AdapterRef
 from adapters.registry import Registry
-from adapters.snapshot import Snapshot, State, Version
+from adapters.snapshot import Policy, Snapshot, Split, State, Version
 from adapters.sources import AllowedSources, Provenance, fetch
 from adapters.store import Store
 

@@ -46,7 +46,7 @@ _Buckets = Annotated[dict[_Name, Annotated[int, Field(ge=0)]], Field(max_length=
 Counts = Mapping[str, Mapping[str, int]]
 
 
-class Shape(Schema):
+class AnswerShape(Schema):
     """What is looked for in an answer: a JSON object with these keys, one of these labels, or just text.
 
     `classes` maps a field (the whole answer, for labels) to the values that it takes.
@@ -97,7 +97,7 @@ class Baseline(Schema):
 
     format: Literal[1] = 1
     answers: Annotated[int, Field(gt=0)]
-    shape: Shape
+    shape: AnswerShape
     counts: Annotated[dict[Annotated[str, Field(max_length=96)], _Buckets], Field(max_length=32)]
 
     @classmethod
@@ -109,11 +109,11 @@ class Baseline(Schema):
             return None
 
     @classmethod
-    def of(cls, answers: Sequence["Answer"]) -> Self | None:
+    def of(cls, answers: Sequence["ProfiledAnswer"]) -> Self | None:
         """Count answers; None without any."""
         if not answers:
             return None
-        shape = Shape.of([answer.text for answer in answers])
+        shape = AnswerShape.of([answer.text for answer in answers])
         counts: dict[str, Counter[str]] = {}
         for answer in answers:
             for measure, bucket in answer.buckets(shape):
@@ -122,7 +122,7 @@ class Baseline(Schema):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProfiledAnswer:
     """One answer: its text, its tokens with the prompt's before it, and how it ended (`stop`, `length` or else)."""
 
     text: str
@@ -130,7 +130,7 @@ class Answer:
     completion_tokens: int
     ended: str
 
-    def buckets(self, shape: Shape) -> Iterable[tuple[str, str]]:
+    def buckets(self, shape: AnswerShape) -> Iterable[tuple[str, str]]:
         """Measure and bucket of everything that is counted of it."""
         yield PROMPT, _tokens(self.prompt_tokens)
         yield COMPLETION, _tokens(self.completion_tokens)

@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from adapters.errors import AdapterError
-from adapters.hash_cache import cached_sha256
 from adapters.layout import TEMPLATE_FILE, TOKENIZER_CONFIG, TOKENIZER_FILE
 from adapters.manifest import file_sha256
+from adapters.store import cached_sha256
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from adapters.layout import TOKENIZER_FILES
 from adapters.manifest import CARD_FILE, CONFIG_FILE, PARITY_FILE, TRAINING_FILE, WEIGHTS_FILE, Conversion, file_sha256
 from adapters.origins import tensor_origin
 from adapters.peft_config import read_object
-from adapters.tensor_file import Tensor, read_header
-from adapters.tensor_names import PREFIX, plain_module, plain_name
+from adapters.tensor_file import PREFIX, Tensor, plain_module, plain_name, read_header
 
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _MLX_SIDES = {"lora_a": "A", "lora_b": "B"}

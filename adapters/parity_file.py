@@ -1,7 +1,7 @@
 """parity.json: what the trainer's own weights say about some conversations, token by token, as an upload carries it.
 
 It is evidence about a version and no part of its content: the digest is over config and weights alone, and the engine
-never reads the file. `trainer/parity.py` writes it.
+never reads the file. `trainer/training/parity.py` writes it.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,6 @@
-"""Preflight: would this adapter really change the served base, and would the engine take it? No torch.
+"""What an adapter was trained on, as its training.json records it, against what is served.
+
+Preflight: would this adapter really change the served base, and would the engine take it? No torch.
 
 vLLM loads many broken adapters without an error and serves the base's answers under their name, or noise. So every
 tensor here must bind to a module of the base with the right shape, every A must have its B, every number must be one
@@ -13,14 +15,45 @@ from pathlib import Path
 from adapters.base_model import BaseModel
 from adapters.coverage import check_coverage, coverage_remarks, pattern_remarks
 from adapters.errors import PreflightError
-from adapters.lineage import check_lineage
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.manifest import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 from adapters.origins import CONVERT, module_origin, tensor_origin, unknown_tensor
-from adapters.own_tokenizer import check_tokenizer, tokenizer_remarks
 from adapters.parity_file import read_parity
-from adapters.peft_config import ENGINE_RANKS, PeftConfig, read_peft_config
-from adapters.tensor_file import Tensor, peak, read_header
-from adapters.tensor_names import PREFIX, plain_name
+from adapters.peft_config import ENGINE_RANKS, PeftConfig, read_object, read_peft_config
+from adapters.tensor_file import PREFIX, Tensor, peak, plain_name, read_header
+from adapters.tokenizer_check import check_tokenizer, tokenizer_remarks
+
+# Each field of training.json, and what the served base calls the same; the weights come last, as their hash takes long.
+_RECORDED = {
+    "base_config_sha256": "config_sha256",
+    "tokenizer_sha256": "tokenizer_sha256",
+    "chat_template_sha256": "chat_template_sha256",
+    "base_weights_sha256": "weights_sha256",
+}
+_FIX = {
+    "tokenizer_sha256": "its tokens would mean other words; serve the tokenizer it was trained with, or train again",
+    "chat_template_sha256": "its prompts would look other than in training; serve that template, or train again",
+}
+
+
+def check_lineage(directory: Path, base: BaseModel | None) -> None:
+    """Raise `PreflightError` when training.json names another base, tokenizer or chat template than is served.
+
+    Adapters trained elsewhere come without the file and are bound by their tensors alone. What the file does not
+    record, or the base does not have, is not compared.
+    """
+    path = directory / TRAINING_FILE
+    if not path.is_file():
+        return
+    recorded = read_object(path)
+    for field, attribute in _RECORDED.items():
+        trained_on = recorded.get(field)
+        if base is None or trained_on is None:
+            continue
+        served = getattr(base, attribute)
+        if served is not None and trained_on != served:
+            fix = _FIX.get(field, "train on the base that is served")
+            raise PreflightError(f"{TRAINING_FILE}: {field}", f"is {trained_on!s:.12}, served is {served:.12}; {fix}.")
+
 
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MODULE = re.compile(r"\w+(\.\w+)*", re.ASCII)

@@ -1,4 +1,6 @@
-"""The content-addressed store: one immutable directory per version, named by its digest.
+"""Hashes of large files, kept in a small file beside them and trusted while size and modification time are the same.
+
+The content-addressed store: one immutable directory per version, named by its digest.
 
     <root>/<digest>/adapter_config.json
                     adapter_model.safetensors
@@ -12,13 +14,15 @@ or a leftover that the next start sweeps away.
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -35,6 +39,42 @@ from adapters.manifest import (
     file_sha256,
 )
 from adapters.peft_config import PeftConfig
+
+CACHE_FILE = ".turntable-sha256.json"
+
+
+def cached_sha256(directory: Path, files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 in hex of each file by name; only files that are new or changed are read.
+
+    A directory that cannot be written keeps nothing: its files are read again by the next process.
+    """
+    known, found = _read(directory / CACHE_FILE), dict[str, Any]()
+    for path in files:
+        state = [path.stat().st_size, path.stat().st_mtime_ns]
+        before = known.get(path.name)
+        if not isinstance(before, dict) or before.get("state") != state:
+            before = {"state": state, "sha256": file_sha256(path)}
+        found[path.name] = before
+    if found != known:
+        with contextlib.suppress(OSError):
+            _replace(directory / CACHE_FILE, json.dumps(found, indent=1))
+    return {name: str(entry["sha256"]) for name, entry in found.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _replace(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).replace(path)
+
 
 _INCOMING = ".incoming-"
 _DISK_ERRORS = frozenset(

@@ -17,8 +17,8 @@ import orjson
 import typer
 from pydantic import BaseModel
 
-from gateway.costs import reference as costs
-from gateway.costs.amounts import usd_text
+from gateway.costs import docs_tables as costs
+from gateway.money import usd_text
 from gateway.settings import Settings
 from loadtest.adapters_bench import results
 from loadtest.adapters_bench.results import AdapterResult
@@ -26,9 +26,9 @@ from loadtest.bench import page as bench_page
 from loadtest.bench.results import Result
 from loadtest.bench.soak import Soak
 from trainer.benchmark import page as trainer_page
-from trainer.proof.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
-from trainer.recipe import Dpo, Lora, Recipe, Sweep, Training
-from turntable import COMMANDS
+from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
+from trainer.training.recipe import Dpo, Lora, Recipe, Sweep, Training
+from turntable.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- generated:(?P<name>\w+) -->\n.*?<!-- /generated -->", re.DOTALL)
@@ -83,7 +83,7 @@ def block(name: str) -> str:
 
 def tree() -> str:
     """The folders and modules with the first sentence of each docstring."""
-    entries = [("turntable.py", first_sentence(ROOT / "turntable.py"))]
+    entries = [("turntable/cli.py", first_sentence(ROOT / "turntable/cli.py"))]
     for folder in LISTED:
         entries += folder_entries(ROOT / folder, depth=0)
     entries += [(f"{name}/", sentence) for name, sentence in NAMED.items() if (ROOT / name).is_dir()]

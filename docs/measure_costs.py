@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine, text
 
-from gateway.costs.amounts import DAY_US
-from gateway.costs.evidence import EvidenceStore
-from gateway.costs.office import CostOffice, Question
-from gateway.costs.usage import UsageSummary
+from gateway.costs.evidence import CostEvidenceStore
+from gateway.costs.report import CostQuery, CostReports
 from gateway.database import open_database
-from gateway.engine_runs import EngineRuns
-from gateway.ledger import now_us, usage_ledger
+from gateway.metering import now_us, usage_ledger
+from gateway.metering.engine_uptime import EngineRuns
+from gateway.metering.usage_summary import UsageSummary
+from gateway.money import DAY_US
 from tests.databases import running_postgres
 
 ROWS, DAYS, ADAPTERS, TENANTS = 1_000_000, 30, 20, 10
@@ -57,9 +57,9 @@ def measured(url: str, data_dir: Path) -> dict[str, float]:
     summary.close_hours()
     first_s = time.perf_counter() - began
     runs = EngineRuns(database, lambda _: None)
-    office = CostOffice(summary, runs, EvidenceStore(database), data_dir, base="base")
+    office = CostReports(summary, runs, CostEvidenceStore(database), data_dir, base="base")
     until = now_us()
-    question = Question(0, until, ("adapter", "tenant", "day"))
+    question = CostQuery(0, until, ("adapter", "tenant", "day"))
     rows = sum(line.requests for line in office.document(question).data)
     assert rows == ROWS, f"{rows} of {ROWS} rows were summed"
     found = {"first_s": first_s}

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from gateway.auth import ApiKeyService, KeyRecord, Keyring, Limits, Scope, Tenant
+from gateway.auth.secrets import KeyHash, new_id, new_key
+from gateway.auth.tables import begin_change, settle_pepper, write_key
 from gateway.database import open_database
 from gateway.errors import AuthenticationError
-from gateway.keys import KeyOffice, KeyRecord, Keyring, Limits, Scope, Tenant
-from gateway.keys.tables import begin_change, settle_pepper, write_key
-from gateway.keys.token import KeyHash, new_id, new_key
 
 KEYS, REPEATS = 10_000, 15
 ADMIN_KEY, PEPPER = new_key("administrator"), "p" * 64
@@ -43,9 +43,9 @@ def main() -> None:
             for secret in secrets:
                 digest = key_hash.digest(secret.encode())
                 write_key(connection, replace(DRAFT, id=secret.split("-")[1], digest=digest), revision)
-        office = KeyOffice(database, ADMIN_KEY, PEPPER)
+        office = ApiKeyService(database, ADMIN_KEY, PEPPER)
         measure_lookups(office.keyring, secrets[KEYS // 2])
-        measure_changes(office, lambda: KeyOffice(database, ADMIN_KEY, PEPPER))
+        measure_changes(office, lambda: ApiKeyService(database, ADMIN_KEY, PEPPER))
         database.dispose()
 
 
@@ -66,7 +66,7 @@ def _headers(key: str) -> dict[bytes, bytes]:
     return {b"host": b"x", b"content-type": b"application/json", b"authorization": f"Bearer {key}".encode()}
 
 
-def measure_changes(office: KeyOffice, start: Callable[[], object]) -> None:
+def measure_changes(office: ApiKeyService, start: Callable[[], object]) -> None:
     """What operators and the heart pay."""
     limits = iter(range(1, 1000))
     show("look for changes, none there", office.refresh, calls=200)

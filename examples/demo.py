@@ -22,7 +22,7 @@ import typer
 from openai import OpenAI, OpenAIError
 from rich.console import Console
 
-from adapters.connection import connect
+from adapters.admin_client import connect
 
 EXAMPLE = Path(__file__).parent / "support-triage"
 ADAPTER = "support-triage"

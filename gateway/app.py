@@ -11,75 +11,67 @@ from fastapi import FastAPI
 from sqlalchemy import Engine as Database
 
 from adapters import Registry, Store
-from gateway.accounting import Accounting
-from gateway.admission import Admission
-from gateway.apis import APIS
+from gateway.admin_api.adapter_documents import AdapterDocuments
+from gateway.admin_api.adapters import AdapterServices, adapter_routes
+from gateway.admin_api.costs import cost_routes
+from gateway.admin_api.engines import engine_routes
+from gateway.admin_api.error_handlers import add_error_handlers
+from gateway.admin_api.health import health_routes
+from gateway.admin_api.keys import key_routes
+from gateway.admin_api.models import model_routes
+from gateway.admin_api.openapi import add_docs
+from gateway.admin_api.permissions import Guards
+from gateway.admin_api.quality import feedback_routes, watching_routes
+from gateway.admin_api.rollout import gate_routes, rollout_routes
+from gateway.admin_api.usage import request_routes, usage_routes
+from gateway.admin_api.vllm_lora import vllm_lora_routes
+from gateway.auth.service import open_keys
 from gateway.background import Background, Periodic
-from gateway.cache_salt import CacheSalts
-from gateway.costs.engine_prices import UNPRICED, EnginePrices
-from gateway.costs.evidence import EvidenceStore
-from gateway.costs.gauges import CostGauges
-from gateway.costs.loads import AdapterLoads
-from gateway.costs.office import CostOffice
-from gateway.costs.request_cost import RequestPrices
-from gateway.costs.usage import UsageSummary
-from gateway.costs.watch import CostWatch
+from gateway.costs.bill import AdapterLoads
+from gateway.costs.evidence import CostEvidenceStore
+from gateway.costs.plan import UNPRICED, EnginePrices
+from gateway.costs.refresh import CostGauges, CostRefresher
+from gateway.costs.report import CostReports
+from gateway.costs.request_price import RequestPrices
 from gateway.database import database_file, open_database
-from gateway.engine.client import EngineClient
-from gateway.engine.engine import Engine
-from gateway.engine.leases import Leases
-from gateway.engine.loader import AdapterLoader
-from gateway.engine.names import engine_names
-from gateway.engine.pool import EnginePool
-from gateway.engine.process import EngineSpec
-from gateway.engine.reconciler import Reconciler
-from gateway.engine.slots import SlotPlan
-from gateway.engine.supervisor import Patience, Supervisor
-from gateway.engine.suspects import Suspects
-from gateway.engine.working_set import Thrash
-from gateway.engine_runs import EngineRuns
-from gateway.exchange import Timeouts
-from gateway.file_threads import short_work_threads
-from gateway.gates.build import build_gate
-from gateway.gates.record import Evidences
-from gateway.heart import Heart
-from gateway.inference import Inference
-from gateway.keys.opening import open_keys
-from gateway.ledger import Ledger
+from gateway.engines.adapter_loader import AdapterLoader
+from gateway.engines.adapter_reconciler import Reconciler
+from gateway.engines.client import EngineClient
+from gateway.engines.engine import Engine
+from gateway.engines.file_locks import AdapterFileLocks
+from gateway.engines.pool import EnginePool
+from gateway.engines.process import EngineSpec, engine_names
+from gateway.engines.residency import ThrashMonitor
+from gateway.engines.slot_plan import SlotPlan
+from gateway.engines.supervisor import Patience, Supervisor
+from gateway.every_second import EverySecond
+from gateway.inference.admission import Admission
+from gateway.inference.endpoint import InferenceEndpoint, Receive, Scope, Send
+from gateway.inference.formats import APIS
+from gateway.inference.pipeline import CacheSalts, Inference
+from gateway.inference.poison_requests import PoisonRequests
+from gateway.inference.relay import Timeouts
+from gateway.inference.routing import Resolver
+from gateway.metering import Ledger
+from gateway.metering.engine_uptime import EngineRuns
+from gateway.metering.refusal_log import RefusalLog
+from gateway.metering.request_history import RequestHistory
+from gateway.metering.service import Metering
+from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
-from gateway.publish import build_publisher
-from gateway.reconcile.books import Books
-from gateway.request_history import RequestHistory
-from gateway.request_log import RefusalLog
-from gateway.resolve import Resolver
-from gateway.rollout import Rollout
-from gateway.routes.adapter_documents import AdapterDocuments
-from gateway.routes.adapters import AdapterServices, adapter_routes
-from gateway.routes.cors import with_cors
-from gateway.routes.costs import cost_routes
-from gateway.routes.docs import add_docs
-from gateway.routes.engines import engine_routes
-from gateway.routes.error_handlers import add_error_handlers
-from gateway.routes.feedback import feedback_routes
-from gateway.routes.gates import gate_routes
-from gateway.routes.guards import Guards
-from gateway.routes.hardened import hardened
-from gateway.routes.health import health_routes
-from gateway.routes.inference import InferenceEndpoint, Receive, Scope, Send
-from gateway.routes.keys import key_routes
-from gateway.routes.models import model_routes
-from gateway.routes.request_body import BodyReader
-from gateway.routes.request_id import RequestIds
-from gateway.routes.requests import request_routes
-from gateway.routes.rollout import rollout_routes
-from gateway.routes.usage import usage_routes
-from gateway.routes.vllm_lora import vllm_lora_routes
-from gateway.routes.watching import watching_routes
+from gateway.quality.service import build_quality_monitoring
+from gateway.quota.service import QuotaService
+from gateway.releases.canary import CanaryMonitor
+from gateway.releases.gate import EvidenceRecorder, build_gate
+from gateway.releases.publish import build_publisher
+from gateway.releases.rollout import Rollout
+from gateway.releases.shadow import Shadows
+from gateway.server.middleware import with_cors, with_middleware
+from gateway.server.request_body import BodyReader
+from gateway.server.request_id import RequestIds
 from gateway.settings import Settings
-from gateway.telemetry import Telemetry
-from gateway.traffic.canary import CanaryWatch
-from gateway.traffic.shadow import Shadows
-from gateway.watching.build import build_watching
+from gateway.threads import short_work_threads
+from gateway.tracing import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +114,10 @@ class Turntable:
         request_prices = self._build_costs(settings, database, lambda: engine_prices.highest(names))
         if engine_prices.highest(names) is None:
             setup.announce(UNPRICED)
-        self._admission, self._suspects = build_admission(settings), Suspects(settings.suspect_s)
+        self._admission, self._suspects = build_admission(settings), PoisonRequests(settings.suspect_s)
         self._pool = build_pool(setup, registry, store, metrics, self._suspects, AdapterLoads(database))
         self._telemetry = Telemetry(settings.otlp_endpoint) if settings.otlp_endpoint else None
-        self._accounting = Accounting.build(database, self._ledger, self._pool.engines, metrics.registry, background)
+        self._accounting = QuotaService.build(database, self._ledger, self._pool.engines, metrics.registry, background)
         inference = Inference(
             self._admission,
             self._suspects,
@@ -140,15 +132,17 @@ class Turntable:
             max_sequences=settings.max_sequences,
         )
         self._gate = gate = build_gate(settings, setup.base_dir)
-        self._watching = build_watching(settings, database, registry, gate.served, self._ledger.flush, metrics.registry)
+        self._watching = build_quality_monitoring(
+            settings, database, registry, gate.served, self._ledger.flush, metrics.registry
+        )
         self._observe(inference, setup.settings)
         self._refusals = RefusalLog(settings.data_dir / "refusals")
         self._inference = self._build_endpoint(settings, inference, resolver, ids)
         self._heart = self._build_heart()
-        self._books = Books(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
+        self._books = Metering(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
         leaving = background.group("leaving_versions")
         self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
-        self._rest = hardened(self._build_rest(setup, registry, store, resolver), ids, settings)
+        self._rest = with_middleware(self._build_rest(setup, registry, store, resolver), ids, settings)
         self._entrance = with_cors(self._dispatch, settings.cors_origins)
 
     def _build_endpoint(
@@ -167,8 +161,8 @@ class Turntable:
             keep_alive_s=settings.keep_alive_s,
         )
 
-    def _build_heart(self) -> Heart:
-        return Heart(
+    def _build_heart(self) -> EverySecond:
+        return EverySecond(
             self._pool,
             self._admission,
             self._suspects,
@@ -183,7 +177,7 @@ class Turntable:
     def _observe(self, inference: Inference, settings: Settings) -> None:
         """Have everybody see each request at its end who learns from it."""
         registry, traffic, background = self._registry, self._metrics.traffic, self._background
-        self._watch = CanaryWatch(registry, traffic, background.group("canary_rollbacks"))
+        self._watch = CanaryMonitor(registry, traffic, background.group("canary_rollbacks"))
         self._shadows = Shadows(
             registry,
             inference,
@@ -200,16 +194,16 @@ class Turntable:
         self, settings: Settings, database: Database, usd_per_hour: Callable[[], int | None]
     ) -> RequestPrices:
         self._usage, request_prices = UsageSummary(database, self._ledger.flush), RequestPrices()
-        evidence, base = EvidenceStore(database), settings.served_model_name
-        self._cost_office = CostOffice(self._usage, self._runs, evidence, settings.data_dir, base=base)
+        evidence, base = CostEvidenceStore(database), settings.served_model_name
+        self._cost_office = CostReports(self._usage, self._runs, evidence, settings.data_dir, base=base)
         gauges = CostGauges(self._metrics.registry)
-        self._cost_watch = CostWatch(self._cost_office, gauges, request_prices, usd_per_hour)
+        self._cost_watch = CostRefresher(self._cost_office, gauges, request_prices, usd_per_hour)
         self._cost_watch.begin()
         return request_prices
 
     def _build_rest(self, setup: Setup, registry: Registry, store: Store, resolver: Resolver) -> FastAPI:
         settings, base = setup.settings, setup.settings.served_model_name
-        evidences, guards, watching = Evidences(registry, self._gate), Guards(self._keys.keyring), self._watching
+        evidences, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
         publisher = build_publisher(
             settings, registry, store, self._pool, evidences, self._gate.served.files, max_rank=setup.plan.max_lora_rank
         )
@@ -312,10 +306,10 @@ def build_admission(settings: Settings) -> Admission:
 
 
 def build_pool(
-    setup: Setup, registry: Registry, store: Store, metrics: Metrics, suspects: Suspects, loads: AdapterLoads
+    setup: Setup, registry: Registry, store: Store, metrics: Metrics, suspects: PoisonRequests, loads: AdapterLoads
 ) -> EnginePool:
     """One engine per URL, each with its client, loader and supervisor."""
-    leases = Leases(store.root)
+    leases = AdapterFileLocks(store.root)
     names = engine_names(setup.settings, setup.engine_urls, is_managed=setup.spec is not None)
     engines = [
         _build_engine(name, url, setup, registry, store, leases, metrics, suspects, loads)
@@ -330,9 +324,9 @@ def _build_engine(
     setup: Setup,
     registry: Registry,
     store: Store,
-    leases: Leases,
+    leases: AdapterFileLocks,
     metrics: Metrics,
-    suspects: Suspects,
+    suspects: PoisonRequests,
     loads: AdapterLoads,
 ) -> Engine:
     """One engine with its client, loader and supervisor."""
@@ -371,5 +365,5 @@ def _build_engine(
         announce=announce,
         died=lambda: suspects.engine_died(name),
     )
-    thrash = Thrash(name, loader.used, metrics.adapters, announce)
+    thrash = ThrashMonitor(name, loader.used, metrics.adapters, announce)
     return Engine(name, client, loader, reconciler, thrash, supervisor, suspects)

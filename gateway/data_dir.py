@@ -17,7 +17,7 @@ class InUseError(Exception):
     """Another gateway works here; the message names it and says what to do."""
 
 
-class Alone:
+class DataDirLock:
     """Proof that no other gateway works on some data, for as long as this process lives."""
 
     def __init__(self, locks: list[int]) -> None:
@@ -31,7 +31,7 @@ class Alone:
 
 
 @contextlib.contextmanager
-def alone(data_dir: Path, database_url: str) -> Iterator[Alone]:
+def lock_data_dir(data_dir: Path, database_url: str) -> Iterator[DataDirLock]:
     """Hold a data directory, and an SQLite file wherever that lies; raises `InUseError` when another gateway does.
 
     Gateways with directories of their own may share a PostgreSQL.
@@ -41,7 +41,7 @@ def alone(data_dir: Path, database_url: str) -> Iterator[Alone]:
         if (file := _sqlite_file(database_url)) is not None and file.parent.is_dir():
             lock_file = file.with_name(f"{file.name}.lock")
             locks.append(_hold(held, lock_file, f"the SQLite file {file}", "database_url, such as a PostgreSQL"))
-        proof = Alone(locks)
+        proof = DataDirLock(locks)
         proof.tell("which is starting")
         yield proof
 

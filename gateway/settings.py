@@ -17,7 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from gateway.costs.amounts import MOST_USD_PER_HOUR
+from gateway.money import MOST_USD_PER_HOUR
 
 EMBEDDED = "embedded"
 

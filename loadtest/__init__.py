@@ -1,15 +1,15 @@
 """Black-box load testing of any OpenAI-compatible server: streamed chat requests, raw timestamps, honest percentiles.
 
 Nothing of the gateway, the trainer or the adapter store is imported here: the load tester must be able to fail when
-the gateway lies. `loadtest.canned` is a server to test it, and the gateway, against.
+the gateway lies. `loadtest.mock_engine` is a server to test it, and the gateway, against.
 """
 
 from loadtest.errors import LoadtestError
+from loadtest.metrics import Slo, Summary, summarise
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import RunSettings, run_load
 from loadtest.samples import Distribution
-from loadtest.stats import Slo, Summary, summarise
 from loadtest.workload import RequestSpec
 
 __all__ = [

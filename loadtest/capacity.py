@@ -17,7 +17,7 @@ PLAIN_GROWTH = 0.25
 """A queue that grows by less is probed once more: by chance many requests may have come late in the test."""
 
 
-class Outcome(StrEnum):
+class ProbeOutcome(StrEnum):
     """What one probe says about a rate."""
 
     WITHIN = "within"
@@ -26,11 +26,11 @@ class Outcome(StrEnum):
     """Interrupted, too short, or the client gave out: no statement about the server."""
 
 
-Probe = Callable[[float], Awaitable[Outcome]]
+Probe = Callable[[float], Awaitable[ProbeOutcome]]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SloLimits:
     """What the whole of a level must keep beside answering all it is offered; None is no limit."""
 
     p99_ttft_ms: float | None = None
@@ -49,23 +49,23 @@ class Limits:
                 broken.append(f"p99 {name} {found.p99_ms:.1f} ms (limit {limit:g} ms)")
         return broken
 
-    def outcome(self, report: Report) -> Outcome:
+    def outcome(self, report: Report) -> ProbeOutcome:
         """What a probe's report says.
 
         A late client makes latencies longer, never shorter: limits that are kept in spite of it are kept. Limits that
         are broken count as broken by the server only if they are without the client's lateness, too.
         """
         if report.partial:
-            return Outcome.UNKNOWN
+            return ProbeOutcome.UNKNOWN
         lags = [lag.p99_ms for lag in (report.total.lag, report.client.loop_lag) if lag]
         allowance_ms = max(lags, default=0.0) if report.invalid else 0.0
         if self.broken_by(report, allowance_ms):
-            return Outcome.BEYOND
+            return ProbeOutcome.BEYOND
         if report.backlog is None or self.broken_by(report):
-            return Outcome.UNKNOWN
+            return ProbeOutcome.UNKNOWN
         if report.backlog.grows:
-            return Outcome.UNKNOWN if report.invalid else Outcome.BEYOND
-        return Outcome.WITHIN
+            return ProbeOutcome.UNKNOWN if report.invalid else ProbeOutcome.BEYOND
+        return ProbeOutcome.WITHIN
 
     def reasons(self, report: Report) -> list[str]:
         """Why a rate is beyond the limits, as sentences."""
@@ -106,24 +106,24 @@ async def bracket_capacity(probe: Probe, start: float, tolerance: float, most_pr
         else:
             rate = (within + beyond) / 2
         match await probe(rate):
-            case Outcome.WITHIN:
+            case ProbeOutcome.WITHIN:
                 within = rate
-            case Outcome.BEYOND:
+            case ProbeOutcome.BEYOND:
                 beyond = rate
-            case Outcome.UNKNOWN:
+            case ProbeOutcome.UNKNOWN:
                 return Bracket(within, beyond, is_settled=False)
     settled = within is not None and beyond is not None and beyond <= within * (1 + tolerance)
     return Bracket(within, beyond, is_settled=settled)
 
 
 async def find_capacity(
-    settings: RunSettings, limits: Limits, start: float, tolerance: float, most_probes: int, measure: Measured
+    settings: RunSettings, limits: SloLimits, start: float, tolerance: float, most_probes: int, measure: Measured
 ) -> tuple[Study, Bracket]:
     """Probe rates until the capacity is known; the study's levels are the probes in order of rate."""
     levels: list[Level] = []
     measure = fresh_runs(measure)
 
-    async def probe(rate: float) -> Outcome:
+    async def probe(rate: float) -> ProbeOutcome:
         level = await _probed(replace(settings, rate_per_s=rate, exact_offer=True), limits, measure)
         levels.append(level)
         return limits.outcome(level.reports[-1])
@@ -133,7 +133,7 @@ async def find_capacity(
     return Study("capacity", levels, conclusion(bracket, levels, limits), figures(bracket, levels, limits)), bracket
 
 
-async def _probed(settings: RunSettings, limits: Limits, measure: Measured) -> Level:
+async def _probed(settings: RunSettings, limits: SloLimits, measure: Measured) -> Level:
     """One rate, probed again where the first time was too short to tell, or its queue may have grown by chance."""
     rate = settings.rate_per_s or 0.0
     label = f"{rate:.4g} req/s"
@@ -146,12 +146,12 @@ async def _probed(settings: RunSettings, limits: Limits, measure: Measured) -> L
         report = await measure(settings, f"{label}, {settings.duration_s:.0f} s")
     level = Level(label, rate, [report])
     doubtful = report.backlog is not None and report.backlog.grows and report.backlog.left_behind < PLAIN_GROWTH
-    if doubtful and limits.outcome(report) is Outcome.BEYOND and not limits.broken_by(report):
+    if doubtful and limits.outcome(report) is ProbeOutcome.BEYOND and not limits.broken_by(report):
         level.reports.append(await measure(settings, f"{label}, again"))
     return level
 
 
-def figures(bracket: Bracket, levels: list[Level], limits: Limits) -> dict[str, Any]:
+def figures(bracket: Bracket, levels: list[Level], limits: SloLimits) -> dict[str, Any]:
     """The capacity in numbers, per second: none is more than was really answered."""
     known = [report.backlog.answered_per_s for level in levels for report in level.reports if report.backlog]
     return {
@@ -171,7 +171,7 @@ def within_per_s(bracket: Bracket, levels: list[Level]) -> float | None:
     return min([bracket.within, *(backlog.answered_per_s for backlog in backlogs if backlog)])
 
 
-def conclusion(bracket: Bracket, levels: list[Level], limits: Limits) -> str:
+def conclusion(bracket: Bracket, levels: list[Level], limits: SloLimits) -> str:
     """The result in words."""
     within = within_per_s(bracket, levels)
     if within is None:
@@ -187,10 +187,10 @@ def conclusion(bracket: Bracket, levels: list[Level], limits: Limits) -> str:
     return f"{at_best}, {bracket.beyond:.4g} are not: {'; '.join(broken)}{rough}."
 
 
-def _why_unknown(levels: list[Level], limits: Limits) -> str:
+def _why_unknown(levels: list[Level], limits: SloLimits) -> str:
     for level in levels:
         report = level.reports[-1]
-        if limits.outcome(report) is Outcome.UNKNOWN and not report.partial:
+        if limits.outcome(report) is ProbeOutcome.UNKNOWN and not report.partial:
             if level.is_invalid:
                 return f"; at {level.load:.4g} the load tester gave out, so the server may take more"
             return f"; at {level.load:.4g} the probe was too short to see whether a queue grows: give more --duration-s"

@@ -13,18 +13,18 @@ from rich.console import Console
 
 from loadtest.adapters_bench.cli import app as adapters_bench_app
 from loadtest.bench.cli import app as bench_app
-from loadtest.capacity import Limits, find_capacity
+from loadtest.capacity import SloLimits, find_capacity
 from loadtest.comparison import WORSE, compare
 from loadtest.delivery import Delivery
-from loadtest.display import print_comparison
 from loadtest.errors import InvalidWorkloadError, LoadtestError
+from loadtest.metrics import Slo
 from loadtest.options import Limit, LoadOptions, ReportFiles, UsdPerHour, command_of
 from loadtest.outputs import read_json, read_records
-from loadtest.plan import planned_trace
 from loadtest.report import Report, tallied
+from loadtest.schedule import planned_trace
 from loadtest.settings import RunSettings
-from loadtest.stats import Slo
 from loadtest.study import Study, compare_mixes, geometric, sweep
+from loadtest.terminal import print_comparison
 from loadtest.traces import write_trace
 
 app = typer.Typer(help="Measure latency and throughput of an OpenAI-compatible server.", no_args_is_help=True)
@@ -119,7 +119,7 @@ def capacity(options: CapacityOptions) -> None:
         if options.p99_ttft_ms is None and options.p99_itl_ms is None:
             raise InvalidWorkloadError("a capacity needs a limit: give --p99-ttft-ms, --p99-itl-ms or both.")
         settings = replace(_timed(options.settings()), ramp=None, concurrency=options.concurrency)
-        limits = Limits(options.p99_ttft_ms, options.p99_itl_ms, options.max_error_rate)
+        limits = SloLimits(options.p99_ttft_ms, options.p99_itl_ms, options.max_error_rate)
         delivery = Delivery(options, files, options.records)
         search = find_capacity(
             settings, limits, options.from_rate, options.tolerance, options.most_probes, delivery.measure

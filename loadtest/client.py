@@ -11,8 +11,8 @@ import aiohttp
 import orjson
 
 from loadtest.connection import Connection
-from loadtest.events import EventReader, FailureError, error_message
 from loadtest.records import INTERRUPTED, RequestRecord
+from loadtest.sse import EventReader, FailureError, error_message
 from loadtest.workload import RequestSpec
 
 __all__ = ["INTERRUPTED", "ChatClient", "RequestRecord"]

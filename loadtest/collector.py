@@ -5,42 +5,49 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loadtest.backlog import Course
+from loadtest.metrics import MetricAccumulator, Slo, ttft_ms
 from loadtest.records import RequestRecord
-from loadtest.stats import Slo, Tally, ttft_ms
 
 RECENT = 500
 
 
 @dataclass(slots=True)
-class Tallies:
+class LiveTotals:
     """The sums of one test, or of one of its processes."""
 
     slo: Slo
-    total: Tally
-    models: dict[str, Tally]
-    cold: Tally
-    warm: Tally
-    near_swap: Tally
+    total: MetricAccumulator
+    models: dict[str, MetricAccumulator]
+    cold: MetricAccumulator
+    warm: MetricAccumulator
+    near_swap: MetricAccumulator
     course: Course = field(default_factory=Course)
 
     @classmethod
-    def empty(cls, slo: Slo, models: Iterable[str] = ()) -> "Tallies":
+    def empty(cls, slo: Slo, models: Iterable[str] = ()) -> "LiveTotals":
         """Nothing yet; the models are listed in this order."""
-        return cls(slo, Tally(slo), {name: Tally(slo) for name in models}, Tally(slo), Tally(slo), Tally(slo))
+        return cls(
+            slo,
+            MetricAccumulator(slo),
+            {name: MetricAccumulator(slo) for name in models},
+            MetricAccumulator(slo),
+            MetricAccumulator(slo),
+            MetricAccumulator(slo),
+        )
 
     def add(self, record: RequestRecord, *, near_swap: bool = False) -> None:
         """Take one complete record in."""
         self.total.add(record)
         self.course.add(record)
-        self.models.setdefault(record.model, Tally(self.slo)).add(record)
+        self.models.setdefault(record.model, MetricAccumulator(self.slo)).add(record)
         (self.cold if record.cold else self.warm).add(record)
         if near_swap:
             self.near_swap.add(record)
 
-    def merge(self, other: "Tallies") -> None:
+    def merge(self, other: "LiveTotals") -> None:
         """Take in the sums of another process."""
         for name, tally in other.models.items():
-            self.models.setdefault(name, Tally(self.slo)).merge(tally)
+            self.models.setdefault(name, MetricAccumulator(self.slo)).merge(tally)
         for name in ("total", "cold", "warm", "near_swap", "course"):
             getattr(self, name).merge(getattr(other, name))
 
@@ -72,7 +79,7 @@ class Snapshot:
 class Collector:
     """Takes requests in as they leave and as they are complete."""
 
-    tallies: Tallies
+    tallies: LiveTotals
     cold_after_s: float | None = None
     sent: int = 0
     _answered_s: dict[str, float] = field(default_factory=dict)

@@ -12,7 +12,7 @@ _GRID = 200_001
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MeanEstimate:
     """A mean over repeats and the half width of its 95 % confidence interval, None with fewer than two repeats."""
 
     mean: float
@@ -20,7 +20,7 @@ class Estimate:
     repeats: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Estimate":
+    def of(cls, values: Sequence[float]) -> "MeanEstimate":
         """The estimate from one value per repeat."""
         count = len(values)
         if count < 2:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from loadtest.events import FailureError
+from loadtest.sse import FailureError
 
 MOST_HEAD_BYTES = 1 << 16
 

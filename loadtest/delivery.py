@@ -5,15 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest.display import live_view, print_report, print_study
 from loadtest.options import ReportFiles
-from loadtest.outputs import RecordFiles, json_text, output
+from loadtest.outputs import RecordFiles, csv_text, json_text, output
 from loadtest.page import html_page
 from loadtest.report import Report
 from loadtest.run import run_load
 from loadtest.settings import RunSettings
-from loadtest.spreadsheet import csv_text
 from loadtest.study import Study
+from loadtest.terminal import live_view, print_report, print_study
 
 
 class Delivery:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings, SwapPlan
-from loadtest.stats import Slo
+from loadtest.metrics import Slo
+from loadtest.settings import DEFAULT_CONCURRENCY, PromotionPlan, RunSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_VARIABLE = "TURNTABLE_GATEWAY_URL"
@@ -133,7 +133,9 @@ class LoadOptions(ReportFiles):
             key=key,
             processes=self.processes or (1 + int(self.rate or 0) // MOST_RATE_PER_PROCESS),
             slo=Slo(self.slo_ttft_ms, self.slo_itl_ms, self.slo_tpot_ms, self.slo_e2e_ms),
-            swaps=SwapPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key) if self.promote else None,
+            swaps=PromotionPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key)
+            if self.promote
+            else None,
             **{name: getattr(self, name) for name in _SAME},
         )
 

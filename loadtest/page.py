@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from loadtest.asked import asked_in_words
 from loadtest.chart import Limit, Series, bar_chart, in_digits, line_chart
-from loadtest.measures import MEASURES, Json, Measure, levels_of, mean
+from loadtest.comparison import MEASURES, Json, Measure, levels_of, mean
 from loadtest.provenance import in_words
-from loadtest.sentences import backlog_sentence, cached_sentence, verdict_in_words
+from loadtest.sentences import asked_in_words, backlog_sentence, cached_sentence, verdict_in_words
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }

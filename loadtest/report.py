@@ -1,19 +1,56 @@
-"""The result of a load test: what was asked, what came of it, and whether it can be believed."""
+"""What a load level costs: the price of the server's time over what it got done in it.
+
+The result of a load test: what was asked, what came of it, and whether it can be believed.
+"""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from loadtest.backlog import Backlog
-from loadtest.collector import Tallies
-from loadtest.meter import ClientLoad, client_bound
-from loadtest.money import Cost
+from loadtest.client_saturation import ClientLoad, client_bound
+from loadtest.collector import LiveTotals
+from loadtest.metrics import MetricAccumulator, Summary, jain
+from loadtest.promotions import PromotionResult
 from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.run import LoadRun, RunSettings
 from loadtest.settings import DEFAULT_CONCURRENCY
-from loadtest.stats import Summary, Tally, jain
-from loadtest.swaps import Swap
+
+HOUR_S = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """US dollars at one load level; None where nothing was done to share them."""
+
+    usd_per_hour: float
+    usd: float
+    """The price of the time the test took, idle moments included."""
+    per_request: float | None
+    per_good_request: float | None
+    """Over requests answered within the SLO only: late and failed ones are paid for, too."""
+    per_million_output_tokens: float | None
+    per_million_tokens: float | None
+    """Over prompt and output tokens alike."""
+
+    @classmethod
+    def of(cls, summary: Summary, over_s: float, usd_per_hour: float) -> "Cost":
+        """The cost of `over_s` seconds in which this was done."""
+        usd = usd_per_hour * over_s / HOUR_S
+
+        def share(count: float) -> float | None:
+            return usd / count if count else None
+
+        return cls(
+            usd_per_hour=usd_per_hour,
+            usd=usd,
+            per_request=share(summary.succeeded),
+            per_good_request=share(summary.good),
+            per_million_output_tokens=share(summary.completion_tokens / 1e6),
+            per_million_tokens=share((summary.prompt_tokens + summary.completion_tokens) / 1e6),
+        )
+
 
 DEFINITIONS = {
     "ttft": "intended send time to first chunk with text",
@@ -58,7 +95,7 @@ class Report:
     backlog: Backlog | None
     """Whether the server kept up with a steady load; None in a closed loop, and when the test was too short to tell."""
     provenance: Provenance
-    swaps: list[Swap] = field(default_factory=list)
+    swaps: list[PromotionResult] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
     ttft_shares: list[tuple[float, float]] = field(default_factory=list)
     """The cumulative distribution of TTFT: milliseconds, and the share of answers up to there."""
@@ -107,7 +144,7 @@ class Report:
 
 def tallied(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
     """The report on records read from disk; how loaded the client was is not on them."""
-    tallies = Tallies.empty(settings.slo)
+    tallies = LiveTotals.empty(settings.slo)
     for record in records:
         tallies.add(record)
     provenance = Provenance.of_records(sorted(tallies.models))
@@ -130,5 +167,5 @@ def _public(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _if_any(tally: Tally, over_s: float) -> Summary | None:
+def _if_any(tally: MetricAccumulator, over_s: float) -> Summary | None:
     return tally.summary(over_s) if tally.requests else None

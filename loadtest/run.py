@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from loadtest.client import ChatClient
-from loadtest.collector import Tallies
-from loadtest.drive import Driver, OnRecord, OnSnapshot, Part
-from loadtest.meter import ClientLoad
-from loadtest.plan import Plan
+from loadtest.client_saturation import ClientLoad
+from loadtest.collector import LiveTotals
 from loadtest.preparation import check_server, server_version, warm_up
+from loadtest.promotions import PromotionResult
 from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
+from loadtest.runner import Driver, OnRecord, OnSnapshot, Part
+from loadtest.schedule import Plan
 from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings
-from loadtest.swaps import Swap
 from loadtest.workers import Sink, run_in_processes
 
 __all__ = ["DEFAULT_CONCURRENCY", "LoadRun", "RunSettings", "run_load"]
@@ -26,11 +26,11 @@ __all__ = ["DEFAULT_CONCURRENCY", "LoadRun", "RunSettings", "run_load"]
 class LoadRun:
     """What a test found; `partial` when it was interrupted before all requests were answered."""
 
-    tallies: Tallies
+    tallies: LiveTotals
     client: ClientLoad
     partial: bool
     provenance: Provenance
-    swaps: list[Swap] = field(default_factory=list)
+    swaps: list[PromotionResult] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
 
 

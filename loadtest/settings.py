@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 from loadtest.arrivals import Rate
 from loadtest.errors import InvalidWorkloadError
-from loadtest.lengths import Lengths
-from loadtest.popularity import popularity
-from loadtest.stats import Slo
+from loadtest.metrics import Slo
+from loadtest.model_mix import popularity
 from loadtest.traces import FORMATS
+from loadtest.workload import Lengths
 
 DEFAULT_CONCURRENCY = 8
 DEFAULT_REQUESTS = 64
@@ -18,7 +18,7 @@ ARRIVALS = ("poisson", "gamma", "constant", "trace")
 
 
 @dataclass(frozen=True, slots=True)
-class SwapPlan:
+class PromotionPlan:
     """Promotions during the test: `versions` of `adapter` become live in turn, one every `every_s` seconds."""
 
     adapter: str
@@ -28,7 +28,7 @@ class SwapPlan:
     admin_key: str | None = field(default=None, repr=False)
 
     @classmethod
-    def parse(cls, text: str, every_s: float, admin_url: str, admin_key: str | None) -> "SwapPlan":
+    def parse(cls, text: str, every_s: float, admin_url: str, admin_key: str | None) -> "PromotionPlan":
         """`support=2,3` names the adapter and the versions to promote."""
         name, _, numbers = text.partition("=")
         try:
@@ -84,7 +84,7 @@ class RunSettings:
     processes: int = 1
     slo: Slo = field(default_factory=Slo)
     usd_per_hour: float | None = None
-    swaps: SwapPlan | None = None
+    swaps: PromotionPlan | None = None
 
     def __post_init__(self) -> None:
         checked_url(self.url, "--url")

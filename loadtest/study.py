@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from loadtest.measures import estimates
+from loadtest.comparison import estimates
 from loadtest.report import DEFINITIONS, Report
 from loadtest.settings import RunSettings
 

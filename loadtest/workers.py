@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from loadtest.collector import Snapshot
-from loadtest.drive import Driver, OnSnapshot, Part, PartResult
 from loadtest.errors import ServerError
 from loadtest.records import RequestRecord
+from loadtest.runner import Driver, OnSnapshot, Part, PartResult
 from loadtest.settings import RunSettings
 
 START_DELAY_S = 0.2

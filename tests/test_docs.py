@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from turntable import COMMANDS
+from turntable.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -52,7 +52,7 @@ def test_stale_blocks_are_named_and_rebuilt_from_the_code_and_the_rest_left_alon
     assert readme.read_text().count("old words") == 3
     assert build_reference("--readme", readme).returncode == 0
     text = readme.read_text()
-    assert re.search(r"(?m)^  stats\.py +Metrics derived from raw records$", text)
+    assert re.search(r"(?m)^  metrics\.py +Metrics derived from raw records$", text)
     assert re.search(r"(?m)^turntable adapters promote NAME VERSION +Make a version live", text)
     assert "| `data_dir` | `TURNTABLE_DATA_DIR` | `var` |" in text
     assert (text.count("text\n<!--"), text.count("old words")) == (3, 0)

@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gateway.engine.process import EngineSpec
+from gateway.engines.process import EngineSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 # What `make bench` compares with has venvs of its own, in which nothing of ours is installed.
@@ -36,7 +36,7 @@ DOCKER_LISTS = {
     "gateway": {"gateway", "postgres", "otel"},
     "engine-trainer": {"gateway", "postgres", "otel", "engine-cpu", "trainer"},
 }
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "turntable.py", "adapters", "gateway", "trainer", "loadtest")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "turntable", "adapters", "gateway", "trainer", "loadtest")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -145,7 +145,7 @@ def test_compose_publishes_only_the_gateway_and_only_on_loopback() -> None:
 
 
 def test_the_engine_in_compose_is_started_as_the_gateway_would_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.engine.process.inherited_environment", dict)
+    monkeypatch.setattr("gateway.engines.process.inherited_environment", dict)
     engine = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["engine"]
     spec = EngineSpec(
         model_path=Path("/data/base-model"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import trainer.cli as commands
-from gateway.costs.evidence import Kind
-from gateway.costs.office import Question
-from gateway.costs.page import html_page as costs_page
+from gateway.costs.evidence import EvidenceKind
+from gateway.costs.html import html_page as costs_page
+from gateway.costs.report import CostQuery
 from gateway.database import open_database
 from loadtest.page import html_page as loadtest_page
 from tests.browser import Page, new_page, running_browser
@@ -18,13 +18,12 @@ from tests.gateway.costs.test_document import CAPACITY, NOW, SINCE, office_of, r
 from tests.loadtest.test_outputs import report as load_report
 from tests.loadtest.test_outputs import study
 from tests.trainer.cli.test_commands import run
-from tests.trainer.decision.comparisons import HOSTILE, report, saved
-from tests.trainer.review.contests import ITEMS, SYSTEM, compared
-from trainer.proof.task import read_task
-from trainer.review.contest import read_contest
-from trainer.review.ratings import Ratings
-from trainer.review.server import serving
-from trainer.review.session import Session
+from tests.trainer.human_eval.contests import ITEMS, SYSTEM, compared
+from tests.trainer.report.comparisons import HOSTILE, report, saved
+from trainer.eval.task import read_task
+from trainer.human_eval.pairs import read_contest
+from trainer.human_eval.ratings import Ratings
+from trainer.human_eval.server import Session, serving
 
 CHARTS = """[...document.querySelectorAll('svg')].map(svg => {
   const {width, height} = svg.getBoundingClientRect();
@@ -48,8 +47,8 @@ def costs(folder: Path) -> str:
     run_of(database, SINCE, NOW, Decimal("2.69"))
     write_rows(database, [row(n, SINCE + n * 20_000_000, prompt_tokens=1024, completion_tokens=128) for n in range(50)])
     office = office_of(database, folder)
-    office.store.add(Kind.CAPACITY, CAPACITY)
-    text = costs_page(office.document(Question(SINCE, NOW)))
+    office.store.add(EvidenceKind.CAPACITY, CAPACITY)
+    text = costs_page(office.document(CostQuery(SINCE, NOW)))
     database.dispose()
     return text
 

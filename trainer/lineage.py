@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.manifest import TRAINING_FILE
-from trainer.artifact import ROWS_FILE
-from trainer.data.reading import Reader
-from trainer.data.rows import row_id
+from trainer.data.loaders import Reader
+from trainer.data.schema import row_id
 from trainer.errors import DataError, Problem, RunError
-from trainer.run_directory import RUNS_FOLDER, files_in_runs
+from trainer.training.artifacts import ROWS_FILE
+from trainer.training.run_directory import RUNS_FOLDER, files_in_runs
 
 _ID_DIGITS = 64
 _SHORTEST_PREFIX = 8

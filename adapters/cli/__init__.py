@@ -2,22 +2,22 @@
 
 import typer
 
-from adapters.cli import audit_log, engines, traffic, versions, watching
+from adapters.cli import rollout, status, versions
 
 app = typer.Typer(help="Publish, prove, promote and retire adapters on a running gateway.", no_args_is_help=True)
 app.command()(versions.add)
 app.command("list")(versions.list_adapters)
 app.command()(versions.show)
 app.command()(versions.verify)
-app.command()(watching.drift)
-app.command()(traffic.approve)
-app.command()(traffic.promote)
-app.command()(traffic.rollback)
-app.command()(traffic.canary)
-app.command()(traffic.shadow)
-app.command()(traffic.pin)
-app.command()(traffic.unpin)
-app.command()(traffic.withdraw)
+app.command()(status.drift)
+app.command()(rollout.approve)
+app.command()(rollout.promote)
+app.command()(rollout.rollback)
+app.command()(rollout.canary)
+app.command()(rollout.shadow)
+app.command()(rollout.pin)
+app.command()(rollout.unpin)
+app.command()(rollout.withdraw)
 app.command()(versions.retire)
-app.command()(audit_log.audit)
-app.command()(engines.engines)
+app.command()(status.audit)
+app.command()(status.engines)

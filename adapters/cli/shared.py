@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from adapters.cli.tables import console, show
-from adapters.client import AdminClient
-from adapters.connection import URL_VARIABLE, connect, gateway_address
+from adapters.admin_client import URL_VARIABLE, AdminClient, connect, gateway_address
 from adapters.errors import AdapterError
+from turntable.console import console, show
 
 URL, DATA = "", Path("var")
 """Defaults of the two options below; no address means to look it up."""

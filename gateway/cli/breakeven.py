@@ -11,13 +11,13 @@ import typer
 from rich import box
 from rich.table import Table
 
-from adapters.cli.tables import console, show
-from gateway.cli.moments import moment
-from gateway.costs.amounts import MOST_USD_PER_HOUR, dollars
+from gateway.clock import moment
 from gateway.costs.breakeven import DAY_S, BreakEven, Fleet, break_even, payback_days
 from gateway.costs.plan import read_presets
+from gateway.costs.prices.rates import PricedTokens, rates_for
 from gateway.errors import GatewayError
-from gateway.prices.rates import Tokens, rates_for
+from gateway.money import MOST_USD_PER_HOUR, dollars
+from turntable.console import console, show
 
 _THOUSAND = 1000
 _DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
@@ -46,7 +46,7 @@ def breakeven(
     """At which volume own engines pay, by price of the engine and model elsewhere, as steps of whole engines."""
     try:
         rates = _hourly(usd_per_hour, hardware)
-        tokens = Tokens(prompt_tokens, output_tokens, Decimal(str(cached_share)) * prompt_tokens)
+        tokens = PricedTokens(prompt_tokens, output_tokens, Decimal(str(cached_share)) * prompt_tokens)
         capacity, peak = _capacity(capacity_per_s), _number("peak-to-mean", peak_to_mean, Decimal(1))
         fleets = {name: Fleet(usd, capacity, peak, min_replicas) for name, usd in rates.items()}
         volume = _volume(fleets, requests_per_day, utilisation)
@@ -180,12 +180,12 @@ def _answers(rows: list[dict[str, Any]], volume: Decimal | None, fleets: dict[st
 
 
 def _charges(
-    data_dir: Path, vs: list[str] | None, tokens: Tokens, at: datetime, *, batch: bool
+    data_dir: Path, vs: list[str] | None, tokens: PricedTokens, at: datetime, *, batch: bool
 ) -> dict[str, tuple[Decimal, str]]:
     """USD of one request by comparator, and the entry of the price data that it was taken from."""
     from gateway.costs.comparators import factor_for, read_factors
-    from gateway.prices.book import PriceBook
-    from gateway.prices.comparison import DEFAULT_COMPARISON
+    from gateway.costs.prices.book import PriceBook
+    from gateway.costs.prices.update import DEFAULT_COMPARISON
 
     book, factors, found = PriceBook.open(data_dir), read_factors(), {}
     for name in vs or DEFAULT_COMPARISON:

@@ -11,14 +11,13 @@ import httpx
 import typer
 from rich.console import Console
 
-from adapters.client import AdminClient
-from adapters.connection import admin_key, connect
+from adapters.admin_client import AdminClient, admin_key, connect
 from adapters.errors import AdapterError
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from gateway.costs.calibration import Batch, Shape
+    from gateway.costs.calibration import Batch, BatchShape
 
 _SETTLE_S = 10.0
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
@@ -91,7 +90,7 @@ class _Bench:
         self._requests = requests
         self._random = choice
 
-    def measure(self, shapes: "list[Shape]", repeats: int) -> dict[str, Any]:
+    def measure(self, shapes: "list[BatchShape]", repeats: int) -> dict[str, Any]:
         """All shapes in random order, round by round, and what fits them."""
         from gateway.costs.calibration import fit
 
@@ -123,7 +122,7 @@ class _Bench:
             "chars_per_token": chars_per_token,
         }
 
-    def _announcement(self, order: "list[Shape]") -> str:
+    def _announcement(self, order: "list[BatchShape]") -> str:
         """How long it will take, judged by requests of the longest shape, which also warm the engine up."""
         longest = max(order, key=lambda shape: (shape.prompt_words, shape.output_tokens))
         together = min(self._concurrency, self._requests)
@@ -139,7 +138,7 @@ class _Bench:
             "present pace; requests of others go on and are slower meanwhile"
         )
 
-    def _quiet_batch(self, shape: "Shape") -> "tuple[Batch, int]":
+    def _quiet_batch(self, shape: "BatchShape") -> "tuple[Batch, int]":
         """A batch without requests of others; after some tries one with them, and how many they were."""
         for number in range(1, _TRIES + 1):
             batch, others = self._batch(shape)
@@ -149,7 +148,7 @@ class _Bench:
                 _progress(f"{shape.name}: {others} requests of others came in between; once more")
         return batch, others
 
-    def _batch(self, shape: "Shape") -> "tuple[Batch, int]":
+    def _batch(self, shape: "BatchShape") -> "tuple[Batch, int]":
         from gateway.costs.calibration import Batch
 
         prompts = [self._words(shape.prompt_words) for _ in range(self._requests)]

@@ -10,18 +10,16 @@ import httpx
 import orjson
 import typer
 
-from adapters.cli.tables import console, show
-from adapters.connection import admin_key
+from adapters.admin_client import admin_key
 from gateway.cli import breakeven as breakeven_command
 from gateway.cli import calibrate as calibrate_command
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
 from gateway.costs.document import CostDocument
-from gateway.costs.evidence import Kind
-from gateway.costs.measurements import Provenance, from_file
-from gateway.costs.page import html_page
-from gateway.costs.sheet import as_csv
-from gateway.costs.show import shown
+from gateway.costs.evidence import EvidenceKind, Provenance, from_file
+from gateway.costs.html import html_page
+from gateway.costs.terminal import as_csv, shown
 from gateway.errors import GatewayError
+from turntable.console import console, show
 
 costs_app = typer.Typer()
 
@@ -79,7 +77,7 @@ def record(
     except GatewayError as error:
         _fail(f"{file}: {error}")
     with admin_of(gateway, data_dir) as admin:
-        if kind is Kind.CAPACITY:
+        if kind is EvidenceKind.CAPACITY:
             fact["despite"] = _demand_ours(file, fact, gateway, _served(gateway, data_dir), despite)
         admin.request("POST", f"/costs/evidence/{kind}", json=fact)
     console().print(f"{kind} from {file} counts from now on.")

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.cli.audit_log import show_entries
 from adapters.cli.shared import print_json, print_table
-from gateway.cli.accounts import (
+from adapters.cli.status import show_entries
+from gateway.cli.account_options import (
     Budgets,
     Concurrency,
     MaxTokens,

@@ -15,16 +15,16 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from adapters.connection import ADDRESS_FILE
-from gateway.cli.base import ServeError
-from gateway.front_door import Door, Limits, strict_protocol
-from gateway.front_door.server import AdminDoor, Server
-from gateway.front_door.tls import TlsError, server_context
+from adapters.admin_client import ADDRESS_FILE
+from gateway.cli.serve_checks import ServeError
+from gateway.server import ConnectionLimits, Listener, strict_protocol
+from gateway.server.listeners import AdminListener, Server
+from gateway.server.tls import TlsError, server_context
 from gateway.settings import Settings
 
 
 @dataclass(frozen=True)
-class Doors:
+class Listeners:
     """Bound sockets, not yet served; `admin` is None where one address serves everything."""
 
     public: socket.socket
@@ -48,7 +48,7 @@ class Doors:
 
 
 @contextlib.contextmanager
-def open_doors(settings: Settings) -> Iterator[Doors]:
+def open_listeners(settings: Settings) -> Iterator[Listeners]:
     """Bind the addresses of the settings; raises `ServeError` when one is taken, or keys would cross a network
     unencrypted.
     """
@@ -64,11 +64,11 @@ def open_doors(settings: Settings) -> Iterator[Doors]:
                     f"Keys would cross the network unencrypted: {listener.getsockname()[0]} is no loopback address; "
                     "give --tls-cert and --tls-key, or --plain-http where something in front of the gateway speaks TLS."
                 )
-        yield Doors(public, admin, tls)
+        yield Listeners(public, admin, tls)
 
 
 @contextlib.contextmanager
-def address_kept(data_dir: Path, doors: Doors) -> Iterator[None]:
+def address_kept(data_dir: Path, doors: Listeners) -> Iterator[None]:
     """While the gateway runs, the data directory says where, for the commands on this machine."""
     path = data_dir / ADDRESS_FILE
     public = _reachable(doors.public_url)
@@ -113,7 +113,7 @@ def server_config(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None =
         app,
         log_config=None,
         access_log=False,
-        http=strict_protocol(_limits(settings), Door.WHOLE if settings.admin_port is None else Door.PUBLIC),
+        http=strict_protocol(_limits(settings), Listener.WHOLE if settings.admin_port is None else Listener.PUBLIC),
         ws="none",
         proxy_headers=False,
         server_header=False,
@@ -122,16 +122,18 @@ def server_config(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None =
     )
 
 
-def server(app: ASGIApp, settings: Settings, doors: Doors) -> Server:
+def server(app: ASGIApp, settings: Settings, doors: Listeners) -> Server:
     """The gateway's server; run it on `doors.public`."""
     config = server_config(app, settings, doors.tls)
     if doors.admin is None:
         return Server(config, None)
-    return Server(config, AdminDoor(doors.admin, strict_protocol(_limits(settings), Door.WHOLE), doors.admin_tls))
+    return Server(
+        config, AdminListener(doors.admin, strict_protocol(_limits(settings), Listener.WHOLE), doors.admin_tls)
+    )
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(settings.header_timeout_s, settings.max_header_bytes, settings.max_connections)
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(settings.header_timeout_s, settings.max_header_bytes, settings.max_connections)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -11,15 +11,13 @@ import typer
 from rich import box
 from rich.table import Table
 
-from adapters.cli.tables import console
-from adapters.cli.tables import show as show_table
-from gateway.cli.moments import moment
+from gateway.clock import moment
+from gateway.costs.prices.book import PRICE_FILE, PriceBook
+from gateway.costs.prices.rates import Listing, PriceError, PriceTier
+from gateway.costs.prices.update import DEFAULT_COMPARISON, DEFAULT_URL, changed_prices, update_snapshot
 from gateway.errors import GatewayError
-from gateway.prices.book import PRICE_FILE, PriceBook
-from gateway.prices.comparison import DEFAULT_COMPARISON, changed_prices
-from gateway.prices.listing import Listing, PriceError
-from gateway.prices.rates import Tier
-from gateway.prices.update import DEFAULT_URL, update_snapshot
+from turntable.console import console
+from turntable.console import show as show_table
 
 app = typer.Typer(no_args_is_help=True, help="Prices of frontier APIs: list, explain, update, compare.")
 DataDir = Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where prices.toml and updates are kept.")]
@@ -138,7 +136,7 @@ def rows_of(listing: Listing, at: datetime, *, batch: bool = False) -> list[dict
     return rows
 
 
-def rates_of(tier: Tier) -> dict[str, Any]:
+def rates_of(tier: PriceTier) -> dict[str, Any]:
     """The figures of a tier, as JSON and as cells."""
     kinds = ("input", "cached_read", "cache_write", "cache_write_1h", "output", "reasoning")
     figures = {kind: getattr(tier.rates, kind) for kind in kinds}

@@ -17,19 +17,22 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from adapters import AdapterError
 from gateway.app import Setup, Turntable
-from gateway.cli.base import ServeError, find_base_model
-from gateway.cli.listening import address_kept, bind, open_doors, server
-from gateway.cli.log_lines import log_warnings, printable
-from gateway.cli.open_files import with_room_for_files
-from gateway.cli.plan import plan_for
-from gateway.data_dir import Alone, InUseError, alone
-from gateway.engine.parsers import choose_parsers
-from gateway.engine.process import EngineSpec, engine_build
-from gateway.engine.slots import SlotPlan
-from gateway.keys.pepper import PepperError
-from gateway.keys.secret_file import ADMIN_KEY_FILE, WeakSecretError, load_or_create_admin_key, strong_admin_key
+from gateway.auth.secrets import (
+    ADMIN_KEY_FILE,
+    PepperError,
+    WeakSecretError,
+    load_or_create_admin_key,
+    strong_admin_key,
+)
+from gateway.cli.listening import address_kept, bind, open_listeners, server
+from gateway.cli.serve_checks import ServeError, find_base_model, plan_for, with_room_for_files
+from gateway.data_dir import DataDirLock, InUseError, lock_data_dir
+from gateway.engines.process import EngineSpec, engine_build
+from gateway.engines.slot_plan import SlotPlan
+from gateway.engines.tool_parsers import choose_parsers
+from gateway.log_lines import log_warnings, printable
 from gateway.settings import Settings
-from gateway.telemetry import TelemetryMissingError
+from gateway.tracing import TelemetryMissingError
 
 app = typer.Typer()
 console = Console(stderr=True, highlight=False)
@@ -40,7 +43,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [default: 8080]")] = None,
     admin_host: Annotated[str | None, typer.Option(help="Address of operators [default: 127.0.0.1]")] = None,
-    admin_port: Annotated[int | None, typer.Option(help="Port of operators alone [default: the same port]")] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Port of operators lock_data_dir [default: the same port]")
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate with its chain, PEM; makes it https")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM [default: in the same file]")] = None,
     tls_client_ca: Annotated[Path | None, typer.Option(help="Serve only clients with a certificate of this CA")] = None,
@@ -89,7 +94,7 @@ def _run(settings: Settings) -> str:
         failures.append(reason)
         signal.raise_signal(signal.SIGTERM)
 
-    with _alone(settings) as held, open_doors(settings) as doors:
+    with _alone(settings) as held, open_listeners(settings) as doors:
         engine_urls, spec, base_dir, plan = _plan_engine(settings)
         setup = Setup(settings, _admin_key(settings), engine_urls, spec, base_dir, _announce, give_up, plan)
         door_keeper = server(_build(setup), settings, doors)
@@ -106,11 +111,11 @@ def _run(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def _alone(settings: Settings) -> Iterator[Alone]:
+def _alone(settings: Settings) -> Iterator[DataDirLock]:
     """Hold the data directory; no other gateway may write into the same journal, or the same SQLite file."""
     with contextlib.ExitStack() as held:
         try:
-            proof = held.enter_context(alone(settings.data_dir, settings.database))
+            proof = held.enter_context(lock_data_dir(settings.data_dir, settings.database))
         except InUseError as error:
             raise ServeError(str(error)) from error
         yield proof

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from adapters.cli.shared import print_json, print_table
-from gateway.cli.accounts import Budgets, Concurrency, MaxTokens, Rpm, Tpm, account_of, shown, tell_if_unpriced
+from gateway.cli.account_options import Budgets, Concurrency, MaxTokens, Rpm, Tpm, account_of, shown, tell_if_unpriced
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, admin_of
 
 app = typer.Typer(no_args_is_help=True)

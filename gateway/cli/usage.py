@@ -8,8 +8,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Column, Table
 
-from adapters.cli.tables import console, show
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
+from turntable.console import console, show
 
 Until = Annotated[str | None, typer.Option(help="Until this time, which is not part of it; now by default.")]
 Tenant = Annotated[str | None, typer.Option(help="Only this tenant.")]

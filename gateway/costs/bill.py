@@ -3,18 +3,26 @@
 An engine's day is the unit: its price for the time it was up, the part of that in which it had work, and who had that
 work done. Adapter loads are charged by the time they took; the other busy time by weighted tokens. All amounts are
 integer nano-USD, and allocated + idle + overhead is the bill, exactly.
+
+Adapter loads: when an engine spent how long on bringing an adapter in; the bill charges that time to the adapter.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.costs.amounts import DAY_US, HOUR_US, nano, split
+from sqlalchemy import Engine, insert
+from sqlalchemy.exc import SQLAlchemyError
+
 from gateway.costs.plan import HOURS_PER_MONTH, CostPlan, IdlePolicy
-from gateway.costs.sums import OWN_KEYS, Sums, added
-from gateway.costs.usage import Window
 from gateway.costs.weights import Weights
-from gateway.engine_runs import EngineRun
+from gateway.metering import now_us
+from gateway.metering.engine_uptime import EngineRun
+from gateway.metering.tables import adapter_loads
+from gateway.metering.usage_queries import OWN_KEYS, Sums, added
+from gateway.metering.usage_summary import UsageWindow
+from gateway.money import DAY_US, HOUR_US, nano, split
 
 Who = tuple[str, str, str]
 """Adapter, tenant, key; all empty strings where there is none."""
@@ -120,7 +128,7 @@ def engine_days(
 
 def make_bill(
     days: Mapping[tuple[int, str], EngineDay],
-    window: Window,
+    window: UsageWindow,
     weights: Weights,
     *,
     policy: IdlePolicy,
@@ -232,3 +240,27 @@ def by_group(sums: Iterable[Sums], key_of: Callable[[Sums], tuple[str, ...]]) ->
         key = key_of(one)
         groups[key] = added(groups[key], one) if key in groups else one
     return groups
+
+
+log = logging.getLogger(__name__)
+
+
+class AdapterLoads:
+    """Writes down adapter loads; a load that cannot be written down is logged, and has happened all the same."""
+
+    def __init__(self, database: Engine) -> None:
+        self._database = database
+
+    def recorder(self, engine: str) -> Callable[[str, float], None]:
+        """What an engine's loader tells adapter and seconds to, when a load is done; blocks."""
+
+        def record(adapter: str, load_s: float) -> None:
+            load_us = int(load_s * 1e6)
+            row = {"at_us": now_us() - load_us, "load_us": load_us, "engine": engine, "adapter": adapter}
+            try:
+                with self._database.begin() as connection:
+                    connection.execute(insert(adapter_loads).values(row))
+            except SQLAlchemyError:
+                log.exception("the load of %s on %s is missing from the bill", adapter, engine)
+
+        return record

@@ -42,7 +42,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ReplicaStep:
     """One number of replicas: own engines pay from `pays_from` requests a day to `up_to`, which they cannot exceed."""
 
     replicas: int
@@ -63,7 +63,7 @@ class BreakEven:
     """Of one replica's requests a day."""
     for_good_from: Decimal | None
     """Beyond this no further replica makes it dearer again; None when that is never or not known."""
-    steps: tuple[Step, ...]
+    steps: tuple[ReplicaStep, ...]
     reason: str
 
 
@@ -83,17 +83,17 @@ def break_even(fleet: Fleet, usd_per_request: Decimal) -> BreakEven:
     return BreakEven(first, share, _for_good(fleet, usd_per_request), steps, reason)
 
 
-def _steps(fleet: Fleet, usd_per_request: Decimal) -> Iterator[Step]:
+def _steps(fleet: Fleet, usd_per_request: Decimal) -> Iterator[ReplicaStep]:
     capacity = fleet.requests_per_day
     if capacity is None:
         usd = fleet.usd_per_day(fleet.min_replicas)
-        yield Step(fleet.min_replicas, usd, usd / usd_per_request, None)
+        yield ReplicaStep(fleet.min_replicas, usd, usd / usd_per_request, None)
         return
     for replicas in range(fleet.min_replicas, fleet.min_replicas + _step_count(fleet, usd_per_request)):
         usd, up_to = fleet.usd_per_day(replicas), replicas * capacity
         least = 0 if replicas == fleet.min_replicas else (replicas - 1) * capacity
         pays_from = max(usd / usd_per_request, Decimal(least))
-        yield Step(replicas, usd, pays_from if pays_from <= up_to else None, up_to)
+        yield ReplicaStep(replicas, usd, pays_from if pays_from <= up_to else None, up_to)
 
 
 def _step_count(fleet: Fleet, usd_per_request: Decimal) -> int:

@@ -13,7 +13,7 @@ PS_PER_US = 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BatchShape:
     """Requests that look alike: `is_cached` ones repeat a prompt that the engine has just seen."""
 
     prompt_words: int
@@ -49,11 +49,11 @@ class Fit:
     r_squared: float
 
 
-def design(words: int, tokens: int) -> list[Shape]:
+def design(words: int, tokens: int) -> list[BatchShape]:
     """Long and short prompts, cached and not, with long and short answers: every pair of kinds varies apart."""
     lengths = (max(1, words // 8), words)
     outputs = (max(1, tokens // 8), tokens)
-    return [Shape(w, t, cached) for w in lengths for t in outputs for cached in (False, True)]
+    return [BatchShape(w, t, cached) for w in lengths for t in outputs for cached in (False, True)]
 
 
 def fit(batches: Sequence[Batch]) -> Fit:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.costs.amounts import HOUR_US, nano
-from gateway.costs.sums import SHORT_PROMPT, Sums, added
-from gateway.prices.listing import Listing, PriceError
-from gateway.prices.rates import Rates, Tier, Tokens, rates_for
+from gateway.costs.prices.rates import Listing, PricedTokens, PriceError, PriceTier, Rates, rates_for
+from gateway.metering.usage_queries import SHORT_PROMPT, Sums, added
+from gateway.money import HOUR_US, nano
 
 _FACTORS = Path(__file__).with_name("token_factors.toml")
 REFERENCE_CHARS_PER_TOKEN = Decimal("3.9")
@@ -73,8 +72,8 @@ class Comparator:
 
     listing: Listing
     factor: Factor
-    _known: dict[tuple[int, bool], tuple[Tier, ...]] = field(default_factory=dict, compare=False, repr=False)
-    _same: dict[tuple[Tier, ...], tuple[Tier, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[tuple[int, bool], tuple[PriceTier, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _same: dict[tuple[PriceTier, ...], tuple[PriceTier, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def charges(self, sums: Sequence[Sums], variant: str, period_us: int) -> Range:
         """What all these requests would have cost in one variant; raises `PriceError` where it has no price.
@@ -92,9 +91,9 @@ class Comparator:
         """The likely figure of the standard variant alone, for the many lines of a bill."""
         return self._total(self._alike(sums, period_us, batch=False), self.factor.typical, Decimal(1), None)
 
-    def _alike(self, sums: Sequence[Sums], period_us: int, *, batch: bool) -> list[tuple[tuple[Tier, ...], Sums]]:
+    def _alike(self, sums: Sequence[Sums], period_us: int, *, batch: bool) -> list[tuple[tuple[PriceTier, ...], Sums]]:
         """Usage at the same prices added up: within it, charges are proportional to tokens."""
-        together: dict[tuple[int, int], tuple[tuple[Tier, ...], Sums]] = {}
+        together: dict[tuple[int, int], tuple[tuple[PriceTier, ...], Sums]] = {}
         for one in sums:
             tiers = self._tiers(one.period * period_us, batch=batch)
             alike = (id(tiers), one.long_prompt)
@@ -103,13 +102,17 @@ class Comparator:
         return list(together.values())
 
     def _total(
-        self, together: Sequence[tuple[tuple[Tier, ...], Sums]], factor: Decimal, times: Decimal, written: bool | None
+        self,
+        together: Sequence[tuple[tuple[PriceTier, ...], Sums]],
+        factor: Decimal,
+        times: Decimal,
+        written: bool | None,
     ) -> int:
         """`written` is None without a cache, else whether what is not read from it is written into it."""
         charged = (self._charge_usd(one, tiers, factor, times, written) for tiers, one in together)
         return nano(sum(charged, Decimal(0)))
 
-    def _tiers(self, at_us: int, *, batch: bool) -> tuple[Tier, ...]:
+    def _tiers(self, at_us: int, *, batch: bool) -> tuple[PriceTier, ...]:
         known = self._known.get((at_us, batch))
         if known is None:
             found = self.listing.tiers(datetime.fromtimestamp(at_us // 10**6, UTC), batch=batch)
@@ -118,14 +121,14 @@ class Comparator:
         return known
 
     def _charge_usd(
-        self, sums: Sums, tiers: Sequence[Tier], factor: Decimal, thinking: Decimal, written: bool | None
+        self, sums: Sums, tiers: Sequence[PriceTier], factor: Decimal, thinking: Decimal, written: bool | None
     ) -> Decimal:
         cached = 0 if written is None else sums.cached_tokens
         new = sums.prompt_tokens - cached if written and cached else 0
-        tokens = Tokens(sums.prompt_tokens, sums.completion_tokens * thinking, cached, new).scaled(factor)
+        tokens = PricedTokens(sums.prompt_tokens, sums.completion_tokens * thinking, cached, new).scaled(factor)
         return self._rates(sums, tiers, factor).charge_usd(tokens)
 
-    def _rates(self, sums: Sums, tiers: Sequence[Tier], factor: Decimal) -> Rates:
+    def _rates(self, sums: Sums, tiers: Sequence[PriceTier], factor: Decimal) -> Rates:
         if not sums.long_prompt and len(tiers) > 1 and SHORT_PROMPT * factor > tiers[1].above_prompt_tokens:
             raise PriceError(
                 f"'{self.listing.name}' changes its price at {tiers[1].above_prompt_tokens:,} tokens, below the "

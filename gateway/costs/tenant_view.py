@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from gateway.costs.amounts import DAY_US
 from gateway.costs.document import CostDocument
-from gateway.costs.office import Question
+from gateway.costs.report import CostQuery
 from gateway.errors import InvalidRequestError
+from gateway.money import DAY_US
 
 
-def asked_by_tenant(question: Question) -> Question:
+def asked_by_tenant(question: CostQuery) -> CostQuery:
     """The question as a tenant may ask it: grouped by tenant among others, of whole days.
 
     Raises `InvalidRequestError` for what would tell how busy engines are, and with whose work.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gateway.costs.sums import Sums
+from gateway.metering.usage_queries import Sums
 
 PS_PER_MS = 10**9
 STATED = "stated: a cached, an uncached and a generated token weigh 1 : 10 : 40; `turntable costs calibrate` measures"

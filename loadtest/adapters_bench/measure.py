@@ -11,10 +11,9 @@ from statistics import median
 import httpx
 import numpy as np
 
-from loadtest.adapters_bench.files import write_adapters
 from loadtest.adapters_bench.results import AdapterResult, Kill, Many
-from loadtest.adapters_bench.server import Server, closest, serving, wait_for
-from loadtest.popularity import zipf_weights
+from loadtest.adapters_bench.server import Server, closest, serving, wait_for, write_adapters
+from loadtest.model_mix import zipf_weights
 
 Say = Callable[[str], None]
 _COLD = 20

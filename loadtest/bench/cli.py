@@ -12,9 +12,8 @@ import orjson
 import typer
 
 from loadtest.bench import page
-from loadtest.bench.bars import BARS
 from loadtest.bench.machine import machine
-from loadtest.bench.results import Result
+from loadtest.bench.results import BARS, Result
 from loadtest.bench.rounds import measure
 from loadtest.bench.soak import SLOPE_LIMIT_MIB, Soak
 from loadtest.bench.soak import soak as run_soak

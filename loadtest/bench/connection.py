@@ -17,7 +17,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(slots=True)
-class Answer:
+class BenchAnswer:
     """One answer as it arrived; times are those of the monotonic clock."""
 
     status: int
@@ -27,19 +27,19 @@ class Answer:
     end_s: float
 
 
-class Connection(asyncio.Protocol):
+class BenchConnection(asyncio.Protocol):
     """A kept-alive connection that carries one request at a time."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._answered: asyncio.Future[Answer] | None = None
+        self._answered: asyncio.Future[BenchAnswer] | None = None
         self._buffer = bytearray()
         self._body_at = 0
         self._status = 0
         self._length: int | None = None
         self._first_text_s: float | None = None
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> BenchAnswer:
         """Send a whole request and wait for its answer; raises ConnectionError when the connection ends before."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("closed")
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
 
     def _deliver(self) -> None:
         body = bytes(self._buffer[self._body_at :])
-        answer = Answer(self._status, body, self._length is None, self._first_text_s, time.perf_counter())
+        answer = BenchAnswer(self._status, body, self._length is None, self._first_text_s, time.perf_counter())
         self._begin()
         if self._answered and not self._answered.done():
             self._answered.set_result(answer)
@@ -115,7 +115,7 @@ def joined(body: bytes) -> bytes:
         at = end + 4 + size
 
 
-def problem(answer: Answer, words: int, *, stream: bool) -> str | None:
+def problem(answer: BenchAnswer, words: int, *, stream: bool) -> str | None:
     """Why this is not the answer that was asked for; None when it is."""
     if answer.status != 200:
         return f"status {answer.status}"

@@ -11,8 +11,8 @@ import orjson
 import uvloop
 
 from loadtest.arrivals import poisson_offsets
-from loadtest.bench.connection import Connection, problem
-from loadtest.stats import Distribution
+from loadtest.bench.connection import BenchConnection, problem
+from loadtest.metrics import Distribution
 
 GRACE_S = 45
 """How long answers may take after the last request was sent; what is still missing then has failed."""
@@ -51,7 +51,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PhaseOutcome:
     """One phase in figures; `client_cpu_s` is the CPU time of the client process."""
 
     completed: int
@@ -64,11 +64,11 @@ class Outcome:
     ttft: Distribution | None
 
 
-def drive(phase: Phase) -> Outcome:
+def drive(phase: Phase) -> PhaseOutcome:
     """Run one phase; failed requests are part of the outcome, never an exception."""
     cpu_s, start_s = time.process_time(), time.perf_counter()
     seen = uvloop.run(_Driver(phase).run())
-    return Outcome(
+    return PhaseOutcome(
         completed=seen.completed,
         failed=seen.errors.total(),
         errors=dict(seen.errors.most_common()),
@@ -85,7 +85,7 @@ class _Driver:
         self._phase = phase
         self._request = request_bytes(phase)
         self._seen = Seen()
-        self._idle: list[Connection] = []
+        self._idle: list[BenchConnection] = []
         self._start_s = 0.0
 
     async def run(self) -> Seen:
@@ -148,9 +148,9 @@ class _Driver:
             if self._phase.stream and answer.first_text_s is not None:
                 seen.ttft_ms.append((answer.first_text_s - intended_s) * 1000)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> BenchConnection:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, "127.0.0.1", self._phase.port)
+        _, connection = await loop.create_connection(BenchConnection, "127.0.0.1", self._phase.port)
         return connection
 
 

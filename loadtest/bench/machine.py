@@ -1,7 +1,11 @@
-"""The machine a run was made on, in words that identify no host."""
+"""The machine a run was made on, in words that identify no host.
+
+CPU time and memory of a process with all its descendants, from /proc.
+"""
 
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -23,3 +27,63 @@ def _first(file: str, name: str) -> str:
         if key.strip() == name:
             return value.strip()
     return ""
+
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process; `cpu_s` is user and system time, with that of its children that ended and were waited for."""
+
+    pid: int
+    parent: int
+    session: int
+    cpu_s: float
+    rss_bytes: int
+
+
+def read_processes() -> list[Process]:
+    """All processes there are now."""
+    found = [_read(int(entry)) for entry in os.listdir(PROC) if entry.isdigit()]  # noqa: PTH208 names are enough
+    return [process for process in found if process]
+
+
+def _read(pid: int) -> Process | None:
+    try:
+        text = (PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in parentheses may hold anything, so count from its end: state is field 3 of proc(5).
+    fields = text[text.rindex(")") + 2 :].split()
+    ticks = sum(map(int, fields[11:15]))
+    return Process(pid, int(fields[1]), int(fields[3]), ticks / TICKS_PER_S, int(fields[21]) * PAGE_BYTES)
+
+
+def tree_of(root: int, processes: list[Process]) -> list[Process]:
+    """The process, its descendants, and whatever else runs in the session it leads."""
+    members = {root}
+    grown = True
+    while grown:
+        more = {process.pid for process in processes if process.parent in members or process.session == root}
+        grown = not more <= members
+        members |= more
+    return [process for process in processes if process.pid in members]
+
+
+def cpu_s(root: int) -> float:
+    """CPU seconds that the tree has used since it began."""
+    return sum(process.cpu_s for process in tree_of(root, read_processes()))
+
+
+def rss_mib(root: int) -> float:
+    """Resident memory of the tree; shared pages count once per process."""
+    return sum(process.rss_bytes for process in tree_of(root, read_processes())) / 2**20
+
+
+def machine_cpu_s() -> float:
+    """CPU seconds that all processes of the machine have used since it started."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, (PROC / "stat").read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system + irq + softirq) / TICKS_PER_S

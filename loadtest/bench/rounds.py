@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from loadtest.bench import process_tree
-from loadtest.bench.driver import Outcome, Phase, drive
+from loadtest.bench import machine
+from loadtest.bench.driver import Phase, PhaseOutcome, drive
 from loadtest.bench.results import Result, Sample
-from loadtest.bench.running import Running, running_engine, running_system
-from loadtest.bench.systems import DIRECT, SYSTEMS
+from loadtest.bench.systems import DIRECT, SYSTEMS, Running, running_engine, running_system
 from loadtest.bench.workloads import LOAD, LOAD70, PLAIN, STAGES, STREAM_WORDS, STREAMS256, Stage, phase
-from loadtest.stats import Distribution
+from loadtest.metrics import Distribution
 
 WARM_UP_S = 1.0
 Say = Callable[[str], None]
@@ -29,7 +28,7 @@ class Meter:
     client: Executor
     engine: Running
 
-    def run(self, system: Running, asked: Phase) -> tuple[Outcome, dict[str, float]]:
+    def run(self, system: Running, asked: Phase) -> tuple[PhaseOutcome, dict[str, float]]:
         """One phase: what the client saw, and the CPU seconds of the system, the engine and the whole machine."""
         before = self._cpu_s(system)
         outcome = self.client.submit(drive, asked).result()
@@ -38,9 +37,9 @@ class Meter:
 
     def _cpu_s(self, system: Running) -> dict[str, float]:
         return {
-            "machine": process_tree.machine_cpu_s(),
-            "engine": process_tree.cpu_s(self.engine.pid),
-            "system": process_tree.cpu_s(system.pid),
+            "machine": machine.machine_cpu_s(),
+            "engine": machine.cpu_s(self.engine.pid),
+            "system": machine.cpu_s(system.pid),
         }
 
 
@@ -106,7 +105,7 @@ def _sample(workload: str, number: int, server: Running, asked: Phase, meter: Me
         errors=outcome.errors,
         requests_per_s=round(outcome.completed / outcome.duration_s, 2),
         cpu_us_per_request=round(system_s / outcome.completed * 1e6, 1) if outcome.completed else 0.0,
-        rss_mib=round(process_tree.rss_mib(server.pid), 1),
+        rss_mib=round(machine.rss_mib(server.pid), 1),
         system_cores=round(system_s / wall_s, 3),
         client_cores=round(outcome.client_cpu_s / wall_s, 3),
         engine_cores=round(engine_s / wall_s, 3),

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtest.bench import process_tree
+from loadtest.bench import machine as process_tree
 from loadtest.bench.driver import Phase, drive
-from loadtest.bench.running import running_engine, running_system
-from loadtest.bench.systems import SYSTEMS, TURNTABLE
+from loadtest.bench.systems import SYSTEMS, TURNTABLE, running_engine, running_system
 from loadtest.bench.workloads import PLAIN_WORDS
 
 SLOPE_LIMIT_MIB = 1.0

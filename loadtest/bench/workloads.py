@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from loadtest.bench.driver import Phase
-from loadtest.bench.running import Running
+from loadtest.bench.systems import Running
 
 PLAIN, BURST, LOAD70, PACED, STREAMS256 = "plain", "burst", "load70", "paced", "streams256"
 PLAIN_WORDS, STREAM_WORDS = 16, 50

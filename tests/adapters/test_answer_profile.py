@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from adapters.answer_profile import FIELD, OTHER, Answer, Baseline, Shape, is_refusal
+from adapters.answer_profile import FIELD, OTHER, AnswerShape, Baseline, ProfiledAnswer, is_refusal
 
 
 def triage(category: str, number: int) -> str:
@@ -16,7 +16,7 @@ ANSWERS = [triage(category, number) for number, category in enumerate(["billing"
 
 
 def test_objects_are_known_by_their_keys_and_by_fields_with_few_values() -> None:
-    shape = Shape.of(ANSWERS)
+    shape = AnswerShape.of(ANSWERS)
     assert (shape.kind, shape.keys) == ("json", ("category", "summary", "urgent"))
     assert shape.classes == {"category": ("billing", "returns", "shipping"), "urgent": ("false", "true")}
     looked = dict(shape.look(triage("my secret is 4711", 1)))
@@ -31,17 +31,17 @@ def test_objects_are_known_by_their_keys_and_by_fields_with_few_values() -> None
 
 
 def test_labels_and_texts_are_told_apart() -> None:
-    labels = Shape.of([" spam\n", "ham"] * 10)
+    labels = AnswerShape.of([" spam\n", "ham"] * 10)
     assert (labels.kind, labels.classes) == ("label", {"answer": ("ham", "spam")})
     assert dict(labels.look("spam"))["format"] == "valid"
     assert dict(labels.look("It is spam."))["field:answer"] == OTHER
-    texts = Shape.of([f"Answer number {n}." for n in range(30)])
+    texts = AnswerShape.of([f"Answer number {n}." for n in range(30)])
     assert (texts.kind, texts.classes) == ("text", {})
     assert [measure for measure, _ in texts.look("anything")] == ["refusal"]
 
 
 def test_a_baseline_counts_and_comes_back_from_json() -> None:
-    baseline = Baseline.of([Answer(text, 40, 20 + n, "stop") for n, text in enumerate(ANSWERS)])
+    baseline = Baseline.of([ProfiledAnswer(text, 40, 20 + n, "stop") for n, text in enumerate(ANSWERS)])
     assert baseline is not None
     assert baseline.counts["prompt_tokens"] == {"<=48": 30}
     assert baseline.counts["completion_tokens"] == {"<=32": 13, "<=48": 16, "<=64": 1}

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from adapters import AdapterError, BaseModel
-from adapters.hash_cache import CACHE_FILE
 from adapters.manifest import file_sha256
+from adapters.store import CACHE_FILE
 from tests.adapters.conftest import ALL_LINEAR, in_layers
 
 
@@ -56,7 +56,7 @@ def test_the_weights_are_read_once_until_they_change(base_dir: Path, monkeypatch
         read.append(path.name)
         return file_sha256(path)
 
-    monkeypatch.setattr("adapters.hash_cache.file_sha256", reading)
+    monkeypatch.setattr("adapters.store.file_sha256", reading)
     assert BaseModel.read(base_dir).weights_sha256 == first
     assert read == []
     os.utime(base_dir / "model-00002-of-00002.safetensors", ns=(1, 1))
@@ -76,7 +76,7 @@ def test_a_model_that_cannot_be_written_beside_has_an_identity_too(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("adapters.hash_cache.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("adapters.store.tempfile.mkstemp", refuse)
     assert BaseModel.read(base_dir).weights_sha256 == expected
     assert not (base_dir / CACHE_FILE).exists()
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from adapters import AdminClient
 from adapters.cli import app
-from adapters.cli.progress import following
+from adapters.cli.versions import following
 from tests.adapters.conftest import AdminApi, Serve
 
 VERSION = {"name": "mine", "version": "v1", "digest": "1f2e3d4c5b6a" + "0" * 52, "state": "ready", "reason": ""}

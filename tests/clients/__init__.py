@@ -1,1 +1,0 @@
-"""Other people's clients and tools against the gateway: what they expect of an OpenAI or Anthropic server."""

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.settings import Settings
-from loadtest.canned.server import serving
+from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 
 QUESTION = "My parcel with the desk lamp has not arrived and tracking shows nothing."
@@ -49,7 +49,7 @@ class Away:
     @contextmanager
     def engine_back(self) -> Iterator[None]:
         """A canned engine runs where the gateway looks for one, and the gateway has seen it."""
-        command = [sys.executable, "-m", "loadtest.canned", "--port", str(self.engine_port)]
+        command = [sys.executable, "-m", "loadtest.mock_engine", "--port", str(self.engine_port)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
                 wait_until_ready(self.url)

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from loadtest.canned.engine import Fault
+from loadtest.mock_engine.engine import Fault
 from tests.clients.conftest import ASK, Away
 from tests.conftest import Served
 from tests.gateway.conftest import KEY, Attached

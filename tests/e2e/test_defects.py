@@ -1,7 +1,7 @@
 """What a bare vLLM does wrong with adapters, each defect beside its absence through the gateway.
 
 When a test of the bare engine fails because the defect is gone, vLLM has mended it: give its shield in
-`gateway/engine_plugin/shields.py` a `mended_in`. One bare engine serves all tests here; the last one kills it.
+`gateway/engines/plugin/patches.py` a `mended_in`. One bare engine serves all tests here; the last one kills it.
 """
 
 import os
@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from adapters import BaseModel
-from gateway.engine.process import EngineSpec
+from gateway.engines.process import EngineSpec
 from tests.adapters_on_disk import AnotherGateway, write_adapter
 from tests.conftest import READY_TIMEOUT_S, Served
 from tests.e2e.test_serving import eventually

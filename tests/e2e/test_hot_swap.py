@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.engine.probe import difference
+from gateway.engines.effect_probe import difference
 from tests.conftest import Served
 
 ASK: Any = [{"role": "user", "content": "My parcel with the desk lamp has not arrived and tracking shows nothing."}]

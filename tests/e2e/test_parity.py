@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import Served
 from tests.trainer.test_methods import recipe
-from trainer.train import train
+from trainer.training.run import train
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

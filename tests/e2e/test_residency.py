@@ -15,10 +15,10 @@ import pytest
 from pydantic import SecretStr
 
 from adapters import BaseModel, StoreError, Version
-from gateway.engine.client import EngineClient
-from gateway.engine.leases import Leases
-from gateway.engine.probe import Effect, ProbeResult, probe_effect
-from gateway.engine_plugin.residency import ADAPTERS
+from gateway.engines.client import EngineClient
+from gateway.engines.effect_probe import Effect, ProbeResult, probe_effect
+from gateway.engines.file_locks import AdapterFileLocks
+from gateway.engines.plugin.residency import ADAPTERS
 from gateway.settings import Settings
 from tests.adapters_on_disk import AnotherGateway, write_adapter
 from tests.canaries import ENGINE_KEY
@@ -101,7 +101,7 @@ def test_two_gateways_on_one_engine_push_out_each_others_adapters_and_harm_nobod
     assert [(name, closest(answer, references)) for name, answer in answers] == [(name, name) for name in chosen]
 
 
-def may_delete(leases: Leases, digest: str) -> bool:
+def may_delete(leases: AdapterFileLocks, digest: str) -> bool:
     try:
         with leases.deleting(digest):
             return True
@@ -119,7 +119,7 @@ def test_a_version_that_another_gateway_retires_leaves_the_engine_and_its_files_
 ) -> None:
     victim = crowd[3]
     logprobs(served, victim.name)
-    leases = Leases(served.data_dir / "adapters")
+    leases = AdapterFileLocks(served.data_dir / "adapters")
     with pytest.raises(StoreError, match="another gateway"), leases.deleting(victim.digest):
         pass
     assert victim.engine_name in in_engine(served)

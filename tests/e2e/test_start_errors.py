@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.auth import ApiKeyService
 from gateway.database import open_database
-from gateway.keys import KeyOffice
 from tests.conftest import TURNTABLE
-from tests.gateway.keys.conftest import DRAFT
+from tests.gateway.auth.conftest import DRAFT
 
 
 def serve(*options: object) -> "subprocess.CompletedProcess[str]":
@@ -79,7 +79,7 @@ def test_a_model_that_the_engine_cannot_load_ends_with_the_engines_reason(
 
 def test_a_pepper_that_the_keys_were_not_made_with_is_named_with_the_fix(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path / 'turntable.db'}")
-    KeyOffice(database, "tt-admin", "p" * 64).create(DRAFT, actor="admin")
+    ApiKeyService(database, "tt-admin", "p" * 64).create(DRAFT, actor="admin")
     database.dispose()
     sentence = one_sentence(serve("--port", 0, "--data-dir", tmp_path, "--engine-url", "http://127.0.0.1:9"))
     assert "made with another pepper" in sentence

@@ -12,10 +12,10 @@ import uvicorn
 
 from gateway.app import Setup, Turntable
 from gateway.cli.listening import server_config
-from gateway.cli.plan import plan_for
+from gateway.cli.serve_checks import plan_for
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import CannedServer, serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import MockServer, serving
 from tests.canaries import ADMIN_KEY, leaks
 
 KEY = ADMIN_KEY
@@ -24,7 +24,7 @@ KEY = ADMIN_KEY
 class Attached:
     """A gateway and the engine it is attached to."""
 
-    def __init__(self, url: str, engine: CannedServer, data_dir: Path) -> None:
+    def __init__(self, url: str, engine: MockServer, data_dir: Path) -> None:
         self.url = url
         self.engine = engine.engine
         self.data_dir = data_dir
@@ -72,7 +72,7 @@ def wait_until_ready(url: str) -> None:
 def attached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
     data_dir = tmp_path_factory.mktemp("attached")
     with (
-        serving(CannedSettings(tokens=8, itl_ms=5)) as engine,
+        serving(MockSettings(tokens=8, itl_ms=5)) as engine,
         running_gateway(Settings(data_dir=data_dir), engine.url) as url,
     ):
         wait_until_ready(url)

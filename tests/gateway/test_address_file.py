@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.connection import ADDRESS_FILE, running_gateway
+from adapters.admin_client import ADDRESS_FILE, running_gateway
 from gateway.settings import inherited_environment
-from loadtest.canned import CannedSettings, serving
+from loadtest.mock_engine import MockSettings, serving
 from tests.conftest import TURNTABLE
 
 
@@ -47,7 +47,7 @@ def serve(data_dir: Path, engine: str, *options: str) -> Iterator["subprocess.Po
 
 
 def test_commands_find_the_running_gateway_and_name_its_absence_afterwards(tmp_path: Path) -> None:
-    with serving(CannedSettings(tokens=3)) as engine, serve(tmp_path, engine.url, "--admin-port", "0") as process:
+    with serving(MockSettings(tokens=3)) as engine, serve(tmp_path, engine.url, "--admin-port", "0") as process:
         said = json.loads((tmp_path / ADDRESS_FILE).read_text())
         assert said["pid"] == process.pid
         assert said["url"] != said["admin_url"]
@@ -67,7 +67,7 @@ def test_commands_find_the_running_gateway_and_name_its_absence_afterwards(tmp_p
 
 
 def test_a_gateway_that_was_killed_is_not_asked(tmp_path: Path) -> None:
-    with serving(CannedSettings()) as engine, serve(tmp_path, engine.url) as process:
+    with serving(MockSettings()) as engine, serve(tmp_path, engine.url) as process:
         url = json.loads((tmp_path / ADDRESS_FILE).read_text())["url"]
         process.send_signal(signal.SIGKILL)
         process.wait(30)

@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.background import Background, Periodic, WorkFailedError
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
-from tests.gateway.traffic.conftest import eventually
+from tests.gateway.releases.conftest import eventually
 
 
 class Work:
@@ -135,7 +135,7 @@ def test_a_gateway_that_can_no_longer_read_keys_says_so_and_is_ready_again_once_
             database.commit()
 
     with (
-        serving(CannedSettings(tokens=2)) as engine,
+        serving(MockSettings(tokens=2)) as engine,
         running_gateway(Settings(data_dir=tmp_path), engine.url) as url,
         httpx.Client(base_url=url) as http,
     ):

@@ -14,16 +14,16 @@ from sqlalchemy import Engine, MetaData, create_engine, inspect, text
 
 from adapters import AdapterRef, Manifest, Registry, State
 from adapters.tables import metadata
-from gateway.budgets.bank import metadata as budget_tables
-from gateway.costs.tables import metadata as cost_tables
+from gateway.auth.tables import metadata as key_tables
 from gateway.database import open_database
-from gateway.engine_runs import _runs
-from gateway.keys.tables import metadata as key_tables
-from gateway.ledger import spending, usage_ledger
-from gateway.ledger.gateways import gateway_runs
-from gateway.limits.sharing import limit_use
-from gateway.reconcile.counts import engine_counts
-from gateway.watching.tables import metadata as watching_tables
+from gateway.metering import spending, usage_ledger
+from gateway.metering.engine_uptime import _runs
+from gateway.metering.gateways import gateway_runs
+from gateway.metering.reconcile.engine_counters import engine_counts
+from gateway.metering.tables import metadata as cost_tables
+from gateway.quality.tables import metadata as watching_tables
+from gateway.quota.budget_leases import metadata as budget_tables
+from gateway.quota.rate_sharing import limit_use
 
 
 @pytest.fixture

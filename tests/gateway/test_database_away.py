@@ -14,24 +14,24 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from gateway.data_dir import InUseError, alone
+from gateway.data_dir import InUseError, lock_data_dir
 from gateway.database import away_error, open_database
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import CannedServer, serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import MockServer, serving
 from tests.databases import Postgres, running_postgres
+from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
-from tests.gateway.keys.conftest import PEPPER
 from tests.gateway.processes import gateway_process
-from tests.gateway.traffic.conftest import eventually
+from tests.gateway.releases.conftest import eventually
 
 ADMIN = {"authorization": f"Bearer {KEY}"}
 AWAY = (503, "database_unavailable")
 
 
 @pytest.fixture
-def engine() -> Iterator[CannedServer]:
-    with serving(CannedSettings(tokens=2, tells_tokens=True)) as server:
+def engine() -> Iterator[MockServer]:
+    with serving(MockSettings(tokens=2, tells_tokens=True)) as server:
         yield server
 
 
@@ -62,7 +62,7 @@ def move_away(data_dir: Path) -> Callable[[], object]:
 
 
 def test_a_database_file_that_is_moved_away_and_back_loses_no_request_and_no_key(
-    tmp_path: Path, engine: CannedServer
+    tmp_path: Path, engine: MockServer
 ) -> None:
     with gateway_process(tmp_path, engine.url) as gateway:
         assert eventually(gateway.is_ready)
@@ -85,12 +85,12 @@ def test_a_database_file_that_is_moved_away_and_back_loses_no_request_and_no_key
 
 
 def test_what_runs_while_the_file_is_away_waits_in_the_journal_and_is_found_after_a_kill(
-    tmp_path: Path, engine: CannedServer
+    tmp_path: Path, engine: MockServer
 ) -> None:
     slow = {"messages": [{"role": "user", "content": "hi"}], "model": "base", "stream": True}
     with gateway_process(tmp_path, engine.url) as gateway:
         assert eventually(gateway.is_ready)
-        engine.engine.settings = CannedSettings(tokens=100, itl_ms=10, tells_tokens=True)
+        engine.engine.settings = MockSettings(tokens=100, itl_ms=10, tells_tokens=True)
         with gateway.http.stream("POST", "/v1/chat/completions", json=slow) as answer:
             lines = answer.iter_lines()
             next(lines)
@@ -106,7 +106,7 @@ def test_what_runs_while_the_file_is_away_waits_in_the_journal_and_is_found_afte
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
 def test_after_a_restart_a_gateway_goes_on_with_the_file_that_is_there_then(
-    tmp_path: Path, engine: CannedServer, how: str
+    tmp_path: Path, engine: MockServer, how: str
 ) -> None:
     def ask(url: str, path: str) -> httpx.Response:
         body = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
@@ -147,7 +147,7 @@ def asked(url: str, what: str) -> httpx.Response:
 @pytest.fixture(scope="module")
 def stopped_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway whose PostgreSQL has stopped."""
-    with running_postgres() as server, serving(CannedSettings(tokens=2)) as canned:
+    with running_postgres() as server, serving(MockSettings(tokens=2)) as canned:
         settings = Settings(data_dir=tmp_path_factory.mktemp("stopped"), database_url=server.empty(), key_pepper=PEPPER)
         with running_gateway(settings, canned.url) as url:
             wait_until_ready(url)
@@ -169,7 +169,7 @@ def test_connections_that_the_server_ended_are_no_error_to_anybody(tmp_path: Pat
     url = postgres.migrated()
     settings = Settings(data_dir=tmp_path, database_url=url, key_pepper=PEPPER)
     killer = create_engine(url, isolation_level="AUTOCOMMIT")
-    with serving(CannedSettings(tokens=2)) as canned, running_gateway(settings, canned.url) as gateway:
+    with serving(MockSettings(tokens=2)) as canned, running_gateway(settings, canned.url) as gateway:
         wait_until_ready(gateway)
         for what in ("new key", "usage", "tenant", "audit"):
             with killer.connect() as connection:
@@ -181,9 +181,7 @@ def test_connections_that_the_server_ended_are_no_error_to_anybody(tmp_path: Pat
     killer.dispose()
 
 
-def test_a_locked_sqlite_file_is_a_503_for_changes_and_nothing_to_requests(
-    tmp_path: Path, engine: CannedServer
-) -> None:
+def test_a_locked_sqlite_file_is_a_503_for_changes_and_nothing_to_requests(tmp_path: Path, engine: MockServer) -> None:
     with running_gateway(Settings(data_dir=tmp_path), engine.url) as url:
         wait_until_ready(url)
         gateway = Attached(url, engine, tmp_path)
@@ -196,7 +194,7 @@ def test_a_locked_sqlite_file_is_a_503_for_changes_and_nothing_to_requests(
         gateway.http.close()
 
 
-def test_on_a_full_disk_keys_are_a_503_and_come_back_with_the_room(tmp_path: Path, engine: CannedServer) -> None:
+def test_on_a_full_disk_keys_are_a_503_and_come_back_with_the_room(tmp_path: Path, engine: MockServer) -> None:
     with gateway_process(tmp_path, engine.url) as gateway:
         assert eventually(gateway.is_ready)
         pid, (_, most) = gateway.process.pid, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -220,7 +218,7 @@ def test_a_disk_without_room_is_named_in_the_refusal(tmp_path: Path) -> None:
 
 
 def test_a_second_gateway_on_one_data_directory_is_refused_and_told_who_is_there(
-    tmp_path: Path, engine: CannedServer
+    tmp_path: Path, engine: MockServer
 ) -> None:
     with gateway_process(tmp_path, engine.url) as first:
         with pytest.raises(AssertionError, match="error: Another gateway works on the data directory") as refused:
@@ -255,20 +253,20 @@ def test_the_data_of_a_gateway_that_was_killed_is_free(tmp_path: Path) -> None:
         holder.stdout.readline()
         for place, what in (("one", "the data directory"), ("two", "the SQLite file")):
             with pytest.raises(InUseError, match=f"works on {what} .*process {holder.pid}"):
-                alone(tmp_path / place, url).__enter__()
-        with alone(tmp_path / "two", "postgresql://shared/database"):
+                lock_data_dir(tmp_path / place, url).__enter__()
+        with lock_data_dir(tmp_path / "two", "postgresql://shared/database"):
             pass
         holder.kill()
         holder.wait()
-        with alone(tmp_path / "one", url):
+        with lock_data_dir(tmp_path / "one", url):
             pass
 
 
-def test_an_admin_key_that_can_be_guessed_keeps_a_gateway_from_starting(tmp_path: Path, engine: CannedServer) -> None:
+def test_an_admin_key_that_can_be_guessed_keeps_a_gateway_from_starting(tmp_path: Path, engine: MockServer) -> None:
     with pytest.raises(AssertionError, match="error: The admin key in the setting admin_key has 1 characters"):
         start(tmp_path, engine, admin_key="a")
 
 
-def start(data_dir: Path, engine: CannedServer, **settings: str) -> None:
+def start(data_dir: Path, engine: MockServer, **settings: str) -> None:
     with gateway_process(data_dir, engine.url, **settings):
         pass

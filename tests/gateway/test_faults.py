@@ -14,9 +14,9 @@ import pytest
 from openai import APIError, AuthenticationError, InternalServerError, NotFoundError, OpenAI
 
 from gateway.settings import Settings
-from loadtest.canned.chat import LEAKED_PATH
-from loadtest.canned.engine import CannedSettings, Fault
-from loadtest.canned.server import serving
+from loadtest.mock_engine.chat import LEAKED_PATH
+from loadtest.mock_engine.engine import Fault, MockSettings
+from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 
 
@@ -172,7 +172,7 @@ def test_each_time_limit_has_an_error_of_its_own(
     tmp_path: Path, limits: dict[str, float], fault: Fault, stream: bool, code: str
 ) -> None:
     settings = Settings.model_validate({"data_dir": tmp_path} | limits)
-    with serving(CannedSettings(fault=fault)) as engine, running_gateway(settings, engine.url) as url:
+    with serving(MockSettings(fault=fault)) as engine, running_gateway(settings, engine.url) as url:
         wait_until_ready(url)
         body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
         headers = {"authorization": f"Bearer {KEY}"}
@@ -184,7 +184,7 @@ def test_each_time_limit_has_an_error_of_its_own(
 
 def test_a_silent_stream_carries_comments_that_clients_ignore(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, keep_alive_s=0.05, first_byte_timeout_s=1)
-    with serving(CannedSettings(fault=Fault.HANG)) as engine, running_gateway(settings, engine.url) as url:
+    with serving(MockSettings(fault=Fault.HANG)) as engine, running_gateway(settings, engine.url) as url:
         wait_until_ready(url)
         body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "stream": True}
         response = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {KEY}"})
@@ -250,7 +250,7 @@ def test_web_pages_may_call_only_from_origins_that_were_named(attached: Attached
 
 def test_all_slots_taken_and_the_queue_full_is_a_503_with_retry_after(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, max_in_flight=1, max_queue=0)
-    with serving(CannedSettings(fault=Fault.HANG)) as engine, running_gateway(settings, engine.url) as url:
+    with serving(MockSettings(fault=Fault.HANG)) as engine, running_gateway(settings, engine.url) as url:
         wait_until_ready(url)
         content = b'{"model":"base","messages":[{"role":"user","content":"hi"}]}'
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"

@@ -11,18 +11,18 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.quality.service import QualityMonitoring
 from gateway.settings import Settings
-from gateway.watching.build import Watching
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import serving
 from tests.conftest import TURNTABLE
 from tests.databases import Postgres
+from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import running_gateway, wait_until_ready
-from tests.gateway.keys.conftest import PEPPER
 
 
 def test_sigterm_finishes_running_streams_and_exits_with_zero(tmp_path: Path) -> None:
-    with serving(CannedSettings(tokens=100, itl_ms=20)) as engine:
+    with serving(MockSettings(tokens=100, itl_ms=20)) as engine:
         command = [TURNTABLE, "serve", "--port", "0", "--data-dir", str(tmp_path), "--engine-url", engine.url]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as gateway:
             assert gateway.stderr is not None
@@ -47,18 +47,18 @@ def test_sigterm_finishes_running_streams_and_exits_with_zero(tmp_path: Path) ->
 def test_background_work_that_still_runs_leaves_no_connection_open(
     tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_work, left_open, renew = threading.Event(), list[str](), Watching.renew
+    at_work, left_open, renew = threading.Event(), list[str](), QualityMonitoring.renew
 
-    def slow(watching: Watching) -> None:
+    def slow(watching: QualityMonitoring) -> None:
         with watching.counts._database.connect() as connection:
             at_work.set()
             connection.exec_driver_sql("SELECT pg_sleep(1)")
         renew(watching)
 
-    monkeypatch.setattr(Watching, "renew", slow)
+    monkeypatch.setattr(QualityMonitoring, "renew", slow)
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: left_open.append(str(unraisable.exc_value)))
     settings = Settings(data_dir=tmp_path, database_url=postgres.migrated(), key_pepper=PEPPER)
-    with serving(CannedSettings()) as engine, running_gateway(settings, engine.url):
+    with serving(MockSettings()) as engine, running_gateway(settings, engine.url):
         assert at_work.wait(20)
     threading.Event().wait(1.5)
     gc.collect()

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 
@@ -21,7 +21,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
     tmp_path = tmp_path_factory.mktemp("vllm")
     (tmp_path / "data").mkdir()
     settings = Settings(data_dir=tmp_path / "data", adapter_sources=(str(tmp_path / "allowed"),))
-    with serving(CannedSettings(tokens=2)) as engine, running_gateway(settings, engine.url) as url:
+    with serving(MockSettings(tokens=2)) as engine, running_gateway(settings, engine.url) as url:
         wait_until_ready(url)
         attached = Attached(url, engine, tmp_path / "data")
         yield attached

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from adapters import BaseModel, preflight
-from loadtest.adapters_bench.files import write_adapters
 from loadtest.adapters_bench.results import AdapterResult, Kill, Many, rows, table
-from loadtest.adapters_bench.server import closest, distance
+from loadtest.adapters_bench.server import closest, distance, write_adapters
 
 MANY = Many(
     registered=1000,

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from loadtest.backlog import Course
-from loadtest.canned import CannedSettings, serving
-from loadtest.capacity import Limits, Outcome, find_capacity
-from loadtest.collector import Tallies
-from loadtest.meter import ClientLoad
-from loadtest.plan import Plan
+from loadtest.capacity import ProbeOutcome, SloLimits, find_capacity
+from loadtest.client_saturation import ClientLoad
+from loadtest.collector import LiveTotals
+from loadtest.mock_engine import MockSettings, serving
 from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import LoadRun, run_load
+from loadtest.schedule import Plan
 from loadtest.settings import RunSettings
 from loadtest.study import sweep
 
-ANY_TTFT = Limits(p99_ttft_ms=60_000)
+ANY_TTFT = SloLimits(p99_ttft_ms=60_000)
 SETTINGS = RunSettings("http://127.0.0.1:1", ("base",), duration_s=15.0)
 
 
@@ -50,7 +50,7 @@ class Queue:
 
     async def measure(self, settings: RunSettings, label: str) -> Report:
         self.loads[settings.rate_per_s or 0.0] += 1
-        tallies = Tallies.empty(settings.slo)
+        tallies = LiveTotals.empty(settings.slo)
         for record in self.records(settings):
             tallies.add(record)
         run = LoadRun(tallies, ClientLoad(1, 0.1, 0.1, None), False, Provenance.of_records(("base",)))
@@ -89,7 +89,7 @@ def test_a_server_of_four_a_second_does_not_pass_at_five() -> None:
     settings = replace(SETTINGS, rate_per_s=5.0, arrivals="constant", exact_offer=True)
     report = asyncio.run(queue.measure(settings, ""))
     assert ANY_TTFT.broken_by(report) == []
-    assert ANY_TTFT.outcome(report) is Outcome.BEYOND
+    assert ANY_TTFT.outcome(report) is ProbeOutcome.BEYOND
     assert report.backlog is not None
     assert report.backlog.answered_per_s == pytest.approx(4.0, rel=0.01)
     assert report.backlog.left_behind == pytest.approx(0.25, rel=0.1)
@@ -151,7 +151,7 @@ def test_parts_of_a_course_add_up_to_the_whole_however_wide_their_slots() -> Non
 async def test_the_capacity_of_a_real_server_is_found(arrivals: str) -> None:
     """Four places of 50 ms: 80 per second, less on a machine that wakes up late; so many that users can keep busy."""
     places, service_ms = 4, 50.0
-    with serving(CannedSettings(ttft_ms=service_ms, tokens=1, max_num_seqs=places)) as server:
+    with serving(MockSettings(ttft_ms=service_ms, tokens=1, max_num_seqs=places)) as server:
         settings = RunSettings(server.url, ("base",), duration_s=2.0, arrivals=arrivals)
 
         async def measure(asked: RunSettings, label: str) -> Report:

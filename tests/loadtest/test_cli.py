@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.cli import app
+from loadtest.mock_engine import Fault, MockSettings, serving
 from loadtest.options import LoadOptions
 from loadtest.records import RequestRecord
 
@@ -35,21 +35,21 @@ def test_a_clean_run_exits_0_and_shows_every_metric() -> None:
 
 
 def test_failed_requests_exit_1_and_are_named() -> None:
-    with serving(CannedSettings(fault=Fault.DROP_MID_STREAM)) as server:
+    with serving(MockSettings(fault=Fault.DROP_MID_STREAM)) as server:
         result = run("--url", server.url, "--requests", "3")
     assert result.exit_code == 1
     assert "3 failed: truncated" in result.stdout
 
 
 def test_a_suspicious_usage_is_said_in_the_table_output() -> None:
-    with serving(CannedSettings(tokens=4, fault=Fault.WRONG_USAGE)) as server:
+    with serving(MockSettings(tokens=4, fault=Fault.WRONG_USAGE)) as server:
         result = run("--url", server.url, "--requests", "2")
     assert "2 answers claim more tokens than chunks (10 tokens, 8 chunks in all)" in result.stdout
 
 
 def test_the_report_and_the_records_are_written_as_json(tmp_path: Path) -> None:
     report_file, records_file = tmp_path / "report.json", tmp_path / "records.jsonl"
-    with serving(CannedSettings(tokens=3)) as server:
+    with serving(MockSettings(tokens=3)) as server:
         result = run("--url", server.url, "--requests", "4", "--json", str(report_file), "--records", str(records_file))
     assert result.exit_code == 0
     report = json.loads(report_file.read_text())
@@ -69,7 +69,7 @@ def test_json_to_a_dash_is_all_that_is_printed() -> None:
 
 
 def test_what_cannot_start_is_one_sentence_on_stderr_and_exit_2(tmp_path: Path, unused_tcp_port: int) -> None:
-    with serving(CannedSettings(api_key="right")) as server:
+    with serving(MockSettings(api_key="right")) as server:
         wrong = [
             run("--url", f"http://127.0.0.1:{unused_tcp_port}"),
             run("--url", server.url, "--key", "wrong"),
@@ -87,19 +87,19 @@ def test_what_cannot_start_is_one_sentence_on_stderr_and_exit_2(tmp_path: Path, 
 
 @pytest.mark.parametrize("variable", ["TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"])
 def test_the_key_comes_from_the_environment(variable: str) -> None:
-    with serving(CannedSettings(api_key="tt-1")) as server:
+    with serving(MockSettings(api_key="tt-1")) as server:
         assert run("--url", server.url, "--requests", "1", env={variable: "tt-1"}).exit_code == 0
 
 
 def test_the_api_key_goes_before_the_admin_key() -> None:
     env = {"TURNTABLE_API_KEY": "tt-api", "TURNTABLE_ADMIN_KEY": "tt-admin"}
-    with serving(CannedSettings(api_key="tt-api")) as server:
+    with serving(MockSettings(api_key="tt-api")) as server:
         assert run("--url", server.url, "--requests", "1", env=env).exit_code == 0
 
 
 def test_a_local_gateways_admin_key_is_found_in_its_data_directory(tmp_path: Path) -> None:
     (tmp_path / "admin.key").write_text("tt-local\n")
-    with serving(CannedSettings(api_key="tt-local")) as server:
+    with serving(MockSettings(api_key="tt-local")) as server:
         result = run("--url", server.url, "--requests", "1", "--data-dir", str(tmp_path))
     assert result.exit_code == 0, result.output
 
@@ -155,7 +155,7 @@ def test_the_key_goes_to_the_same_origin_alone(url: str, admin_url: str, is_same
 
 def test_ctrl_c_gives_a_report_on_what_was_answered_marked_partial(tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
-    settings = CannedSettings(ttft_ms=5)
+    settings = MockSettings(ttft_ms=5)
     with serving(settings) as server:
         arguments = ["--url", server.url, "--requests", "100000", "--concurrency", "2", "--json", str(report_file)]
         process = subprocess.Popen(

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.client import ChatClient, RequestRecord
-from loadtest.stats import summarise
+from loadtest.metrics import summarise
+from loadtest.mock_engine import Fault, MockSettings, serving
 from loadtest.workload import RequestSpec, built_in_prompts
 
 
@@ -20,8 +20,8 @@ async def asked(url: str, model: str = "base", timeout_s: float = 20.0) -> Reque
     return record
 
 
-def canned(fault: Fault | None = None) -> CannedSettings:
-    return CannedSettings(ttft_ms=5, itl_ms=2, tokens=6, fault=fault)
+def canned(fault: Fault | None = None) -> MockSettings:
+    return MockSettings(ttft_ms=5, itl_ms=2, tokens=6, fault=fault)
 
 
 async def test_an_answer_leaves_its_times_tokens_and_finish_reason() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from loadtest.canned import CannedSettings, Fault, serving
 from loadtest.cli import app
+from loadtest.mock_engine import Fault, MockSettings, serving
 from tests.loadtest.test_cli import wait_until
 
 
@@ -42,7 +42,7 @@ def test_a_run_with_repeats_and_all_outputs(tmp_path: Path) -> None:
 
 def test_a_sweep_over_users_shows_every_level(tmp_path: Path) -> None:
     json_file = tmp_path / "sweep.json"
-    with serving(CannedSettings(ttft_ms=2, max_num_seqs=1)) as server:
+    with serving(MockSettings(ttft_ms=2, max_num_seqs=1)) as server:
         result = loadtest(
             "sweep",
             "--url",
@@ -72,7 +72,7 @@ def test_every_run_of_a_sweep_keeps_its_raw_timestamps(tmp_path: Path) -> None:
 
 
 def test_a_capacity_needs_a_limit_and_a_broken_server_has_none() -> None:
-    with serving(CannedSettings(fault=Fault.ERROR_500)) as server:
+    with serving(MockSettings(fault=Fault.ERROR_500)) as server:
         assert loadtest("capacity", "--url", server.url).exit_code == 2
         result = loadtest(
             "capacity",
@@ -113,7 +113,7 @@ def test_a_report_that_got_worse_exits_1(tmp_path: Path) -> None:
 
 def test_the_report_can_be_made_again_from_the_records_with_another_slo(tmp_path: Path) -> None:
     records = tmp_path / "records.jsonl"
-    with serving(CannedSettings(ttft_ms=5)) as server:
+    with serving(MockSettings(ttft_ms=5)) as server:
         loadtest("run", "--url", server.url, "--requests", 5, "--records", records)
     result = loadtest("report", records, "--slo-ttft-ms", "1", "--usd-per-hour", "2")
     assert result.exit_code == 0, result.output
@@ -160,7 +160,7 @@ def test_bad_input_is_one_sentence_and_exit_2(arguments: tuple[str, ...]) -> Non
 
 def test_ctrl_c_ends_all_processes_with_a_partial_report(tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
-    with serving(CannedSettings(ttft_ms=5)) as server:
+    with serving(MockSettings(ttft_ms=5)) as server:
         arguments = ["--url", server.url, "--requests", "1000000", "--concurrency", "2", "--processes", "2"]
         process = subprocess.Popen(
             [

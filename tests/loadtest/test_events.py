@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.events import EventReader, FailureError, text_chunks
 from loadtest.records import RequestRecord
+from loadtest.sse import EventReader, FailureError, text_chunks
 
 
 def event(delta: dict[str, object], **more: object) -> bytes:

@@ -2,13 +2,13 @@
 
 import pytest
 
+from loadtest.client_saturation import ClientLoad, client_bound
 from loadtest.comparison import compare
-from loadtest.confidence import Estimate, difference, t_quantile
-from loadtest.meter import ClientLoad, client_bound
-from loadtest.money import Cost
+from loadtest.confidence import MeanEstimate, difference, t_quantile
+from loadtest.metrics import Slo, jain, summarise
 from loadtest.records import RequestRecord
+from loadtest.report import Cost
 from loadtest.samples import Distribution
-from loadtest.stats import Slo, jain, summarise
 
 
 def distribution(p50_ms: float = 1, p90_ms: float = 1, p99_ms: float = 1, count: int = 1000) -> Distribution:
@@ -93,9 +93,9 @@ def test_t_quantiles_are_those_of_the_tables(degrees: int, t: float) -> None:
 
 
 def test_an_interval_needs_repeats() -> None:
-    assert Estimate.of([5.0]) == Estimate(5.0, None, 1)
+    assert MeanEstimate.of([5.0]) == MeanEstimate(5.0, None, 1)
     # 95 %: 4.303 x 1 / sqrt(3).
-    assert Estimate.of([4.0, 5.0, 6.0]).half_width == pytest.approx(2.484, rel=1e-3)
+    assert MeanEstimate.of([4.0, 5.0, 6.0]).half_width == pytest.approx(2.484, rel=1e-3)
     assert difference([1.0], [1.0, 2.0]) is None
     assert difference([1.0, 1.0], [2.0, 2.0]) == (1.0, 0.0)
 

@@ -13,25 +13,25 @@ import pytest
 from rich.console import Console
 
 from loadtest.chart import Series, in_digits, line_chart, nice_top
-from loadtest.collector import Snapshot, Tallies
-from loadtest.display import print_report, print_study, snapshot_table
-from loadtest.meter import ClientLoad
+from loadtest.client_saturation import ClientLoad
+from loadtest.collector import LiveTotals, Snapshot
+from loadtest.metrics import Slo
+from loadtest.outputs import csv_text
 from loadtest.page import charts_over_load, frontier, html_page
 from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import LoadRun
-from loadtest.settings import RunSettings, SwapPlan
-from loadtest.spreadsheet import csv_text
-from loadtest.stats import Slo
+from loadtest.settings import PromotionPlan, RunSettings
 from loadtest.study import Level, Study
+from loadtest.terminal import print_report, print_study, snapshot_table
 
 NASTY = '<script>alert("x")</script>'
 SETTINGS = RunSettings("http://127.0.0.1:1", ("base", NASTY), usd_per_hour=2.0, key="tt-secret")
 
 
 def report(ttft_ms: float = 20, cpu_share: float = 0.1, settings: RunSettings = SETTINGS) -> Report:
-    tallies = Tallies.empty(settings.slo, settings.models)
+    tallies = LiveTotals.empty(settings.slo, settings.models)
     for index in range(10):
         first_s = index + ttft_ms / 1000
         record = RequestRecord(index, settings.models[index % 2], index, index, first_s + 0.1, 200, [first_s])
@@ -141,7 +141,9 @@ def test_levels_under_one_load_are_bars_under_their_names() -> None:
 
 
 def test_the_page_says_in_plain_words_what_was_asked() -> None:
-    settings = replace(SETTINGS, slo=Slo(ttft_ms=200, e2e_ms=1500), swaps=SwapPlan("base", (2, 3), 5.0, "http://x"))
+    settings = replace(
+        SETTINGS, slo=Slo(ttft_ms=200, e2e_ms=1500), swaps=PromotionPlan("base", (2, 3), 5.0, "http://x")
+    )
     page = html_page(report(settings=settings).as_json())
     words = re.sub(r"<[^>]+>", " ", page)
     for nonsense in ("{'", "('", "None", "e+0", "poisson", "Poisson", "ttft_ms"):

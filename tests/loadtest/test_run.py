@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from loadtest.canned import CannedSettings, Fault, serving
-from loadtest.collector import Collector, Tallies
+from loadtest.collector import Collector, LiveTotals
 from loadtest.errors import InvalidWorkloadError, ServerError
-from loadtest.plan import Plan
+from loadtest.metrics import Slo
+from loadtest.mock_engine import Fault, MockSettings, serving
+from loadtest.promotions import Promoter, PromotionResult
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import run_load
-from loadtest.settings import RunSettings, SwapPlan
-from loadtest.stats import Slo
-from loadtest.swaps import Swap, Swaps
+from loadtest.schedule import Plan
+from loadtest.settings import PromotionPlan, RunSettings
 
 
 async def report_on(settings: RunSettings) -> Report:
@@ -28,7 +28,7 @@ async def report_on(settings: RunSettings) -> Report:
 
 
 async def test_the_metrics_contain_the_configured_times() -> None:
-    canned = CannedSettings(ttft_ms=40, itl_ms=10, tokens=6)
+    canned = MockSettings(ttft_ms=40, itl_ms=10, tokens=6)
     with serving(canned) as server:
         total = (await report_on(RunSettings(server.url, ("base",), requests=12, concurrency=4))).total
     assert total.succeeded == 12
@@ -53,7 +53,7 @@ async def test_every_model_has_its_row_and_the_rows_add_up() -> None:
 
 
 async def test_an_open_loop_counts_waiting_from_the_intended_time() -> None:
-    with serving(CannedSettings(ttft_ms=30)) as server:
+    with serving(MockSettings(ttft_ms=30)) as server:
         settings = RunSettings(server.url, ("base",), requests=8, concurrency=1, rate_per_s=10_000)
         unsorted: list[RequestRecord] = []
         result = await run_load(settings, unsorted.append)
@@ -66,21 +66,21 @@ async def test_an_open_loop_counts_waiting_from_the_intended_time() -> None:
 
 
 async def test_failed_requests_are_counted_and_do_not_stop_the_test() -> None:
-    with serving(CannedSettings(fault=Fault.ERROR_500)) as server:
+    with serving(MockSettings(fault=Fault.ERROR_500)) as server:
         report = await report_on(RunSettings(server.url, ("base",), requests=5))
     assert report.total.errors == {"http_500": 5}
     assert (report.total.succeeded, report.total.requests_per_s, report.partial) == (0, 0.0, False)
 
 
 async def test_a_usage_that_differs_from_the_chunks_is_reported() -> None:
-    with serving(CannedSettings(tokens=4, fault=Fault.WRONG_USAGE)) as server:
+    with serving(MockSettings(tokens=4, fault=Fault.WRONG_USAGE)) as server:
         total = (await report_on(RunSettings(server.url, ("base",), requests=3))).total
     assert (total.usage_above_chunks, total.usage_below_chunks, total.usage_missing) == (3, 0, 0)
     assert (total.completion_tokens, total.counted_chunks) == (15, 12)
 
 
 async def test_the_key_is_sent_and_kept_out_of_the_report() -> None:
-    with serving(CannedSettings(api_key="tt-secret")) as server:
+    with serving(MockSettings(api_key="tt-secret")) as server:
         report = await report_on(RunSettings(server.url, ("base",), requests=2, key="tt-secret"))
     assert report.total.succeeded == 2
     assert "tt-secret" not in str(report.as_json())
@@ -96,7 +96,7 @@ async def test_the_address_may_end_in_v1(suffix: str) -> None:
 async def test_a_wrong_key_an_unknown_model_and_a_dead_server_stop_the_test_before_it_starts(
     unused_tcp_port: int,
 ) -> None:
-    with serving(CannedSettings(api_key="right")) as server:
+    with serving(MockSettings(api_key="right")) as server:
         with pytest.raises(ServerError, match=r"refused the key \(401\): pass --key"):
             await report_on(RunSettings(server.url, ("base",), key="wrong"))
         with pytest.raises(ServerError, match="does not serve 'nope'; it serves base"):
@@ -130,7 +130,7 @@ async def test_warm_up_asks_every_model_and_is_not_counted() -> None:
 
 
 async def test_without_warm_up_the_first_requests_are_cold_and_pay_for_the_load() -> None:
-    with serving(CannedSettings(load_ms=80)) as server:
+    with serving(MockSettings(load_ms=80)) as server:
         server.engine.adapters["a"] = "a"
         settings = RunSettings(server.url, ("a",), requests=6, concurrency=1, warmup=0)
         report = await report_on(settings)
@@ -142,7 +142,7 @@ async def test_without_warm_up_the_first_requests_are_cold_and_pay_for_the_load(
 
 
 async def test_a_model_that_has_rested_is_cold_again() -> None:
-    collector = Collector(Tallies.empty(Slo()), cold_after_s=10)
+    collector = Collector(LiveTotals.empty(Slo()), cold_after_s=10)
     seen = []
     for sent_s in (0.0, 5.0, 14.0, 40.0):
         record = RequestRecord(0, "a", sent_s, sent_s, end_s=sent_s)
@@ -153,7 +153,7 @@ async def test_a_model_that_has_rested_is_cold_again() -> None:
 
 
 async def test_a_failed_warm_up_is_reported_and_the_test_goes_on() -> None:
-    with serving(CannedSettings(fault=Fault.ERROR_500, fault_share=0.5)) as server:
+    with serving(MockSettings(fault=Fault.ERROR_500, fault_share=0.5)) as server:
         report = await report_on(RunSettings(server.url, ("base",), requests=4, concurrency=1, warmup=2))
     assert list(report.warmup_failures) == ["base"]
     assert (report.total.succeeded, report.total.errors) == (2, {"http_500": 2})
@@ -233,7 +233,7 @@ async def test_versions_are_promoted_in_turn_until_the_load_ends() -> None:
     seen: list[dict[str, object]] = []
     async with promoting(seen) as admin_url:
         ticks = Ticks(stop=6)
-        swaps = Swaps(SwapPlan.parse("support=2,v3", 0.01, admin_url, "tt-admin"), ticks)
+        swaps = Promoter(PromotionPlan.parse("support=2,v3", 0.01, admin_url, "tt-admin"), ticks)
         async with swaps.running():
             await ticks.stopped.wait()
         promoted = len(seen)
@@ -246,7 +246,7 @@ async def test_versions_are_promoted_in_turn_until_the_load_ends() -> None:
 
 async def test_a_gateway_that_cannot_be_reached_is_an_error_of_the_promotion(unused_tcp_port: int) -> None:
     ticks = Ticks(stop=2)
-    swaps = Swaps(SwapPlan.parse("a=1", 0.01, f"http://127.0.0.1:{unused_tcp_port}", None), ticks)
+    swaps = Promoter(PromotionPlan.parse("a=1", 0.01, f"http://127.0.0.1:{unused_tcp_port}", None), ticks)
     async with swaps.running():
         await ticks.stopped.wait()
     assert swaps.done[0].status is None
@@ -258,15 +258,15 @@ async def test_a_gateway_that_cannot_be_reached_is_an_error_of_the_promotion(unu
     [(1.0, 4.9, False), (4.0, 5.5, True), (5.5, 9.0, True), (6.9, 8.0, True), (7.1, 8.0, False)],
 )
 def test_requests_during_or_shortly_after_a_promotion_are_near_it(sent_s: float, end_s: float, near: bool) -> None:
-    swaps = Swaps(None, Ticks(), [Swap(2, at_s=5.0, took_s=1.0)])
+    swaps = Promoter(None, Ticks(), [PromotionResult(2, at_s=5.0, took_s=1.0)])
     assert swaps.near(RequestRecord(0, "a", sent_s, sent_s, end_s)) is near
 
 
 async def test_a_report_has_the_promotions_of_its_test_and_no_key() -> None:
     seen: list[dict[str, object]] = []
-    with serving(CannedSettings(ttft_ms=5)) as server:
+    with serving(MockSettings(ttft_ms=5)) as server:
         async with promoting(seen) as admin_url:
-            swaps = SwapPlan.parse("support=2", 0.1, admin_url, "tt-admin")
+            swaps = PromotionPlan.parse("support=2", 0.1, admin_url, "tt-admin")
             report = await report_on(RunSettings(server.url, ("base",), duration_s=0.5, swaps=swaps))
     assert report.swaps
     assert report.near_swap is not None
@@ -276,7 +276,7 @@ async def test_a_report_has_the_promotions_of_its_test_and_no_key() -> None:
 @pytest.mark.parametrize("text", ["", "support", "support=", "=1", "support=x", "support=0"])
 def test_promotions_of_no_sense_are_refused(text: str) -> None:
     with pytest.raises(InvalidWorkloadError, match="--promote must look like"):
-        SwapPlan.parse(text, 1.0, "http://127.0.0.1:1", None)
+        PromotionPlan.parse(text, 1.0, "http://127.0.0.1:1", None)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.capacity import Bracket, Limits, Outcome, bracket_capacity, find_capacity
-from loadtest.collector import Tallies
-from loadtest.meter import ClientLoad
+from loadtest.capacity import Bracket, ProbeOutcome, SloLimits, bracket_capacity, find_capacity
+from loadtest.client_saturation import ClientLoad
+from loadtest.collector import LiveTotals
 from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
@@ -39,7 +39,7 @@ class Arithmetic:
         self.asked.append((label, rate, settings.run))
         answered = min(rate, self.most_per_s) / len(settings.models)
         ttft_s = rate / 1000
-        tallies = Tallies.empty(settings.slo)
+        tallies = LiveTotals.empty(settings.slo)
         for index in range(20 + int(5 * answered)):
             at_s = index / answered
             record = RequestRecord(index, "base", at_s, at_s, at_s + ttft_s, 200, [at_s + ttft_s])
@@ -91,9 +91,9 @@ def test_cheaper_and_slower_go_together_up_to_saturation() -> None:
 async def test_bisection_closes_in_on_the_capacity(capacity: float) -> None:
     probes: list[float] = []
 
-    async def probe(rate: float) -> Outcome:
+    async def probe(rate: float) -> ProbeOutcome:
         probes.append(rate)
-        return Outcome.WITHIN if rate <= capacity else Outcome.BEYOND
+        return ProbeOutcome.WITHIN if rate <= capacity else ProbeOutcome.BEYOND
 
     found = await bracket_capacity(probe, start=1.0, tolerance=0.05, most_probes=20)
     assert found.is_settled
@@ -104,26 +104,26 @@ async def test_bisection_closes_in_on_the_capacity(capacity: float) -> None:
 
 
 async def test_a_probe_without_an_answer_ends_the_search_unsettled() -> None:
-    async def probe(rate: float) -> Outcome:
-        return Outcome.WITHIN if rate < 4 else Outcome.UNKNOWN
+    async def probe(rate: float) -> ProbeOutcome:
+        return ProbeOutcome.WITHIN if rate < 4 else ProbeOutcome.UNKNOWN
 
     assert await bracket_capacity(probe, 1.0, 0.1, 20) == Bracket(2.0, None, is_settled=False)
 
 
 async def test_too_few_probes_leave_a_wide_interval_that_is_called_so() -> None:
-    async def probe(rate: float) -> Outcome:
-        return Outcome.WITHIN if rate <= 100 else Outcome.BEYOND
+    async def probe(rate: float) -> ProbeOutcome:
+        return ProbeOutcome.WITHIN if rate <= 100 else ProbeOutcome.BEYOND
 
     assert await bracket_capacity(probe, 1.0, 0.01, 9) == Bracket(96.0, 128.0, is_settled=False)
 
 
-def capacity(server: Arithmetic, limits: Limits) -> tuple[Study, Bracket]:
+def capacity(server: Arithmetic, limits: SloLimits) -> tuple[Study, Bracket]:
     return asyncio.run(find_capacity(SETTINGS, limits, 10.0, 0.1, 14, server.measure))
 
 
 def test_the_capacity_is_where_a_limit_breaks_and_says_which() -> None:
     # TTFT in ms is the rate.
-    study, bracket = capacity(Arithmetic(most_per_s=1e6), Limits(p99_ttft_ms=50))
+    study, bracket = capacity(Arithmetic(most_per_s=1e6), SloLimits(p99_ttft_ms=50))
     assert bracket.within is not None
     assert 50 / 1.1 <= bracket.within <= 50
     assert "p99 TTFT" in study.conclusion
@@ -132,7 +132,7 @@ def test_the_capacity_is_where_a_limit_breaks_and_says_which() -> None:
 
 
 def test_failures_beyond_their_limit_end_the_capacity_too() -> None:
-    study, bracket = capacity(Arithmetic(deadly_per_s=30), Limits(p99_ttft_ms=1e6))
+    study, bracket = capacity(Arithmetic(deadly_per_s=30), SloLimits(p99_ttft_ms=1e6))
     assert bracket.beyond is not None
     assert 30 <= bracket.beyond <= 33
     assert "50.0% failed (limit 1.0%)" in study.conclusion
@@ -141,14 +141,14 @@ def test_failures_beyond_their_limit_end_the_capacity_too() -> None:
 def test_where_the_client_gives_out_the_capacity_is_a_lower_bound() -> None:
     server = Arithmetic(most_per_s=1e6, client_most_per_s=30, client_lag_ms=20)
     # TTFT in ms is the rate: 40 ms would be beyond, but the client may be late by half of that.
-    study, bracket = capacity(server, Limits(p99_ttft_ms=35))
+    study, bracket = capacity(server, SloLimits(p99_ttft_ms=35))
     assert bracket == Bracket(20, None, is_settled=False)
     assert "at 40 the load tester gave out" in study.conclusion
 
 
 def test_a_late_client_is_no_excuse_for_more_than_its_lateness() -> None:
     server = Arithmetic(most_per_s=1e6, client_most_per_s=30, client_lag_ms=2)
-    _, bracket = capacity(server, Limits(p99_ttft_ms=35))
+    _, bracket = capacity(server, SloLimits(p99_ttft_ms=35))
     assert bracket.within is not None
     assert bracket.within <= 35
     assert bracket.beyond == 40
@@ -156,7 +156,7 @@ def test_a_late_client_is_no_excuse_for_more_than_its_lateness() -> None:
 
 def test_limits_kept_in_spite_of_a_late_client_are_kept() -> None:
     server = Arithmetic(most_per_s=1e6, client_most_per_s=30, client_lag_ms=20)
-    _, bracket = capacity(server, Limits(p99_ttft_ms=100))
+    _, bracket = capacity(server, SloLimits(p99_ttft_ms=100))
     assert bracket.within is not None
     assert bracket.within >= 80
 

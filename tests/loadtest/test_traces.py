@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.errors import InvalidWorkloadError
-from loadtest.plan import Plan, planned_trace
+from loadtest.schedule import Plan, planned_trace
 from loadtest.settings import RunSettings
 from loadtest.traces import TraceRow, read_trace, write_trace
 from loadtest.workload import RequestSpec

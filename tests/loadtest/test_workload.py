@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.errors import InvalidWorkloadError
-from loadtest.plan import Plan
+from loadtest.schedule import Plan
 from loadtest.settings import RunSettings
 from loadtest.workload import RequestSpec, read_prompts
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.cli.log_lines import OneLine
+from gateway.log_lines import OneLineFormatter
 from gateway.settings import Settings
-from loadtest.canned.server import serving
+from loadtest.mock_engine.server import serving
 from tests.conftest import ROOT
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
@@ -172,7 +172,7 @@ def test_a_client_cannot_write_a_line_of_the_log_or_move_its_readers_terminal() 
     """Line breaks, terminal escapes and right-to-left marks in whatever is logged."""
     evil = "x\r\n2026-01-01 00:00:00 gateway: admin logged in\x1b[2J\x07\u202e\u2028\x85\x00"
     record = logging.LogRecord("gateway", logging.WARNING, "x.py", 1, "model %s failed", (evil,), None)
-    line = OneLine().format(record)
+    line = OneLineFormatter().format(record)
     assert line.isprintable()
     assert r"\r\n2026-01-01" in line
     assert r"\x1b[2J" in line
@@ -180,7 +180,7 @@ def test_a_client_cannot_write_a_line_of_the_log_or_move_its_readers_terminal() 
         raise ValueError(evil)
     except ValueError:
         record.exc_info, record.exc_text = sys.exc_info(), None
-    first, *trace = OneLine().format(record).splitlines()
+    first, *trace = OneLineFormatter().format(record).splitlines()
     assert first.isprintable()
     assert len(trace) >= 3
     assert all(line.startswith("  ") and line.isprintable() for line in trace)
@@ -188,7 +188,7 @@ def test_a_client_cannot_write_a_line_of_the_log_or_move_its_readers_terminal() 
 
 def test_what_fails_inside_is_logged_in_lines_of_our_own(attached: Attached, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing that a request holds is written down raw, whatever is made of it."""
-    caplog.handler.setFormatter(OneLine())
+    caplog.handler.setFormatter(OneLineFormatter())
     for path in ("/nowhere\x1b[2J", "/v1/models/x\ny", "/admin/v1/adapters/x\ry"):
         attached.http.get(path.replace("\n", "%0a").replace("\r", "%0d").replace("\x1b", "%1b"))
     attached.chat(model="x\x1b[2J\ny", canned_fault="error_500")

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.apis import APIS
+from gateway.inference.formats import APIS
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings, Fault
-from loadtest.canned.server import serving
+from loadtest.mock_engine.engine import Fault, MockSettings
+from loadtest.mock_engine.server import serving
 from tests import canaries
 from tests.canaries import MARK, PROMPT
 from tests.e2e.test_serving import eventually
@@ -38,7 +38,7 @@ FAULTS = [fault for fault in Fault if fault not in (Fault.HANG, Fault.HANG_MID_S
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
     data_dir: Path = tmp_path_factory.mktemp("canaries")
     settings = Settings(data_dir=data_dir, idle_timeout_s=1, first_byte_timeout_s=1, suspect_s=0)
-    with serving(CannedSettings(tokens=4)) as engine, running_gateway(settings, engine.url) as url:
+    with serving(MockSettings(tokens=4)) as engine, running_gateway(settings, engine.url) as url:
         wait_until_ready(url)
         gateway = Attached(url, engine, data_dir)
         yield gateway

@@ -13,16 +13,15 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.client import AdminClient
-from gateway.apis import APIS
+from adapters.admin_client import AdminClient
 from gateway.app import Setup, Turntable
-from gateway.cli.base import ServeError
-from gateway.cli.listening import Doors, open_doors, server
-from gateway.cli.plan import plan_for
-from gateway.routes.doors import is_public
+from gateway.cli.listening import Listeners, open_listeners, server
+from gateway.cli.serve_checks import ServeError, plan_for
+from gateway.inference.formats import APIS
+from gateway.server.middleware import is_public
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import CannedServer, serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import MockServer, serving
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY
 from tests.security.certificates import Authority, Pem
@@ -42,9 +41,9 @@ def certificate(authority: Authority) -> Pem:
 
 
 @contextmanager
-def listening(settings: Settings, engine: CannedServer) -> Iterator[Doors]:
+def listening(settings: Settings, engine: MockServer) -> Iterator[Listeners]:
     """A gateway behind the doors of its settings, as `turntable serve` opens them."""
-    with open_doors(settings) as doors:
+    with open_listeners(settings) as doors:
         plan = plan_for(settings, None, is_cpu=False)
         setup = Setup(settings, KEY, [engine.url], None, None, lambda _line: None, lambda _reason: None, plan)
         running = server(Turntable(setup), settings, doors)
@@ -60,11 +59,11 @@ def listening(settings: Settings, engine: CannedServer) -> Iterator[Doors]:
 @pytest.fixture(scope="module")
 def secured(
     authority: Authority, certificate: Pem, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Doors, CannedServer]]:
+) -> Iterator[tuple[Listeners, MockServer]]:
     """TLS in front of applications, operators at a port of their own."""
     data_dir = tmp_path_factory.mktemp("secured")
     settings = Settings(data_dir=data_dir, port=0, admin_port=0, tls_cert=certificate.cert, tls_key=certificate.key)
-    with serving(CannedSettings(tokens=200, itl_ms=20)) as engine, listening(settings, engine) as doors:
+    with serving(MockSettings(tokens=200, itl_ms=20)) as engine, listening(settings, engine) as doors:
         with httpx.Client(base_url=doors.public_url, verify=trusting(authority)) as http:
             assert eventually(lambda: http.get("/ready").status_code == 200)
         yield doors, engine
@@ -79,7 +78,7 @@ def trusting(authority: Authority, shown: Pem | None = None) -> ssl.SSLContext:
 
 
 def test_answers_and_streams_come_over_tls_and_a_client_that_leaves_stops_the_engine(
-    secured: tuple[Doors, CannedServer], authority: Authority
+    secured: tuple[Listeners, MockServer], authority: Authority
 ) -> None:
     doors, engine = secured
     assert doors.public_url.startswith("https://")
@@ -98,7 +97,7 @@ def test_answers_and_streams_come_over_tls_and_a_client_that_leaves_stops_the_en
 
 
 def test_nothing_older_than_tls_1_2_and_nothing_in_the_clear_is_spoken(
-    secured: tuple[Doors, CannedServer], authority: Authority
+    secured: tuple[Listeners, MockServer], authority: Authority
 ) -> None:
     address = secured[0].public.getsockname()[:2]
     context = trusting(authority)
@@ -120,7 +119,7 @@ def test_nothing_older_than_tls_1_2_and_nothing_in_the_clear_is_spoken(
 
 
 def test_the_public_address_has_no_admin_surface_when_operators_have_their_own(
-    secured: tuple[Doors, CannedServer], authority: Authority, monkeypatch: pytest.MonkeyPatch
+    secured: tuple[Listeners, MockServer], authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doors, _ = secured
     assert doors.admin_url is not None
@@ -147,7 +146,7 @@ def test_the_public_address_has_no_admin_surface_when_operators_have_their_own(
         client.request("GET", "/adapters")
 
 
-def test_every_path_that_is_not_for_operators_is_served_in_public(secured: tuple[Doors, CannedServer]) -> None:
+def test_every_path_that_is_not_for_operators_is_served_in_public(secured: tuple[Listeners, MockServer]) -> None:
     """A new path is on neither side until somebody decides: it is then missing in public, and this test says so."""
     paths = json.loads(httpx.get(f"{secured[0].admin_url}/openapi.json").text)["paths"]
     for_operators = {path for path in paths if path.startswith("/admin/") or path == "/metrics"}
@@ -206,14 +205,14 @@ def test_what_cannot_be_listened_with_is_said_in_a_sentence(
     files: dict[str, Any] = {
         name: directory / str(value) if name.startswith("tls") else value for name, value in given.items()
     }
-    with pytest.raises(ServeError, match=sentence), open_doors(Settings(port=0, **files)):
+    with pytest.raises(ServeError, match=sentence), open_listeners(Settings(port=0, **files)):
         pass
 
 
 def test_beyond_loopback_it_listens_with_tls_or_when_told_so(certificate: Pem) -> None:
-    with open_doors(Settings(port=0, host="0.0.0.0", plain_http=True)) as doors:
+    with open_listeners(Settings(port=0, host="0.0.0.0", plain_http=True)) as doors:
         assert doors.public_url.startswith("http://0.0.0.0:")
     tls: dict[str, Any] = {"tls_cert": certificate.cert, "tls_key": certificate.key}
-    with open_doors(Settings(port=0, host="0.0.0.0", admin_port=0, admin_host="0.0.0.0", **tls)) as doors:
+    with open_listeners(Settings(port=0, host="0.0.0.0", admin_port=0, admin_host="0.0.0.0", **tls)) as doors:
         assert doors.public_url.startswith("https://0.0.0.0:")
         assert str(doors.admin_url).startswith("https://0.0.0.0:")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.apis import APIS
+from gateway.inference.formats import APIS
 from tests.gateway.conftest import Attached
 from tests.security.conftest import request, send
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import serving
 from tests.databases import Postgres
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
@@ -70,7 +70,7 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         server: Postgres = request.getfixturevalue("postgres")
         url = server.empty()
     settings = Settings(data_dir=data_dir, database_url=url)
-    with serving(CannedSettings(tokens=2)) as engine, running_gateway(settings, engine.url) as address:
+    with serving(MockSettings(tokens=2)) as engine, running_gateway(settings, engine.url) as address:
         wait_until_ready(address)
         gateway = Attached(address, engine, data_dir)
         database = Database(gateway, url)

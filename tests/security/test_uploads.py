@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import serving
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 
@@ -28,7 +28,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
     settings = Settings(
         data_dir=root / "data", adapter_sources=(str(root / "allowed"), "hf://org"), max_upload_bytes=1 << 20
     )
-    with serving(CannedSettings(tokens=2)) as engine, running_gateway(settings, engine.url) as url:
+    with serving(MockSettings(tokens=2)) as engine, running_gateway(settings, engine.url) as url:
         wait_until_ready(url)
         attached = Attached(url, engine, root / "data")
         yield attached

@@ -5,9 +5,9 @@ In bf16 they part after a few steps, by as much as its rounding allows, which no
 
 import torch
 
-import turntable
-from trainer.optimise import models
+from trainer.training import model
+from turntable.cli import main
 
 if __name__ == "__main__":
-    models.PRECISION = torch.float32
-    turntable.main()
+    model.PRECISION = torch.float32
+    main()

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from adapters import BaseModel
-from trainer.artifact import Account, write_adapter
-from trainer.curves import StepMetrics
 from trainer.errors import RunError
-from trainer.optimise.trained import Trained
-from trainer.recipe import Recipe
-from trainer.run_directory import default_directory, files_in_runs, interrupted_run, staged
+from trainer.training.artifacts import RunRecord, write_adapter
+from trainer.training.fit import Trained
+from trainer.training.metrics_log import StepMetrics
+from trainer.training.recipe import Recipe
+from trainer.training.run_directory import default_directory, files_in_runs, interrupted_run, staged
 
 Tensors = dict[str, torch.Tensor]
 RECIPE = Recipe.model_validate({"name": "x", "train": "t.jsonl", "lora": {"r": 8}, "directory": Path()})
@@ -83,7 +83,7 @@ def write(final: Path, base: BaseModel, outcome: Trained) -> None:
     hashes = {"base_weights_sha256": base.weights_sha256, "chat_template_sha256": base.chat_template_sha256}
     facts = FACTS | hashes
     with staged(final) as staging:
-        account = Account(facts, (StepMetrics(1, 1.0, 1.0, tokens=10),), (), {})
+        account = RunRecord(facts, (StepMetrics(1, 1.0, 1.0, tokens=10),), (), {})
         write_adapter(staging, RECIPE, base, "embedded", outcome, account)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.curves import StepMetrics, save_loss_curve, save_sweep, sparkline
+from trainer.training.metrics_log import StepMetrics, save_loss_curve, save_sweep, sparkline
 
 
 def test_a_falling_loss_is_drawn_falling() -> None:

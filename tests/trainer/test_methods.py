@@ -15,10 +15,10 @@ from tests.trainer.conftest import chat
 from tests.trainer.precision import assert_as_exact, learnt_logprobs
 from trainer.errors import DataError, RecipeError, RunError
 from trainer.lineage import resolve_row, sightings
-from trainer.merge import merge
-from trainer.recipe import Recipe
-from trainer.sweep import train_sweep
-from trainer.train import Run, train
+from trainer.training.merge import merge
+from trainer.training.recipe import Recipe
+from trainer.training.run import Run, train
+from trainer.training.sweep import train_sweep
 
 QUIET = Console(quiet=True)
 ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(16)]
@@ -84,7 +84,7 @@ def test_full_fine_tuning_leaves_a_model_that_loads_as_a_base(tmp_path: Path, ba
 @pytest.mark.numeric
 def test_dpo_prefers_the_better_answer_and_keeps_to_the_base_at_first(tmp_path: Path, base_model: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.optimise.models.PRECISION", torch.float32)
+        patch.setattr("trainer.training.model.PRECISION", torch.float32)
         made = run(tmp_path, base_model, "dpo")
     assert made.facts["valid_loss_before"] == pytest.approx(0.6931, abs=1e-3), "untrained, both are equally likely"
     assert made.facts["valid_loss"] < 0.69
@@ -128,7 +128,7 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lora: Run, base_model: Pa
 def test_a_merge_that_answers_otherwise_is_not_written(
     lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.merge._scaling", lambda config, rank: 0.5 * config["lora_alpha"] / rank)
+    monkeypatch.setattr("trainer.training.merge._scaling", lambda config, rank: 0.5 * config["lora_alpha"] / rank)
     with pytest.raises(RunError, match="answers otherwise"):
         merge(lora.directory, None, tmp_path / "merged", tmp_path, QUIET)
     assert not (tmp_path / "merged").exists()

@@ -16,11 +16,11 @@ from rich.console import Console
 from tests.conftest import ROOT
 from tests.trainer.conftest import chat
 from trainer.errors import RunError
-from trainer.optimise import models
-from trainer.recipe import read_recipe
-from trainer.recorder import read_metrics
-from trainer.run_directory import staging_folder
-from trainer.train import train
+from trainer.training import model
+from trainer.training.metrics_log import read_metrics
+from trainer.training.recipe import read_recipe
+from trainer.training.run import train
+from trainer.training.run_directory import staging_folder
 
 RECIPE = (
     'name = "late"\nbase_model = "{base}"\nmethod = "{method}"\ntrain = "{method}.jsonl"\nvalid_fraction = 0.2\n'
@@ -75,7 +75,7 @@ def said_by(process: "subprocess.Popen[str]") -> str:
 def assert_same_steps_as_alone(folder: Path, method: str) -> dict[str, Any]:
     """The facts of the run in two processes, once its losses are those of one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "PRECISION", torch.float32)
+        patch.setattr(model, "PRECISION", torch.float32)
         alone = train(
             read_recipe(folder / f"{method}-one.toml"), folder / "var", Console(quiet=True), out=folder / "one"
         )

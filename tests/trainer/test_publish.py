@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import RunError
-from trainer.publish import publish
+from trainer.training.publish import publish
 
 
 def test_without_a_key_the_run_is_kept_and_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

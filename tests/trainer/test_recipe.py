@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import RecipeError
-from trainer.recipe import Recipe, read_recipe
+from trainer.training.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = 'name = "triage"\ntrain = "train.jsonl"\n'

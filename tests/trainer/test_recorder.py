@@ -3,9 +3,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainer.optimise.checkpoint import LoopState
-from trainer.progress import TrainingProgress
-from trainer.recorder import METRICS_FILE, Recorder
+from trainer.training.checkpoint import LoopState
+from trainer.training.metrics_log import METRICS_FILE, Recorder
+from trainer.training.progress import TrainingProgress
 
 
 def recorder(folder: Path) -> Recorder:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.base import prepare_libraries
-from trainer.data.rows import Example, Message
+from trainer.data.schema import Example, Message
 from trainer.errors import DataError, RunError
-from trainer.rendering import IGNORED, Rendered, Renderer, render_all
+from trainer.training.base import prepare_libraries
+from trainer.training.loss_mask import IGNORED, Rendered, Renderer, render_all
 
 CHATML = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"

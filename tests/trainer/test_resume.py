@@ -15,8 +15,8 @@ from rich.console import Console
 from tests.conftest import ROOT
 from tests.trainer.conftest import chat
 from trainer.errors import RunError
-from trainer.recipe import read_recipe
-from trainer.train import Options, train
+from trainer.training.recipe import read_recipe
+from trainer.training.run import TrainOptions, train
 
 QUIET = Console(quiet=True)
 LAST_STEP = 20
@@ -25,7 +25,7 @@ PROGRAM = """
 import os, signal, sys
 from trainer.cli.options import exit_codes
 from trainer.optimise import loop
-from trainer.recipe import read_recipe
+from trainer.training.recipe import read_recipe
 from pathlib import Path
 
 def audit(event, arguments):
@@ -103,7 +103,7 @@ def test_a_disturbed_run_that_is_continued_ends_in_the_same_bytes(
     assert "Traceback" not in ended.stderr
     (partial,) = (data_dir / "runs").iterdir()
     assert partial.name.endswith(".partial")
-    run = train(read_recipe(folder / "recipe.toml"), data_dir, QUIET, options=Options(resume=True))
+    run = train(read_recipe(folder / "recipe.toml"), data_dir, QUIET, options=TrainOptions(resume=True))
     assert run is not None
     assert run.facts["digest"] == undisturbed["digest"]
     figures = ("steps", "valid_loss", "valid_loss_before", "train_loss", "input_tokens", "best_epoch")
@@ -118,13 +118,13 @@ def test_a_changed_recipe_or_file_does_not_continue_another_run(folder: Path, tm
     assert ended.returncode == 130, ended.stderr
     recipe = read_recipe(folder / "recipe.toml")
     with pytest.raises(RunError, match="was begun with another recipe, so it cannot be continued"):
-        train(recipe.model_copy(update={"seed": 5}), tmp_path, QUIET, options=Options(resume=True))
+        train(recipe.model_copy(update={"seed": 5}), tmp_path, QUIET, options=TrainOptions(resume=True))
     data = folder / "train.jsonl"
     kept = data.read_bytes()
     data.write_bytes(kept + json.dumps(chat("One more?", "Yes.")).encode() + b"\n")
     try:
         with pytest.raises(RunError, match="another training file and held-out file, so it cannot be continued"):
-            train(recipe, tmp_path, QUIET, options=Options(resume=True))
+            train(recipe, tmp_path, QUIET, options=TrainOptions(resume=True))
     finally:
         data.write_bytes(kept)
     (partial,) = (tmp_path / "runs").iterdir()

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from trainer.base import prepare_libraries
-from trainer.data.rows import Example, Message
-from trainer.rendering import IGNORED, Rendered, Renderer
+from trainer.data.schema import Example, Message
+from trainer.training.base import prepare_libraries
+from trainer.training.loss_mask import IGNORED, Rendered, Renderer
 
 MARKERS = ["<s>", "</s>", "[INST]", "[/INST]", "<|start|>", "<|head|>", "<|eot|>", "<|im_start|>", "<|im_end|>"]
 CALLS = "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"

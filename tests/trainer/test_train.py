@@ -12,16 +12,16 @@ from rich.console import Console
 from safetensors import safe_open
 
 from adapters import BaseModel, preflight
-from adapters.answer_profile import Answer, Baseline
+from adapters.answer_profile import Baseline, ProfiledAnswer
 from tests.conftest import ROOT
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.precision import learnt_logprobs
 from trainer.data.splits import read_split
 from trainer.errors import DataError, RunError
-from trainer.recipe import Recipe
-from trainer.rendering import IGNORED, Rendered, Renderer
-from trainer.train import Options, Run, train
-from trainer.verify_run import verify
+from trainer.training.loss_mask import IGNORED, Rendered, Renderer
+from trainer.training.recipe import Recipe
+from trainer.training.run import Run, TrainOptions, train
+from trainer.training.verify_run import verify
 
 ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(24)]
 QUIET = Console(quiet=True)
@@ -48,7 +48,7 @@ def small_recipe(folder: Path, base_model: Path, **training: object) -> Recipe:
 def finished(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> tuple[Recipe, Run]:
     folder = tmp_path_factory.mktemp("run")
     recipe = small_recipe(folder, base_model)
-    return recipe, done(train(recipe, folder / "var", QUIET, options=Options(advice=ADVICE)))
+    return recipe, done(train(recipe, folder / "var", QUIET, options=TrainOptions(advice=ADVICE)))
 
 
 def done(run: Run | None) -> Run:
@@ -118,7 +118,9 @@ def test_the_facts_say_what_was_trained_on_what(finished: tuple[Recipe, Run], ba
     assert baseline is not None
     assert (baseline.answers, baseline.counts["ended"]) == (18, {"stop": 18})
     row = Renderer.load(base_model).render(read_split(recipe).train.examples[0])
-    of_row = dict(Answer("", row.tokens - row.trained_tokens, row.trained_tokens, "stop").buckets(baseline.shape))
+    of_row = dict(
+        ProfiledAnswer("", row.tokens - row.trained_tokens, row.trained_tokens, "stop").buckets(baseline.shape)
+    )
     assert of_row["prompt_tokens"] in baseline.counts["prompt_tokens"]
     assert of_row["completion_tokens"] in baseline.counts["completion_tokens"]
 

@@ -11,8 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.advice.case import Case
-from trainer.advice.rule import REMINDER_DAYS, Answer, Rule
-from trainer.advice.rules import judge
+from trainer.advice.rules import REMINDER_DAYS, Rule, RuleAnswer, judge
 from trainer.errors import RecipeError
 from trainer.files import replacing
 
@@ -25,7 +24,7 @@ class Ground(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: str
-    answer: Answer
+    answer: RuleAnswer
     because: str
     number: str
     source: str
@@ -48,7 +47,7 @@ class Advice(BaseModel):
     come_back_on: str | None = None
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> RuleAnswer:
         """The answer."""
         return self.decided.answer
 
@@ -126,17 +125,17 @@ def advice_of_run(name: str, data_dir: Path, file: Path | None, despite: str | N
             )
         return None
     advice = Advice.read(path)
-    if advice.answer != Answer.FINE_TUNE and not (despite and despite.strip()):
+    if advice.answer != RuleAnswer.FINE_TUNE and not (despite and despite.strip()):
         raise RecipeError(
             f"the advice for {advice.case.name} is {spoken(advice.answer)}: {advice.decided.because} ({path}); "
             "follow it, ask again with `turntable advise`, or train all the same with --despite-advice REASON."
         )
-    return carried(advice, path, despite if advice.answer != Answer.FINE_TUNE else None)
+    return carried(advice, path, despite if advice.answer != RuleAnswer.FINE_TUNE else None)
 
 
-def spoken(answer: Answer) -> str:
+def spoken(answer: RuleAnswer) -> str:
     """An answer as people read it."""
-    return {Answer.FINE_TUNE: "FINE-TUNE", Answer.NOT_YET: "NOT YET"}.get(answer, answer.value)
+    return {RuleAnswer.FINE_TUNE: "FINE-TUNE", RuleAnswer.NOT_YET: "NOT YET"}.get(answer, answer.value)
 
 
 def _ground(rule: Rule, case: Case) -> Ground:

@@ -1,38 +1,128 @@
-"""The rules, in the order in which they are asked; the first that holds decides, and the last one holds for the rest.
+"""What a rule is, and what the rules ask of a case: shares reached, examples counted, volumes that pay.
+
+The rules, in the order in which they are asked; the first that holds decides, and the last one holds for the rest.
 
 `ARTICLES` has the sources in full. All were read in November 2026; none gives a source for its numbers, so each rule
 says where the others disagree.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
 from trainer.advice.case import Case
-from trainer.advice.rule import (
-    ENOUGH_SHARE,
-    FEW_SHOT_RIVALS,
-    HANDFUL_PER_DAY,
-    SHRINKING_PER_DAY,
-    Answer,
-    Rule,
-    changes_often,
-    examples_sentence,
-    has_too_few,
-    reached,
-    reaches,
-    shrinks,
-)
+from trainer.data.findings import SIZES
+
+ARTICLES = {
+    "Layer3": "Layer3 Labs, buyers' guide to fine-tuning",
+    "Precision": "Precision AI Academy, on when to fine-tune",
+    "CTO": "an enterprise CTO's article on prompting, retrieval and tuning",
+    "Jacar": "Jacar, on fine-tuning and its alternatives",
+    "WFE": "the article Why Fine-Tuning Exists",
+}
+ENOUGH_SHARE = 0.8
+HANDFUL_PER_DAY = 20
+SHRINKING_PER_DAY = 3_300
+LEAST_EXAMPLES = 200
+FEW_SHOT_RIVALS = 500
+REMINDER_DAYS = 90
+_ROUNDING = 1e-9
+
+
+class RuleAnswer(StrEnum):
+    """What to do."""
+
+    PROMPT = "PROMPT"
+    RETRIEVE = "RETRIEVE"
+    FINE_TUNE = "FINE_TUNE"
+    NOT_YET = "NOT_YET"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: when it holds, what it answers, the number in it, who says so or otherwise, what would change it."""
+
+    name: str
+    answer: RuleAnswer
+    holds: Callable[[Case], bool]
+    because: Callable[[Case], str]
+    number: str
+    source: str
+    disputed: str
+    change: str
+
+
+def articles_in(text: str) -> list[str]:
+    """The articles that a source names, in full."""
+    return [f"{short}: {full}" for short, full in ARTICLES.items() if short in text]
+
+
+def least_examples(case: Case) -> int:
+    """How many examples the kind of task needs to start with, per class where that counts."""
+    return SIZES[case.kind].minimum if case.kind else LEAST_EXAMPLES
+
+
+def counted_examples(case: Case) -> int | None:
+    """The examples that are held against `least_examples`: those of the smallest class where that counts."""
+    per_class = case.kind is not None and SIZES[case.kind].per_class
+    return case.smallest_class if per_class and case.smallest_class is not None else case.examples
+
+
+def shrinks(case: Case) -> bool:
+    """Whether a small tuned model in place of a large prompted one is the point, and pays."""
+    return case.wish in ("cost", "latency") and (case.requests_per_day or 0) >= SHRINKING_PER_DAY
+
+
+def reaches(case: Case, share: float) -> bool:
+    """Whether the prompted base scores so much of the bar."""
+    if case.prompt_score is None or case.bar is None:
+        return False
+    return case.prompt_score >= share * case.bar - _ROUNDING
+
+
+def changes_often(case: Case) -> bool:
+    """Whether facts change faster than anybody trains, and nothing brings them into the prompt."""
+    return case.facts_change in ("monthly", "weekly", "daily") and not case.retrieval
+
+
+def has_too_few(case: Case) -> bool:
+    """Whether examples are fewer than the kind of task needs, or uncounted."""
+    examples = counted_examples(case)
+    return examples is None or examples < least_examples(case)
+
+
+def reached(case: Case) -> str:
+    """How far the prompted base came, in words."""
+    if case.prompt_score is None or case.bar is None:
+        return "nobody has measured the prompted base against a bar"
+    of_bar = case.prompt_score / case.bar
+    return f"the prompted base scores {case.prompt_score:.0%} where {case.bar:.0%} is asked: {of_bar:.0%} of the bar"
+
+
+def examples_sentence(case: Case) -> str:
+    """How many examples there are and should be, in words."""
+    examples = counted_examples(case)
+    each = " in its smallest class" if examples is not None and examples != case.examples else ""
+    have = (
+        "nobody has counted labelled examples"
+        if examples is None
+        else f"there are {examples:,} labelled examples{each}"
+    )
+    return f"{have}, and {f'a {case.kind} task' if case.kind else 'a task of any kind'} needs {least_examples(case):,}"
 
 
 def judge(case: Case) -> tuple[Rule, tuple[Rule, ...]]:
     """The rule that decides, and the others that speak for or, when it says no, against training as well."""
     first, *others = (rule for rule in RULES if rule.holds(case))
-    tunes = first.answer == Answer.FINE_TUNE
-    also = (rule for rule in others if (rule.answer == Answer.FINE_TUNE) == tunes and rule is not RULES[-1])
+    tunes = first.answer == RuleAnswer.FINE_TUNE
+    also = (rule for rule in others if (rule.answer == RuleAnswer.FINE_TUNE) == tunes and rule is not RULES[-1])
     return first, tuple(also)
 
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "prompt_untried",
-        Answer.PROMPT,
+        RuleAnswer.PROMPT,
         lambda case: not case.prompt_tried and case.prompt_score is None,
         lambda case: "no prompt has been tried in earnest yet",
         "an hour with 3 to 5 examples in the prompt; up to 16",
@@ -42,7 +132,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "no_metric",
-        Answer.NOT_YET,
+        RuleAnswer.NOT_YET,
         lambda case: case.metric is None or case.bar is None,
         lambda case: (
             f"there is no {'metric' if case.metric is None else 'bar'}, so nobody could say whether training helped"
@@ -54,7 +144,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "prompt_unscored",
-        Answer.NOT_YET,
+        RuleAnswer.NOT_YET,
         lambda case: bool(case.prompt_tried) and case.prompt_score is None,
         lambda case: "the prompt was tried, but not measured on held-out rows",
         "a score of the prompted base, before and after",
@@ -64,7 +154,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "bar_met",
-        Answer.PROMPT,
+        RuleAnswer.PROMPT,
         lambda case: reaches(case, 1.0) and not shrinks(case),
         lambda case: f"{reached(case)}; it is good enough already",
         "100 % of the bar",
@@ -74,7 +164,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "eighty_percent",
-        Answer.PROMPT,
+        RuleAnswer.PROMPT,
         lambda case: reaches(case, ENOUGH_SHARE) and not shrinks(case),
         lambda case: f"{reached(case)}; ship the prompt, collect what fails, come back in three months",
         "80 % of the bar; 90 days",
@@ -85,7 +175,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "private_knowledge",
-        Answer.RETRIEVE,
+        RuleAnswer.RETRIEVE,
         lambda case: case.need == "know" and bool(case.private),
         lambda case: "the model lacks knowledge, and it must stay in the house: a self-hosted index keeps it there",
         "no number",
@@ -95,7 +185,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "knowledge",
-        Answer.RETRIEVE,
+        RuleAnswer.RETRIEVE,
         lambda case: case.need == "know",
         lambda case: "what is missing is knowledge, which retrieval brings and weights keep badly",
         "gains of 5 to 20 points by retrieval where knowledge is missing",
@@ -105,7 +195,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "changing_facts",
-        Answer.RETRIEVE,
+        RuleAnswer.RETRIEVE,
         changes_often,
         lambda case: f"facts in the answers change {case.facts_change}, faster than anybody would train again",
         "monthly or faster; the articles say fresh or changing, the number is ours",
@@ -115,7 +205,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "recall_unmeasured",
-        Answer.RETRIEVE,
+        RuleAnswer.RETRIEVE,
         lambda case: case.need == "both" and case.recall is None,
         lambda case: "knowledge is part of what is missing, and nobody has measured how often retrieval finds it",
         "recall@k on held-out questions",
@@ -125,7 +215,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "need_unclear",
-        Answer.PROMPT,
+        RuleAnswer.PROMPT,
         lambda case: case.need in (None, "unsure"),
         lambda case: "it is not clear whether the model lacks knowledge or behaviour",
         "no number",
@@ -135,7 +225,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "handful",
-        Answer.PROMPT,
+        RuleAnswer.PROMPT,
         lambda case: case.requests_per_day is not None and case.requests_per_day < HANDFUL_PER_DAY,
         lambda case: f"{case.requests_per_day} requests a day never pay for data, training and upkeep",
         f"fewer than {HANDFUL_PER_DAY} a day; the article says a handful, the number is ours",
@@ -146,7 +236,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "labels_disagree",
-        Answer.NOT_YET,
+        RuleAnswer.NOT_YET,
         lambda case: case.labels_agree is False,
         lambda case: "the examples contradict each other or are not fit to train on, and would teach just that",
         "no red finding in `turntable data check`, contradictions in at most 1 % of the rows (that number is ours)",
@@ -156,7 +246,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "too_few",
-        Answer.NOT_YET,
+        RuleAnswer.NOT_YET,
         has_too_few,
         lambda case: f"{examples_sentence(case)}; keep examples in the prompt until then",
         "100 style, 200 format or unknown, 500 vocabulary, 50 per class, 1,000 instructions",
@@ -167,7 +257,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "smaller_model",
-        Answer.FINE_TUNE,
+        RuleAnswer.FINE_TUNE,
         shrinks,
         lambda case: (
             f"{case.requests_per_day:,} requests a day are a volume at which an article says that a small tuned model "
@@ -183,7 +273,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "form_and_facts",
-        Answer.FINE_TUNE,
+        RuleAnswer.FINE_TUNE,
         lambda case: case.need == "both",
         lambda case: f"{reached(case)}; train the form, let retrieval bring the facts, and put both into the examples",
         "the two together beat either alone",
@@ -193,7 +283,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "pilot",
-        Answer.FINE_TUNE,
+        RuleAnswer.FINE_TUNE,
         lambda case: case.examples is not None and case.examples < FEW_SHOT_RIVALS,
         lambda case: (
             f"{reached(case)}; {case.examples:,} examples are enough for a pilot, which the prompt may still beat"
@@ -205,7 +295,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "behaviour",
-        Answer.FINE_TUNE,
+        RuleAnswer.FINE_TUNE,
         lambda case: True,
         lambda case: f"{reached(case)}; the behaviour is missing, and the data to teach it is there",
         "then at least 5 points over the better of base and prompted base",

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.base import prepare_libraries
 from trainer.base_model.build import BuildProgress, build_base_model
 from trainer.errors import TrainerError
+from trainer.training.base import prepare_libraries
 
 
 def main(

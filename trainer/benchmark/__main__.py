@@ -17,13 +17,13 @@ from typing import Any
 
 from rich.console import Console
 
-from trainer.base import find_base
 from trainer.benchmark.page import bars, figures
 from trainer.benchmark.rows import mixed_rows
 from trainer.benchmark.worker import SYSTEMS
 from trainer.data.dataset import read_dataset
-from trainer.data.rows import Example
-from trainer.recipe import Recipe
+from trainer.data.schema import Example
+from trainer.training.base import find_base
+from trainer.training.recipe import Recipe
 
 LEARNING_RATE = 1e-3  # for the small embedded base
 _HELD_OUT = 100
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _workload(arguments: argparse.Namespace, scratch: Path, console: Console) -> tuple[Path, dict[str, Any]]:
-    from trainer.rendering import Renderer
+    from trainer.training.loss_mask import Renderer
 
     base = find_base("embedded", relative_to=Path(), data_dir=arguments.data_dir, console=console)
     renderer = Renderer.load(base.directory)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from trainer.base_model.corpus import Conversation, conversations
-from trainer.data.rows import Example, Message
+from trainer.data.schema import Example, Message
 
 _MEDIAN_ANSWERS, _SPREAD, _MOST_ANSWERS = 1.6, 0.9, 20.0
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from trainer.base import prepare_libraries
-from trainer.recipe import Recipe
+from trainer.training.base import prepare_libraries
+from trainer.training.recipe import Recipe
 
 Measured = dict[str, float]
 
@@ -57,10 +57,10 @@ def main(system: str, workload: Path) -> Measured:
 def _ours(base: Path, recipe: Recipe, rows: Sequence[Any]) -> tuple[dict[str, Any], Clock]:
     from peft import get_peft_model_state_dict
 
-    from trainer.optimise.loop import Loop
-    from trainer.optimise.models import device_of_this_process, load_base, set_up
-    from trainer.optimise.objectives import Supervised
-    from trainer.recorder import Silence
+    from trainer.training.loop import Loop
+    from trainer.training.metrics_log import Silence
+    from trainer.training.model import device_of_this_process, load_base, set_up
+    from trainer.training.objectives import Supervised
 
     device = device_of_this_process(0)
     learner = set_up(load_base(base, device), recipe, device)
@@ -117,8 +117,8 @@ def _valid_loss(base: Path, recipe: Recipe, tensors: dict[str, Any], rows: Seque
     import torch
     from peft import set_peft_model_state_dict
 
-    from trainer.optimise.models import add_adapter, load_base
-    from trainer.optimise.objectives import Supervised, mean_loss
+    from trainer.training.model import add_adapter, load_base
+    from trainer.training.objectives import Supervised, mean_loss
 
     device = torch.device("cpu")
     learner = add_adapter(load_base(base, device), recipe.lora, device, seed=0)

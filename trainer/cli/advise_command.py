@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.advice.advice import Advice, Ground, advise, spoken
-from trainer.advice.case import Case, CaseFile, read_case
-from trainer.advice.interview import Question, interview, parse
-from trainer.advice.rule import Answer, articles_in
+from trainer.advice.case import Case, CaseFile, InterviewQuestion, interview, parse, read_case
+from trainer.advice.rules import RuleAnswer, articles_in
 from trainer.cli.options import (
     DEFAULT_DATA_DIR,
     DEFAULT_GATEWAY,
@@ -31,7 +30,12 @@ from trainer.errors import RecipeError
 
 app = typer.Typer(help="Should this be fine-tuned at all? The answer, the rule behind it, and its source.")
 
-_STYLES = {Answer.FINE_TUNE: "green", Answer.NOT_YET: "yellow", Answer.PROMPT: "cyan", Answer.RETRIEVE: "cyan"}
+_STYLES = {
+    RuleAnswer.FINE_TUNE: "green",
+    RuleAnswer.NOT_YET: "yellow",
+    RuleAnswer.PROMPT: "cyan",
+    RuleAnswer.RETRIEVE: "cyan",
+}
 
 
 @app.command()
@@ -130,7 +134,7 @@ def _case(given: CaseFile | None, name: str | None, measured: Mapping[str, Any])
         raise RecipeError(f"{'.'.join(map(str, detail['loc'])) or 'case'}: {detail['msg']}.") from error
 
 
-def _ask(question: Question) -> str:
+def _ask(question: InterviewQuestion) -> str:
     """Ask until the answer can be understood; empty means not known."""
     while True:
         text: str = typer.prompt(f"{question.text} ({question.hint}; empty: not known)", default="", show_default=False)

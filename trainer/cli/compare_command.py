@@ -28,10 +28,10 @@ from trainer.cli.options import (
     show_problems,
 )
 from trainer.errors import EvaluationError, RecipeError
-from trainer.proof.document import Report, VerdictWord
+from trainer.eval.report import Report, VerdictWord
 
 if TYPE_CHECKING:
-    from trainer.proof.comparison import Outcome, Question
+    from trainer.eval.comparison import ComparisonRequest, Outcome
 
 _REPORT, _ANSWERS = "report.json", "answers.jsonl"
 
@@ -90,8 +90,8 @@ def compare_arms(
 ) -> None:
     """Ask every arm every held-out row and decide; exit code 0 PROMOTE, 1 another verdict, 2 none."""
     with exit_codes("interrupted; the answers are kept, go on with --resume"):
-        from trainer.proof.comparison import prepare
-        from trainer.proof.showing import show
+        from trainer.eval.comparison import prepare
+        from trainer.eval.terminal import print_report
 
         question = prepare(
             task_file, adapters=adapter or (), models=_names(models), gateway_url=gateway, data_dir=data_dir
@@ -104,7 +104,7 @@ def compare_arms(
         if to_stdout:
             print_json(outcome.report.as_json())
         else:
-            show(outcome.report, Console())
+            print_report(outcome.report, Console())
         typer.echo(f"report {report_path}, every answer {answers}", err=True)
         if record_it and not outcome.problems:
             _record(outcome.report, gateway, data_dir)
@@ -115,14 +115,13 @@ def compare_arms(
 def freeze_task(task_file: TaskFile) -> None:
     """Write the hash of everything that a task names, before training."""
     with exit_codes("interrupted; nothing was frozen"):
-        from trainer.proof.freezing import freeze
-        from trainer.proof.items import read_items
-        from trainer.proof.schema import read_schema
-        from trainer.proof.task import read_task
+        from trainer.eval.examples import read_eval_set
+        from trainer.eval.freeze import freeze
+        from trainer.eval.task import read_schema, read_task
 
         task = read_task(task_file)
         read_schema(task)
-        items = read_items(task).items
+        items = read_eval_set(task).items
         path, frozen = freeze(task_file, task)
     typer.echo(f"{path}: {len(items)} items, {frozen.sha256}")
 
@@ -134,7 +133,7 @@ def _names(models: str) -> list[str]:
     return names
 
 
-def _places(question: "Question", json_out: Path | None, data_dir: Path, *, resume: bool) -> tuple[Path, Path]:
+def _places(question: "ComparisonRequest", json_out: Path | None, data_dir: Path, *, resume: bool) -> tuple[Path, Path]:
     """Where the report and its answers go."""
     if json_out is not None:
         return json_out, json_out.with_suffix(".answers.jsonl")
@@ -154,8 +153,8 @@ def _finished(folder: Path) -> bool:
     return not (folder / _ANSWERS).is_file() or (report.is_file() and Report.read(report).complete)
 
 
-def _ask(question: "Question", gateway: str, key: str, answers: Path, *, resume: bool) -> "Outcome":
-    from trainer.proof.comparison import compare
+def _ask(question: "ComparisonRequest", gateway: str, key: str, answers: Path, *, resume: bool) -> "Outcome":
+    from trainer.eval.comparison import compare
 
     with asking() as progress:
         return asyncio.run(
@@ -164,7 +163,7 @@ def _ask(question: "Question", gateway: str, key: str, answers: Path, *, resume:
 
 
 def _record(report: Report, gateway: str, data_dir: Path) -> None:
-    from trainer.proof.recording import record
+    from trainer.eval.record import record
 
     version = record(report, gateway, data_dir)
     typer.echo(f"recorded {report.gate.verdict} on {version}", err=True)
@@ -189,7 +188,7 @@ def _missed(report: Report, wanted: Requirement) -> list[str]:
     return [f"{wanted.arm}: {wanted.metric} is {value:.3f}, below the required {wanted.least:g}"]
 
 
-def _requirement(text: str, question: "Question") -> Requirement:
+def _requirement(text: str, question: "ComparisonRequest") -> Requirement:
     metric_of, equals, threshold = text.rpartition("=")
     arm, colon, metric = metric_of.rpartition(":")
     known, arms = question.task.metric_names, [plan.name for plan in question.plans]

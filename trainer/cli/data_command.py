@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from trainer.against_gateway import other_tokens
-from trainer.base import Base, find_base
 from trainer.cli import data_preview, data_report
 from trainer.cli.options import (
     DEFAULT_DATA_DIR,
@@ -18,20 +16,21 @@ from trainer.cli.options import (
     print_json,
     show_problems,
 )
-from trainer.data.checkup import Wanted, check_files
-from trainer.data.conversion import COLUMN_ROLES
+from trainer.data.convert import COLUMN_ROLES
 from trainer.data.estimate import Hardware, Machine, parameters_of
+from trainer.data.findings import AMBER, RED, Task
+from trainer.data.lint import Wanted, lint_files
+from trainer.data.loaders import Shape
 from trainer.data.prepare import Policy, prepare
 from trainer.data.preview import first_rows, render_rows
-from trainer.data.reading import Shape
-from trainer.data.sizes import Task
-from trainer.data.splitting import Plan, split
-from trainer.data.verdict import AMBER, RED
+from trainer.data.split import Plan, split
 from trainer.errors import RunError
-from trainer.recipe import EMBEDDED
+from trainer.training.base import Base, find_base
+from trainer.training.publish import other_tokens
+from trainer.training.recipe import EMBEDDED
 
 if TYPE_CHECKING:
-    from trainer.rendering import Renderer
+    from trainer.training.loss_mask import Renderer
 
 app = typer.Typer(help="Check, convert and preview training data.", no_args_is_help=True)
 
@@ -70,7 +69,7 @@ def check(
         machine = Machine(tokens_per_s, hardware, size)
         rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour, machine)
         wanted = Wanted(renderer, name, data_dir / "runs", *rules)
-        checkup = check_files(files, wanted)
+        checkup = lint_files(files, wanted)
     print_json(data_report.as_json(checkup)) if as_json else data_report.show(checkup)
     if any(file.unreadable for file in checkup.files):
         sys.exit(2)
@@ -83,7 +82,7 @@ def _base(base_model: str, data_dir: Path) -> Base:
 
 
 def _renderer(base: Base) -> "Renderer":
-    from trainer.rendering import Renderer
+    from trainer.training.loss_mask import Renderer
 
     return Renderer.load(base.directory)
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from trainer.data.preview import Shown
 
 if TYPE_CHECKING:
-    from trainer.rendering import Rendered
+    from trainer.training.loss_mask import Rendered
 
 _SIDES = ("preferred", "rejected")
 

@@ -6,19 +6,19 @@ from typing import Any
 import typer
 
 from trainer.cli.options import count, show_problems
-from trainer.data.checkup import Checkup
 from trainer.data.estimate import Estimate
 from trainer.data.lengths import Lengths
-from trainer.data.prepare import Account
+from trainer.data.lint import LintReport
+from trainer.data.prepare import PrepareReport
 from trainer.data.scan import FileScan
-from trainer.data.splitting import Parts
+from trainer.data.split import Parts
 from trainer.errors import Problem
 
 _SHOWN_CLASSES = 8
 _SHOWN_PLACES = 5
 
 
-def show(checkup: Checkup) -> None:
+def show(checkup: LintReport) -> None:
     """Problems and places go to stderr, the report to stdout."""
     for file in checkup.files:
         show_problems(file.problems)
@@ -42,7 +42,7 @@ def show(checkup: Checkup) -> None:
     typer.echo(f"verdict: {checkup.verdict}")
 
 
-def as_json(checkup: Checkup) -> dict[str, Any]:
+def as_json(checkup: LintReport) -> dict[str, Any]:
     """The checkup as one document for programs."""
     shared = [place for finding in checkup.findings if finding.name == "shared" for place in finding.places]
     return {
@@ -56,7 +56,7 @@ def as_json(checkup: Checkup) -> dict[str, Any]:
     }
 
 
-def show_account(account: Account) -> None:
+def show_account(account: PrepareReport) -> None:
     """What was left out and what is doubtful goes to stderr, the sum to stdout."""
     show_problems(account.dropped)
     show_problems(account.warnings)
@@ -68,7 +68,7 @@ def show_account(account: Account) -> None:
     typer.echo(f"{account.path}: what was done with each row, and why")
 
 
-def account_json(account: Account) -> dict[str, Any]:
+def account_json(account: PrepareReport) -> dict[str, Any]:
     """The sum of an account for programs; the account itself is a file."""
     return {
         "source": str(account.source),
@@ -98,21 +98,21 @@ def parts_json(parts: Parts) -> dict[str, Any]:
     return asdict(parts) | {"advice": parts.advice, "paths": {name: str(path) for name, path in parts.paths.items()}}
 
 
-def _summary(checkup: Checkup, number: int, file: FileScan) -> str:
+def _summary(checkup: LintReport, number: int, file: FileScan) -> str:
     return (
         f"{file.path}: {count(file.rows, 'row')}, {count(file.problem_count, 'problem')}, "
         f"{count(len(_copies(checkup, number)), 'exact duplicate')}, sha256 {file.sha256[:12]}"
     )
 
 
-def _copies(checkup: Checkup, number: int) -> list[tuple[int, int]]:
+def _copies(checkup: LintReport, number: int) -> list[tuple[int, int]]:
     """Lines of the copies in one file, each with the line of the first."""
     columns, copies = checkup.columns, checkup.comparisons.copies
     mine = copies[columns.file[copies[:, 0]] == number]
     return [(int(columns.line[row]), int(columns.line[first])) for row, first in mine]
 
 
-def _file_json(checkup: Checkup, number: int, file: FileScan) -> dict[str, Any]:
+def _file_json(checkup: LintReport, number: int, file: FileScan) -> dict[str, Any]:
     warnings = [
         Problem(str(file.path), line, f"holds the same messages as line {first}")
         for line, first in _copies(checkup, number)

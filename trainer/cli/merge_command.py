@@ -22,7 +22,7 @@ def merge_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Merge an adapter into its base as one model directory, checked to answer as the two do together."""
-    from trainer.merge import merge
+    from trainer.training.merge import merge
 
     with exit_codes("interrupted; nothing was written"):
         merged = merge(adapter, base_model, out, data_dir, Console(stderr=True))

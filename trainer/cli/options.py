@@ -21,7 +21,7 @@ DEFAULT_GATEWAY = ""
 
 
 def _address_found(context: typer.Context, value: str) -> str:
-    from adapters.connection import gateway_address
+    from adapters.admin_client import gateway_address
 
     return value or gateway_address(Path(context.params.get("data_dir") or DEFAULT_DATA_DIR))
 
@@ -77,7 +77,7 @@ def exit_codes(interrupted: str) -> Iterator[None]:
 
 def inference_key(data_dir: Path) -> str:
     """A tenant's key from the environment, else the operator's, else what a local gateway left."""
-    from adapters.connection import KEY_FILE
+    from adapters.admin_client import KEY_FILE
 
     for name in ("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"):
         if key := os.environ.get(name):

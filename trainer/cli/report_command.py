@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 
 from trainer.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, exit_codes, print_json
-from trainer.decision.html import html_page
-from trainer.decision.markdown import markdown
-from trainer.decision.outcome import outcome
-from trainer.decision.sections import sections
-from trainer.decision.story import find_report, tell
 from trainer.files import replacing
+from trainer.report.context import find_report, outcome, read_context
+from trainer.report.html import html_page
+from trainer.report.markdown import markdown
+from trainer.report.sections import sections
 
 app = typer.Typer(help="A comparison's decision as one HTML page and Markdown.", no_args_is_help=True)
 
@@ -32,7 +31,7 @@ def report_decision(
     written = []
     with exit_codes("interrupted"):
         for path in [find_report(decision, data_dir) for decision in decisions]:
-            story = tell(path, data_dir, check=check_data)
+            story = read_context(path, data_dir, check=check_data)
             title, blocks = f"Decision: {story.report.task.name}", list(sections(story))
             stem = (out or path.parent) / f"{path.parent.name if path.stem == 'report' else path.stem}-decision"
             html, text = stem.with_name(f"{stem.name}.html"), stem.with_name(f"{stem.name}.md")

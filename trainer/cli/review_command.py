@@ -20,15 +20,13 @@ from trainer.cli.options import (
     exit_codes,
     print_json,
 )
-from trainer.decision.outcome import decided, outcome, people_object
-from trainer.decision.story import find_report
-from trainer.proof.document import Report
-from trainer.proof.recording import record
-from trainer.proof.task import read_task
-from trainer.review.contest import Contest, read_contest
-from trainer.review.export import export_pairs
-from trainer.review.judgement import Judgement
-from trainer.review.ratings import Ratings, Votes, read_votes
+from trainer.eval.record import record
+from trainer.eval.report import Report
+from trainer.eval.task import read_task
+from trainer.human_eval.judgement import Judgement, export_pairs
+from trainer.human_eval.pairs import PairwiseEval, read_contest
+from trainer.human_eval.ratings import Ratings, Votes, read_votes
+from trainer.report.context import decided, find_report, outcome, people_object
 
 app = typer.Typer(help="Rate two arms' answers blindly, in a browser.", no_args_is_help=True)
 
@@ -53,8 +51,7 @@ def rate(
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Serve the rating page on this machine until Ctrl-C; every rating is kept at once, and raters can go on later."""
-    from trainer.review.server import serving
-    from trainer.review.session import Session
+    from trainer.human_eval.server import Session, serving
 
     with exit_codes("interrupted; every rating is kept"):
         contest = _contest(task_file, comparison, arm, against, seed, data_dir)
@@ -121,13 +118,13 @@ def export(
 
 def _contest(
     task_file: Path, comparison: str | None, arm: str | None, against: str | None, seed: int, data_dir: Path
-) -> Contest:
+) -> PairwiseEval:
     task = read_task(task_file)
     path = find_report(comparison or task.name, data_dir)
     return read_contest(task, path, arm=arm, against=against, seed=seed)
 
 
-def _keep(contest: Contest, votes: Votes) -> Judgement:
+def _keep(contest: PairwiseEval, votes: Votes) -> Judgement:
     """Put what the ratings say into the report."""
     judgement = Judgement.of(contest, votes)
     Report.read(contest.report).model_copy(update={"human": judgement.as_json()}).save(contest.report)

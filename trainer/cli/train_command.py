@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from adapters import PublishedVersion
-    from trainer.material import Material
-    from trainer.publish import Promotion
-    from trainer.recipe import Recipe
-    from trainer.train import Options, Run
+    from trainer.training.prepare import PreparedData
+    from trainer.training.publish import Promotion
+    from trainer.training.recipe import Recipe
+    from trainer.training.run import Run, TrainOptions
 
 app = typer.Typer(help="Train an adapter from a recipe.", no_args_is_help=True)
 Out = Annotated[Path | None, typer.Option(help="The run directory to write; a new one in the data directory.")]
@@ -100,7 +100,7 @@ def train_recipe(
 
 def _promotion(promote: bool, reason: str | None, by: str | None) -> "Promotion | None":
     from adapters.cli.shared import override_of
-    from trainer.publish import Promotion
+    from trainer.training.publish import Promotion
 
     override = override_of(reason, by)
     return Promotion(override) if promote or override else None
@@ -112,7 +112,7 @@ def _finish(
     """Publish the run under `name`, if there is one, and show it."""
     published = None
     if name:
-        from trainer.publish import publish
+        from trainer.training.publish import publish
 
         with exit_codes(f"interrupted; the run is kept in {run.directory}"):
             published = publish(run.directory, name, gateway_url=gateway, data_dir=data_dir, promotion=promotion)
@@ -123,7 +123,7 @@ def _finish(
 
 
 def _read(recipe_file: Path | None) -> "Recipe":
-    from trainer.recipe import read_recipe
+    from trainer.training.recipe import read_recipe
 
     if recipe_file is None:
         raise RecipeError("name a recipe: turntable train RECIPE.")
@@ -134,9 +134,9 @@ def _judge(task: Path | None, recipe: "Recipe") -> dict[str, Any] | None:
     """The frozen task that will judge the run, if one was named."""
     if task is None:
         return None
-    from trainer.proof.commitment import commitment
+    from trainer.eval.freeze import frozen_commitment
 
-    return commitment(task, recipe)
+    return frozen_commitment(task, recipe)
 
 
 def _options(
@@ -145,18 +145,18 @@ def _options(
     report_to: list[str] | None,
     advice: dict[str, Any] | None,
     task: dict[str, Any] | None,
-    check: "Callable[[Material], None] | None",
-) -> "Options":
-    from trainer.train import Options
+    check: "Callable[[PreparedData], None] | None",
+) -> "TrainOptions":
+    from trainer.training.run import TrainOptions
 
-    return Options(resume, auto_batch, tuple(report_to or ()), advice, task, check)
+    return TrainOptions(resume, auto_batch, tuple(report_to or ()), advice, task, check)
 
 
 def _train(
-    recipe: "Recipe", data_dir: Path, console: Console, out: Path | None, options: "Options", *, sweep: bool
+    recipe: "Recipe", data_dir: Path, console: Console, out: Path | None, options: "TrainOptions", *, sweep: bool
 ) -> "Run | None":
     if sweep:
-        from trainer.sweep import show_trials, train_sweep
+        from trainer.training.sweep import show_trials, train_sweep
 
         if options.resume:
             raise RecipeError("--resume continues one run, not a sweep; start the sweep again.")
@@ -175,13 +175,13 @@ def _train(
         )
         show_trials(outcome, console)
         return outcome.run
-    from trainer.train import train
+    from trainer.training.run import train
 
     return train(recipe, data_dir, console, out=out, options=options)
 
 
 def _verify(run: Path, data_dir: Path, console: Console) -> None:
-    from trainer.verify_run import verify
+    from trainer.training.verify_run import verify
 
     verdict = verify(run, data_dir, console)
     typer.echo(verdict.sentence)
@@ -190,9 +190,9 @@ def _verify(run: Path, data_dir: Path, console: Console) -> None:
 
 def _check_for_publishing(
     recipe: "Recipe", gateway: str, data_dir: Path, promotion: "Promotion | None", *, sweep: bool
-) -> "Callable[[Material], None]":
+) -> "Callable[[PreparedData], None]":
     """Find out before a long run, not after it, what would stop it from being published: now, and once it is read."""
-    from trainer.publish import refuse_other_tokens_than_served, refuse_what_is_not_served
+    from trainer.training.publish import refuse_other_tokens_than_served, refuse_what_is_not_served
 
     if recipe.method == "full":
         raise RecipeError('method = "full" gives a base model, which is served with --model, not published.')
@@ -202,7 +202,7 @@ def _check_for_publishing(
 
 
 def _show(run: "Run", published: "PublishedVersion | None", *, promoted: bool) -> None:
-    from trainer.curves import sparkline
+    from trainer.training.metrics_log import sparkline
 
     facts = run.facts
     losses = [step.loss for step in run.metrics if step.loss is not None]

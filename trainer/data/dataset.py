@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.reading import Reader
-from trainer.data.rows import Example, Pair, parse_row
+from trainer.data.loaders import Reader
+from trainer.data.schema import Example, Pair, parse_row
 from trainer.errors import DataError, Problem
 
 

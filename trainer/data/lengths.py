@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.data.rows import Example, Pair
 from trainer.data.scan import MOST_PROBLEMS, Columns, FileScan, read_rows
+from trainer.data.schema import Example, Pair
 from trainer.errors import Problem
 
 if TYPE_CHECKING:
-    from trainer.rendering import Renderer
+    from trainer.training.loss_mask import Renderer
 
 MOST_RENDERED = 20_000
 _PERCENTILES = (50, 90, 95, 99, 100)

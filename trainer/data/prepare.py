@@ -15,18 +15,15 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from trainer.data.clusters import DEFAULT_SIMILARITY, NearIndex
 from trainer.data.comparisons import Comparisons, compare, same_answers
-from trainer.data.conversion import convert
-from trainer.data.fingerprints import answer_text, fingerprint
-from trainer.data.personal import NAMES
-from trainer.data.placeholders import placeholders
-from trainer.data.ratings import Ratings
-from trainer.data.reading import Shape, shape_of
+from trainer.data.convert import column_names, convert, source_rows
+from trainer.data.loaders import Shape, shape_of
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearIndex, answer_text, fingerprint
+from trainer.data.pii import NAMES
 from trainer.data.redaction import Redactor
-from trainer.data.rows import Example, parse_row
+from trainer.data.row_signs import Ratings, placeholders
 from trainer.data.scan import MOST_PROBLEMS, ColumnBuilder, Columns
-from trainer.data.sources import column_names, source_rows
+from trainer.data.schema import Example, parse_row
 from trainer.errors import DataError, Problem, RunError
 from trainer.files import replacing
 
@@ -47,7 +44,7 @@ class Policy:
 
 
 @dataclass
-class Account:
+class PrepareReport:
     """What was done; `counts` has the rows of each action, `dropped` and `warnings` the first of them as sentences."""
 
     source: Path
@@ -69,14 +66,14 @@ def prepare(
     shape: Shape | None = None,
     columns: Mapping[str, str] | None = None,
     force: bool = False,
-) -> Account:
+) -> PrepareReport:
     """Write the rows of `source` to `out` and the account beside it, as `<out>.account.jsonl`.
 
     Without `shape` each row is taken for what it looks like; `columns` gives the roles of its fields. Raises
     `DataError` when the file is unreadable, lacks a column or yields no row, `RunError` when `out` exists without
     `force`.
     """
-    account = Account(source, out, out.with_name(f"{out.name}.account.jsonl"))
+    account = PrepareReport(source, out, out.with_name(f"{out.name}.account.jsonl"))
     for path in (out, account.path):
         if path.exists() and not force:
             raise RunError(f"{path} exists already; choose another --out or pass --force.")
@@ -144,7 +141,7 @@ def _roles(source: Path, shape: Shape | None, columns: Mapping[str, str] | None)
 
 
 def _stage(
-    account: Account, taken: _Taken, policy: Policy, staged: IO[str], index: NearIndex
+    account: PrepareReport, taken: _Taken, policy: Policy, staged: IO[str], index: NearIndex
 ) -> tuple[Columns, dict[int, str]]:
     """The first pass: one line per row, `[number, events, row or null]`; also tells the rows of bad answers."""
     builder, ratings, good = ColumnBuilder(), Ratings(), 0
@@ -192,7 +189,7 @@ def _cleaned(content: object, taken: _Taken, policy: Policy, events: list[tuple[
     return redacted if policy.personal == "redact" else trimmed
 
 
-def _write(account: Account, staged: IO[str], fates: _Fates, rows: IO[str], told: IO[str]) -> None:
+def _write(account: PrepareReport, staged: IO[str], fates: _Fates, rows: IO[str], told: IO[str]) -> None:
     """The second pass: the account of every row, and every row that stays."""
     rejected = _staged_rows(staged, set((fates.partners or {}).values()))
     staged.seek(0)
@@ -214,7 +211,11 @@ def _write(account: Account, staged: IO[str], fates: _Fates, rows: IO[str], told
 
 
 def _entries(
-    account: Account, number: int, events: list[tuple[Action, str]], row: dict[str, Any] | None, out_line: int | None
+    account: PrepareReport,
+    number: int,
+    events: list[tuple[Action, str]],
+    row: dict[str, Any] | None,
+    out_line: int | None,
 ) -> Iterator[dict[str, Any]]:
     account.counts.update({action for action, _ in events})
     for action, reason in events:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.data.personal import find
+from trainer.data.pii import find
 
 
 class Redactor:

@@ -16,17 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.clusters import U64, NearIndex
 from trainer.data.estimate import CHARACTERS_PER_TOKEN
-from trainer.data.fingerprints import Fingerprint, answer_text, fingerprint, hash64
 from trainer.data.labels import Labels
-from trainer.data.personal import KINDS, NAMES
-from trainer.data.placeholders import placeholders
-from trainer.data.ratings import Ratings, turned_scores
-from trainer.data.reading import Reader, Row, parse_object
+from trainer.data.loaders import Reader, Row, parse_object
+from trainer.data.near_duplicates import U64, Fingerprint, NearIndex, answer_text, fingerprint, hash64
+from trainer.data.pii import KINDS, NAMES
 from trainer.data.redaction import count_row
-from trainer.data.row_signs import SIGNS, signs
-from trainer.data.rows import Example, Pair, parse_row
+from trainer.data.row_signs import SIGNS, Ratings, placeholders, signs, turned_scores
+from trainer.data.schema import Example, Pair, parse_row
 from trainer.errors import Problem
 
 MOST_PROBLEMS = 10_000

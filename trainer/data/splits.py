@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.clusters import DEFAULT_SIMILARITY, near_clusters
 from trainer.data.dataset import Report, check, shared_rows
-from trainer.data.fingerprints import fingerprint
-from trainer.data.rows import Example
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, fingerprint, near_clusters
+from trainer.data.schema import Example
 from trainer.errors import DataError, Problem
-from trainer.recipe import Recipe
+from trainer.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

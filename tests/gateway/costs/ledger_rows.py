@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Engine, insert
 
-from gateway.ledger import usage_ledger
+from gateway.metering import usage_ledger
 
 _ROW: dict[str, Any] = {
     "attempt": 1,

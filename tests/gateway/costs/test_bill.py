@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.costs.amounts import DAY_US, HOUR_US, split
 from gateway.costs.bill import LOADS, Bill, engine_days, make_bill, overheads
 from gateway.costs.plan import AdapterPlan, CostPlan, IdlePolicy, StoragePlan
-from gateway.costs.sums import Sums
-from gateway.costs.usage import Window
 from gateway.costs.weights import Weights
-from gateway.engine_runs import EngineRun
+from gateway.metering.engine_uptime import EngineRun
+from gateway.metering.usage_queries import Sums
+from gateway.metering.usage_summary import UsageWindow
+from gateway.money import DAY_US, HOUR_US, split
 
 
 def used(
@@ -30,7 +30,7 @@ def used(
 
 
 def bill_of(
-    window: Window,
+    window: UsageWindow,
     *,
     usd: int = 2,
     hours: int = 1,
@@ -50,7 +50,7 @@ def by_adapter(amounts: dict[tuple[int, str, str, str, str], int]) -> dict[str, 
 
 
 def test_a_busy_half_hour_is_billed_by_weight_and_the_rest_is_idle() -> None:
-    window = Window([used("", 100), used("tone", 100, 50)], {(0, "e"): HOUR_US // 2}, {})
+    window = UsageWindow([used("", 100), used("tone", 100, 50)], {(0, "e"): HOUR_US // 2}, {})
     bill = bill_of(window)
     assert bill.total == 2 * 10**9
     assert bill.idle == {(0, "e"): 10**9}
@@ -58,14 +58,14 @@ def test_a_busy_half_hour_is_billed_by_weight_and_the_rest_is_idle() -> None:
 
 
 def test_adapter_loads_are_charged_to_their_adapter_by_the_time_they_took() -> None:
-    window = Window([used("a", 100)], {(0, "e"): HOUR_US // 2}, {(0, "e", "b"): HOUR_US // 8})
+    window = UsageWindow([used("a", 100)], {(0, "e"): HOUR_US // 2}, {(0, "e", "b"): HOUR_US // 8})
     bill = bill_of(window)
     assert by_adapter(bill.active) == {"a": 750_000_000, "b": 250_000_000}
     assert (0, "e", "b", LOADS, LOADS) in bill.active
 
 
 def test_idle_time_is_carried_as_the_policy_says() -> None:
-    window = Window([used("a", 300), used("b", 100)], {(0, "e"): HOUR_US // 2}, {})
+    window = UsageWindow([used("a", 300), used("b", 100)], {(0, "e"): HOUR_US // 2}, {})
     proportional = bill_of(window, policy=IdlePolicy.PROPORTIONAL)
     assert by_adapter(proportional.idle_share) == {"a": 750_000_000, "b": 250_000_000}
     even = bill_of(window, policy=IdlePolicy.EVEN)
@@ -75,7 +75,7 @@ def test_idle_time_is_carried_as_the_policy_says() -> None:
 
 def test_idle_time_of_a_day_on_which_nobody_came_stays_a_line_of_its_own() -> None:
     for policy in IdlePolicy:
-        assert bill_of(Window([], {}, {}), policy=policy).idle == {(0, "e"): 2 * 10**9}
+        assert bill_of(UsageWindow([], {}, {}), policy=policy).idle == {(0, "e"): 2 * 10**9}
 
 
 def test_cached_prompt_tokens_weigh_less_and_generated_ones_more() -> None:
@@ -85,12 +85,12 @@ def test_cached_prompt_tokens_weigh_less_and_generated_ones_more() -> None:
 
 def test_an_engine_without_a_price_is_unpriced_and_not_free() -> None:
     days, _ = engine_days([EngineRun(0, HOUR_US, None, "e")], 0, DAY_US, lambda *_: None)
-    bill = make_bill(days, Window([used("a", 1)], {}, {}), Weights(), policy=IdlePolicy.OWN_LINE)
+    bill = make_bill(days, UsageWindow([used("a", 1)], {}, {}), Weights(), policy=IdlePolicy.OWN_LINE)
     assert (bill.total, bill.is_priced, bill.active) == (None, False, {})
 
 
 def test_a_window_without_an_engine_has_no_bill() -> None:
-    assert make_bill({}, Window([], {}, {}), Weights(), policy=IdlePolicy.OWN_LINE).total is None
+    assert make_bill({}, UsageWindow([], {}, {}), Weights(), policy=IdlePolicy.OWN_LINE).total is None
 
 
 def test_a_price_stated_later_covers_the_runs_from_its_day_on() -> None:
@@ -141,7 +141,7 @@ sums_strategy = st.builds(
 )
 keys = st.tuples(st.integers(0, 1), st.sampled_from(["e", "f"]))
 windows = st.builds(
-    Window,
+    UsageWindow,
     st.lists(sums_strategy, max_size=12),
     st.dictionaries(keys, st.integers(0, 2 * DAY_US)),
     st.dictionaries(st.tuples(st.integers(0, 1), st.sampled_from(["e", "f"]), names), st.integers(0, DAY_US)),
@@ -161,7 +161,7 @@ runs_strategy = st.lists(
 
 @given(runs_strategy, windows, st.sampled_from(list(IdlePolicy)), st.integers(0, 10**12), st.integers(1, 100))
 def test_allocated_plus_idle_plus_overhead_is_the_bill(
-    runs: list[EngineRun], window: Window, policy: IdlePolicy, cents: int, life: int
+    runs: list[EngineRun], window: UsageWindow, policy: IdlePolicy, cents: int, life: int
 ) -> None:
     plan = CostPlan(
         storage=(StoragePlan(name="disk", usd_per_month=Decimal(cents) / 100),),
@@ -187,8 +187,8 @@ def test_parts_of_an_amount_add_up_and_are_within_one_unit_of_their_share(amount
 
 @pytest.mark.parametrize("policy", IdlePolicy)
 def test_the_same_division_comes_out_every_time(policy: IdlePolicy) -> None:
-    window = Window([used(name, 1) for name in "abc"], {(0, "e"): 1}, {})
+    window = UsageWindow([used(name, 1) for name in "abc"], {(0, "e"): 1}, {})
     assert (
         bill_of(window, policy=policy).active
-        == bill_of(Window(window.sums[::-1], window.busy_us, {}), policy=policy).active
+        == bill_of(UsageWindow(window.sums[::-1], window.busy_us, {}), policy=policy).active
     )

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from gateway.cli.costs import costs_app
 from gateway.costs.breakeven import Fleet, break_even, payback_days
-from gateway.costs.reference import EXAMPLE_FLEET, EXAMPLE_MODELS, example_price
-from gateway.prices.book import PriceBook
+from gateway.costs.docs_tables import EXAMPLE_FLEET, EXAMPLE_MODELS, example_price
+from gateway.costs.prices.book import PriceBook
 
 # 1,024 tokens in, 128 out, Qwen3-8B on an H100 at $2.69 an hour, which takes 23.6 requests per second within limits.
 H100 = EXAMPLE_FLEET

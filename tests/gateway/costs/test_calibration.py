@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.costs import costs_app
+from gateway.core import Usage
 from gateway.costs.calibration import Batch, design, fit
-from gateway.costs.request_cost import WorkPrice
+from gateway.costs.request_price import WorkPrice
 from gateway.costs.weights import Weights
 from gateway.errors import InvalidRequestError
-from gateway.usage import Usage
 from tests.gateway.conftest import KEY, Attached
 
 

@@ -14,30 +14,29 @@ from typer.testing import CliRunner
 
 from gateway.cli.keys import app as keys_app
 from gateway.cli.tenants import app as tenants_app
-from gateway.costs.amounts import DAY_US, HOUR_US
-from gateway.costs.gauges import CostGauges
-from gateway.costs.request_cost import RequestPrices
-from gateway.costs.watch import CostWatch
+from gateway.core import Usage
+from gateway.costs.refresh import CostGauges, CostRefresher
+from gateway.costs.request_price import RequestPrices
 from gateway.costs.weights import ASSUMED
-from gateway.ledger import now_us
+from gateway.metering import now_us
 from gateway.metrics import Metrics
+from gateway.money import DAY_US, HOUR_US
 from gateway.settings import Settings
-from gateway.usage import Usage
-from loadtest.canned.engine import CannedSettings
-from loadtest.canned.server import CannedServer, serving
-from tests.gateway.budgets.conftest import new_key
+from loadtest.mock_engine.engine import MockSettings
+from loadtest.mock_engine.server import MockServer, serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
 from tests.gateway.costs.test_document import office_of, run_of
+from tests.gateway.quota.conftest import new_key
 
 ASKED = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 TOLD = {"x-turntable-cost": "1"}
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[CannedServer]:
-    with serving(CannedSettings(tokens=4, itl_ms=5)) as running:
+def engine() -> Iterator[MockServer]:
+    with serving(MockSettings(tokens=4, itl_ms=5)) as running:
         yield running
 
 
@@ -57,7 +56,7 @@ def price_of(gateway: Attached) -> dict[str, Any]:
     return document
 
 
-def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: CannedServer, tmp_path: Path) -> None:
+def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: MockServer, tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, engine_usd_per_hour=Decimal("3.6"))
     for _ in ("fresh", "started again"):
         with running_gateway(settings, engine.url) as url:
@@ -74,9 +73,9 @@ def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: C
             gateway.http.close()
 
 
-def watch_of(database: Engine, data_dir: Path, stated: int | None) -> tuple[CostWatch, RequestPrices]:
+def watch_of(database: Engine, data_dir: Path, stated: int | None) -> tuple[CostRefresher, RequestPrices]:
     prices = RequestPrices()
-    return CostWatch(office_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
+    return CostRefresher(office_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
 
 
 def test_before_any_traffic_work_costs_what_a_slow_engine_would_take(database: Engine, tmp_path: Path) -> None:

@@ -9,16 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.costs import costs_app
-from gateway.costs.evidence import Kind
-from gateway.costs.measurements import from_file
+from gateway.costs.evidence import EvidenceKind, from_file
 from gateway.errors import InvalidRequestError
-from loadtest.capacity import Bracket, Limits, conclusion
+from loadtest.capacity import Bracket, SloLimits, conclusion
 from loadtest.records import RequestRecord
 from loadtest.report import tallied
 from loadtest.settings import RunSettings
 from loadtest.study import Level, Study
 from tests.gateway.conftest import KEY, Attached
-from trainer.proof.document import (
+from trainer.eval.report import (
     Arm,
     ArmKind,
     BaseFacts,
@@ -45,14 +44,14 @@ def level(rate: float, answered: int) -> Level:
 
 def capacity_study() -> dict[str, Any]:
     levels = [level(2.0, 40), level(4.0, 80), level(8.0, 80)]
-    words = conclusion(Bracket(4.0, 8.0, is_settled=True), levels, Limits(p99_ttft_ms=1.0))
+    words = conclusion(Bracket(4.0, 8.0, is_settled=True), levels, SloLimits(p99_ttft_ms=1.0))
     document: dict[str, Any] = orjson.loads(orjson.dumps(Study("capacity", levels, words).as_json()))
     return document
 
 
 def test_a_capacity_test_gives_rate_saturation_and_the_length_of_its_requests() -> None:
     kind, fact = from_file(capacity_study())
-    assert kind is Kind.CAPACITY
+    assert kind is EvidenceKind.CAPACITY
     assert (fact["slo_per_s"], fact["prompt_tokens"], fact["output_tokens"]) == (4.0, 100.0, 20.0)
     assert fact["saturated_per_s"] == pytest.approx(8.0, rel=0.05)
 
@@ -106,7 +105,7 @@ def comparison(failed: tuple[int, ...] = ()) -> dict[str, Any]:
 
 def test_a_comparison_gives_right_answers_and_tokens_of_the_arms_that_were_served_here() -> None:
     kind, fact = from_file(comparison())
-    assert kind is Kind.QUALITY
+    assert kind is EvidenceKind.QUALITY
     assert fact["models"] == {
         "adapter": {
             "requests": 10,

@@ -7,16 +7,16 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from gateway.costs.amounts import DAY_US, HOUR_US
-from gateway.costs.office import Question
 from gateway.costs.plan import PLAN_FILE
+from gateway.costs.report import CostQuery
 from gateway.costs.tenant_view import asked_by_tenant, only_of
-from gateway.ledger import now_us
-from tests.gateway.budgets.conftest import new_key
+from gateway.metering import now_us
+from gateway.money import DAY_US, HOUR_US
 from tests.gateway.conftest import Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
 from tests.gateway.costs.test_document import office_of, run_of
+from tests.gateway.quota.conftest import new_key
 
 DAY = now_us() // DAY_US * DAY_US - DAY_US
 
@@ -48,7 +48,7 @@ def test_a_tenants_line_tells_its_cost_and_not_how_much_of_it_is_idle_time(datab
         database, [row(n, DAY + n * HOUR_US, tenant=t, prompt_tokens=10) for n, t in enumerate(["acme", "rival"])]
     )
     office = office_of(database, tmp_path)
-    document = only_of("acme", office.document(asked_by_tenant(Question(DAY, DAY + DAY_US))))
+    document = only_of("acme", office.document(asked_by_tenant(CostQuery(DAY, DAY + DAY_US))))
     (line,) = document.data
     assert line.tenant == "acme"
     assert line.cost_nano_usd == pytest.approx(12 * 10**9, abs=1)
@@ -57,6 +57,6 @@ def test_a_tenants_line_tells_its_cost_and_not_how_much_of_it_is_idle_time(datab
 
 
 def test_a_tenant_sees_whole_days_so_that_no_moment_tells_who_else_was_there() -> None:
-    asked = asked_by_tenant(Question(DAY + 7 * HOUR_US, DAY + 7 * HOUR_US + 1))
+    asked = asked_by_tenant(CostQuery(DAY + 7 * HOUR_US, DAY + 7 * HOUR_US + 1))
     assert (asked.since_us, asked.until_us) == (DAY, DAY + DAY_US)
     assert asked.group_by == ("tenant", "adapter")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from loadtest.bench.process_tree import read_processes
+from loadtest.bench.machine import read_processes
 
 TURNTABLE = Path(sys.executable).with_name("turntable")
 

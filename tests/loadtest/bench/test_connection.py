@@ -2,13 +2,13 @@
 
 import pytest
 
-from loadtest.bench.connection import Answer, Connection, joined, problem
+from loadtest.bench.connection import BenchAnswer, BenchConnection, joined, problem
 from loadtest.bench.driver import Phase, drive
-from loadtest.canned import CannedSettings, Fault, serving
+from loadtest.mock_engine import Fault, MockSettings, serving
 
 
-def answer(body: bytes, status: int = 200) -> Answer:
-    return Answer(status, body, chunked=False, first_text_s=None, end_s=0)
+def answer(body: bytes, status: int = 200) -> BenchAnswer:
+    return BenchAnswer(status, body, chunked=False, first_text_s=None, end_s=0)
 
 
 def phase(url: str, *, stream: bool, words: int = 5, requests: int = 6) -> Phase:
@@ -35,14 +35,14 @@ def test_a_plain_answer_with_other_text_or_status_is_a_problem() -> None:
 
 
 def test_an_answer_is_whole_only_with_its_last_byte() -> None:
-    connection, head = Connection(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
-    seen: list[Answer] = []
+    connection, head = BenchConnection(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+    seen: list[BenchAnswer] = []
 
     class Waiting:
         def done(self) -> bool:
             return False
 
-        def set_result(self, found: Answer) -> None:
+        def set_result(self, found: BenchAnswer) -> None:
             seen.append(found)
 
     connection._answered = Waiting()  # type: ignore[assignment]
@@ -73,7 +73,7 @@ def test_right_answers_are_counted_and_timed(stream: bool) -> None:
     ],
 )
 def test_nobody_wins_by_failing(fault: Fault, stream: bool, kind: str) -> None:
-    with serving(CannedSettings(fault=fault)) as server:
+    with serving(MockSettings(fault=fault)) as server:
         outcome = drive(phase(server.url, stream=stream, requests=3))
     assert (outcome.completed, outcome.errors) == (0, {kind: 3})
     assert outcome.latency is None

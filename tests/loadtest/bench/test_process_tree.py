@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loadtest.bench.process_tree import Process, cpu_s, read_processes, rss_mib, tree_of
+from loadtest.bench.machine import Process, cpu_s, read_processes, rss_mib, tree_of
 
 BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
 WAITING = "print('ready', flush=True); input()"

@@ -3,8 +3,7 @@
 from typing import Any
 
 from loadtest.bench import page
-from loadtest.bench.bars import BARS, Bar
-from loadtest.bench.results import Result, Sample, Spread
+from loadtest.bench.results import BARS, Bar, Result, Sample, Spread
 from loadtest.bench.soak import Soak
 
 

@@ -10,7 +10,7 @@ import trainer.cli as commands
 from tests.conftest import ROOT
 from tests.trainer.cli.test_commands import run
 from tests.trainer.conftest import WriteJsonl, chat
-from tests.trainer.proof.conftest import SCHEMA, TASK, questions
+from tests.trainer.eval.conftest import SCHEMA, TASK, questions
 from tests.trainer.scripted_gateway import KEY
 from trainer.advice.advice import Advice, advice_of_run, newest_advice
 from trainer.errors import RecipeError

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from trainer.advice.advice import advise
 from trainer.advice.case import Case
-from trainer.advice.rule import ARTICLES, Answer
-from trainer.advice.rules import RULES, judge
+from trainer.advice.rules import ARTICLES, RULES, RuleAnswer, judge
 
 SHARES = st.none() | st.sampled_from([0.0, 0.5, 0.72, 0.9, 1.0])
 COUNTS = st.none() | st.sampled_from([0, 19, 20, 99, 200, 499, 500, 3_300, 50_000])
@@ -78,14 +77,14 @@ def test_every_case_gets_one_answer_whose_rule_holds_and_names_a_known_source(sa
     assert advice.decided.number
     assert advice.decided.change
     assert any(short in advice.decided.source for short in ARTICLES)
-    assert {ground.answer == Answer.FINE_TUNE for ground in advice.also} <= {advice.answer == Answer.FINE_TUNE}
+    assert {ground.answer == RuleAnswer.FINE_TUNE for ground in advice.also} <= {advice.answer == RuleAnswer.FINE_TUNE}
 
 
 @settings(max_examples=300, deadline=None)
 @given(CASES)
 def test_training_is_only_advised_where_a_prompt_was_measured_and_data_suffices(said: dict[str, Any]) -> None:
     case = Case(name="t", **said)
-    if judge(case)[0].answer == Answer.FINE_TUNE:
+    if judge(case)[0].answer == RuleAnswer.FINE_TUNE:
         assert case.prompt_score is not None
         assert case.metric is not None
         assert case.bar is not None
@@ -102,16 +101,16 @@ def test_every_rule_can_decide(rule: Any) -> None:
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        ({"prompt_score": 0.719}, Answer.FINE_TUNE),
-        ({"prompt_score": 0.72}, Answer.PROMPT),
-        ({"examples": 199}, Answer.NOT_YET),
-        ({"examples": 100, "kind": "style"}, Answer.FINE_TUNE),
-        ({"examples": 9_000, "kind": "classification", "smallest_class": 49}, Answer.NOT_YET),
-        ({"facts_change": "daily", "retrieval": True}, Answer.FINE_TUNE),
-        ({"requests_per_day": None}, Answer.FINE_TUNE),
+        ({"prompt_score": 0.719}, RuleAnswer.FINE_TUNE),
+        ({"prompt_score": 0.72}, RuleAnswer.PROMPT),
+        ({"examples": 199}, RuleAnswer.NOT_YET),
+        ({"examples": 100, "kind": "style"}, RuleAnswer.FINE_TUNE),
+        ({"examples": 9_000, "kind": "classification", "smallest_class": 49}, RuleAnswer.NOT_YET),
+        ({"facts_change": "daily", "retrieval": True}, RuleAnswer.FINE_TUNE),
+        ({"requests_per_day": None}, RuleAnswer.FINE_TUNE),
     ],
 )
-def test_the_numbers_turn_where_they_are_said_to(said: dict[str, Any], answer: Answer) -> None:
+def test_the_numbers_turn_where_they_are_said_to(said: dict[str, Any], answer: RuleAnswer) -> None:
     assert judge(Case(name="t", **READY | said))[0].answer == answer
 
 

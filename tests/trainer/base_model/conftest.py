@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.base import prepare_libraries
 from trainer.base_model import Sizes, build_base_model
+from trainer.training.base import prepare_libraries
 
 prepare_libraries()
 

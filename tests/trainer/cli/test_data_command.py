@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 import trainer.cli as commands
 from tests.trainer.conftest import WriteJsonl, chat, pair
-from trainer.rendering import Renderer
+from trainer.training.loss_mask import Renderer
 
 SECRET = "AKIA" + "IOSFODNN7EXAMPLE"
 CLASSES = ("billing", "shipping", "returns")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import trainer.cli as commands
 from tests.trainer.conftest import chat
-from trainer.optimise.loop import Loop
+from trainer.training.loop import Loop
 
 ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(24)]
 RECIPE = (

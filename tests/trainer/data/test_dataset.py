@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import WriteJsonl, chat, pair
-from trainer.data import reading
+from trainer.data import loaders
 from trainer.data.dataset import check, read_dataset, read_pairs, shared_rows
-from trainer.data.rows import row_id
+from trainer.data.schema import row_id
 from trainer.errors import DataError
 
 USER = {"role": "user", "content": "Hello?"}
@@ -216,7 +216,7 @@ def test_of_a_pair_only_the_two_outputs_are_learnt(jsonl: WriteJsonl) -> None:
 
 
 def test_a_line_without_end_is_a_problem_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(loaders, "MAX_ROW_BYTES", 1 << 20)
     path = tmp_path / "train.jsonl"
     path.write_bytes(b"x" * (3 << 20) + b"\n" + json.dumps(chat()).encode())
     report = check(path)

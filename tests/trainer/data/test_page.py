@@ -6,11 +6,12 @@ import re
 import pytest
 
 from tests.conftest import ROOT
-from trainer.data import findings, personal, scan, sizes
-from trainer.data.clusters import DEFAULT_SIMILARITY, PERMUTATIONS
-from trainer.data.conversion import convert
+from trainer.data import findings, pii, scan
+from trainer.data import findings as sizes
+from trainer.data.convert import convert
 from trainer.data.estimate import ASSUMED_TOKENS_PER_S, ASSUMED_USD_PER_HOUR, CHARACTERS_PER_TOKEN, RUNS
 from trainer.data.lengths import MOST_RENDERED
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, PERMUTATIONS
 from trainer.data.row_checks import check_row
 from trainer.data.row_signs import SIGNS
 
@@ -32,7 +33,7 @@ def test_the_page_shows_every_kind_of_row() -> None:
 def test_every_finding_stands_in_the_table_and_no_other() -> None:
     source = (ROOT / "trainer" / "data" / "findings.py").read_text(encoding="utf-8")
     named = set(re.findall(r'Finding\(\s*\w+,\s*"(\w+)"', source)) | set(re.findall(r'\("(\w+)", found\.', source))
-    named |= {kind.lower() for kind in personal.KINDS} | set(SIGNS) | {"size"}
+    named |= {kind.lower() for kind in pii.KINDS} | set(SIGNS) | {"size"}
     rows = re.findall(r"(?m)^\| (`[a-z_` ]+`) \| (?:red|amber|by)", PAGE)
     assert {name for row in rows for name in re.findall(r"\w+", row)} == named
     assert findings.TOLERATED_LONG == 0.01
@@ -45,7 +46,7 @@ def test_the_table_of_sizes_is_the_one_that_is_judged_by() -> None:
 
 
 def test_every_kind_of_personal_data_is_told() -> None:
-    assert re.findall(r"(?m)^\| `([A-Z_]+)` \|", PAGE) == list(personal.KINDS)
+    assert re.findall(r"(?m)^\| `([A-Z_]+)` \|", PAGE) == list(pii.KINDS)
 
 
 def test_the_numbers_of_the_page_are_those_of_the_code() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.trainer.conftest import WriteJsonl, chat
 from trainer.data.dataset import read_dataset, read_pairs
 from trainer.data.prepare import Policy, prepare
-from trainer.data.rows import row_id
+from trainer.data.schema import row_id
 from trainer.errors import DataError, RunError
 
 PLAIN = Policy()

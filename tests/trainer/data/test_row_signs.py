@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from tests.trainer.conftest import WriteJsonl, chat, pair
-from trainer.data.checkup import Wanted, check_files
+from trainer.data.findings import AMBER, RED
+from trainer.data.lint import Wanted, lint_files
 from trainer.data.prepare import Policy, prepare
-from trainer.data.rows import Example, Pair, parse_row
-from trainer.data.verdict import AMBER, RED
-from trainer.rendering import Renderer
+from trainer.data.schema import Example, Pair, parse_row
+from trainer.training.loss_mask import Renderer
 
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 
 
 def found(path: Path, **wanted: Any) -> dict[str, tuple[str, list[int | None]]]:
     """Grade and lines of each finding."""
-    findings = check_files([path], Wanted(**wanted)).findings
+    findings = lint_files([path], Wanted(**wanted)).findings
     return {one.name: (one.grade, [place.line for place in one.places]) for one in findings}
 
 

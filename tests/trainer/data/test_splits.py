@@ -6,7 +6,7 @@ import pytest
 from tests.trainer.conftest import WriteJsonl, chat
 from trainer.data.splits import read_split
 from trainer.errors import DataError
-from trainer.recipe import Recipe
+from trainer.training.recipe import Recipe
 
 
 def recipe(folder: Path, **fields: object) -> Recipe:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import WriteJsonl, chat
-from trainer.data.rows import row_id
-from trainer.data.splitting import Plan, assign, join_groups, split
+from trainer.data.schema import row_id
+from trainer.data.split import Plan, assign, join_groups, split
 from trainer.errors import DataError, RunError
 
 

@@ -1,0 +1,114 @@
+"""GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
+
+import asyncio
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import RootModel
+
+from gateway.admin_api.adapter_documents import body_of, read_body
+from gateway.auth import Caller
+from gateway.clock import parse_us
+from gateway.costs.evidence import EvidenceKind, checked
+from gateway.costs.plan import IdlePolicy
+from gateway.costs.refresh import CostRefresher
+from gateway.costs.report import CostQuery, CostReports
+from gateway.costs.tenant_view import asked_by_tenant, only_of
+from gateway.errors import InvalidRequestError
+from gateway.money import MOST_USD_PER_HOUR
+
+
+class Measurement(RootModel[dict[str, Any]]):
+    """JSON body of a measurement, as its kind has it."""
+
+
+def cost_routes(office: CostReports, watch: CostRefresher, *, usage: Any, admin: Any) -> APIRouter:
+    """Routes about money; times are ISO 8601, all history by default. Each guard demands the scope of its name."""
+    routes = APIRouter(prefix="/admin/v1/costs", tags=["costs"])
+
+    @routes.get("")
+    def costs(
+        caller: Annotated[Caller, Depends(usage)],
+        since: str | None = None,
+        until: str | None = None,
+        group_by: str = "adapter",
+        vs: Annotated[list[str] | None, Query()] = None,
+        idle: str | None = None,
+        usd_per_hour: str | None = None,
+    ) -> dict[str, Any]:
+        """What everything cost, who caused it, what it would have been elsewhere, and when own engines pay.
+
+        `vs` names comparators as provider:model; `idle` is own_line, proportional or even; `usd_per_hour` asks what if
+        every engine had cost that. A key that is no admin's gets the lines of its tenant for whole days (UTC) and
+        nothing else, and may ask neither for `idle` nor for `usd_per_hour`.
+        """
+        columns = tuple(column for column in group_by.split(",") if column)
+        question = CostQuery(
+            since_us=parse_us(since, "since") or 0,
+            until_us=parse_us(until, "until"),
+            group_by=columns,
+            vs=None if vs is None else tuple(vs),
+            idle=_policy(idle),
+            usd_per_hour=_usd(usd_per_hour),
+        )
+        if caller.is_admin:
+            return office.document(question).model_dump(mode="json")
+        return only_of(caller.tenant, office.document(asked_by_tenant(question))).model_dump(mode="json")
+
+    _add_evidence(routes, office, watch, admin)
+    return routes
+
+
+def _add_evidence(routes: APIRouter, office: CostReports, watch: CostRefresher, admin: Any) -> None:
+    @routes.get("/price", dependencies=[Depends(admin)])
+    def price() -> dict[str, Any]:
+        """The price of work that requests cost now; its basis is `unpriced` where nobody stated a price per hour."""
+        return {"version": watch.price().version, **watch.price().document()}
+
+    @routes.get("/evidence", dependencies=[Depends(admin)])
+    def evidence() -> dict[str, Any]:
+        """The newest measurement of each kind."""
+        found = {kind: office.store.newest(kind) for kind in EvidenceKind}
+        return {kind: {"made_on": one.made_on, **one.document} for kind, one in found.items() if one is not None}
+
+    @routes.post(
+        "/evidence/{kind}",
+        status_code=201,
+        dependencies=[Depends(admin)],
+        openapi_extra=body_of(Measurement),
+    )
+    async def record(kind: EvidenceKind, request: Request) -> dict[str, Any]:
+        """Keep a measurement: weights, capacity or quality. From now on it is the one that counts."""
+        fact = checked(kind, read_body(Measurement, await request.body()).root)
+        await asyncio.to_thread(office.store.add, kind, fact)
+        await asyncio.to_thread(watch.renew)
+        return {"kind": kind, **fact}
+
+
+def _policy(text: str | None) -> IdlePolicy | None:
+    if text is None:
+        return None
+    try:
+        return IdlePolicy(text)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"There is no idle policy '{text}'; use {', '.join(IdlePolicy)}.", param="idle"
+        ) from error
+
+
+def _usd(text: str | None) -> Decimal | None:
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise InvalidRequestError(f"'{text}' is no price per hour; write it like 2.69.", param="usd_per_hour")
+    if amount > MOST_USD_PER_HOUR:
+        raise InvalidRequestError(
+            f"'{text}' is more than ${MOST_USD_PER_HOUR:,} per hour; give the price of one engine's hour.",
+            param="usd_per_hour",
+        )
+    return amount

@@ -1,0 +1,99 @@
+"""GET /admin/v1/engines: what each engine does, which adapters are where, what shields it, how it was planned."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from gateway.engines.engine import Engine
+from gateway.engines.plugin.patches import SHIELDS, EnginePatch, Place
+from gateway.engines.pool import EnginePool
+from gateway.engines.slot_plan import SlotPlan
+from gateway.inference.request_guards import REQUEST_SHIELDS
+
+_DEGRADED = (
+    "This engine runs without our plugin: an unload only forgets the name, residency is what the gateway believes, and "
+    "nothing in vLLM is mended. Install turntable-gateway in the engine's environment and name the plugins "
+    "turntable_shields,turntable_residency in VLLM_PLUGINS."
+)
+
+
+def engine_routes(pool: EnginePool, plan: SlotPlan, *, admin: Any) -> APIRouter:
+    """Routes for operators; `admin` is the dependency that demands an admin key."""
+    routes = APIRouter(tags=["engines"])
+
+    @routes.get("/admin/v1/engines", dependencies=[Depends(admin)])
+    def engines() -> dict[str, Any]:
+        """Every engine: state, circuit, version, adapters per tier, shields, and the slot plan with its reason."""
+        return {"object": "list", "data": [_describe(engine, plan) for engine in pool.engines]}
+
+    return routes
+
+
+def _describe(engine: Engine, plan: SlotPlan) -> dict[str, Any]:
+    status, loader, residents = engine.supervisor.status, engine.loader, engine.reconciler.residents
+    return {
+        "name": engine.name,
+        "url": engine.client.url,
+        "managed": engine.supervisor.is_managed,
+        "state": status.state,
+        "reason": status.reason,
+        "circuit": engine.breaker.state,
+        "version": status.version,
+        "restarts": status.restarts,
+        "running": engine.running,
+        "plugin": loader.has_plugin,
+        "degraded": "" if loader.has_plugin else _DEGRADED,
+        "max_lora_rank": residents.max_lora_rank if residents else plan.max_lora_rank,
+        "slots": loader.slots,
+        "capacity": loader.capacity,
+        "resident": list(loader.resident),
+        "warm": list(loader.warm),
+        "pins": dict(loader.pins),
+        "tiers": residents.by_tier() if residents else None,
+        "pinned": [adapter.name for adapter in residents.adapters if adapter.pinned] if residents else None,
+        "load_ms": {adapter.name: adapter.load_ms for adapter in residents.adapters} if residents else None,
+        "working_set": loader.used.names(),
+        "warning": engine.thrash.warning,
+        "waiting_for_a_turn": engine.turns.waiting,
+        "plan": asdict(plan),
+        "shields": _shields(engine),
+    }
+
+
+def _shields(engine: Engine) -> list[dict[str, Any]]:
+    told = [_tell(shield, engine) for shield in SHIELDS]
+    for name, apply in REQUEST_SHIELDS.items():
+        defect = " ".join((apply.__doc__ or "").split())
+        told.append(
+            {"name": name, "place": Place.GATEWAY, "defect": defect, "measure": "Refused or cut back.", "applied": True}
+        )
+    return told
+
+
+def _tell(shield: EnginePatch, engine: Engine) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": shield.name,
+        "place": shield.place,
+        "defect": shield.defect,
+        "measure": shield.measure,
+    }
+    applied, why = _applied(shield, engine)
+    return document | {"applied": applied, "why": why}
+
+
+def _applied(shield: EnginePatch, engine: Engine) -> tuple[bool, str]:
+    """Whether an engine has this shield, and for which reason."""
+    version, residents = engine.supervisor.status.version, engine.reconciler.residents
+    if shield.place is Place.GATEWAY:
+        return True, "The gateway does this for every engine."
+    if shield.place is Place.START:
+        managed = engine.supervisor.is_managed
+        return managed, "The gateway started it so." if managed else "Up to whoever started the engine."
+    if residents is None:
+        return False, "The engine runs without our plugin."
+    if shield.mends is None:
+        return True, f"The plugin is in vLLM {version}."
+    if shield.name in residents.shields:
+        return True, f"As far as is known, vLLM {version} has this defect on this platform."
+    return False, f"vLLM {version} on this platform does not need it."

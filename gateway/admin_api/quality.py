@@ -1,0 +1,144 @@
+"""POST /v1/feedback for applications, and what operators do with feedback: list, export, forget.
+
+GET /admin/v1/adapters/{name}/drift: live answers beside those learnt from, and whether to train again.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel as Schema
+
+from adapters.audit import storable
+from adapters.ref import check_name
+from gateway.admin_api.adapter_documents import body_of, read_body
+from gateway.auth import Caller
+from gateway.clock import parse_us
+from gateway.errors import RequestTooLargeError
+from gateway.quality.feedback import Feedback, FeedbackStore, chat_rows, pair_rows
+from gateway.quality.service import QualityMonitoring
+from gateway.releases.errors import parse_version, translated_errors
+
+MOST_BYTES = 64 << 10
+_Tag = Annotated[str, StringConstraints(pattern=r"^[\w.:-]{1,64}$")]
+_WORDS = {"good": 1.0, "bad": -1.0}
+_Kind = Literal["chat", "pairs"]
+
+
+_Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(storable)]
+
+
+class FeedbackMessage(Schema):
+    """One message of the conversation that the feedback is about."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: _Text
+
+
+class FeedbackBody(Schema):
+    """What a client says of an answer. Content (`comment`, `expected`, `messages`) is stored because it is sent here,
+    and never otherwise; `messages` may end with the answer that was given.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: Annotated[str, Field(min_length=1, max_length=128)]
+    rating: Annotated[float, Field(ge=-1, le=1)]
+    tags: Annotated[list[_Tag], Field(max_length=16)] = []
+    comment: Annotated[_Text, Field(max_length=4_000)] | None = None
+    expected: _Text | None = None
+    messages: Annotated[list[FeedbackMessage], Field(min_length=1, max_length=64)] | None = None
+
+    @field_validator("rating", mode="before")
+    @classmethod
+    def _in_words(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError('is true or false; write "good", "bad" or a number from -1 to 1')
+        return _WORDS.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.messages and not any(turn.role == "user" for turn in self.messages):
+            raise ValueError("messages holds no message of a user; send the conversation that was answered")
+        return self
+
+    def said(self) -> Feedback:
+        """As the book keeps it."""
+        turns = None if self.messages is None else [turn.model_dump() for turn in self.messages]
+        return Feedback(self.request_id, self.rating, tuple(self.tags), self.comment, self.expected, turns)
+
+
+def feedback_routes(book: FeedbackStore, inference: Any, admin: Any) -> APIRouter:
+    """The routes; `inference` and `admin` are the dependencies that demand a key of that scope."""
+    routes = APIRouter(tags=["feedback"])
+
+    @routes.post("/v1/feedback", openapi_extra=body_of(FeedbackBody))
+    async def give(request: Request, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
+        """Say how good an answer was; saying it again with the same key replaces what was said before."""
+        said = read_body(FeedbackBody, await _bounded_body(request)).said()
+        kept = await asyncio.to_thread(book.keep, said, caller)
+        return {"object": "feedback", **_shown(kept)}
+
+    @routes.get("/admin/v1/feedback", dependencies=[Depends(admin)])
+    def list_feedback(
+        adapter: str | None = None,
+        tenant: str | None = None,
+        since: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+    ) -> dict[str, Any]:
+        """What was said, the newest first."""
+        rows = book.rows(adapter=adapter, tenant=tenant, since_us=parse_us(since, "since") or 0, limit=limit)
+        return {"object": "list", "data": [_shown(row) for row in rows]}
+
+    @routes.get("/admin/v1/feedback/rows", dependencies=[Depends(admin)])
+    def next_round(
+        kind: _Kind = "chat", adapter: str | None = None, tenant: str | None = None, since: str | None = None
+    ) -> dict[str, Any]:
+        """Training rows of the next round: chat rows with what was expected, or pairs with what was given as well."""
+        kept = book.rows(adapter=adapter, tenant=tenant, since_us=parse_us(since, "since") or 0, limit=100_000)
+        rows = chat_rows(reversed(kept)) if kind == "chat" else pair_rows(reversed(kept))
+        return {"object": "list", "feedback": len(kept), "data": list(rows)}
+
+    @routes.delete("/admin/v1/feedback")
+    async def forget(tenant: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Delete everything that a tenant's keys ever said."""
+        return {"tenant": tenant, "deleted": await asyncio.to_thread(book.forget, tenant, actor=caller.key_id)}
+
+    return routes
+
+
+async def _bounded_body(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            raise RequestTooLargeError(f"Feedback may hold {MOST_BYTES} bytes; send less of the conversation.")
+    return b"".join(parts)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    digest, at = row["digest"], datetime.fromtimestamp(row["at_us"] / 1e6, UTC)
+    shown = {name: value for name, value in row.items() if name != "at_us"}
+    return shown | {"digest": digest and digest[:12], "at": at.isoformat(timespec="seconds")}
+
+
+def watching_routes(watching: QualityMonitoring, admin: Any) -> APIRouter:
+    """The route; `admin` is the dependency that demands an admin key."""
+    routes = APIRouter(prefix="/admin/v1/adapters", tags=["watching"], dependencies=[Depends(admin)])
+
+    @routes.get("/{name}/drift")
+    def drift(name: str, version: str | None = None, days: Annotated[int, Query(ge=1, le=400)] = 7) -> dict[str, Any]:
+        """The live version's answers of the last days by length, ending, format and class mix; `retrain` says what is
+        due. Another version by `version`.
+        """
+        with translated_errors():
+            number = None if version is None else parse_version(version)
+            watching.answers.flush()
+            return watching.reviewer.review(check_name(name), number, days=days).document()
+
+    return routes

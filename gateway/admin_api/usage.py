@@ -1,0 +1,187 @@
+"""/admin/v1/requests: what became of a request, by its id, and lists of requests by how they ended.
+
+/admin/v1/usage: requests and tokens from the ledger, its rows, their retention, and the engines' own counters.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel as Schema
+from pydantic import ConfigDict
+
+from gateway.admin_api.adapter_documents import body_of, read_body
+from gateway.auth import Caller
+from gateway.clock import parse_us
+from gateway.errors import InvalidRequestError, NotFoundError
+from gateway.metering import now_us
+from gateway.metering.export import CONTENT_TYPES, exported
+from gateway.metering.reconcile.report import document
+from gateway.metering.request_history import Filter, RequestHistory
+from gateway.metering.service import Metering
+from gateway.metering.usage_queries import COUNTS, Sums
+from gateway.money import DAY_US
+
+
+def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
+    """The routes; `admin` demands an admin key."""
+    routes = APIRouter(prefix="/admin/v1/requests", tags=["requests"], dependencies=[Depends(admin)])
+
+    @routes.get("")
+    async def listed(
+        status: str | None = None,
+        key: str | None = None,
+        tenant: str | None = None,
+        model: str | None = None,
+        since: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
+    ) -> dict[str, Any]:
+        """Requests, the newest first: of the last day unless `since` says otherwise; `status` is like 429 or 4xx."""
+        for name, value in (("key", key), ("tenant", tenant), ("model", model)):
+            if value is not None and not value.isprintable():
+                raise InvalidRequestError(f"'{name}' holds characters that no name has.", param=name)
+        since_us = parse_us(since, "since")
+        least, most = _statuses(status)
+        wanted = Filter(now_us() - DAY_US if since_us is None else since_us, least, most, key, tenant, model)
+        return {"object": "list", "data": await asyncio.to_thread(history.newest, wanted, limit)}
+
+    @routes.get("/{request_id:path}")
+    async def shown(request_id: str) -> dict[str, Any]:
+        """Every request of this id: ours, or one that clients chose themselves, which several may share."""
+        if request_id.isprintable() and (found := await asyncio.to_thread(history.find, request_id)):
+            return {"object": "list", "data": found}
+        raise NotFoundError(
+            f"There is no request '{request_id[:128]}' here: its row was deleted, another gateway refused it, newer "
+            "refusals took its place, or it was for no path that asks a model."
+        )
+
+    return routes
+
+
+def _statuses(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    if not re.fullmatch(r"[1-5](xx|[0-9]{2})", text):
+        raise InvalidRequestError(f"'{text[:20]}' is no status; write 429, 4xx or 5xx.", param="status")
+    return int(text.replace("x", "0")), int(text.replace("x", "9"))
+
+
+_COLUMNS = {"adapter", "tenant", "key", "day"}
+
+
+class PruneBody(Schema):
+    """JSON body of a deletion of old rows: those before this moment, ISO 8601."""
+
+    model_config = ConfigDict(extra="forbid")
+    before: str
+
+
+class ErasureBody(Schema):
+    """JSON body of the deletion of a tenant's name."""
+
+    model_config = ConfigDict(extra="forbid")
+    tenant: str
+
+
+def usage_routes(
+    books: Metering, *, base: str, usage: Any, admin: Any, forgotten_as: Callable[[str, str], object]
+) -> APIRouter:
+    """Routes about usage; times are ISO 8601, all history by default. `usage` and `admin` demand these scopes."""
+    routes = APIRouter(prefix="/admin/v1/usage", tags=["usage"])
+
+    @routes.get("")
+    def summed_up(
+        caller: Annotated[Caller, Depends(usage)],
+        group_by: str = "adapter",
+        since: str | None = None,
+        until: str | None = None,
+        adapter: str | None = None,
+        tenant: str | None = None,
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        """Requests and tokens, grouped by any of adapter, tenant, key, day, and filtered by any of the first three; of
+        its own tenant unless the caller is an admin. Where rows were deleted, windows are whole hours.
+        """
+        wanted = {
+            name: value for name, value in zip(_FILTERS, (adapter, tenant, key), strict=True) if value is not None
+        }
+        sums = books.summary.window(*_window(since, until)).sums
+        return _grouped([one for one in sums if caller.may_see(one.tenant)], _columns(group_by), wanted, base)
+
+    @routes.get("/rows")
+    def rows(
+        caller: Annotated[Caller, Depends(usage)],
+        format: str = "jsonl",  # noqa: A002
+        since: str | None = None,
+        until: str | None = None,
+        tenant: str | None = None,
+    ) -> StreamingResponse:
+        """The ledger's rows in order of time, as JSON Lines or CSV; of its own tenant unless the caller is an admin."""
+        if format not in CONTENT_TYPES:
+            raise InvalidRequestError(f"There is no format '{format}'; use jsonl or csv.", param="format")
+        whose = tenant if caller.is_admin else caller.tenant
+        pages = books.rows(*_window(since, until), whose)
+        return StreamingResponse(exported(pages, format), media_type=CONTENT_TYPES[format])
+
+    _add_upkeep(routes, books, admin, forgotten_as)
+    return routes
+
+
+def _add_upkeep(routes: APIRouter, books: Metering, admin: Any, forgotten_as: Callable[[str, str], object]) -> None:
+    @routes.get("/reconciliation", dependencies=[Depends(admin)])
+    async def reconciliation(since: str | None = None) -> dict[str, Any]:
+        """The ledger's tokens beside what each run of an engine counted itself; the engines are asked now."""
+        judgements, unattributed = await books.judge(parse_us(since, "since") or 0)
+        return document(judgements, unattributed)
+
+    @routes.post("/prune", openapi_extra=body_of(PruneBody))
+    async def prune(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Delete the ledger's rows before a moment; their hours are summed up first, so no sum changes."""
+        before_us = parse_us(read_body(PruneBody, await request.body()).before, "before") or 0
+        deleted = await asyncio.to_thread(books.prune, min(before_us, now_us()), actor=caller.key_id)
+        return {"deleted_rows": deleted}
+
+    @routes.post("/forget", openapi_extra=body_of(ErasureBody))
+    async def forget(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
+        """Replace a tenant's name and the ids of its keys in old usage by pseudonyms; sums stay as they are."""
+        tenant = read_body(ErasureBody, await request.body()).tenant
+        forgotten = await asyncio.to_thread(books.forgetting.forget, tenant, actor=caller.key_id)
+        await asyncio.to_thread(forgotten_as, tenant, forgotten.pseudonym)
+        return {"pseudonym": forgotten.pseudonym, "rows": forgotten.rows, "keys": forgotten.keys}
+
+
+_FILTERS = ("adapter", "tenant", "key")
+
+
+def _grouped(sums: Iterable[Sums], columns: list[str], wanted: dict[str, str], base: str) -> dict[str, Any]:
+    groups: dict[tuple[str, ...], dict[str, int]] = {}
+    for one in sums:
+        if all(_value(one, name, base) == wanted[name] for name in wanted):
+            group = tuple(_value(one, column, base) for column in columns)
+            counts = groups.setdefault(group, dict.fromkeys(COUNTS, 0))
+            for count in COUNTS:
+                counts[count] += getattr(one, count)
+    return {"object": "list", "data": [dict(zip(columns, k, strict=True)) | v for k, v in sorted(groups.items())]}
+
+
+def _columns(group_by: str) -> list[str]:
+    columns = [column for column in group_by.split(",") if column]
+    if unknown := set(columns) - _COLUMNS:
+        raise InvalidRequestError(
+            f"Cannot group by '{unknown.pop()}'; choose from {', '.join(sorted(_COLUMNS))}.", param="group_by"
+        )
+    return columns
+
+
+def _window(since: str | None, until: str | None) -> tuple[int, int]:
+    return parse_us(since, "since") or 0, parse_us(until, "until") or now_us() + 1
+
+
+def _value(sums: Sums, column: str, base: str) -> str:
+    if column == "day":
+        return datetime.fromtimestamp(sums.period * DAY_US // 10**6, UTC).date().isoformat()
+    return {"adapter": sums.adapter or base, "tenant": sums.tenant, "key": sums.key_id}[column]

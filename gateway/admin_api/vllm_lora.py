@@ -1,0 +1,103 @@
+"""vLLM's own calls for loading and unloading adapters, for tooling that knows nothing else: mapped onto the registry.
+
+A load is a publish and a promotion, an unload takes the name out of traffic and retires the version. The call has no
+place for a verdict, and who calls it asks for these very weights: without one that counts, it is an override by its
+key, on record like any other. An approval, where one is asked for, it needs all the same. Answers are those of vLLM
+0.32: a line of text, or its error object, whose `code` repeats the status.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel as Schema
+
+from adapters import Registry
+from gateway.admin_api.adapter_documents import body_of, read_body
+from gateway.auth import Caller
+from gateway.errors import GatewayError, InvalidRequestError
+from gateway.releases.gate import Override
+from gateway.releases.publish import Publisher
+from gateway.releases.rollout import Rollout
+
+
+class LoadLoRAAdapterRequest(Schema):
+    """vLLM's body of a load; `lora_path` is a source that `adapter_sources` allows."""
+
+    lora_name: str
+    lora_path: str
+    load_inplace: bool = False
+    is_3d_lora_weight: bool = False
+
+
+class UnloadLoRAAdapterRequest(Schema):
+    """vLLM's body of an unload; vLLM ignores the number, and so does this."""
+
+    lora_name: str
+    lora_int_id: int | None = None
+
+
+def vllm_lora_routes(publisher: Publisher, rollout: Rollout, registry: Registry, base: str, admin: Any) -> APIRouter:
+    """The two routes; `admin` is the dependency that demands an admin key."""
+    routes = APIRouter(prefix="/v1", tags=["vLLM's adapter calls"])
+
+    @routes.post("/load_lora_adapter", openapi_extra=body_of(LoadLoRAAdapterRequest))
+    async def load(request: Request, caller: Annotated[Caller, Depends(admin)]) -> Response:
+        """Publish what lies at `lora_path` as the next version of `lora_name` and make it live."""
+        body = read_body(LoadLoRAAdapterRequest, await request.body())
+        name = body.lora_name
+        if refusal := _refusal_to_load(body, registry, base):
+            return refusal
+        try:
+            version = await publisher.publish_source(name, body.lora_path, actor=caller.key_id)
+            override = Override("loaded with vLLM's own call, which has no place for a verdict", f"key {caller.key_id}")
+            await rollout.promote(name, version.version, expect_live=None, actor=caller.key_id, override=override)
+        except GatewayError as error:
+            if error.status >= 500:
+                raise
+            return _error(error.status, _TYPES.get(error.status, "InvalidUserInput"), str(error))
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    @routes.post("/unload_lora_adapter", openapi_extra=body_of(UnloadLoRAAdapterRequest))
+    async def unload(request: Request, caller: Annotated[Caller, Depends(admin)]) -> Response:
+        """Take `lora_name` out of traffic, then drain, unload and retire its live version."""
+        name = read_body(UnloadLoRAAdapterRequest, await request.body()).lora_name
+        if not name:
+            return _error(400, "InvalidUserInput", "'lora_name' needs to be provided to unload a LoRA adapter.")
+        if name not in registry.snapshot.live:
+            return _error(404, "NotFoundError", f"The lora adapter '{name[:100]}' cannot be found.")
+        version = await rollout.withdraw(name, actor=caller.key_id)
+        await rollout.retire(name, version.version, actor=caller.key_id)
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    return routes
+
+
+_TYPES = {404: "NotFoundError"}
+
+
+def _refusal_to_load(body: LoadLoRAAdapterRequest, registry: Registry, base: str) -> Response | None:
+    """What vLLM refuses as well, in its words, and what it should not do."""
+    name = body.lora_name
+    if body.load_inplace:
+        raise InvalidRequestError(
+            "'load_inplace' would swap the weights under running requests and leave stale cache behind; publish a new "
+            "version with POST /admin/v1/adapters and promote it.",
+            param="load_inplace",
+        )
+    if not name or not body.lora_path:
+        return _error(400, "InvalidUserInput", "Both 'lora_name' and 'lora_path' must be provided.")
+    if name == base:
+        message = f"The lora adapter '{name}' conflicts with a served base model."
+        return _error(400, "InvalidUserInput", message)
+    if name in registry.snapshot.live:
+        message = (
+            f"The lora adapter '{name}' has already been loaded. Publish its next version with POST "
+            "/admin/v1/adapters, or unload it first."
+        )
+        return _error(400, "InvalidUserInput", message)
+    return None
+
+
+def _error(status: int, kind: str, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": status}}, status)

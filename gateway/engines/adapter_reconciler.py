@@ -1,0 +1,145 @@
+"""The reconciler: what the registry wants of one engine becomes true in it, and stays true.
+
+Wanted: pinned versions are resident and pinned to their slots; retired and quarantined ones are gone; everything else
+comes when a request asks for it. Looked after whenever the registry changed, and every few seconds, because another
+gateway on the same database or an operator at the engine may have changed something.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters import AdapterError, Registry, Snapshot, State, Version
+from gateway.engines.adapter_loader import AdapterLoader, Left
+from gateway.engines.residency import ResidencyReport
+from gateway.errors import AdapterRefusedError, GatewayError
+
+log = logging.getLogger(__name__)
+_LOOK_S = 0.25
+_EVERY_S = 5.0
+_DRAIN_S = 60.0
+
+
+class Reconciler:
+    """Keeps one engine as the registry wants it; `memory` is the file that remembers the working set over restarts."""
+
+    def __init__(
+        self, loader: AdapterLoader, registry: Registry, memory: Path, announce: Callable[[str], None]
+    ) -> None:
+        self._loader = loader
+        self._registry = registry
+        self._memory = memory
+        self._announce = announce
+        self._remembered: list[str] = []
+        self._draining: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.residents: ResidencyReport | None = None
+        """What the engine said last; None without our plugin."""
+
+    async def restore(self) -> None:
+        """After an engine start: load what must be resident and what was used last, as much as has a slot."""
+        self._loader.engine_started()
+        await self._sync()
+        wanted = self._worth_restoring(self._registry.snapshot)
+        for version in wanted[: self._loader.slots]:
+            await self._load(version)
+        await self.reconcile()
+
+    async def run(self, is_ready: Callable[[], bool]) -> None:
+        """Look after the engine while it is ready."""
+        seen, looks = self._registry.snapshot, 0
+        while is_ready():
+            await asyncio.sleep(_LOOK_S)
+            looks += 1
+            if self._registry.snapshot is seen and looks * _LOOK_S < _EVERY_S:
+                continue
+            seen, looks = self._registry.snapshot, 0
+            try:
+                await self.reconcile()
+            except (GatewayError, AdapterError) as error:  # the supervisor finds out whether the engine lives
+                log.info("%s not reconciled: %s", self._loader.name, error)
+
+    async def reconcile(self) -> None:
+        """Make what the registry wants true; what must leave drains in the background."""
+        snapshot = self._registry.snapshot
+        for version in self._kept(snapshot):
+            await self._load(version)
+        await self._sync()
+        resident = set(self._loader.resident)
+        for version in _unwanted(snapshot):
+            if version.engine_name in resident and version.engine_name not in self._draining:
+                self._draining.add(version.engine_name)
+                task = asyncio.create_task(self._drain(version))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        await asyncio.to_thread(self._remember)
+
+    async def _sync(self) -> None:
+        snapshot = self._registry.snapshot
+        known = {version.engine_name: version for versions in snapshot.versions.values() for version in versions}
+        self.residents = await self._loader.sync(known, [version.engine_name for version in self._kept(snapshot)])
+
+    def _kept(self, snapshot: Snapshot) -> list[Version]:
+        return snapshot.pinned_versions()[: self._loader.slots - 1]
+
+    def _worth_restoring(self, snapshot: Snapshot) -> list[Version]:
+        routed = {version.engine_name: version for version in snapshot.routed_versions()}
+        latest = [*reversed(self._loader.used.names()), *reversed(self._recall())]
+        names = [*(version.engine_name for version in self._kept(snapshot)), *latest, *routed]
+        return [routed[name] for name in dict.fromkeys(names) if name in routed]
+
+    async def _load(self, version: Version) -> None:
+        try:
+            await self._loader.ensure(version)
+        except AdapterRefusedError as error:
+            self._announce(f"adapter {version.engine_name} could not be loaded: {error}")
+            await self.quarantine(version, str(error))
+
+    async def quarantine(self, version: Version, reason: str) -> None:
+        """Route no more requests to a version."""
+        change = partial(self._registry.set_state, version, State.QUARANTINED, reason, actor="gateway")
+        try:
+            await asyncio.to_thread(change)
+        except (AdapterError, SQLAlchemyError) as error:
+            log.warning("%s not quarantined: %s", version.engine_name, error)
+
+    async def _drain(self, version: Version) -> None:
+        try:
+            unloaded = await self._loader.unload(version, deadline_s=_DRAIN_S)
+            if unloaded.left is Left.BUSY:
+                log.warning("%s still answers requests in %s", version.engine_name, unloaded.engine)
+        except GatewayError as error:
+            log.info("%s not unloaded: %s", version.engine_name, error)
+        except Exception:
+            log.exception("%s not unloaded; it is tried again", version.engine_name)
+        finally:
+            self._draining.discard(version.engine_name)
+
+    def _recall(self) -> list[str]:
+        try:
+            return [str(name) for name in json.loads(self._memory.read_bytes())]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def _remember(self) -> None:
+        latest = list(self._loader.resident)
+        if latest == self._remembered:
+            return
+        scratch = self._memory.with_suffix(".new")
+        try:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(json.dumps(latest), encoding="utf-8")
+            scratch.replace(self._memory)
+        except OSError as error:  # a full disk costs the next start some cold adapters, nothing now
+            log.warning("%s cannot be written: %s", self._memory, error.strerror)
+        self._remembered = latest
+
+
+def _unwanted(snapshot: Snapshot) -> Iterable[Version]:
+    for versions in snapshot.versions.values():
+        yield from (version for version in versions if version.state in (State.RETIRED, State.QUARANTINED))

@@ -1,0 +1,197 @@
+"""The known defects of the engine, and the shield against each: a table that operators see in `GET /admin/v1/engines`.
+
+Some shields mend vLLM's own code: vLLM loads this module through the entry point group `vllm.general_plugins` in every
+engine process and calls `register`. The others are habits of the gateway; they stand in the same table because an
+operator asks one question: which defects of this engine version reach my users?
+"""
+
+import importlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+_PAUSE_S = 50e-6
+_MARK = "turntable_shield"
+
+
+class Place(StrEnum):
+    """Where a shield works: in the ENGINE's processes, in how the gateway STARTs it, or in the GATEWAY itself."""
+
+    ENGINE = "engine"
+    START = "start"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True)
+class EnginePatch:
+    """One defect and what is done about it.
+
+    `mends` makes a working replacement for the function `target` of vLLM; `mended_in` is the first vLLM version that
+    no longer needs the shield, None while none is known.
+    """
+
+    name: str
+    place: Place
+    defect: str
+    measure: str
+    cpu_only: bool = False
+    target: tuple[str, str] | None = None
+    mends: Callable[[Any], Any] | None = None
+    mended_in: str | None = None
+
+    def is_needed(self, version: str, *, is_cpu: bool) -> bool:
+        """Whether an engine of this vLLM version has the defect, as far as is known."""
+        if self.cpu_only and not is_cpu:
+            return False
+        return self.mended_in is None or _release(version) < _release(self.mended_in)
+
+
+def register() -> None:
+    """Mend this process's vLLM where its version and platform need it; does nothing when called again."""
+    from vllm import __version__ as version
+    from vllm.platforms import current_platform
+
+    for shield in SHIELDS:
+        if shield.mends is not None and shield.is_needed(version, is_cpu=current_platform.is_cpu()):
+            _apply(shield)
+
+
+def applied_patches() -> list[str]:
+    """Names of the shields that this engine process runs with; only ever asked within one."""
+    return [shield.name for shield in SHIELDS if shield.mends is not None and hasattr(_target(shield)[2], _MARK)]
+
+
+def _apply(shield: EnginePatch) -> None:
+    module, name, original = _target(shield)
+    if hasattr(original, _MARK):
+        return
+    assert shield.mends is not None, "only shields that mend are applied"
+    mended = shield.mends(original)
+    setattr(mended, _MARK, shield.name)
+    # vLLM's modules import functions from each other by name: each of them holds a reference of its own.
+    package = module.__name__.rpartition(".")[0]
+    for holder in (module, *map(importlib.import_module, (package, *_ALSO_HELD.get(shield.name, ())))):
+        if getattr(holder, name, None) is original:
+            setattr(holder, name, mended)
+
+
+def _target(shield: EnginePatch) -> tuple[Any, str, Any]:
+    assert shield.target is not None, "a shield that mends has a target"
+    module = importlib.import_module(shield.target[0])
+    return module, shield.target[1], getattr(module, shield.target[1])
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def _zero_base_tokens(shrink: Any) -> Any:
+    """vLLM marks a token without an adapter by slot index -1, and its CPU ops gather by that index, which in torch
+    means the last slot. The shrunk activations of such tokens are zeroed, so whatever is gathered adds nothing.
+    """
+
+    def shielded(
+        inputs: Any, lora_b_weights: Any, output_tensor: Any, lora_indices_tensor: Any, scaling: float = 1.0
+    ) -> None:
+        shrink(inputs, lora_b_weights, output_tensor, lora_indices_tensor, scaling)
+        if len(lora_indices_tensor) == len(output_tensor):  # not so for prompt log-probabilities, refused at the gate
+            output_tensor[lora_indices_tensor < 0] = 0
+
+    return shielded
+
+
+def _sleep(_spin: Any) -> Any:
+    """Measured on two cores: a stream stood still for 3 s, a cancelled request ran to its end, and an unrelated process
+    slept 3.9 s instead of 5 ms. A short sleep costs no throughput there.
+    """
+
+    def pause() -> None:
+        time.sleep(_PAUSE_S)
+
+    return pause
+
+
+_ALSO_HELD = {"cpu-mixed-batch": ("vllm.lora.punica_wrapper.punica_cpu",)}
+SHIELDS = (
+    EnginePatch(
+        "cpu-mixed-batch",
+        Place.ENGINE,
+        "In a batch of base and adapter requests, base tokens get the adapter of the last slot (vLLM PR 48421, 49656).",
+        "Our plugin zeroes the adapter's part of base tokens.",
+        cpu_only=True,
+        target=("vllm.lora.ops.torch_ops.lora_ops", "bgmv_shrink"),
+        mends=_zero_base_tokens,
+    ),
+    EnginePatch(
+        "cpu-spin",
+        Place.ENGINE,
+        "Waiting engine processes spin on sched_yield and starve everything else on few cores.",
+        "Our plugin lets them sleep 50 µs instead.",
+        cpu_only=True,
+        target=("vllm.distributed.device_communicators.shm_broadcast", "sched_yield"),
+        mends=_sleep,
+    ),
+    EnginePatch(
+        "unload-only-forgets",
+        Place.ENGINE,
+        "/v1/unload_lora_adapter forgets the name and leaves the weights in the engine (vLLM 54839, 42633).",
+        "Our plugin removes them from slot and cache; the gateway looks whether they are gone.",
+    ),
+    EnginePatch(
+        "hub-pulls",
+        Place.START,
+        "A lora_path that is no directory is fetched from a hub.",
+        "The engine runs with HF_HUB_OFFLINE=1.",
+    ),
+    EnginePatch(
+        "open-paths",
+        Place.START,
+        "/adapters, /invocations, /tokenize and others stay open even with vLLM's API key.",
+        "The engine demands a secret of its own on every path but /health, and listens on loopback only.",
+    ),
+    EnginePatch(
+        "unlisted-paths",
+        Place.GATEWAY,
+        "vLLM serves paths that load adapters, tell file paths or control the engine.",
+        "Only listed paths are relayed.",
+    ),
+    EnginePatch(
+        "load-inplace",
+        Place.GATEWAY,
+        "load_inplace re-reads the files at every step, under running requests, and keeps stale prefix cache (33791).",
+        "Refused; a version's engine name and path hold its digest, and never change their content.",
+    ),
+    EnginePatch(
+        "missing-file",
+        Place.GATEWAY,
+        "What the cache dropped is read again within a step; when its files are gone the engine dies (5105).",
+        "Files are hashed before each load and leased until the adapter has left every engine.",
+    ),
+    EnginePatch(
+        "unknown-names",
+        Place.GATEWAY,
+        "Each unknown model name costs vLLM a lock and an id for good.",
+        "Names that the registry does not hold never reach the engine.",
+    ),
+    EnginePatch(
+        "unbounded-names",
+        Place.GATEWAY,
+        "vLLM's list of adapter names only grows.",
+        "The coldest name is taken out before one more than max_cpu_loras is loaded.",
+    ),
+    EnginePatch(
+        "load-stalls",
+        Place.GATEWAY,
+        "Loads run inside the engine's step loop, so every stream waits for them.",
+        "One load at a time per engine, one for all who wait for the same adapter, measured.",
+    ),
+    EnginePatch(
+        "silent-adapters",
+        Place.GATEWAY,
+        "Many kinds of broken adapters load, and the base answers under their name (34186, 55193).",
+        "Preflight binds every tensor before the load; a probe compares log-probabilities with the base after it.",
+    ),
+)

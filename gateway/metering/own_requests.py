@@ -1,0 +1,70 @@
+"""What the gateway itself asks of an engine: on the ledger like every request, under a key and tenant of its own.
+
+Otherwise the ledger could never agree with what the engine counted.
+"""
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core import Usage
+from gateway.metering.entry import OWN_KEY, Entry, Finish
+from gateway.metering.ledger import Ledger
+
+
+@dataclass(slots=True)
+class OwnRequest:
+    """One request of the gateway's own: the engine is to know it by `request_id`, and `answer` is what it said."""
+
+    request_id: str
+    answer: Mapping[str, Any] | None = None
+
+
+class OwnRequests:
+    """Books what one gateway asks one engine for itself; `run` says which run of the engine this is."""
+
+    def __init__(self, ledger: Ledger, engine: str, run: Callable[[], str | None], settle: Callable[[Entry], None]):
+        self._ledger = ledger
+        self._engine = engine
+        self._run = run
+        self._settle = settle
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def book(self, path: str, body: Mapping[str, Any]) -> Iterator[OwnRequest]:
+        """Open a row for what is asked inside, and settle it; raises `DiskError` when it cannot be made durable."""
+        entry = self._entry(path, str(body.get("model", "")))
+        self._ledger.open(entry)
+        entry.mark_sent()
+        request = OwnRequest(entry.request_id)
+        try:
+            yield request
+        finally:
+            usage = None if request.answer is None else request.answer.get("usage")
+            if usage:
+                entry.usage = Usage.from_openai(usage)
+                entry.evidence = entry.usage.evidence
+            elif request.answer is None:
+                entry.finish, entry.status = Finish.ENGINE_ERROR, 502
+            else:
+                entry.finish, entry.status = Finish.REFUSED, 404
+            self._settle(entry)
+
+    def _entry(self, path: str, model: str) -> Entry:
+        name, is_adapter, _ = model.partition("@")
+        return Entry(
+            request_id=f"req_{self._process}{next(self._numbers):08x}-own",
+            tenant=OWN_KEY,
+            key_id=OWN_KEY,
+            model=model,
+            adapter=name if is_adapter else None,
+            digest=None,
+            stream=False,
+            endpoint=path,
+            engine=self._engine,
+            engine_run=self._run(),
+        )

@@ -1,0 +1,168 @@
+"""What became of single requests: answered ones from the ledger's rows, refused ones from the log of refusals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, or_, select
+from sqlalchemy.engine import RowMapping
+
+from gateway.metering import OWN_KEY, SHADOW_KEY, usage_ledger
+from gateway.metering.refusal_log import Refusal, RefusalLog
+
+_NANO_PER_USD = 10**9
+_ENDS = {
+    "client_abort": "The client closed its connection before its answer was complete.",
+    "unseen": "No engine saw this attempt; the next one has a row of its own.",
+    "interrupted": "The gateway ended while this request ran.",
+}
+"""Why requests ended that nobody refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which requests are wanted; None is no wish."""
+
+    since_us: int
+    least_status: int | None = None
+    most_status: int | None = None
+    key: str | None = None
+    tenant: str | None = None
+    model: str | None = None
+
+    def keeps(self, one: Refusal) -> bool:
+        """Whether a refusal is among them."""
+        return (
+            one.at_us >= self.since_us
+            and (self.least_status is None or self.least_status <= one.status)
+            and (self.most_status is None or one.status <= self.most_status)
+            and self.key in (None, one.key_id)
+            and self.tenant in (None, one.tenant)
+            and (self.model is None or self.model in (one.model, one.version, _name(one.version)))
+        )
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The same for rows of the ledger."""
+        row = usage_ledger.c
+        found: list[ColumnElement[bool]] = [row.opened_us >= self.since_us]
+        if self.least_status is not None:
+            found.append(row.status >= self.least_status)
+        if self.most_status is not None:
+            found.append(row.status <= self.most_status)
+        if self.key is None:
+            found.append(row.key_id.not_in((OWN_KEY, SHADOW_KEY)))
+        else:
+            found.append(row.key_id == self.key)
+        if self.tenant is not None:
+            found.append(row.tenant == self.tenant)
+        if self.model is not None:
+            found.append(or_(row.model == self.model, row.adapter == self.model))
+        return found
+
+
+class RequestHistory:
+    """Looks requests up; `flush` brings what is still on its way into the ledger."""
+
+    def __init__(self, database: Engine, refusals: RefusalLog, flush: Callable[[], object]) -> None:
+        self._database = database
+        self._refusals = refusals
+        self._flush = flush
+
+    def find(self, request_id: str) -> list[dict[str, Any]]:
+        """Every request and attempt of this id, ours or the client's own, the newest first. Blocks."""
+        row = usage_ledger.c
+        named = or_(row.request_id == request_id, row.client_request_id == request_id)
+        found = [*self._rows([named], 100), *map(_of_refusal, self._refusals.find(request_id))]
+        return sorted(found, key=_at, reverse=True)
+
+    def newest(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
+        """The newest requests that a filter keeps. Blocks."""
+        refused = sorted(filter(wanted.keeps, self._refusals.all()), key=lambda one: -one.at_us)[:limit]
+        found = [*self._rows(wanted.conditions(), limit), *map(_of_refusal, refused)]
+        return sorted(found, key=_at, reverse=True)[:limit]
+
+    def _rows(self, conditions: list[ColumnElement[bool]], limit: int) -> list[dict[str, Any]]:
+        self._flush()
+        row = usage_ledger.c
+        query = select(usage_ledger).where(*conditions).order_by(row.opened_us.desc(), row.attempt.desc()).limit(limit)
+        with self._database.connect() as connection:
+            return [_of_row(one) for one in connection.execute(query).mappings()]
+
+
+def _at(document: dict[str, Any]) -> tuple[str, int]:
+    return document["at"], document["attempt"]
+
+
+def _name(version: str | None) -> str | None:
+    return None if version is None else version.partition("@")[0]
+
+
+def _moment(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _ms(value_us: int | None) -> float | None:
+    return None if value_us is None else round(value_us / 1000, 1)
+
+
+def _of_row(row: RowMapping) -> dict[str, Any]:
+    outcome = row["finish"] or row["state"]
+    message = row["error_message"] or _ENDS.get(outcome)
+    cost = row["cost_nano_usd"]
+    return {
+        "object": "request",
+        "id": row["request_id"],
+        "client_request_id": row["client_request_id"],
+        "at": _moment(row["opened_us"]),
+        "status": row["status"],
+        "outcome": outcome,
+        "reason": {"code": row["error_code"] or outcome, "message": message} if message else None,
+        "key": row["key_id"],
+        "tenant": row["tenant"],
+        "api": row["endpoint"],
+        "model": row["model"],
+        "version": row["adapter"],
+        "digest": row["digest"] and row["digest"][:12],
+        "engine": row["engine"],
+        "attempt": row["attempt"],
+        "stream": row["stream"],
+        "timings_ms": {
+            "queue": _ms(row["queue_us"]),
+            "ttft": _ms(row["ttft_us"]),
+            "total": None if row["latency_us"] is None else _ms(row["latency_us"] + (row["queue_us"] or 0)),
+        },
+        "tokens": {
+            "prompt": row["prompt_tokens"],
+            "cached": row["cached_tokens"],
+            "completion": row["completion_tokens"],
+            "evidence": row["evidence"],
+        },
+        "cost_usd": None if cost is None else cost / _NANO_PER_USD,
+        "found_in": "ledger",
+    }
+
+
+def _of_refusal(one: Refusal) -> dict[str, Any]:
+    return {
+        "object": "request",
+        "id": one.id,
+        "client_request_id": one.client_id,
+        "at": _moment(one.at_us),
+        "status": one.status,
+        "outcome": "client_abort" if one.kind == "cancelled" else "refused" if one.status < 500 else "failed",
+        "reason": {"code": one.code, "message": one.message},
+        "key": one.key_id,
+        "tenant": one.tenant,
+        "api": one.api,
+        "model": one.model,
+        "version": one.version,
+        "digest": None,
+        "engine": None,
+        "attempt": 1,
+        "stream": one.stream,
+        "timings_ms": {"queue": None, "ttft": None, "total": _ms(one.took_us)},
+        "tokens": None,
+        "cost_usd": None,
+        "found_in": "refusals of this gateway",
+    }

@@ -1,0 +1,195 @@
+"""The SQL that sums up the ledger: tokens by who used them, and the time in which an engine had anything to do.
+
+Sums of usage: requests and tokens of one period by who used them, and adding them up.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, not_, or_, select, text, union_all
+
+from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, Finish, usage_ledger
+from gateway.metering.tables import adapter_loads, engine_hours, usage_hours
+from gateway.money import HOUR_US
+
+SHORT_PROMPT = 16_000
+"""Requests with prompts up to this many tokens are summed; longer ones are kept apart by length, for tiered prices."""
+WHO = ("engine", "adapter", "tenant", "key_id", "long_prompt")
+COUNTS = ("requests", "unsettled", "prompt_tokens", "cached_tokens", "completion_tokens", "unanswered")
+OWN_KEYS = frozenset({OWN_KEY, SHADOW_KEY})
+"""Of what no client asked for: the gateway's own requests, and mirrored ones."""
+Span = tuple[int, int]
+"""From (inclusive) to (exclusive), in microseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Requests and tokens of one period (an hour or a day, counted from the epoch), engine, adapter, tenant and key.
+
+    `adapter` is empty for the base, `engine` for requests that reached none. `long_prompt` is 0, or the length that all
+    prompts summed here have.
+    """
+
+    period: int
+    engine: str
+    adapter: str
+    tenant: str
+    key_id: str
+    long_prompt: int
+    requests: int
+    unsettled: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    unanswered: int = 0
+    """Settled without an answer: refused, or failed."""
+
+    @property
+    def answered(self) -> int:
+        """Requests that were answered, also those whose client left in the middle."""
+        return self.requests - self.unsettled - self.unanswered
+
+
+def clients_of(sums: Iterable[Sums]) -> list[Sums]:
+    """What clients asked for, without the gateway's own requests and mirrored ones."""
+    return [one for one in sums if one.key_id not in OWN_KEYS]
+
+
+def merged(sums: Iterable[Sums]) -> list[Sums]:
+    """Sums of the same keys added up."""
+    found: dict[tuple[int, str, str, str, str, int], Sums] = {}
+    for one in sums:
+        key = (one.period, one.engine, one.adapter, one.tenant, one.key_id, one.long_prompt)
+        before = found.get(key)
+        found[key] = one if before is None else added(before, one)
+    return list(found.values())
+
+
+def added(one: Sums, other: Sums) -> Sums:
+    """Two sums as one, under the keys of the first."""
+    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in COUNTS})
+
+
+def ledger_sums(connection: Connection, span: Span, period_us: int) -> list[Sums]:
+    """Sums straight from the ledger."""
+    row = usage_ledger.c
+    prompt = func.coalesce(row.prompt_tokens, 0)
+    own, mirrored = (row.key_id == OWN_KEY, OWN_LABEL), (row.key_id == SHADOW_KEY, row.adapter + SHADOW_SUFFIX)
+    keys = [
+        (row.opened_us // period_us).label("period"),
+        func.coalesce(row.engine, "").label("engine"),
+        case(own, mirrored, else_=func.coalesce(row.adapter, "")).label("adapter"),
+        row.tenant,
+        row.key_id,
+        case((prompt > SHORT_PROMPT, prompt), else_=0).label("long_prompt"),
+    ]
+    counts: list[ColumnElement[Any]] = [func.count(), func.sum(case((row.state == "settled", 0), else_=1))]
+    counts += [func.sum(func.coalesce(row[name], 0)) for name in COUNTS[2:5]]
+    is_answer = or_(row.finish == Finish.COMPLETED, and_(row.finish == Finish.CLIENT_ABORT, prompt > 0))
+    counts.append(func.sum(case((and_(row.state == "settled", not_(is_answer)), 1), else_=0)))
+    query = select(*keys, *counts).where(row.opened_us >= span[0], row.opened_us < span[1])
+    return _sums(connection, query.group_by(*range_of(len(keys))))
+
+
+def booked_nano_usd(connection: Connection, span: Span) -> int:
+    """What clients' requests were booked with as they ended."""
+    row = usage_ledger.c
+    query = select(func.coalesce(func.sum(row.cost_nano_usd), 0)).where(
+        row.opened_us >= span[0], row.opened_us < span[1], row.key_id.not_in(OWN_KEYS)
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def hour_sums(connection: Connection, hours: Span, period_us: int) -> list[Sums]:
+    """The same from the hours that are summed already; `hours` counts hours since the epoch."""
+    row = usage_hours.c
+    period = (row.hour // (period_us // HOUR_US)).label("period")
+    query = select(period, *(row[name] for name in WHO), *(func.sum(row[name]) for name in COUNTS))
+    query = query.where(row.hour >= hours[0], row.hour < hours[1])
+    return _sums(connection, query.group_by(*range_of(1 + len(WHO))))
+
+
+def range_of(count: int) -> list[Any]:
+    """The first `count` columns by their place, which both databases group by without computing them again."""
+    return [text(str(place)) for place in range(1, count + 1)]
+
+
+def _sums(connection: Connection, query: Select[Any]) -> list[Sums]:
+    return [Sums(*row[:6], *map(int, row[6:])) for row in connection.execute(query)]
+
+
+def reached(connection: Connection, before_hour: int) -> dict[str, int]:
+    """How far the work went on each engine that had begun before an hour."""
+    query = select(engine_hours.c.engine, func.max(engine_hours.c.reached_us))
+    query = query.where(engine_hours.c.hour < before_hour).group_by(engine_hours.c.engine)
+    return {engine: int(until) for engine, until in connection.execute(query)}
+
+
+def busy_us(connection: Connection, begin_us: int, span: Span, carried: Mapping[str, int]) -> dict[str, int]:
+    """Time within the span in which each engine answered a request or loaded an adapter, counted once.
+
+    Work that began before `begin_us` is given by `carried`: until when it went on. The union of intervals is taken in
+    one pass over them in order of their begin: what lies beyond the furthest end so far is new.
+    """
+    low, high = span
+    least, most = _of_two(connection)
+    work = _work(begin_us, high)
+    begin = most(work.c.begin_us, literal(low)).label("begin_us")
+    end = least(work.c.end_us, literal(high)).label("end_us")
+    clipped = select(work.c.engine, begin, end).subquery()
+    carry: ColumnElement[Any] = case(
+        *((clipped.c.engine == engine, min(until, high)) for engine, until in carried.items()), else_=low
+    ) if carried else literal(low)  # fmt: skip
+    before = func.max(clipped.c.end_us).over(
+        partition_by=clipped.c.engine, order_by=(clipped.c.begin_us, clipped.c.end_us), rows=(None, -1)
+    )
+    known = most(func.coalesce(before, low), carry)
+    pieces = select(clipped.c.engine, most(clipped.c.end_us - most(clipped.c.begin_us, known), literal(0)).label("us"))
+    summed = pieces.subquery()
+    total = select(summed.c.engine, func.sum(summed.c.us)).group_by(summed.c.engine)
+    busy = {engine: max(0, min(until, high) - low) for engine, until in carried.items()}
+    for engine, us in connection.execute(total):
+        busy[engine] = busy.get(engine, 0) + int(us)
+    return {engine: us for engine, us in busy.items() if us}
+
+
+def furthest(connection: Connection, span: Span) -> dict[str, int]:
+    """When the last work that began in a span ended, by engine."""
+    work = _work(*span)
+    query = select(work.c.engine, func.max(work.c.end_us)).group_by(work.c.engine)
+    return {engine: int(end) for engine, end in connection.execute(query)}
+
+
+def load_us(connection: Connection, span: Span, period_us: int) -> dict[tuple[int, str, str], int]:
+    """Time spent on loading adapters, by period, engine and adapter."""
+    row = adapter_loads.c
+    period = (row.at_us // period_us).label("period")
+    query = select(period, row.engine, row.adapter, func.sum(row.load_us))
+    query = query.where(row.at_us >= span[0], row.at_us < span[1]).group_by(*range_of(3))
+    return {(int(at), engine, adapter): int(us) for at, engine, adapter, us in connection.execute(query)}
+
+
+def _work(begin_us: int, until_us: int) -> Any:
+    row, load = usage_ledger.c, adapter_loads.c
+    requests = select(
+        func.coalesce(row.engine, "").label("engine"),
+        row.opened_us.label("begin_us"),
+        row.settled_us.label("end_us"),
+    ).where(row.opened_us >= begin_us, row.opened_us < until_us, row.settled_us > row.opened_us)
+    loads = select(load.engine, load.at_us, load.at_us + load.load_us).where(
+        load.at_us >= begin_us, load.at_us < until_us
+    )
+    return union_all(requests, loads).subquery()
+
+
+def _of_two(connection: Connection) -> tuple[Any, Any]:
+    """The smaller and the larger of two values, as this database calls them."""
+    if connection.dialect.name == "sqlite":
+        return func.min, func.max
+    return func.least, func.greatest
+
+
+def rows_of(sums: Sequence[Sums]) -> list[dict[str, Any]]:
+    """Sums by the hour as rows of `usage_hours`."""
+    return [{"hour": one.period} | {name: getattr(one, name) for name in (*WHO, *COUNTS)} for one in sums]

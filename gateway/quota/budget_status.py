@@ -1,0 +1,68 @@
+"""Standing: what an account has spent of each of its budgets and what is left, for the admin surface."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from gateway.auth import Account, Period
+from gateway.metering import Ledger, now_us
+from gateway.money import NANO
+from gateway.quota.budget_leases import DAY_US, BudgetKey, BudgetLeaseStore, first_day, renews_at
+from gateway.quota.budgets import Budgets
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatus:
+    """One budget now, in nano-USD; `reserved` is of requests that run on this gateway."""
+
+    period: Period
+    budget: int
+    spent: int
+    reserved: int
+    renews_at: datetime | None
+
+    @property
+    def left(self) -> int:
+        """What neither was spent nor is reserved here; never below 0."""
+        return max(0, self.budget - self.spent - self.reserved)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it, in dollars."""
+        return {
+            "period": self.period.value,
+            "budget_usd": _usd(self.budget),
+            "spent_usd": _usd(self.spent),
+            "reserved_usd": _usd(self.reserved),
+            "left_usd": _usd(self.left),
+            "renews_at": None if self.renews_at is None else self.renews_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
+class BudgetStatuses:
+    """Tells how accounts stand; methods block."""
+
+    def __init__(self, bank: BudgetLeaseStore, budgets: Budgets, ledger: Ledger) -> None:
+        self._bank = bank
+        self._budgets = budgets
+        self._ledger = ledger
+
+    def documents(self, account: Account) -> list[dict[str, Any]]:
+        """The same as JSON has it."""
+        return [standing.document() for standing in self.of(account)]
+
+    def of(self, account: Account) -> list[BudgetStatus]:
+        """One for each budget of the account; what has ended until now is in it."""
+        self._ledger.flush()
+        day = now_us() // DAY_US
+        standings = []
+        for budget in account.budgets:
+            key = BudgetKey(account.id, budget.period, first_day(budget.period, day))
+            spent, reserved = self._bank.spent(key), self._budgets.reserved(key)
+            renewed = renews_at(budget.period, key.first_day)
+            standings.append(BudgetStatus(budget.period, budget.nano_usd, spent, reserved, renewed))
+        return standings
+
+
+def _usd(nano_usd: int) -> str:
+    return f"{Decimal(nano_usd) / NANO:.9f}"

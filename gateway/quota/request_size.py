@@ -1,0 +1,86 @@
+"""What a request may use at the most, read from its body; a key's own maximum is written into it."""
+
+from dataclasses import dataclass
+
+from gateway.core import MOST_TOKENS
+from gateway.errors import InvalidRequestError
+from gateway.inference.formats import Api, InferenceRequest
+
+# The field that the engine obeys; for chat it takes the first one that is there.
+_FIELDS = {
+    "/v1/chat/completions": ("max_completion_tokens", "max_tokens"),
+    "/v1/completions": ("max_tokens",),
+    "/v1/responses": ("max_output_tokens",),
+    "/v1/messages": ("max_tokens",),
+}
+_COMPLETIONS = "/v1/completions"
+_COMPLETIONS_DEFAULT = 16
+"""What the engine generates for a completion that names no maximum."""
+_TEMPLATE_TOKENS = 256
+"""What a chat template may add to a prompt."""
+_BYTES_PER_TOKEN = 4
+_ASSUMED_TOKENS = 512
+"""What an answer is taken to be as long as its request names no maximum, for tokens per minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSize:
+    """Tokens that a request may use. `answer_tokens` is for one answer and None when nothing limits it; embeddings
+    have no answer. `body_bytes` is the size of all that the prompt can be made of.
+    """
+
+    body_bytes: int
+    answers: int
+    answer_tokens: int | None
+
+    def likely_tokens(self) -> int:
+        """An estimate of prompt and answers: four bytes are about a token. Sums of them fit a database."""
+        answer = _ASSUMED_TOKENS if self.answer_tokens is None else self.answer_tokens
+        return min(self.body_bytes // _BYTES_PER_TOKEN + self.answers * answer, MOST_TOKENS)
+
+    def most_prompt_tokens(self, context_tokens: int | None) -> int:
+        """A token is at least a byte."""
+        most = self.body_bytes + _TEMPLATE_TOKENS
+        return most if context_tokens is None else min(most, context_tokens * self._prompts)
+
+    def most_answer_tokens(self, context_tokens: int | None) -> int | None:
+        """All answers together; None when nothing limits them."""
+        bounds = [bound for bound in (self.answer_tokens, context_tokens) if bound is not None]
+        return self.answers * min(bounds) if bounds or not self.answers else None
+
+    @property
+    def _prompts(self) -> int:
+        return max(1, self.answers)
+
+
+def measure_request(
+    api: Api, request: InferenceRequest, most_tokens: int | None, context_tokens: int | None = None
+) -> RequestSize:
+    """Read a request; raises `InvalidRequestError` for one that asks for more than `most_tokens` in one answer.
+
+    One that names no maximum gets `most_tokens` written into its body, unless the context is shorter anyway: the engine
+    refuses whoever asks for more than that.
+    """
+    fields = _FIELDS.get(api.path)
+    size = len(request.body)
+    if not api.metered or fields is None:
+        return RequestSize(size, 0, 0)
+    document = request.document
+    asked = [document.get(name) for name in fields]
+    tokens = next((count for count in asked if count is not None), None)
+    if tokens is None and api.path == _COMPLETIONS:
+        tokens = _COMPLETIONS_DEFAULT if most_tokens is None else min(_COMPLETIONS_DEFAULT, most_tokens)
+        document[fields[0]] = tokens
+    if most_tokens is not None:
+        if tokens is None and context_tokens is not None and most_tokens >= context_tokens:
+            pass
+        elif tokens is None:
+            tokens = document[fields[0]] = most_tokens
+        elif tokens > most_tokens:
+            name = next(name for name, count in zip(fields, asked, strict=True) if count is not None)
+            raise InvalidRequestError(
+                f"'{name}' is {tokens}, and this key may ask for at most {most_tokens} tokens; ask for fewer.",
+                param=name,
+                code="max_tokens_exceeded",
+            )
+    return RequestSize(size, request.sequences, tokens)

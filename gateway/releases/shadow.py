@@ -1,0 +1,252 @@
+"""What mirroring has shown: sums over pairs of answers, one of the live version and one of the shadow.
+
+Shadows: answered requests of a name asked again of another version, compared, counted, and never answered from.
+
+A mirrored request goes the way of every other one, so its tokens are on the ledger (under the key `shadow`), but it
+starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
+"""
+
+import asyncio
+import difflib
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from adapters import Registry
+from gateway.auth import Caller, Scope
+from gateway.background import Group
+from gateway.core import Usage
+from gateway.errors import GatewayError
+from gateway.inference.admission import Admission
+from gateway.inference.formats import InferenceRequest
+from gateway.inference.formats.base import dump
+from gateway.inference.pipeline import Inference
+from gateway.inference.relay import RequestContext
+from gateway.inference.routing import Track
+from gateway.metering import SHADOW_KEY, Entry, Finish, now_us
+from gateway.metrics import TrafficMetrics
+from gateway.releases.answer_text import text_of
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowAnswer:
+    """One answer as far as it is compared."""
+
+    latency_ms: float
+    usage: Usage
+    text: str
+
+    @classmethod
+    def of(cls, entry: Entry, text: str) -> "ShadowAnswer":
+        """The answer whose request has just ended."""
+        return cls((now_us() - entry.opened_us) / 1e3, entry.usage, text)
+
+
+@dataclass(slots=True)
+class ShadowSide:
+    """Sums over the answers of one version."""
+
+    latency_ms: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, answer: ShadowAnswer) -> None:
+        """Take one answer."""
+        self.latency_ms += answer.latency_ms
+        self.prompt_tokens += answer.usage.prompt_tokens
+        self.completion_tokens += answer.usage.completion_tokens
+
+    def document(self, answers: int) -> dict[str, Any]:
+        """As JSON; the mean is None without answers."""
+        return {
+            "mean_latency_ms": round(self.latency_ms / answers, 3) if answers else None,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+        }
+
+
+@dataclass(slots=True)
+class ShadowStats:
+    """One shadow beside the version that was live, since this gateway knows of the two."""
+
+    live_version: int
+    shadow_version: int
+    answered: int = 0
+    failed: int = 0
+    dropped: int = 0
+    greedy: int = 0
+    """Pairs asked for at temperature 0: only their texts can be compared."""
+    equal: int = 0
+    similarity: float = 0.0
+    live: ShadowSide = field(default_factory=ShadowSide)
+    shadow: ShadowSide = field(default_factory=ShadowSide)
+
+    def answered_freely(self, live: ShadowAnswer, shadow: ShadowAnswer) -> None:
+        """Take a pair of sampled answers: nothing follows from their texts."""
+        self.answered += 1
+        self.live.add(live)
+        self.shadow.add(shadow)
+
+    def answered_greedily(self, live: ShadowAnswer, shadow: ShadowAnswer, similarity: float) -> None:
+        """Take a pair of greedy answers; `similarity` is 1 when the texts are equal."""
+        self.answered_freely(live, shadow)
+        self.greedy += 1
+        self.equal += similarity == 1
+        self.similarity += similarity
+
+    def document(self) -> dict[str, Any]:
+        """As JSON for operators."""
+        return {
+            "answered": self.answered,
+            "failed": self.failed,
+            "dropped": self.dropped,
+            "compared_texts": self.greedy,
+            "equal_texts": self.equal,
+            "mean_similarity": round(self.similarity / self.greedy, 4) if self.greedy else None,
+            "live": self.live.document(self.answered),
+            "shadow": self.shadow.document(self.answered),
+        }
+
+
+log = logging.getLogger(__name__)
+_CALLER = Caller(key_id=SHADOW_KEY, tenant=SHADOW_KEY, scopes=frozenset({Scope.INFERENCE}))
+_MIRRORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+_MOST_WORDS = 500  # the matcher's time grows with the square, to some 0.3 s here
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class _Pair:
+    """A live answer whose request is being asked again."""
+
+    mirror: ShadowStats
+    live: ShadowAnswer
+
+
+class Shadows:
+    """Mirrors what `ended` is told of; at most `most_running` mirrored requests run at a time."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        inference: Inference,
+        admission: Admission,
+        metrics: TrafficMetrics,
+        running: Group,
+        *,
+        most_running: int,
+    ) -> None:
+        self._registry = registry
+        self._inference = inference
+        self._admission = admission
+        self._metrics = metrics
+        self._most_running = most_running
+        self._mirrors: dict[str, ShadowStats] = {}
+        self._pairs: dict[str, _Pair] = {}
+        self._tasks = running
+
+    def ended(self, call: RequestContext, entry: Entry) -> None:
+        """Mirror a live request that was answered and chosen; compare a mirrored one with its original."""
+        if call.target.track is Track.SHADOW:
+            self._mirrored(call, entry)
+        elif call.mirror_to is not None and entry.finish is Finish.COMPLETED and call.api.path in _MIRRORED_PATHS:
+            self._mirror(call, entry)
+
+    def describe(self, name: str) -> dict[str, Any] | None:
+        """What the shadow of a name has shown so far on this gateway; None without a shadow."""
+        mirror = self._mirror_of(name)
+        return mirror.document() if mirror else None
+
+    async def close(self) -> None:
+        """Give up what is running."""
+        await self._tasks.cancel()
+
+    def _mirror_of(self, name: str) -> ShadowStats | None:
+        policy = self._registry.snapshot.policies.get(name)
+        if policy is None or policy.shadow is None or policy.live is None:
+            self._mirrors.pop(name, None)
+            return None
+        mirror, pair = self._mirrors.get(name), (policy.live, policy.shadow.version)
+        if mirror is None or (mirror.live_version, mirror.shadow_version) != pair:
+            mirror = self._mirrors[name] = ShadowStats(*pair)
+        return mirror
+
+    def _mirror(self, call: RequestContext, entry: Entry) -> None:
+        assert call.mirror_to is not None, "the request was chosen"
+        assert call.mirror_to.version is not None, "shadows are of adapters"
+        name = call.mirror_to.version.name
+        mirror = self._mirror_of(name)
+        if mirror is None or mirror.shadow_version != call.mirror_to.version.version:
+            return  # the shadow ended while this request ran
+        heard = b"".join(call.heard or ())
+        if len(self._tasks) >= self._most_running or not self._admission.is_quiet or len(heard) > _MOST_BYTES:
+            self._drop(name, mirror)
+            return
+        live = ShadowAnswer.of(entry, text_of(heard, is_stream=entry.stream))
+        shadow = _shadow_call(call)
+        self._pairs[shadow.id] = _Pair(mirror, live)
+        self._tasks.start(self._send(shadow, name))
+
+    async def _send(self, call: RequestContext, name: str) -> None:
+        try:
+            async with self._inference.exchange(call) as exchange:
+                await exchange.read()
+        except GatewayError as error:
+            log.debug("mirrored request %s: %s", call.id, error)
+        finally:
+            if pair := self._pairs.pop(call.id, None):
+                self._drop(name, pair.mirror)  # it never got as far as the engine
+
+    def _mirrored(self, call: RequestContext, entry: Entry) -> None:
+        pair = self._pairs.pop(call.id)
+        assert call.target.version is not None, "shadows are of adapters"
+        name = call.target.version.name
+        if entry.finish is not Finish.COMPLETED:
+            pair.mirror.failed += 1
+            self._metrics.shadow_requests.labels(name, "failed").inc()
+            return
+        shadow = ShadowAnswer.of(entry, text_of(b"".join(call.heard or ()), is_stream=False))
+        if call.request.document.get("temperature") != 0:
+            pair.mirror.answered_freely(pair.live, shadow)
+            self._metrics.shadow_requests.labels(name, "answered").inc()
+            return
+        self._tasks.start(self._compare(pair, shadow, name))
+
+    async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
+        alike = await asyncio.to_thread(similarity, pair.live.text, shadow.text)
+        pair.mirror.answered_greedily(pair.live, shadow, alike)
+        self._metrics.shadow_requests.labels(name, "equal" if alike == 1 else "different").inc()
+
+    def _drop(self, name: str, mirror: ShadowStats) -> None:
+        mirror.dropped += 1
+        self._metrics.shadow_requests.labels(name, "dropped").inc()
+
+
+def _shadow_call(call: RequestContext) -> RequestContext:
+    """The same question for the shadow: not streamed, under our own key, with a fingerprint of its own."""
+    assert call.mirror_to is not None, "only chosen requests are mirrored"
+    document = {k: v for k, v in call.request.document.items() if k not in ("stream", "stream_options")}
+    # A body of its own: when it kills the engine, the request that clients send is not suspected.
+    request = InferenceRequest(call.request.model, False, document, b"shadow " + dump(document), call.request.sequences)
+    return replace(
+        call,
+        id=f"{call.id}-shadow",
+        client_id=None,
+        caller=_CALLER,
+        request=request,
+        target=call.mirror_to,
+        mirror_to=None,
+        heard=[],
+        is_watched=False,
+        headers={},
+        received_s=time.perf_counter(),
+    )
+
+
+def similarity(one: str, other: str) -> float:
+    """1 for equal texts, else the share of words (the first five hundred) that both have in the same order."""
+    if one == other:
+        return 1.0
+    words = one.split()[:_MOST_WORDS], other.split()[:_MOST_WORDS]
+    return min(difflib.SequenceMatcher(None, *words, autojunk=False).ratio(), 0.9999)

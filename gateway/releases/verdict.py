@@ -1,0 +1,55 @@
+"""A verdict: the outcome of a comparison on a frozen task, posted by whoever ran it, kept as evidence on a version."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import BaseModel as Schema
+
+from adapters.audit import storable
+
+VERDICT = "verdict"
+"""Under which the registry keeps it."""
+
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Sentence = Annotated[str, Field(max_length=2_000), AfterValidator(storable)]
+
+
+class Outcome(StrEnum):
+    """What a comparison may find; only the first one opens the gate."""
+
+    PROMOTE = "PROMOTE"
+    DO_NOT_DEPLOY = "DO_NOT_DEPLOY"
+    NOT_ENOUGH_ITEMS = "NOT_ENOUGH_ITEMS"
+
+
+class GateCheck(Schema):
+    """One rule of the comparison's gate: what was measured, what was required, and both as a sentence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    passed: bool | None
+    measured: Any = None
+    required: Any = None
+    sentence: _Sentence = ""
+
+
+class Verdict(Schema):
+    """One comparison's outcome for the version with this digest.
+
+    Hashes of the base and the template that are null are taken to be those served when the verdict is posted.
+    `complete` is false when items or arms are missing; such a verdict never opens the gate.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Outcome
+    digest: _Sha256
+    task_sha256: _Sha256
+    base_sha256: _Sha256 | None = None
+    template_sha256: _Sha256 | None = None
+    complete: bool
+    checks: Annotated[list[GateCheck], Field(max_length=200)] = []
+    summary: _Sentence = ""
+    human: dict[str, Any] | None = None

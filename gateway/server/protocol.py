@@ -1,0 +1,321 @@
+"""The protocol of a client's connection, as strict as the parser can be.
+
+llhttp already refuses every message whose length can be read in two ways (both length headers, two lengths, bare line
+feeds). What it leaves to us: other versions and transfer codings than are served, a missing `host`, paths spelt in a
+second way, headers and trailers without end, clients that take for ever, offers to speak another protocol, and more
+connections than this process can hold. Refusals are JSON and close the connection.
+"""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from gateway.errors import (
+    BadFramingError,
+    ClientTooSlowError,
+    ExpectationError,
+    GatewayError,
+    HeadersTooLargeError,
+    OverloadedError,
+)
+from gateway.server.cycle import CYCLE, Cycle
+from gateway.server.listeners import LISTENER, Listener
+
+# Letters, digits, `-._` and slashes are written as they are; what encodes them wants to be taken for another path.
+_SECOND_SPELLING = re.compile(rb"%(?:2[def]|3\d|4[1-9a-f]|5[\dacf]|6[1-9a-f]|7[\da])", re.IGNORECASE)
+_NAMED = (b"/v1/models/", b"/admin/v1/requests/")
+"""Below them names and ids of clients' own making follow, whose slashes are encoded."""
+_BESIDE_A_BODY_BYTE = 16
+"""So many bytes of framing may come with each byte of a body: more than a chunk for every byte takes."""
+_MOST_WAITING = 16
+_MOST_WAITING_BYTES = 1 << 20
+"""Pipelined requests and the body of one, beyond which nothing more is read until a request has been answered."""
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What one client connection may take."""
+
+    header_timeout_s: float
+    max_header_bytes: int
+    max_connections: int
+
+
+def strict_protocol(limits: ConnectionLimits, door: Listener = Listener.WHOLE) -> type[asyncio.Protocol]:
+    """The protocol class for one door with these limits: uvicorn builds one for each connection, without arguments."""
+    return type("StrictHttp", (StrictHttp,), {"limits": limits, "door": door})
+
+
+class StrictHttp(HttpToolsProtocol):
+    """One client connection. Timers for slow headers and idle connections run on from request to request: starting and
+    cancelling them each time would cost more than what they look for.
+    """
+
+    limits: ClassVar[ConnectionLimits]
+    door: ClassVar[Listener]
+    cycle: Cycle
+    _running: Cycle | None = None
+    _in_headers = True
+    _header_bytes = 0
+    _beside_body = 0
+    _deadline: asyncio.TimerHandle | None = None
+    _idle_since_s = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            most = self.limits.max_connections
+            self._refuse(OverloadedError(f"All {most} connections are taken; try again later."))
+        else:
+            self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running is not None:
+            self._running.leave()
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            self._header_bytes += len(data)
+        else:
+            self._beside_body += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            why = error.__context__
+            self._refuse(why if isinstance(why, GatewayError) else BadFramingError("This is no well-formed request."))
+        if self.transport.is_closing():
+            return
+        if (self._header_bytes if self._in_headers else self._beside_body) > self.limits.max_header_bytes:
+            self._refuse(self._too_large())
+        elif self._in_headers and self._header_bytes and self._deadline is None:
+            self._set_deadline()
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:  # a trailer comes after the key was looked at, and is not read
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return
+        version = self.parser.get_http_version()
+        self._check_head(version)
+        self._in_headers = False
+        self._beside_body = 0
+        self._clear_deadline()
+        waits, self.cycle = self.cycle is not None and not self.cycle.response_complete, self._cycle(version)
+        if waits:  # a pipelined request comes up when the one before it is answered
+            self.pipeline.appendleft((self.cycle, self.app))
+            if len(self.pipeline) >= _MOST_WAITING:
+                self.flow.pause_reading()
+        else:
+            self._start(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        self._beside_body = max(0, self._beside_body - _BESIDE_A_BODY_BYTE * len(body))
+        if self.cycle.response_complete:
+            return
+        self.cycle.body += body
+        # Who does not read does not notice that the client leaves, so a request that waits lets those before it read.
+        if len(self.cycle.body) > (_MOST_WAITING_BYTES if self.pipeline else HIGH_WATER_LIMIT):
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._in_headers = True
+        self._header_bytes = 0
+        self._beside_body = 0
+        self._clear_deadline()
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        elif not self.cycle.keep_alive:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, _ = self.pipeline.pop()
+            assert isinstance(cycle, Cycle)
+            self._start(cycle)
+        else:
+            if not self._in_headers:  # answered before the body came: that must not hold the connection for ever
+                self._deadline = self.loop.call_later(self.limits.header_timeout_s, self.transport.close)
+            self._idle_since_s = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._look_after(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if not self.cycle.response_complete or self.transport.is_closing():
+            return
+        if left_s > 0 or self._header_bytes:
+            self._look_after(max(left_s, 1.0))
+        else:
+            self.transport.close()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = memoryview(data)[offer.args[0] :]
+            self._pass_over_upgrade()
+
+    def _pass_over_upgrade(self) -> None:
+        """A server may ignore an offer to speak another protocol, but the parser stops there. So the same head goes
+        without the offer into a new parser, and the body and all that follows keep their places.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(head)
+
+    def _check_head(self, version: str) -> None:
+        """Raise a `GatewayError` for a head that is not plain HTTP/1.1, or whose meaning is left to the reader."""
+        names = [name for name, _ in self.headers]
+        size = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + len(b": \r\n") * len(names)
+        if size > self.limits.max_header_bytes:  # one read may bring them whole
+            raise self._too_large()
+        if version not in ("1.1", "1.0") or self.parser.get_method() == b"CONNECT":
+            raise BadFramingError("HTTP/1.1 is spoken here, without CONNECT.")
+        if b"transfer-encoding" in names:
+            codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if version != "1.1" or codings != [b"chunked"]:
+                raise BadFramingError("The one transfer-encoding is 'chunked', in HTTP/1.1; send that or a length.")
+        if version == "1.1" and names.count(b"host") != 1:
+            raise BadFramingError("A request needs exactly one host header.")
+        if names.count(b"authorization") > 1:
+            raise BadFramingError("A request carries one key.")
+        if b"%" in self.url:
+            _check_spelling(self.url)
+        if b"expect" in names and version == "1.1":
+            wanted = [value.strip().lower() for name, value in self.headers if name == b"expect"]
+            if wanted != [b"100-continue"]:
+                raise ExpectationError("The only expectation that is met is '100-continue'; leave out the rest.")
+            self.expect_100_continue = True
+
+    def _start(self, cycle: Cycle) -> None:
+        self._running = cycle
+        self._start_asgi_task(cycle, self.app)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The timer runs on, and looks at what has happened since."""
+
+    def _look_after(self, wait_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
+
+    def _cycle(self, http_version: str) -> Cycle:
+        raw_path, query = _target(self.url)
+        path = raw_path.decode("ascii")
+        extensions: dict[str, Any] = {LISTENER: self.door}
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": http_version,
+            "method": self.parser.get_method().decode("ascii"),
+            "scheme": self.scheme or "http",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+            "state": self.app_state.copy(),
+            "extensions": extensions,
+        }
+        cycle = extensions[CYCLE] = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=http_version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        return cycle
+
+    def _too_large(self) -> HeadersTooLargeError:
+        most = self.limits.max_header_bytes
+        return HeadersTooLargeError(f"The headers, or what comes beside a body, are larger than {most} bytes.")
+
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._refuse(ClientTooSlowError(f"The headers did not arrive within {self.limits.header_timeout_s:g} s."))
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer with an error, unless that would be read as the answer to an earlier request, and close."""
+        self._clear_deadline()
+        if self.transport.is_closing():
+            return
+        is_next = self.cycle is None or (self._in_headers and self.cycle.response_complete)
+        if is_next or (not self._in_headers and not self.pipeline and not self.cycle.response_started):
+            self.transport.write(_response(error))
+        self.transport.close()
+
+
+def _check_spelling(url: bytes) -> None:
+    """Raise `BadFramingError` for a NUL, and for a path in which something is encoded that has a plain spelling."""
+    if b"%00" in url:
+        raise BadFramingError("A target holds no NUL.")
+    path = url.partition(b"?")[0]
+    if path.startswith(_NAMED):
+        path = path.replace(b"%2f", b"").replace(b"%2F", b"")
+    if _SECOND_SPELLING.search(path):
+        raise BadFramingError("Write the path plainly, without encoded letters, digits, dots and slashes.")
+
+
+def _target(url: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request's target."""
+    if url.startswith(b"/") and b"#" not in url:
+        path, _, query = url.partition(b"?")
+        return path, query
+    parsed = httptools.parse_url(url)
+    return parsed.path or b"/", parsed.query or b""
+
+
+def _response(error: GatewayError) -> bytes:
+    body = error.body()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+        *error.headers(),
+    ]
+    return STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body

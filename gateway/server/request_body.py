@@ -1,0 +1,170 @@
+"""Request bodies that come compressed: read piece by piece, and never larger than the limit says.
+
+The body of an inference request: read under its limits, unpacked, and its turn to be parsed when it is large.
+"""
+
+import asyncio
+import contextlib
+import gc
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from gateway.errors import ClientTooSlowError, InvalidRequestError, RequestTooLargeError, UnsupportedEncodingError
+from gateway.server import Cycle
+
+ACCEPTED = "gzip, deflate"
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+def decoder_for(headers: Mapping[bytes, bytes], max_bytes: int) -> "Decoder | None":
+    """What reads a body with these headers, None when it is as it is; raises `UnsupportedEncodingError`."""
+    given = headers.get(b"content-encoding", b"").strip().lower()
+    if given in (b"", b"identity"):
+        return None
+    if given not in (b"gzip", b"x-gzip", b"deflate"):
+        raise UnsupportedEncodingError(given.decode("latin-1")[:50], ACCEPTED)
+    return Decoder("deflate" if given == b"deflate" else "gzip", max_bytes)
+
+
+class Decoder:
+    """One body; what it becomes counts, not what was sent."""
+
+    def __init__(self, encoding: str, max_bytes: int) -> None:
+        self.encoding = encoding
+        self._max_bytes = max_bytes
+        self._room = max_bytes
+        self._stream = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
+
+    def feed(self, piece: bytes, *, is_last: bool) -> bytes:
+        """The next decoded bytes; raises `RequestTooLargeError` past the limit, `InvalidRequestError` for nonsense."""
+        if self._stream is None:
+            if not piece and not is_last:
+                return b""
+            # "deflate" has a zlib header by the standard, and none from clients that misread it.
+            self._stream = zlib.decompressobj(zlib.MAX_WBITS if piece[:1] and piece[0] & 15 == 8 else -zlib.MAX_WBITS)
+        try:
+            decoded = self._stream.decompress(piece, self._room + 1)
+        except zlib.error as error:
+            raise self._broken() from error
+        self._room -= len(decoded)
+        if self._room < 0:
+            raise RequestTooLargeError(
+                f"The body is larger than {self._max_bytes} bytes once it is unpacked; send less, or raise "
+                "max_body_bytes."
+            )
+        if self._stream.unused_data or (is_last and not self._stream.eof):
+            raise self._broken()
+        return decoded
+
+    def _broken(self) -> InvalidRequestError:
+        return InvalidRequestError(
+            f"The body is not one whole {self.encoding} stream, as its content-encoding says; compress it again, or "
+            "send it plain without that header."
+        )
+
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Headers = Mapping[bytes, bytes]
+
+LARGE_BYTES = 128 << 10
+"""Bodies up to here are parsed without waiting: in less time than it takes to tell others that one is being parsed."""
+MOST_VALUES = 1 << 20
+MOST_CONTAINERS = 1 << 16
+"""Values, lists and objects in one body: parsing costs by their number, and 8 MB of `[],` would take seconds."""
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; there is nobody left to answer."""
+
+
+class BodyReader:
+    """Reads bodies of at most `max_bytes`, each within `timeout_s`."""
+
+    def __init__(self, *, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    def at_hand(self, cycle: Cycle, headers: Headers) -> bytes | None:
+        """The body, if it has arrived and is not compressed; raises `RequestTooLargeError` without reading on."""
+        if int(headers.get(b"content-length", b"0")) > self._max_bytes:
+            raise self._too_large()
+        if b"content-encoding" in headers:
+            return None
+        whole = cycle.take_body()
+        if whole is not None and len(whole) > self._max_bytes:
+            raise self._too_large()
+        return whole
+
+    async def read(self, headers: Headers, receive: Receive) -> bytes:
+        """The body as it comes; raises `ClientTooSlowError` when that takes too long."""
+        decoder = decoder_for(headers, self._max_bytes)
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    piece, is_last = message.get("body", b""), not message.get("more_body", False)
+                    if decoder is not None:  # in a thread, since a kilobyte may become megabytes
+                        piece = await asyncio.to_thread(decoder.feed, piece, is_last=is_last)
+                    parts.append(piece)
+                    size += len(piece)
+                    if size > self._max_bytes:
+                        raise self._too_large()
+                    if is_last:
+                        return b"".join(parts)
+        except TimeoutError as error:
+            raise ClientTooSlowError(
+                f"The body did not arrive within {self._timeout_s:g} s; send it faster."
+            ) from error
+
+    def _too_large(self) -> RequestTooLargeError:
+        return RequestTooLargeError(
+            f"The body is larger than {self._max_bytes} bytes; send less, or raise max_body_bytes."
+        )
+
+
+class LargeBodies:
+    """Lets large bodies be parsed one at a time, by turns of their keys.
+
+    A parser holds the whole process, threads included, so another thread would help nobody. What helps is that each
+    takes not long (see `MOST_VALUES`), and that after each the process is left to everybody else for as long again.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._turns_of_keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, key_id: str, body: bytes) -> AsyncIterator[None]:
+        """Parse a body inside, without awaiting; raises `RequestTooLargeError` for one that would take too long."""
+        turn_of_key = self._turns_of_keys.setdefault(key_id, asyncio.Lock())
+        async with turn_of_key:
+            await self._turn.acquire()
+            began_s, collects = time.perf_counter(), gc.isenabled()
+            gc.disable()  # JSON has no cycles, and looking for them in millions of values takes longer than parsing
+            try:
+                _check_values(body)
+                yield
+            finally:
+                if collects:
+                    gc.enable()
+                asyncio.get_running_loop().call_later(time.perf_counter() - began_s, self._turn.release)
+
+
+def _check_values(body: bytes) -> None:
+    if body.count(b",") <= MOST_VALUES and body.count(b"{") + body.count(b"[") <= MOST_CONTAINERS:
+        return
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # what is left of quotes begins and ends texts
+    if bare.count(b'"') <= MOST_VALUES:
+        bare = b"".join(bare.split(b'"')[::2])
+        if bare.count(b",") <= MOST_VALUES and bare.count(b"{") + bare.count(b"[") <= MOST_CONTAINERS:
+            return
+    raise RequestTooLargeError(
+        f"The body holds more than {MOST_VALUES} values, or {MOST_CONTAINERS} lists and objects; send them in several "
+        "requests."
+    )

@@ -1,0 +1,83 @@
+"""Promotions while the load runs: over the admin API of a gateway, given by address and key, as an operator would."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from loadtest.client import ChatClient
+from loadtest.records import RequestRecord
+from loadtest.settings import PromotionPlan
+
+AFTER_S = 1.0
+"""Requests sent so shortly after a promotion, or running during one, are near it."""
+TIMEOUT_S = 60.0
+
+
+@dataclass(slots=True)
+class PromotionResult:
+    """One promotion; `status` is None while it runs and when nobody answered."""
+
+    version: int
+    at_s: float
+    took_s: float | None = None
+    status: int | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Promoter:
+    """The promotions of one test."""
+
+    plan: PromotionPlan | None
+    clock: Callable[[], float]
+    done: list[PromotionResult] = field(default_factory=list)
+
+    def near(self, record: RequestRecord) -> bool:
+        """Whether a request ran during a promotion, or was sent shortly after one."""
+        return any(
+            swap.at_s <= record.end_s and (swap.took_s is None or record.sent_s <= swap.at_s + swap.took_s + AFTER_S)
+            for swap in self.done
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Promote in the background for the length of the block."""
+        if self.plan is None:
+            yield
+            return
+        async with ChatClient(self.plan.admin_url, self.plan.admin_key, TIMEOUT_S, self.clock) as admin:
+            promoting = asyncio.create_task(self._promote_in_turn(self.plan, admin))
+            try:
+                yield
+            finally:
+                promoting.cancel()
+                await asyncio.gather(promoting, return_exceptions=True)
+
+    async def _promote_in_turn(self, plan: PromotionPlan, admin: ChatClient) -> None:
+        for version in cycle(plan.versions):
+            await asyncio.sleep(plan.every_s)
+            swap = PromotionResult(version, self.clock())
+            self.done.append(swap)
+            await _promote(plan, admin, swap)
+            swap.took_s = self.clock() - swap.at_s
+
+
+async def _promote(plan: PromotionPlan, admin: ChatClient, swap: PromotionResult) -> None:
+    url = f"{plan.admin_url.rstrip('/')}/admin/v1/adapters/{quote(plan.adapter, safe='')}/promote"
+    try:
+        swap.status, answer = await admin.post(url, {"version": f"v{swap.version}"})
+    except (aiohttp.ClientError, TimeoutError) as error:
+        swap.error = str(error) or type(error).__name__
+    else:
+        swap.error = None if swap.status == 200 else _words(answer)
+
+
+def _words(answer: Any) -> str:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return str(error.get("message")) if isinstance(error, dict) else "no reason given"

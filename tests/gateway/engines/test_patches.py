@@ -1,0 +1,78 @@
+"""The shields of the engine plugin: each defect in the bare engine's own code, and its absence once shielded."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gateway.engines.plugin.patches import SHIELDS, EnginePatch, Place
+
+# In a process of its own: the shield changes vLLM's modules for good.
+MIXED_BATCH = """
+import torch
+from vllm.lora.ops.torch_ops import lora_ops
+
+def delta_of_base_token():
+    weights = torch.stack([torch.zeros(4, 8), torch.ones(4, 8)]).unsqueeze(1)  # two slots, the last one full
+    shrunk = torch.zeros(2, 4)
+    slots = torch.tensor([0, -1])  # an adapter token, then a base token
+    lora_ops.bgmv_shrink(torch.ones(2, 8), weights, shrunk, slots, 1.0)
+    return shrunk[1].abs().sum().item()
+
+from gateway.engines.plugin.patches import register
+bare = delta_of_base_token()
+register()
+register()
+print(bare, delta_of_base_token())
+"""
+
+
+def test_base_tokens_get_nothing_from_the_last_slot_once_shielded() -> None:
+    result = subprocess.run([sys.executable, "-c", MIXED_BATCH], capture_output=True, text=True, check=True)
+    bare, shielded = map(float, result.stdout.split()[-2:])
+    assert bare > 0, "vLLM has mended its CPU op: the shield is no longer needed"
+    assert shielded == 0
+
+
+SPIN = """
+import os, time, zmq
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+calls = []
+os.sched_yield, time.sleep = lambda: calls.append("spin"), lambda _s: calls.append("sleep")
+waiting = SpinCondition(is_reader=True, context=zmq.Context(), notify_address="inproc://nobody")
+waiting.wait()
+from gateway.engines.plugin.patches import register
+register()
+waiting.record_read()
+waiting.wait()
+print(*calls)
+"""
+
+
+def test_waiting_engine_processes_sleep_once_shielded() -> None:
+    result = subprocess.run([sys.executable, "-c", SPIN], capture_output=True, text=True, check=True)
+    bare, shielded = result.stdout.split()[-2:]
+    assert bare == "spin", "vLLM no longer spins: the shield is no longer needed"
+    assert shielded == "sleep"
+
+
+def test_every_shield_says_in_a_sentence_what_it_is_against_and_what_it_does() -> None:
+    assert len({shield.name for shield in SHIELDS}) == len(SHIELDS) > 10
+    for shield in SHIELDS:
+        assert shield.defect.endswith(".")
+        assert shield.measure.endswith(".")
+        assert (shield.mends is None) == (shield.target is None)
+        assert shield.mends is None or shield.place is Place.ENGINE
+
+
+@pytest.mark.parametrize(
+    ("version", "is_cpu", "needed"),
+    [("0.32.0", True, True), ("0.32.0", False, False), ("0.33.0", True, False), ("0.34.1+cpu", True, False)],
+)
+def test_a_shield_is_needed_on_its_platform_until_the_version_that_mended_it(
+    version: str, is_cpu: bool, needed: bool
+) -> None:
+    shield = EnginePatch("x", Place.ENGINE, "Defect.", "Measure.", cpu_only=True, mended_in="0.33.0")
+    assert shield.is_needed(version, is_cpu=is_cpu) is needed
+    assert not any(known.is_needed(version, is_cpu=False) for known in SHIELDS if known.cpu_only)

@@ -1,0 +1,208 @@
+"""The arms of a comparison: for each one which model is asked, what stands before the question, with which settings.
+
+Which exact versions a comparison is about: refs become `name@v3` with a digest, as the gateway has them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from adapters import AdapterError
+from adapters.admin_client import AdminClient, connect
+from adapters.errors import AdminError
+from adapters.ref import AdapterRef
+from trainer.errors import EvaluationError, RecipeError
+from trainer.eval.examples import EvalExample, EvalSet
+from trainer.eval.few_shot import Shots
+from trainer.eval.report import ArmKind, BaseFacts
+from trainer.eval.retrieval import DocumentIndex
+from trainer.eval.task import Task
+
+_PASSAGES = "Use these documents where they help:\n\n"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A served adapter: what it was called by, and the exact version that answers; `digest` as far as it is known."""
+
+    ref: str
+    model: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One arm before it is asked; `request` holds the fields beside model and messages."""
+
+    name: str
+    kind: ArmKind
+    model: str
+    digest: str | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def with_prompt(self) -> bool:
+        """Whether the task's prompt and shots stand before the question."""
+        return self.kind in (ArmKind.PROMPTED, ArmKind.CONSTRAINED, ArmKind.RETRIEVAL, ArmKind.FRONTIER)
+
+    @property
+    def with_passages(self) -> bool:
+        """Whether retrieved documents do."""
+        return self.kind in (ArmKind.RETRIEVAL, ArmKind.ADAPTER_RETRIEVAL)
+
+
+class Prompts:
+    """Writes the messages of every arm for every item."""
+
+    def __init__(self, task: Task, items: EvalSet) -> None:
+        self._task, self._items = task, items
+        self._shots = Shots(task, items.pool)
+
+    @cached_property
+    def library(self) -> DocumentIndex | None:
+        """The documents of the task, if it has some."""
+        table = self._task.retrieval
+        return DocumentIndex.read(self._task.directory, table) if table else None
+
+    def messages(self, arm: ArmPlan, item: EvalExample) -> list[dict[str, Any]]:
+        """What is sent for one item."""
+        system = "\n\n".join(message["content"] for message in item.asked if message["role"] == "system")
+        said = [dict(message) for message in item.asked if message["role"] != "system"]
+        if arm.with_prompt:
+            system = self._task.prompt or system
+            said = [*self._shots.before(item), *said]
+        if arm.with_passages and self.library:
+            passages = "\n\n".join(f"[{passage.id}] {passage.text}" for passage in self.library.found(item))
+            system = f"{system}\n\n{_PASSAGES}{passages}" if system else f"{_PASSAGES}{passages}"
+        return [{"role": "system", "content": system}, *said] if system else said
+
+    def settings(self, arm: ArmPlan) -> dict[str, Any]:
+        """What the report says about how an arm was asked."""
+        said: dict[str, Any] = dict(arm.settings)
+        if arm.with_prompt:
+            said |= {"prompt": self._task.prompt, "shots": self._task.shots, "shot_choice": self._task.shot_choice}
+        if arm.with_passages and self.library and self._task.retrieval:
+            k = self._task.retrieval.k
+            said |= {"k": k, f"recall_at_{k}": self.library.recall(self._items.items)}
+        return said
+
+
+def plan_arms(task: Task, base: str, adapters: Sequence[Candidate]) -> list[ArmPlan]:
+    """Every arm that the task allows; raises `RecipeError` when it asks for one that it does not describe."""
+    common = {"temperature": 0.0, "max_tokens": task.max_tokens}
+    plans = [ArmPlan("base", ArmKind.BASE, base, request=common)]
+    if task.prompt or task.shots:
+        plans.append(ArmPlan("prompted", ArmKind.PROMPTED, base, request=common))
+    if task.json_schema:
+        plans.append(ArmPlan("constrained", ArmKind.CONSTRAINED, base, request=common | _schema(task)))
+    if task.retrieval:
+        plans.append(ArmPlan("retrieval", ArmKind.RETRIEVAL, base, request=common))
+    for one in adapters:
+        plans.append(ArmPlan(one.ref, ArmKind.ADAPTER, one.model, one.digest, common))
+        if task.retrieval:
+            name = f"{one.ref}+retrieval"
+            plans.append(ArmPlan(name, ArmKind.ADAPTER_RETRIEVAL, one.model, one.digest, common))
+    if task.frontier:
+        asked = {name: value for name, value in common.items() if name not in task.frontier.omit}
+        settings = {"endpoint": task.frontier.base_url or "the gateway"}
+        request = asked | task.frontier.request
+        plans.append(ArmPlan("frontier", ArmKind.FRONTIER, task.frontier.model, None, request, settings))
+    if task.recorded:
+        plans.append(ArmPlan("recorded", ArmKind.RECORDED, task.recorded))
+    return _wanted(task, plans)
+
+
+def plan_models(task: Task, base: str, models: Sequence[str]) -> list[ArmPlan]:
+    """Models as they are, each asked as an application would ask it."""
+    common = {"temperature": 0.0, "max_tokens": task.max_tokens}
+    kinds = {model: ArmKind.BASE if model == base else ArmKind.ADAPTER for model in models}
+    return [ArmPlan(model, kind, model, request=common) for model, kind in kinds.items()]
+
+
+def _schema(task: Task) -> dict[str, Any]:
+    schema = json.loads((task.directory / str(task.json_schema)).read_bytes())
+    named = {"name": "answer", "schema": schema, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def _wanted(task: Task, plans: list[ArmPlan]) -> list[ArmPlan]:
+    if not task.arms:
+        return plans
+    there = {plan.kind for plan in plans}
+    if missing := [kind for kind in task.arms if kind not in there]:
+        raise RecipeError(f"arms asks for {missing[0]}, but the task does not say how: {_HOW[ArmKind(missing[0])]}.")
+    return [plan for plan in plans if plan.kind in task.arms]
+
+
+_HOW = {
+    ArmKind.PROMPTED: "set prompt or shots",
+    ArmKind.CONSTRAINED: "set json_schema",
+    ArmKind.RETRIEVAL: "write a table [retrieval]",
+    ArmKind.ADAPTER: "set adapters, or pass --adapter",
+    ArmKind.ADAPTER_RETRIEVAL: "set adapters and write a table [retrieval]",
+    ArmKind.FRONTIER: "write a table [frontier]",
+    ArmKind.RECORDED: "set recorded",
+}
+
+
+BASE = "base"
+_NOT_FOUND, _DENIED = 404, (0, 401, 403)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the gateway serves: the base with its hashes as far as it tells, and the adapters asked for."""
+
+    base: BaseFacts
+    candidates: tuple[Candidate, ...]
+
+
+def look_up(refs: Sequence[str], gateway_url: str, data_dir: Path) -> Served:
+    """Resolve refs through the admin API; without an admin key they are asked as they stand, with unknown digests.
+
+    A name alone means its live version, or the newest ready one when none is live. Raises `EvaluationError`.
+    """
+    unknown = Served(
+        BaseFacts(model=BASE, base_sha256=None, template_sha256=None), tuple(Candidate(r, r) for r in refs)
+    )
+    try:
+        with connect(gateway_url, data_dir) as admin:
+            return Served(_base(admin), tuple(_candidate(admin, ref) for ref in refs))
+    except AdminError as error:
+        if error.status in _DENIED:
+            return unknown
+        raise EvaluationError(str(error)) from error
+    except AdapterError as error:
+        raise EvaluationError(str(error)) from error
+
+
+def _base(admin: AdminClient) -> BaseFacts:
+    try:
+        told = admin.request("GET", "/base")
+    except AdminError as error:
+        if error.status != _NOT_FOUND:
+            raise
+        return BaseFacts(model=BASE, base_sha256=None, template_sha256=None)
+    return BaseFacts(model=told["model"], base_sha256=told["base_sha256"], template_sha256=told["template_sha256"])
+
+
+def _candidate(admin: AdminClient, ref: str) -> Candidate:
+    parsed = AdapterRef.parse(ref)
+    versions: list[dict[str, Any]] = admin.request("GET", f"/adapters/{parsed.name}")["versions"]
+    found = [version for version in versions if _fits(version, parsed)]
+    live = [version for version in found if version["live"]]
+    ready = [version for version in found if version["state"] == "ready"]
+    if not found:
+        raise EvaluationError(f"there is no version {ref}; `turntable adapters show {parsed.name}` lists them.")
+    chosen = (live or ready or found)[-1]
+    return Candidate(ref, f"{parsed.name}@{chosen['version']}", chosen["digest"])
+
+
+def _fits(version: Mapping[str, Any], ref: AdapterRef) -> bool:
+    if ref.version is not None:
+        return bool(version["version"] == f"v{ref.version}")
+    return str(version["digest"]).startswith(ref.digest12 or "")

@@ -1,0 +1,89 @@
+"""What arms cost, and what the candidate saves; a missing price is said, never taken for 0."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from trainer.eval.answers import Answer
+from trainer.eval.report import Arm, Cost
+
+BASIS = "cost_basis"
+"""The setting of an arm that counts its priced requests by what their cost was computed from."""
+FRONTIER_PRICES = "frontier prices"
+_BASES = {
+    "calibrated": "weights that `turntable costs calibrate` measured",
+    "recent": "what work cost lately while engines were busy",
+    "stated": "stated weights, which no calibration has measured",
+    FRONTIER_PRICES: "the prices in [frontier]",
+}
+
+
+def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
+    """The cost of an arm: a request costs the mean of those that have a price, the total is known when all have one.
+
+    All are None when none has: a gateway knows no price before its first requests.
+    """
+    costs = [answer.cost_nano_usd for answer in answers if answer.error is None]
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return Cost(total=None, per_request=None, per_correct=None)
+    per_request = sum(known) / len(known)
+    return Cost(
+        total=sum(known) if len(known) == len(costs) else None,
+        per_request=round(per_request),
+        per_correct=round(per_request * len(costs) / correct) if correct else None,
+    )
+
+
+def basis_of(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
+    """What the costs of an arm were computed from, as its setting; empty where none has a price that says so."""
+    priced = (one for one in answers if one.cost_nano_usd is not None and one.cost_basis)
+    counts = Counter(str(one.cost_basis) for one in priced)
+    return {BASIS: dict(counts)} if counts else {}
+
+
+def basis_word(arm: Arm) -> str:
+    """The bases of an arm's costs by name, for a table."""
+    return ", ".join(arm.settings.get(BASIS, {})) or "not told"
+
+
+def basis_sentence(arms: Sequence[Arm], when: str) -> str:
+    """What the costs of a comparison were computed from and when; empty where nothing has a price."""
+    if not any(arm.cost_nano_usd.per_request for arm in arms):
+        return ""
+    bases = sorted({name for arm in arms for name in arm.settings.get(BASIS, {})})
+    told = "; ".join(f"{name}: {_BASES.get(name, 'as the gateway says')}" for name in bases) or "basis not told"
+    more = " A calibration changes them: hold only costs of one basis against each other." if bases else ""
+    return f"Costs as of {when[:10]} ({told}).{more}"
+
+
+def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
+    """What a thousand requests and right answers cost with the candidate, beside the other arms."""
+    mine = candidate.cost_nano_usd
+    if mine.per_request is None:
+        return f"What {candidate.name} costs is not known: the gateway gave no price for its requests."
+    said = [f"1,000 requests cost {_usd(mine.per_request)} with {candidate.name}{_right(mine)}"]
+    for other in others:
+        cost = other.cost_nano_usd
+        if cost.per_request is None:
+            said.append(f"{other.name} has no price")
+            continue
+        said.append(f"{other.name} {_usd(cost.per_request)}{_right(cost)}{_saved(mine, cost)}")
+    return f"{'; '.join(said)}."
+
+
+def _right(cost: Cost) -> str:
+    return ", which was never right" if cost.per_correct is None else f", 1,000 right answers {_usd(cost.per_correct)}"
+
+
+def _saved(mine: Cost, other: Cost) -> str:
+    if not other.per_request or mine.per_request is None:
+        return ""
+    share = 1 - mine.per_request / other.per_request
+    word = "less" if share >= 0 else "more"
+    return f" ({abs(share):.0%} {word} with the candidate)"
+
+
+def _usd(nano_usd: int) -> str:
+    """The price of a thousand."""
+    usd = nano_usd / 1e6
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"

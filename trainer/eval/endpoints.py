@@ -1,0 +1,108 @@
+"""Asking OpenAI-compatible endpoints: one client per address, one question at a time, errors told apart.
+
+What will fail for every question alike (a refused key, an unknown model, nobody there) ends the comparison; any other
+error belongs to the one item that it hit.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import EvaluationError
+from trainer.eval.answers import Answer
+from trainer.eval.task import EndpointTable
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+GATEWAY_TIMEOUT_S = 120.0
+_COST_WANTED = {"x-turntable-cost": "1"}
+_COST, _COST_BASIS = "x-turntable-cost-usd", "x-turntable-cost-basis"
+
+
+@asynccontextmanager
+async def gateway_client(gateway_url: str, key: str) -> "AsyncIterator[AsyncOpenAI]":
+    """A client of the gateway; raises `EvaluationError` when there is none or it refuses the key."""
+    from openai import APIConnectionError, APIStatusError
+
+    async with _client(f"{gateway_url.rstrip('/')}/v1", key, GATEWAY_TIMEOUT_S) as client:
+        try:
+            await client.models.list()
+        except APIStatusError as error:
+            raise EvaluationError(f"the gateway at {gateway_url} refuses the key: {error.message}") from error
+        except APIConnectionError as error:
+            raise EvaluationError(f"no gateway answers at {gateway_url}; start one with `turntable serve`.") from error
+        yield client
+
+
+@asynccontextmanager
+async def endpoint_client(table: EndpointTable, gateway: "AsyncOpenAI") -> "AsyncIterator[AsyncOpenAI]":
+    """A client of the endpoint that a table names, or the gateway's own."""
+    if table.base_url is None:
+        yield gateway.with_options(timeout=table.timeout_s)
+        return
+    key = os.environ.get(table.key_env)
+    if not key:
+        raise EvaluationError(f"there is no key for {table.base_url}: set {table.key_env}.")
+    async with _client(table.base_url, key, table.timeout_s) as client:
+        yield client
+
+
+def _client(base_url: str, key: str, timeout_s: float) -> "AsyncOpenAI":
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    http = DefaultAsyncHttpxClient(trust_env=False, timeout=timeout_s)
+    return AsyncOpenAI(base_url=base_url, api_key=key, http_client=http)
+
+
+async def ask(
+    client: "AsyncOpenAI", arm: str, line: int, model: str, messages: Any, request: Mapping[str, Any]
+) -> Answer:
+    """One question; raises `EvaluationError` for what every other one would meet too."""
+    from openai import APIConnectionError, APIError, APITimeoutError, AuthenticationError, NotFoundError
+    from openai import PermissionDeniedError as Refused
+
+    began = time.perf_counter()
+    try:
+        # What goes by extra_body is not walked through type by type by the SDK: a quarter of a request's time here.
+        body = {"messages": messages, **request}
+        raw = await client.chat.completions.with_raw_response.create(
+            model=model, messages=[], extra_headers=_COST_WANTED, extra_body=body
+        )
+        completion = raw.parse()
+    except (AuthenticationError, NotFoundError, Refused) as error:
+        raise EvaluationError(f"the gateway refuses model {model}: {error.message}") from error
+    except APITimeoutError:
+        return Answer(arm, line, error=f"no answer within {client.timeout} s")
+    except APIConnectionError as error:
+        return Answer(arm, line, error=f"{error.message} ({error.__cause__})")
+    except APIError as error:
+        return Answer(arm, line, error=error.message)
+    latency_ms = (time.perf_counter() - began) * 1000
+    if not completion.choices:
+        return Answer(arm, line, error="the answer holds no choice")
+    choice, usage = completion.choices[0], completion.usage
+    details = usage.prompt_tokens_details if usage else None
+    return Answer(
+        arm,
+        line,
+        choice.message.content or "",
+        choice.finish_reason,
+        latency_ms,
+        usage.prompt_tokens if usage else 0,
+        usage.completion_tokens if usage else 0,
+        _nano_usd(raw.headers.get(_COST)),
+        cost_basis=raw.headers.get(_COST_BASIS),
+        cached_tokens=(details.cached_tokens or 0) if details else 0,
+    )
+
+
+def _nano_usd(told: str | None) -> int | None:
+    """The cost that the gateway told, None when it knows none."""
+    try:
+        return int(Decimal(told) * 10**9) if told else None
+    except InvalidOperation:
+        return None

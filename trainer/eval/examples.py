@@ -1,0 +1,111 @@
+"""The held-out rows as items: what is asked, what should come back, and which slices an item belongs to."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.dataset import read_dataset
+from trainer.data.loaders import Reader, Row
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, Fingerprint, fingerprint, near_clusters
+from trainer.data.schema import Example
+from trainer.errors import DataError, Problem
+from trainer.eval.parsing import NOTHING, parse_document
+from trainer.eval.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class EvalExample:
+    """One held-out row; `asked` is what an application would send, `row` the line as it was read."""
+
+    line: int
+    asked: tuple[Mapping[str, Any], ...]
+    expected: str
+    row: Mapping[str, Any]
+    slices: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """The last thing that the user said."""
+        said = [message["content"] for message in self.asked if message["role"] == "user"]
+        return str(said[-1]) if said else ""
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """All items of a task, and the rows that shots may be taken from."""
+
+    items: tuple[EvalExample, ...]
+    pool: tuple[Example, ...]
+
+
+def read_eval_set(task: Task) -> EvalSet:
+    """Read and check the data of a task; raises `DataError` for broken, overlapping or unmeasurable rows."""
+    examples = read_dataset(task.data_path).examples
+    pool = read_dataset(task.train_path).examples if task.train_path else ()
+    file = str(task.data_path)
+    if leaks := list(_leaks(task, examples, pool)):
+        raise DataError(leaks)
+    rows = {row.line: row.fields for row in Reader(task.data_path).read() if isinstance(row, Row)}
+    problems = [problem for example in examples for problem in _unmeasurable(task, example, rows[example.line], file)]
+    if problems:
+        raise DataError(problems)
+    return EvalSet(tuple(_item(task, example, rows[example.line]) for example in examples), pool)
+
+
+def _item(task: Task, example: Example, row: Mapping[str, Any]) -> EvalExample:
+    before = tuple(example.as_dicts()[: example.answer_index])
+    labels = tuple(f"{name}={_slice_value(name, example, row)}" for name in task.slices)
+    return EvalExample(example.line, before, _expected(example), row, labels)
+
+
+def _expected(example: Example) -> str:
+    return example.messages[example.answer_index].content
+
+
+def _slice_value(name: str, example: Example, row: Mapping[str, Any]) -> str | None:
+    document = parse_document(_expected(example))
+    found = row.get(name, document.get(name) if isinstance(document, dict) else None)
+    return None if found is None else found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def _unmeasurable(task: Task, example: Example, row: Mapping[str, Any], file: str) -> Iterator[Problem]:
+    """What keeps a row from being scored as the task wants it."""
+    expected = _expected(example)
+    if not expected:
+        yield Problem(file, example.line, "expects a tool call; a comparison scores text answers")
+        return
+    document = parse_document(expected)
+    if task.fields and not isinstance(document, dict):
+        what = "no JSON" if document is NOTHING else "no JSON object"
+        yield Problem(file, example.line, f"expects an answer that is {what}, and the task scores its fields")
+        return
+    for field in task.fields:
+        if field not in document:
+            yield Problem(file, example.line, f"expects an answer without {field}, which the task scores; add it")
+    for name in task.slices:
+        if _slice_value(name, example, row) is None:
+            yield Problem(file, example.line, f"has no {name}, neither in the row nor in its answer, to slice by")
+
+
+def _leaks(task: Task, held_out: Sequence[Example], pool: Sequence[Example]) -> Iterator[Problem]:
+    """Held-out rows that were trained on, as they are or all but."""
+    if not pool:
+        return
+    marks = [fingerprint(row) for row in (*pool, *held_out)]
+    labels = near_clusters([mark.shingles for mark in marks], [mark.near for mark in marks], DEFAULT_SIMILARITY)
+    first: dict[int, int] = {}
+    for at, label in enumerate(labels[: len(pool)]):
+        first.setdefault(label, at)
+    for row, mark, label in zip(held_out, marks[len(pool) :], labels[len(pool) :], strict=True):
+        if label in first:
+            twin = first[label]
+            how = _likeness(mark, marks[twin])
+            where = f"{task.train_path}:{pool[twin].line}"
+            yield Problem(str(task.data_path), row.line, f"{how} {where}, so it measures memory; take one of them out")
+
+
+def _likeness(one: Fingerprint, other: Fingerprint) -> str:
+    if one.row == other.row:
+        return "holds the same messages as"
+    return "asks the same as" if one.near == other.near else "asks nearly the same as"

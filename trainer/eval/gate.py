@@ -1,0 +1,201 @@
+"""The gate: from measured differences to PROMOTE, DO_NOT_DEPLOY or NOT_ENOUGH_ITEMS, each check with its reason.
+
+Each check passes, fails, or cannot be told from so many items. One that fails is DO_NOT_DEPLOY; else one that cannot
+be told is NOT_ENOUGH_ITEMS; PROMOTE takes all of them to pass. A fall beyond its limit fails when its interval is off
+zero, and cannot be told when it may be chance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trainer.eval.report import Check, Gate, VerdictWord
+from trainer.eval.statistics import Estimate
+from trainer.eval.task import GateRules
+
+_ONE_SIDED_ITEMS = 6
+"""Five items that all point one way still do so by chance once in sixteen times; six pass a sign test."""
+
+
+@dataclass(frozen=True)
+class ClassEvidence:
+    """One class of the answers: the difference in F1, how often the arm answered it and how often it was wanted."""
+
+    f1: Estimate
+    said: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class GateEvidence:
+    """What the gate looks at: differences of `arm` minus `against`, forgetting in nats per token.
+
+    `classes` are empty when the answers are no classes; `forgetting` is None when the task names no general text.
+    """
+
+    arm: str
+    against: str
+    items: int
+    gain: Estimate
+    slices: Mapping[str, Estimate]
+    stopped: Estimate
+    forgetting: Estimate | None
+    cost_saving: str
+    frozen: bool = False
+    changed: tuple[str, ...] = ()
+    classes: Mapping[str, ClassEvidence] = field(default_factory=dict)
+
+
+def decide(rules: GateRules, seen: GateEvidence) -> Gate:
+    """The verdict with all checks."""
+    checks = [_frozen(seen), _items(rules, seen), _gain(rules, seen), *_slices(rules, seen), *_classes(rules, seen)]
+    checks += [_stopped(rules, seen)]
+    checks += [_forgetting(rules, seen.forgetting)] if seen.forgetting else []
+    failed = [check for check in checks if check.passed is False]
+    unsure = [check for check in checks if check.passed is None]
+    if failed:
+        word, why = VerdictWord.DO_NOT_DEPLOY, failed[0].sentence
+    elif unsure:
+        word, why = VerdictWord.NOT_ENOUGH_ITEMS, unsure[0].sentence
+    else:
+        word, why = VerdictWord.PROMOTE, f"{checks[2].sentence} Nothing else fell beyond its limit."
+    return Gate(
+        verdict=word,
+        summary=why,
+        checks=tuple(checks),
+        arm=seen.arm,
+        against=seen.against,
+        cost_saving=seen.cost_saving,
+    )
+
+
+def best_of(values: Mapping[str, float]) -> str:
+    """The arm with the highest value; of equal ones the first."""
+    return max(values, key=lambda name: values[name])
+
+
+def _frozen(seen: GateEvidence) -> Check:
+    said = "The task is what it was when it was frozen."
+    if not seen.frozen:
+        said = (
+            "The task was never frozen: nothing shows that it was there before training (`turntable compare freeze`)."
+        )
+    elif seen.changed:
+        said = (
+            f"The task has changed since it was frozen ({', '.join(seen.changed)}); freeze it again, before training."
+        )
+    return _check("task", not seen.changed, None, "as frozen", said)
+
+
+def _items(rules: GateRules, seen: GateEvidence) -> Check:
+    enough = seen.items >= rules.min_items
+    more = (
+        "" if enough else f", fewer than the {rules.min_items} that a verdict takes; add {rules.min_items - seen.items}"
+    )
+    said = f"{seen.items} items were asked{more}."
+    return _check("items", True if enough else None, seen.items, f"at least {rules.min_items}", said)
+
+
+def _gain(rules: GateRules, seen: GateEvidence) -> Check:
+    gain, (low, high) = seen.gain, seen.gain.interval
+    needed = max(gain.items_needed, rules.min_items)
+    told = f"{rules.metric} {_change(gain.value)} against {seen.against} ({_points(low)} to {_points(high)})"
+    passed: bool | None = None
+    if gain.value >= rules.least_gain and low > 0:
+        passed, said = True, f"{told}; {_size(rules.least_gain)} were asked for."
+    elif (high < rules.least_gain and gain.of >= rules.min_items) or (
+        gain.value < rules.least_gain and gain.of >= needed
+    ):
+        passed, said = (
+            False,
+            f"{told}, short of the {_size(rules.least_gain)} asked for by {_size(_short(rules, gain))}.",
+        )
+    else:
+        said = f"{told}: {gain.of} items cannot tell whether that is {_size(rules.least_gain)}; about {needed:,} would."
+    required = f"at least {_points(rules.least_gain)} points, interval above 0"
+    return _check("gain", passed, gain.value, required, said)
+
+
+def _short(rules: GateRules, gain: Estimate) -> float:
+    return rules.least_gain - gain.value
+
+
+def _slices(rules: GateRules, seen: GateEvidence) -> Sequence[Check]:
+    if not seen.slices:
+        return []
+    limit = rules.slice_fall
+    fallen = {name: one for name, one in seen.slices.items() if -one.value > limit}
+    if not fallen:
+        name, least = min(seen.slices.items(), key=lambda entry: entry[1].value)
+        said = f"No slice fell by more than {_size(limit)}; the least gain is {name} at {_points(least.value)}."
+        return [_check("slices", True, least.value, f"none down by more than {_size(limit)}", said)]
+    return [_fall(f"slice {name}", rules.metric, one, limit, f" in the slice {name}") for name, one in fallen.items()]
+
+
+def _classes(rules: GateRules, seen: GateEvidence) -> Sequence[Check]:
+    """Every class that vanished or whose F1 fell beyond the limit of slices, or one check that none did."""
+    if not seen.classes:
+        return []
+    limit = rules.slice_fall
+    checks = []
+    for name, one in seen.classes.items():
+        if one.wanted and not one.said:
+            checks.append(_vanished(seen, name, one))
+        elif -one.f1.value > limit:
+            checks.append(_fall(f"class {name}", "F1", one.f1, limit, f" in the class {name}"))
+    if checks:
+        return checks
+    name, least = min(seen.classes.items(), key=lambda entry: entry[1].f1.value)
+    said = f"No class fell in F1 by more than {_size(limit)}; the least gain is {name} at {_points(least.f1.value)}."
+    return [_check("classes", True, least.f1.value, f"none vanished or down by more than {_size(limit)}", said)]
+
+
+def _vanished(seen: GateEvidence, name: str, one: ClassEvidence) -> Check:
+    told = f"the adapter {seen.arm} never answers {name}, which {one.wanted} items want"
+    passed = False if one.wanted >= _ONE_SIDED_ITEMS else None
+    more = "" if passed is False else ", but so few items may do that"
+    return _check(f"class {name}", passed, 0, "every class is answered", f"{told}{more}.")
+
+
+def _stopped(rules: GateRules, seen: GateEvidence) -> Check:
+    return _fall("stop rate", "answers that end by themselves", seen.stopped, rules.stop_fall)
+
+
+def _fall(name: str, what: str, one: Estimate, limit: float, where: str = "") -> Check:
+    low, high = one.interval
+    told = f"{what} {_change(one.value)}{where} ({_points(low)} to {_points(high)}, {one.of} items)"
+    required = f"not down by more than {_size(limit)}"
+    if -one.value <= limit:
+        return _check(name, True, one.value, required, f"{told}.")
+    beyond = _size(-one.value - limit)
+    if high < 0 and one.of >= _ONE_SIDED_ITEMS:
+        return _check(name, False, one.value, required, f"{told}, {beyond} beyond the limit.")
+    return _check(name, None, one.value, required, f"{told}, {beyond} beyond the limit, but so few items may do that.")
+
+
+def _forgetting(rules: GateRules, one: Estimate) -> Check:
+    low, high = one.interval
+    required = f"at most +{rules.forgetting:g} nats per token"
+    told = f"Cross-entropy on general text changed by {one.value:+.3f} ({low:+.3f} to {high:+.3f}) nats per token"
+    if one.value <= rules.forgetting:
+        return _check("forgetting", True, one.value, required, f"{told}; up to +{rules.forgetting:g} is allowed.")
+    passed = False if low > 0 else None
+    beyond = f"{told}, {one.value - rules.forgetting:.3f} beyond the limit."
+    return _check("forgetting", passed, one.value, required, beyond)
+
+
+def _check(name: str, passed: bool | None, measured: float | None, required: str, sentence: str) -> Check:
+    sentence = sentence[:1].upper() + sentence[1:]
+    return Check(name=name, passed=passed, measured=measured, required=required, sentence=sentence)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _size(share: float) -> str:
+    size = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{size} point" if size == "1" else f"{size} points"
+
+
+def _change(share: float) -> str:
+    return f"rose by {_size(share)}" if share >= 0 else f"fell by {_size(-share)}"

@@ -1,0 +1,143 @@
+"""An LLM as judge: which of two answers is better by a rubric, asked twice with the sides swapped.
+
+Both ways the same side: that side has won. Otherwise it is a tie, and the judge has not agreed with itself, which is
+reported. An answer that is not one of the three words is counted as nonsense, a timeout as such; neither is guessed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.eval.answers import Answer, Journal
+from trainer.eval.endpoints import ask
+from trainer.eval.examples import EvalExample
+from trainer.eval.runner import work_through
+from trainer.eval.statistics import Series
+from trainer.eval.task import JudgeTable
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_SYSTEM = (
+    "You compare two answers to the same question. What makes an answer better:\n{rubric}\n\n"
+    "Reply with one word alone: A if the first answer is better, B if the second one is, TIE if neither is."
+)
+_USER = "Question:\n{question}\n\nA good answer, for reference:\n{expected}\n\nAnswer A:\n{a}\n\nAnswer B:\n{b}"
+_WORD = re.compile(r"\W*(A|B|TIE)\W*", re.IGNORECASE)
+_SIDES = ("forward", "swapped")
+_NONSENSE = "nonsense"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One arm against the reference: a share preferred per item, and how the judge behaved."""
+
+    series: Series
+    facts: Mapping[str, Any]
+    unjudged: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Asks a judge about the answers of some arms, beside those of a reference arm."""
+
+    table: JudgeTable
+    client: "AsyncOpenAI"
+    journal: Journal
+    concurrency: int
+
+    async def compare(
+        self, items: Sequence[EvalExample], answers: Mapping[str, Sequence[Answer]], reference: str
+    ) -> dict[str, Judged]:
+        """Every arm but the reference against it, and the reference against itself: one half, by definition."""
+        arms = [name for name in answers if name != reference]
+        failed: dict[tuple[str, int], str] = {}
+
+        async def one(arm: str, at: int, side: str) -> None:
+            pair = (answers[arm][at], answers[reference][at])
+            given = await self._ask(_name(arm, side), items[at], pair if side == _SIDES[0] else pair[::-1])
+            self.journal.add(given)
+            if given.error is not None:
+                failed[given.arm, given.line] = given.error
+
+        wanted = list(self._wanted(arms, items, answers, reference))
+        await work_through(wanted, one, self.concurrency)
+        judged = {arm: self._judged(arm, items, answers[arm], answers[reference], failed) for arm in arms}
+        own = Series.mean_of([0.5] * len(items))
+        return judged | {reference: Judged(own, {"reference": True}, ())}
+
+    def _wanted(
+        self, arms: Sequence[str], items: Sequence[EvalExample], answers: Mapping[str, Sequence[Answer]], reference: str
+    ) -> Iterator[tuple[str, int, str]]:
+        for at, arm, side in product(range(len(items)), arms, _SIDES):
+            mine, other = answers[arm][at], answers[reference][at]
+            known = (_name(arm, side), mine.line) in self.journal.answers
+            if mine.error is None and other.error is None and mine.text != other.text and not known:
+                yield arm, at, side
+
+    async def _ask(self, name: str, item: EvalExample, pair: Sequence[Answer]) -> Answer:
+        question = _USER.format(question=item.question, expected=item.expected, a=pair[0].text, b=pair[1].text)
+        messages = [
+            {"role": "system", "content": _SYSTEM.format(rubric=self.table.rubric)},
+            {"role": "user", "content": question},
+        ]
+        asked = {"temperature": 0.0, "max_tokens": 16}
+        request = {n: v for n, v in asked.items() if n not in self.table.omit} | self.table.request
+        given = await ask(self.client, name, item.line, self.table.model, messages, request)
+        if given.error is None and not _WORD.fullmatch(given.text):
+            return Answer(name, item.line, text=given.text, error=f"{_NONSENSE}: {given.text[:80]!r}")
+        return given
+
+    def _judged(
+        self,
+        arm: str,
+        items: Sequence[EvalExample],
+        mine: Sequence[Answer],
+        other: Sequence[Answer],
+        failed: Mapping[tuple[str, int], str],
+    ) -> Judged:
+        values, agreed, both_said, ties = [], 0, 0, 0
+        for at, item in enumerate(items):
+            if mine[at].error is not None or other[at].error is not None:
+                values.append(np.nan)
+                continue
+            if mine[at].text == other[at].text:
+                values.append(0.5)
+                continue
+            said = [self._said(arm, side, item.line) for side in _SIDES]
+            if None in said:
+                values.append(np.nan)
+                continue
+            both_said += 1
+            agreed += said[0] == said[1]
+            values.append({"A": 1.0, "B": 0.0}.get(said[0] or "", 0.5) if said[0] == said[1] else 0.5)
+            ties += values[-1] == 0.5
+        mine_failed = [error for (name, _), error in failed.items() if name in {_name(arm, side) for side in _SIDES}]
+        nonsense = sum(error.startswith(_NONSENSE) for error in mine_failed)
+        facts = {
+            "model": self.table.model,
+            "judged": both_said,
+            "ties": int(ties),
+            "agreement": agreed / both_said if both_said else None,
+            "nonsense": nonsense,
+            "no_answer": len(mine_failed) - nonsense,
+        }
+        unjudged = tuple(item.line for item, value in zip(items, values, strict=True) if np.isnan(value))
+        return Judged(Series.mean_of(values), facts, unjudged)
+
+    def _said(self, arm: str, side: str, line: int) -> str | None:
+        """Who is better, A being the arm; None when the judge gave no usable answer."""
+        given = self.journal.answers.get((_name(arm, side), line))
+        word = _WORD.fullmatch(given.text) if given else None
+        if word is None:
+            return None
+        letter = word[1].upper()
+        return letter if side == _SIDES[0] else {"A": "B", "B": "A"}.get(letter, letter)
+
+
+def _name(arm: str, side: str) -> str:
+    return f"judge:{side}:{arm}"

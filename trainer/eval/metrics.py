@@ -1,0 +1,161 @@
+"""From answers to metrics: every metric of one arm as a `Series` over all items.
+
+An item that got no answer is not measured; a metric says over how many items it is.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from trainer.data.labels import repeat_as_classes
+from trainer.eval.answers import Answer
+from trainer.eval.examples import EvalExample
+from trainer.eval.parsing import Structure, Validator, look_at, parse_document
+from trainer.eval.statistics import Floats, Series
+from trainer.eval.task import (
+    BLEU,
+    CORRECT,
+    EXACT_MATCH,
+    F1_MACRO,
+    FIELD_ACCURACY,
+    LENGTH,
+    ROUGES,
+    SCHEMA_VALID,
+    STOPPED,
+    Task,
+)
+
+_NGRAMS = 4
+
+
+@dataclass(frozen=True)
+class ArmSeries:
+    """The metrics of one arm; `by_class` has the F1 of each class, with what was said and wanted behind it."""
+
+    metrics: Mapping[str, Series]
+    by_class: Mapping[str, Series] = field(default_factory=dict)
+
+    def answered(self, name: str) -> tuple[int, int]:
+        """How often the arm answered a class, and how often the class was wanted."""
+        features = self.by_class[name].features[self.by_class[name].measured]
+        _, said, wanted = features.sum(axis=0)
+        return int(said), int(wanted)
+
+
+def measure(
+    task: Task, items: Sequence[EvalExample], answers: Sequence[Answer], validator: Validator | None
+) -> ArmSeries:
+    """Every metric of one arm that needs nothing but its answers, given in the order of the items."""
+    looks = [look_at(a.text, item.expected, validator, task.fields) for item, a in zip(items, answers, strict=True)]
+    exact = [float(a.text.strip() == item.expected.strip()) for item, a in zip(items, answers, strict=True)]
+    metrics = {CORRECT: [float(all(look.fields.values())) for look in looks] if task.fields else exact}
+    metrics |= _structural(task, looks)
+    if EXACT_MATCH in task.metrics:
+        metrics[EXACT_MATCH] = exact
+    metrics[STOPPED] = [float(answer.finish_reason == "stop") for answer in answers]
+    metrics[LENGTH] = [float(answer.completion_tokens) for answer in answers]
+    series = {name: Series.mean_of(values) for name, values in metrics.items()}
+    pairs = [(answer.text, item.expected) for item, answer in zip(items, answers, strict=True)]
+    series |= _textual(task, pairs)
+    by_class: dict[str, Series] = {}
+    said, wanted = _labels(task, pairs)
+    if F1_MACRO in task.metrics or repeat_as_classes(Counter(wanted)):
+        macro, by_class = f1(said, wanted)
+        series |= {F1_MACRO: macro} if F1_MACRO in task.metrics else {}
+    missing = np.array([answer.error is not None for answer in answers])
+    return ArmSeries(
+        {name: _without(series[name], missing) for name in task.metric_names if name in series},
+        {name: _without(one, missing) for name, one in by_class.items()},
+    )
+
+
+def answer_classes(task: Task, items: Sequence[EvalExample]) -> tuple[str | None, ...]:
+    """The class that each item wants, where the wanted answers are classes: short labels that come again and again."""
+    _, wanted = _labels(task, [("", item.expected) for item in items])
+    return tuple(wanted) if repeat_as_classes(Counter(wanted)) else (None,) * len(items)
+
+
+def f1(said: Sequence[str], wanted: Sequence[str]) -> tuple[Series, dict[str, Series]]:
+    """Macro F1, and F1 per class, over the classes that are wanted somewhere; other labels said are plain errors."""
+    classes = sorted(set(wanted))
+    say, want = np.asarray(said, object), np.asarray(wanted, object)
+    columns = []
+    for name in classes:
+        columns += [(say == name) & (want == name), say == name, want == name]
+    features = np.stack(columns, axis=1).astype(np.float64)
+    single = {name: Series(features[:, 3 * at : 3 * at + 3], _macro_f1) for at, name in enumerate(classes)}
+    return Series(features, _macro_f1), single
+
+
+def _macro_f1(sums: Floats, _items: Floats) -> Floats:
+    hits, said, wanted = sums[:, 0::3], sums[:, 1::3], sums[:, 2::3]
+    scores: Floats = (2 * hits / np.maximum(said + wanted, 1)).mean(axis=1)
+    return scores
+
+
+def _structural(task: Task, looks: Sequence[Structure]) -> dict[str, list[float]]:
+    found = {name: [float(look.fields[name]) for look in looks] for name in task.fields}
+    if task.fields:
+        found[FIELD_ACCURACY] = [sum(look.fields.values()) / len(task.fields) for look in looks]
+    if task.json_schema:
+        found[SCHEMA_VALID] = [float(look.schema_valid) for look in looks]
+    return found
+
+
+def _labels(task: Task, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """What was said and what was wanted, as labels: a field of the document, or the whole text."""
+    name = task.label or next(iter(task.fields), "")
+
+    def label(text: str) -> str:
+        if not name:
+            return text.strip()
+        document = parse_document(text)
+        return str(document.get(name)) if isinstance(document, dict) else ""
+
+    return [label(said) for said, _ in pairs], [label(wanted) for _, wanted in pairs]
+
+
+def _textual(task: Task, pairs: Sequence[tuple[str, str]]) -> dict[str, Series]:
+    found: dict[str, Series] = {}
+    if rouges := [name for name in ROUGES if name in task.metrics]:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer(rouges, use_stemmer=False)
+        scores = [scorer.score(wanted, said) for said, wanted in pairs]
+        found |= {name: Series.mean_of([score[name].fmeasure for score in scores]) for name in rouges}
+    if BLEU in task.metrics:
+        found[BLEU] = bleu(pairs)
+    return found
+
+
+def bleu(pairs: Sequence[tuple[str, str]]) -> Series:
+    """Corpus BLEU, between 0 and 1, from the n-gram counts of each answer."""
+    from sacrebleu.metrics import bleu as sacrebleu
+
+    scorer = sacrebleu.BLEU(effective_order=True)
+    counts = [scorer.sentence_score(said, [wanted]) for said, wanted in pairs]
+    features = np.array([[*c.counts, *c.totals, c.sys_len, c.ref_len] for c in counts], np.float64)
+    return Series(features, _corpus_bleu(partial(sacrebleu.BLEU.compute_bleu, smooth_method="exp")))
+
+
+def _corpus_bleu(compute: Callable[..., object]) -> Callable[[Floats, Floats], Floats]:
+    def values(sums: Floats, _items: Floats) -> Floats:
+        scores = []
+        for row in sums.astype(int).tolist():
+            correct, total = row[:_NGRAMS], row[_NGRAMS : 2 * _NGRAMS]
+            scores.append(compute(correct, total, row[-2], row[-1]).score / 100)  # type: ignore[attr-defined]
+        return np.array(scores, np.float64)
+
+    return values
+
+
+def _without(series: Series, missing: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Series:
+    """The metric without the items that got no answer."""
+    if not missing.any():
+        return series
+    features = series.features.copy()
+    features[missing] = np.nan
+    return Series(features, series.value_of)

@@ -1,0 +1,213 @@
+"""Putting the report together: arms with their metrics and slices, differences, the gate, examples side by side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from trainer.eval.answers import Answer
+from trainer.eval.arms import ArmPlan
+from trainer.eval.costs import basis_of, cost_of, cost_saving
+from trainer.eval.examples import EvalExample
+from trainer.eval.gate import ClassEvidence, GateEvidence, best_of, decide
+from trainer.eval.metrics import ArmSeries, answer_classes
+from trainer.eval.report import (
+    CLASS_F1,
+    Arm,
+    ArmKind,
+    Difference,
+    Examples,
+    Gate,
+    Latency,
+    Measure,
+    ShownAnswer,
+    Tokens,
+)
+from trainer.eval.statistics import Bootstrap, Estimate, Series
+from trainer.eval.task import CORRECT, LENGTH, STOPPED, Task
+
+_SHOWN = 10
+_UNTRAINED = (ArmKind.CONSTRAINED, ArmKind.RETRIEVAL)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One arm with everything that was found out about it; `answers` are in the order of the items."""
+
+    plan: ArmPlan
+    answers: Sequence[Answer]
+    series: ArmSeries
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Assembly:
+    """Makes the parts of a report from the columns of a comparison."""
+
+    def __init__(self, task: Task, items: Sequence[EvalExample], columns: Sequence[Column]) -> None:
+        self._task, self._items = task, items
+        self._columns = {column.plan.name: column for column in columns}
+        self._bootstrap = Bootstrap(task.seed)
+        self._classes = answer_classes(task, items)
+        self.arms = tuple(self._arm(column) for column in columns)
+
+    @property
+    def candidate(self) -> Column | None:
+        """The arm that the verdict is about."""
+        kind = self._task.gate.arm
+        return next((column for column in self._columns.values() if column.plan.kind == kind), None)
+
+    @property
+    def reference(self) -> Column | None:
+        """The best of the arms that have to be beaten."""
+        kinds, metric = self._task.gate.against, self._task.gate.metric
+        values = {arm.name: arm.metrics[metric].value for arm in self.arms if arm.kind in kinds}
+        return self._columns[best_of(values)] if values else None
+
+    def differences(self) -> tuple[Difference, ...]:
+        """Every arm against the reference on every metric; the candidate against all others on the one of the gate."""
+        found = []
+        if reference := self.reference:
+            others = [column for column in self._columns.values() if column is not reference]
+            for one in others:
+                found += [self._difference(one, reference, metric) for metric in one.series.metrics]
+            if candidate := self.candidate:
+                rest = [column for column in others if column is not candidate]
+                found += [self._difference(candidate, column, self._task.gate.metric) for column in rest]
+        return tuple(found)
+
+    def gate(self, forgotten: Series | None, *, frozen: bool, changed: tuple[str, ...]) -> Gate:
+        """The verdict; without a candidate or anything to beat there is none, and the summary says so."""
+        candidate, reference = self.candidate, self.reference
+        if candidate is None or reference is None:
+            missing = self._task.gate.arm if candidate is None else " and ".join(self._task.gate.against)
+            return Gate(verdict=None, summary=f"There is no verdict: no arm of the kind {missing} was asked.")
+        metric, one = self._task.gate.metric, candidate.plan.name
+        arms = {arm.name: arm for arm in self.arms}
+        evidence = GateEvidence(
+            arm=one,
+            against=reference.plan.name,
+            items=len(self._items),
+            gain=self._gap(candidate, reference, metric),
+            slices=dict(self._slice_gaps(candidate, reference, metric)),
+            classes=dict(self._class_gaps(candidate, reference)),
+            stopped=self._gap(candidate, reference, STOPPED),
+            forgetting=None if forgotten is None else self._bootstrap.estimate(forgotten),
+            cost_saving=cost_saving(arms[one], [arm for arm in self.arms if arm.digest is None and arm.name != one]),
+            frozen=frozen,
+            changed=changed,
+        )
+        gate = decide(self._task.gate, evidence)
+        return gate.model_copy(update={"summary": f"{gate.summary}{self._cheaper(arms[one])}"})
+
+    def examples(self) -> Examples:
+        """The items that the candidate won and lost most clearly."""
+        candidate, reference = self.candidate, self.reference
+        if candidate is None or reference is None:
+            return Examples()
+        gains = self._scores(candidate) - self._scores(reference)
+        order = [int(at) for at in np.argsort(-gains, kind="stable")]
+        shown = [(gains[at], self._shown(at, reference, candidate)) for at in order]
+        won = [example for gain, example in shown if gain > 0]
+        lost = [example for gain, example in reversed(shown) if gain < 0]
+        return Examples(won=tuple(won[:_SHOWN]), lost=tuple(lost[:_SHOWN]))
+
+    def _arm(self, column: Column) -> Arm:
+        plan, answered = column.plan, [answer for answer in column.answers if answer.error is None]
+        times = [answer.latency_ms for answer in answered] or [0.0]
+        named = {**column.series.metrics, **{f"{CLASS_F1}{n}": one for n, one in column.series.by_class.items()}}
+        correct = column.series.metrics[CORRECT].scores
+        return Arm(
+            name=plan.name,
+            kind=plan.kind,
+            model=plan.model,
+            digest=plan.digest,
+            metrics={name: _measure(self._bootstrap.estimate(one)) for name, one in named.items()},
+            slices=self._slices(column),
+            tokens=Tokens(
+                prompt=sum(answer.prompt_tokens for answer in answered),
+                completion=sum(answer.completion_tokens for answer in answered),
+                cached=sum(answer.cached_tokens for answer in answered),
+            ),
+            latency_ms=Latency(p50=float(np.percentile(times, 50)), p95=float(np.percentile(times, 95))),
+            cost_nano_usd=cost_of(column.answers, 0 if correct is None else int(np.nansum(correct))),
+            failed=tuple(answer.line for answer in column.answers if answer.error is not None),
+            settings=dict(column.settings) | _priced(answered) | basis_of(answered),
+        )
+
+    def _slices(self, column: Column) -> dict[str, dict[str, Measure]]:
+        return {
+            label: {
+                name: _measure(self._bootstrap.estimate(one.at(chosen))) for name, one in column.series.metrics.items()
+            }
+            for label, chosen in self._members()
+        }
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        for label in sorted({label for item in self._items for label in item.slices}):
+            yield label, np.array([label in item.slices for item in self._items])
+
+    def _class_gaps(self, one: Column, other: Column) -> Iterator[tuple[str, ClassEvidence]]:
+        """The classes of the answers, which are slices by themselves: of each, how far F1 is from the reference."""
+        for name in sorted({name for name in self._classes if name is not None}):
+            mine, theirs = one.series.by_class[name], other.series.by_class[name]
+            gap = self._bootstrap.difference(mine, theirs, asked=self._task.gate.least_gain)
+            said, wanted = one.series.answered(name)
+            # What an interval is sure of comes from the items of the class, not from all that were asked.
+            yield name, ClassEvidence(replace(gap, of=wanted), said, wanted)
+
+    def _gap(self, one: Column, other: Column, metric: str) -> Estimate:
+        asked = 0.0 if metric == LENGTH else self._task.gate.least_gain
+        return self._bootstrap.difference(one.series.metrics[metric], other.series.metrics[metric], asked=asked)
+
+    def _slice_gaps(self, one: Column, other: Column, metric: str) -> Iterator[tuple[str, Estimate]]:
+        mine, theirs, asked = one.series.metrics[metric], other.series.metrics[metric], self._task.gate.least_gain
+        for label, chosen in self._members():
+            yield label, self._bootstrap.difference(mine.at(chosen), theirs.at(chosen), asked=asked)
+
+    def _difference(self, one: Column, other: Column, metric: str) -> Difference:
+        gap = self._gap(one, other, metric)
+        return Difference(
+            arm=one.plan.name,
+            against=other.plan.name,
+            metric=metric,
+            value=gap.value,
+            interval_95=gap.interval,
+            items_needed=gap.items_needed,
+        )
+
+    def _cheaper(self, candidate: Arm) -> str:
+        """A word on arms that need no training and come close; the gate does not ask for it, a buyer would."""
+        metric, rules = self._task.gate.metric, self._task.gate
+        mine = candidate.metrics[metric].value
+        near = [arm for arm in self.arms if arm.kind in _UNTRAINED and arm.kind not in rules.against]
+        told = [
+            f" Mind that {arm.name}, which needs no training, has {metric} {arm.metrics[metric].value:.1%}."
+            for arm in near
+            if arm.metrics[metric].value > mine - rules.least_gain
+        ]
+        return "".join(told)
+
+    def _scores(self, column: Column) -> Any:
+        scores = column.series.metrics[self._task.gate.metric].scores
+        return np.nan_to_num(column.series.metrics[CORRECT].features[:, 0] if scores is None else scores)
+
+    def _shown(self, at: int, before: Column, after: Column) -> ShownAnswer:
+        item = self._items[at]
+        return ShownAnswer(
+            line=item.line,
+            prompt=item.question,
+            expected=item.expected,
+            before=before.answers[at].text,
+            after=after.answers[at].text,
+        )
+
+
+def _priced(answered: Sequence[Answer]) -> dict[str, int]:
+    """How many requests had a price, where that is some of them."""
+    known = sum(answer.cost_nano_usd is not None for answer in answered)
+    return {"requests_with_a_price": known} if 0 < known < len(answered) else {}
+
+
+def _measure(one: Estimate) -> Measure:
+    return Measure(value=one.value, interval_95=one.interval, of=one.of)

@@ -1,0 +1,94 @@
+"""A contest: the answers of two arms of a comparison to the same items, to be rated blindly.
+
+Items that both answered alike need no rater; they count as ties. Which arm stands on which side, and in which order the
+items come, is drawn anew for every rater, from the seed, so that a rater who comes back sees what was seen before.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from trainer.errors import EvaluationError
+from trainer.eval.answers import Answer, read_answers
+from trainer.eval.examples import EvalExample, read_eval_set
+from trainer.eval.freeze import identity
+from trainer.eval.report import Report
+from trainer.eval.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One item; `mine` and `theirs` are what the arm and the one against it answered."""
+
+    item: EvalExample
+    mine: str
+    theirs: str
+
+
+@dataclass(frozen=True)
+class PairwiseEval:
+    """All pairs of two arms that have to be looked at; `identical` lists lines that both answered alike."""
+
+    report: Path
+    arm: str
+    against: str
+    seed: int
+    pairs: tuple[Pair, ...]
+    identical: tuple[int, ...]
+
+    @cached_property
+    def by_line(self) -> dict[int, Pair]:
+        """The pairs by their item's line."""
+        return {pair.item.line: pair for pair in self.pairs}
+
+    @cached_property
+    def sha256(self) -> str:
+        """What ratings belong to: arms, seed and every answer."""
+        said = [[pair.item.line, pair.mine, pair.theirs] for pair in self.pairs]
+        content = json.dumps([self.arm, self.against, self.seed, said], ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def order(self, rater: str) -> list[int]:
+        """The lines in the order in which a rater sees them."""
+        return sorted(self.by_line, key=lambda line: self._drawn("order", rater, line))
+
+    def is_turned(self, rater: str, line: int) -> bool:
+        """Whether a rater sees the arm on the right."""
+        return self._drawn("side", rater, line)[0] % 2 == 1
+
+    def _drawn(self, what: str, rater: str, line: int) -> bytes:
+        return hashlib.sha256(f"{what}:{self.seed}:{line}:{rater}".encode()).digest()
+
+
+def read_contest(task: Task, report_path: Path, *, arm: str | None, against: str | None, seed: int) -> PairwiseEval:
+    """The contest of two arms, by default the gate's; raises `EvaluationError` when they cannot be compared."""
+    report = Report.read(report_path)
+    if identity(task).sha256 != report.task.sha256:
+        raise EvaluationError(f"{report_path} was made with another state of the task; run `turntable compare` again.")
+    arm, against = arm or report.gate.arm, against or report.gate.against
+    if arm is None or against is None:
+        raise EvaluationError(
+            "the comparison says of no two arms that they compete; name them with --arm and --against."
+        )
+    if arm == against:
+        raise EvaluationError(f"{arm} cannot compete with itself; name another arm with --against.")
+    if report.answers is None:
+        raise EvaluationError(f"{report_path} names no file of answers; run `turntable compare` again.")
+    answers = list(read_answers(report_path.parent / report.answers))
+    mine, theirs = (_answers(report, answers, name) for name in (arm, against))
+    pairs = [Pair(item, mine[item.line], theirs[item.line]) for item in read_eval_set(task).items]
+    different = tuple(pair for pair in pairs if pair.mine != pair.theirs)
+    if not different:
+        raise EvaluationError(f"{arm} and {against} gave the same answers to every item; there is nothing to rate.")
+    identical = tuple(pair.item.line for pair in pairs if pair.mine == pair.theirs)
+    return PairwiseEval(report_path, arm, against, seed, different, identical)
+
+
+def _answers(report: Report, answers: Sequence[Answer], name: str) -> dict[int, str]:
+    """What one arm answered, by line; an arm that failed on an item cannot be rated fairly."""
+    if failed := report.arm(name).failed:
+        raise EvaluationError(f"{name} gave no answer on line {failed[0]}; go on with `turntable compare --resume`.")
+    return {answer.line: answer.text for answer in answers if answer.arm == name and answer.error is None}

@@ -1,0 +1,275 @@
+"""Conversations as the served model sees them: token ids by its own chat template, and labels for what is learnt.
+
+A conversation is rendered incrementally. For each assistant message, the text up to it (with the generation prompt,
+exactly what the engine will be given) must be a prefix of the text with it, and the ids of that prefix a prefix of all
+ids. What lies between the prefix and the message's stop token is learnt, the stop token included; all else gets the
+label -100. Anything that breaks this is an error that names the row: a silent shift here trains on the wrong tokens.
+Messages of weight 0 are context. Tools and tool calls reach the template in the form that the engine gives them.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from trainer.data.schema import Example, Message, Pair
+from trainer.errors import DataError, Problem, RunError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+_TOLERATED_DROPS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One row ready for training: `labels` equal `input_ids` where learnt and are -100 elsewhere.
+
+    `learnt` holds the character ranges of `text` that are learnt, in order, for showing them.
+    """
+
+    line: int
+    row_id: str
+    text: str
+    input_ids: list[int]
+    labels: list[int]
+    learnt: tuple[tuple[int, int], ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the row has."""
+        return len(self.input_ids)
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens the loss is taken over."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPair:
+    """One preference: the same prompt with the better and with the worse answer."""
+
+    chosen: Rendered
+    rejected: Rendered
+    row_id: str
+
+    @property
+    def line(self) -> int:
+        """The pair's line in its file."""
+        return self.chosen.line
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the longer side has."""
+        return max(self.chosen.tokens, self.rejected.tokens)
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens of both answers the loss looks at."""
+        return self.chosen.trained_tokens + self.rejected.trained_tokens
+
+
+class _Row(Protocol):
+    @property
+    def line(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def trained_tokens(self) -> int: ...
+
+
+SourceT = TypeVar("SourceT", Example, Pair)
+RowT = TypeVar("RowT", bound=_Row)
+
+
+@dataclass(frozen=True)
+class RenderedSet(Generic[RowT]):
+    """The rows of one file that fit, and the lines of those that were too long."""
+
+    rows: tuple[RowT, ...]
+    dropped_lines: tuple[int, ...]
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that one epoch takes the loss over."""
+        return sum(row.trained_tokens for row in self.rows)
+
+
+class Renderer:
+    """Renders with one tokenizer and its chat template.
+
+    `stop_token_ids` are those the engine stops at, `longest_context` is the most tokens the model can hold.
+    """
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", stop_token_ids: frozenset[int], longest_context: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.longest_context = longest_context
+        self.chat_template: str = tokenizer.get_chat_template()
+        self._stop_token_ids = stop_token_ids
+        added = tokenizer.added_tokens_decoder.values()
+        self._control_texts = sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
+
+    @classmethod
+    def load(cls, base: Path) -> "Renderer":
+        """From a model directory; raises `RunError` when it has no fast tokenizer, chat template or stop token."""
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{base} has no usable tokenizer ({error}); give the directory of a chat model.") from error
+        if not tokenizer.is_fast or tokenizer.chat_template is None:
+            raise RunError(f"{base} has no fast tokenizer with a chat template; give a chat (instruct) model.")
+        config = json.loads((base / "config.json").read_bytes())
+        stops = frozenset(_stop_token_ids(base)) | {tokenizer.eos_token_id} - {None}
+        if not stops:
+            raise RunError(f"{base} names no eos_token_id, so answers could never stop; set it in its config.json.")
+        return cls(tokenizer, stops, config.get("max_position_embeddings", 1 << 30))
+
+    @property
+    def chat_template_sha256(self) -> str:
+        """Identity of the template that made the ids."""
+        return hashlib.sha256(self.chat_template.encode()).hexdigest()
+
+    def render(self, example: Example) -> Rendered:
+        """Ids and labels of one conversation; raises `ValueError` whose text says what is wrong with the row."""
+        self._refuse_control_texts(example)
+        messages = [_as_the_engine_sees(message) for message in example.messages]
+        tools = [_tool(tool) for tool in example.tools] or None
+        text = self._text(messages, tools)
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
+        whole = self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=True)
+        if ids != list(whole["input_ids"]):
+            raise ValueError("gives other tokens as a whole than piece by piece; the chat template adds tokens itself")
+        labels, learnt = [IGNORED] * len(ids), []
+        for index, message in enumerate(example.messages):
+            if message.learnt:
+                prompt = self._text(messages[:index], tools, add_generation_prompt=True)
+                through = self._text(messages[: index + 1], tools)
+                first, stop = self._answer(index, prompt, through, text, ids, offsets)
+                labels[first : stop + 1] = ids[first : stop + 1]
+                learnt.append((offsets[first][0], offsets[stop][1]))
+                if message.reasoning_content and message.reasoning_content.strip() not in text[len(prompt) :]:
+                    raise ValueError(
+                        f"messages[{index}].reasoning_content is left out by the base model's chat template; write it "
+                        "into content the way the base writes it, or remove it"
+                    )
+        if not learnt:
+            raise ValueError("has no assistant message to learn; give one the weight 1 or leave the row out")
+        return Rendered(example.line, example.row_id, text, ids, labels, tuple(learnt))
+
+    def render_pair(self, pair: Pair) -> RenderedPair:
+        """Ids and labels of both sides of a preference; raises `ValueError` as `render` does."""
+        return RenderedPair(self.render(pair.preferred), self.render(pair.rejected), pair.row_id)
+
+    def _answer(
+        self, index: int, prompt: str, through: str, text: str, ids: list[int], offsets: list[tuple[int, int]]
+    ) -> tuple[int, int]:
+        """Where message `index` is learnt: the index of its first token and of its stop token."""
+        if not through.startswith(prompt) or not text.startswith(through):
+            raise ValueError(f"messages[{index}] changes how the chat template renders the turns before it")
+        prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        first = len(prompt_ids)
+        if ids[:first] != prompt_ids or offsets[first][0] < len(prompt):
+            raise ValueError(
+                f"messages[{index}] shares a token with the prompt before it, so it cannot be masked exactly"
+            )
+        stop = next((i for i in range(first, len(ids)) if ids[i] in self._stop_token_ids), None)
+        if stop is None or offsets[stop][1] > len(through):
+            raise ValueError(
+                f"messages[{index}] is not followed by a stop token, so the model would never learn to stop"
+            )
+        if stop == first:
+            raise ValueError(f"messages[{index}] has no tokens of its own, so there is nothing to learn")
+        return first, stop
+
+    def _text(self, messages: Sequence[dict[str, Any]], tools: list[dict[str, Any]] | None, **options: Any) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, **options))
+        except (TemplateError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"is refused by the base model's chat template: {error}") from error
+
+    def _refuse_control_texts(self, example: Example) -> None:
+        for index, message in enumerate(example.messages):
+            written = [("content", message.content)] + [("tool_calls", json.dumps(c)) for c in message.tool_calls]
+            for field, text in written:
+                if found := next((control for control in self._control_texts if control in text), None):
+                    raise ValueError(
+                        f"messages[{index}].{field} holds {found!r}, which the tokenizer reads as control token"
+                    )
+
+
+def render_all(
+    render: Callable[[SourceT], RowT], path: Path, examples: Sequence[SourceT], *, max_length: int, allow_drop: bool
+) -> RenderedSet[RowT]:
+    """Render every row of a file; raises `DataError` with every row that cannot be, or when over 1 % are too long.
+
+    `render` is `Renderer.render` or `Renderer.render_pair`. Rows longer than `max_length` tokens are left out and
+    counted, never cut: a cut answer teaches not to stop.
+    """
+    rows, long, problems = list[RowT](), list[RowT](), list[Problem]()
+    for example in examples:
+        try:
+            row = render(example)
+        except ValueError as error:
+            problems.append(Problem(str(path), example.line, str(error)))
+            continue
+        (rows if row.tokens <= max_length else long).append(row)
+    if long and (not rows or (len(long) > _TOLERATED_DROPS * len(examples) and not allow_drop)):
+        problems.append(Problem(str(path), long[0].line, _too_long(long, len(examples), max_length)))
+    if problems:
+        raise DataError(problems)
+    return RenderedSet(tuple(rows), tuple(row.line for row in long))
+
+
+def _as_the_engine_sees(message: Message) -> dict[str, Any]:
+    """The message as vLLM hands it to the template: a call has these keys in this order, and its arguments are an
+    object, not a string of JSON.
+    """
+    turn = message.as_dict()
+    if message.reasoning_content:
+        turn["reasoning"] = message.reasoning_content
+    if message.tool_calls:
+        shown = ("id", "function", "type")
+        calls = ({**call, "function": _called(call["function"])} for call in message.tool_calls)
+        turn["tool_calls"] = [{key: call[key] for key in shown if key in call} for call in calls]
+    return turn
+
+
+def _called(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments") or "{}"
+    return {"arguments": json.loads(arguments) if isinstance(arguments, str) else arguments, "name": function["name"]}
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The tool as vLLM hands it to the template: with these keys in this order, absent ones null."""
+    function = tool["function"]
+    shown = {key: function.get(key) for key in ("name", "description", "parameters")}
+    if function.get("strict") is not None:
+        shown["strict"] = function["strict"]
+    return {"type": "function", "function": shown}
+
+
+def _too_long(long: Sequence[_Row], total: int, max_length: int) -> str:
+    longest = max(long, key=lambda row: row.tokens)
+    return (
+        f"{len(long)} of {total} rows are over max_length = {max_length} tokens, the longest (line {longest.line}) has "
+        f"{longest.tokens}; raise max_length, shorten them, or set allow_drop = true to leave them out"
+    )
+
+
+def _stop_token_ids(base: Path) -> Iterator[int]:
+    """The end-of-sequence ids that the engine reads from a model directory."""
+    for name in ("generation_config.json", "config.json"):
+        if (base / name).is_file():
+            eos = json.loads((base / name).read_bytes()).get("eos_token_id")
+            yield from eos if isinstance(eos, list) else [] if eos is None else [eos]

@@ -1,0 +1,148 @@
+"""How much memory a run needs, computed before it starts, and what to lower when there is less.
+
+    weights       2 bytes a number in bf16; NF4 with double quantisation 0.516 for linear layers
+    learnt        22 bytes a number: bf16 weight and gradient, fp32 master and gradient, AdamW's two moments, best copy
+    activations   what the backward pass needs, for the tokens that go through the model at once
+    loss          the logits of one chunk, three times in fp32
+
+Where the layers of the base are split into `parts`, each process holds that fraction of them and of what is learnt in
+them, beside the scales of NF4 and two layers that are whole while they are computed. docs/training.md shows the formula
+with an example. The libraries themselves are not in it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters import BaseModel
+from trainer.errors import OutOfMemoryError
+from trainer.training.loss import CHUNK_TOKENS
+from trainer.training.recipe import ATTENTION_MODULES, Recipe
+
+_BF16, _NF4, _NF4_SCALES = 2.0, 0.5, 0.016
+_LEARNT = 22.0
+_UNQUANTISED = ("embed_tokens", "lm_head")
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a run needs, by what for."""
+
+    weights: int
+    learnt: int
+    activations: int
+    loss: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.learnt + self.activations + self.loss
+
+    def __str__(self) -> str:
+        parts = ((name, getattr(self, name)) for name in ("weights", "learnt", "activations", "loss"))
+        named = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in parts)
+        return f"{self.total / _GIB:.2f} GiB ({named})"
+
+
+def estimate(base: BaseModel, recipe: Recipe, tokens: int, parts: int = 1) -> Memory:
+    """The memory of one process for a batch of `tokens` tokens at once."""
+    config = json.loads((base.path / "config.json").read_bytes())
+    linear = {name: shape for name, shape in base.modules.items() if not name.endswith(_UNQUANTISED)}
+    outside = sum(out * size for name, (out, size) in base.modules.items() if name not in linear)
+    inside = sum(out * size for out, size in linear.values())
+    per_number, scales = (_NF4, _NF4_SCALES) if recipe.method == "qlora" else (_BF16, 0.0)
+    adapted = _adapted(linear, recipe)
+    learnt = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
+    if recipe.method == "full":
+        learnt = inside // parts + outside
+    held = inside if parts == 1 else inside / parts + 2 * inside / int(config["num_hidden_layers"])
+    return Memory(
+        weights=int(held * per_number + inside * scales + outside * _BF16),
+        learnt=int(learnt * _LEARNT),
+        activations=tokens * _activation_bytes(config, adapted, recipe),
+        loss=3 * 4 * CHUNK_TOKENS * int(config["vocab_size"]),
+    )
+
+
+def refuse_what_does_not_fit(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int = 1) -> None:
+    """Raise `OutOfMemoryError` naming the setting to lower, and to what, when a run needs more than `free` bytes."""
+    needed = estimate(base, recipe, tokens_at_once(recipe, longest), parts)
+    if needed.total <= free:
+        return
+    raise OutOfMemoryError(
+        f"the run needs {needed}, and {free / _GIB:.2f} GiB are free; {_fix(base, recipe, longest, free, parts)}."
+    )
+
+
+def fitting_tokens(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int = 1) -> int:
+    """The most tokens at once, up to the recipe's, that fit into `free` bytes; never less than the longest row."""
+    fixed, per_token = estimate(base, recipe, 0, parts).total, estimate(base, recipe, 1).activations
+    return max(longest, min(recipe.training.max_tokens_per_batch, (free - fixed) // per_token))
+
+
+def tokens_at_once(recipe: Recipe, longest: int) -> int:
+    """The most tokens that a batch of the recipe sends through the model, the longest row having `longest`."""
+    training = recipe.training
+    return max(longest, min(training.max_tokens_per_batch, training.per_device_train_batch_size * longest))
+
+
+def free_bytes() -> int:
+    """Memory that is free on the device that would train: the first GPU, or the machine within its control group."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+    return min(available, _left_in_group())
+
+
+def _left_in_group() -> int:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 1 << 62
+    return 1 << 62 if limit == "max" else int(limit) - used
+
+
+def _fix(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int) -> str:
+    fits = fitting_tokens(base, recipe, longest, free, parts)
+    if estimate(base, recipe, fits, parts).total <= free:
+        return f"set training.max_tokens_per_batch = {fits}, or pass --auto-batch"
+    if not recipe.training.gradient_checkpointing:
+        return "set training.gradient_checkpointing = true"
+    if recipe.method == "full":
+        return 'set method = "lora"'
+    if recipe.method == "lora":
+        return 'set method = "qlora"'
+    if parts > 1:
+        return "launch more processes, each with a GPU of its own"
+    return "split the base over several GPUs with `accelerate launch --use_fsdp`, or use a smaller one"
+
+
+def _adapted(linear: Mapping[str, tuple[int, int]], recipe: Recipe) -> dict[str, tuple[int, int]]:
+    if recipe.method == "full":
+        return {}
+    wanted = recipe.lora.target_modules
+    names = ATTENTION_MODULES if wanted == "attention-only" else wanted
+    return {n: shape for n, shape in linear.items() if names == "all-linear" or n.rpartition(".")[2] in names}
+
+
+def _activation_bytes(config: Mapping[str, Any], adapted: Mapping[str, tuple[int, int]], recipe: Recipe) -> int:
+    """Bytes per token that are kept for the backward pass."""
+    layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
+    heads = int(config["num_attention_heads"])
+    head = int(config.get("head_dim") or hidden // heads)
+    attention = head * (heads + int(config.get("num_key_value_heads") or heads))
+    layer = 16 * hidden + 4 * attention + 8 * int(config["intermediate_size"])
+    dropped = 2.5 if recipe.lora.lora_dropout else 0
+    lora = int(sum(dropped * size + 2 * recipe.lora.r for _, size in adapted.values())) // layers
+    per_layer = layer + lora
+    if recipe.training.gradient_checkpointing:
+        return 2 * hidden * layers + per_layer
+    return per_layer * layers

@@ -1,0 +1,163 @@
+"""Do the trainer and a running gateway make the same tokens of the same messages? If not, the adapter meets in service
+what it never saw in training: another template, another tokenizer, a second begin-of-text token.
+
+Handing a finished run to a gateway over HTTP.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters import AdapterError, AdminClient, PublishedVersion
+from adapters.admin_client import admin_key, connect, whence
+from trainer.data.schema import Example, Pair
+from trainer.errors import DataError, Problem, RunError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from trainer.training.loss_mask import Renderer
+if TYPE_CHECKING:
+    from trainer.training.prepare import PreparedData
+
+
+_TIMEOUT_S = 30.0
+_ROWS = 10
+_BAD_REQUEST = 400
+
+
+def refuse_other_tokens(
+    renderer: "Renderer", path: Path, rows: Sequence[Example | Pair], *, gateway_url: str, data_dir: Path
+) -> None:
+    """Raise `DataError` naming the rows of which the gateway makes other tokens; looks at some, spread over all."""
+    some = [rows[number * len(rows) // _ROWS] for number in range(_ROWS)] if len(rows) > _ROWS else rows
+    if problems := other_tokens(renderer, path, some, gateway_url=gateway_url, data_dir=data_dir):
+        raise DataError(problems)
+
+
+def other_tokens(
+    renderer: "Renderer", path: Path, rows: Sequence[Example | Pair], *, gateway_url: str, data_dir: Path
+) -> list[Problem]:
+    """The rows of which the gateway makes other tokens, and where they part; raises `RunError` when it cannot be asked.
+
+    A row that cannot be rendered at all is not looked at.
+    """
+    import httpx
+
+    problems = []
+    try:
+        key = admin_key(data_dir)
+        with httpx.Client(
+            base_url=gateway_url, headers={"authorization": f"Bearer {key}"}, timeout=_TIMEOUT_S, trust_env=False
+        ) as http:
+            for row in rows:
+                for example in (row.preferred, row.rejected) if isinstance(row, Pair) else (row,):
+                    if text := _difference(renderer, example, http):
+                        problems.append(Problem(str(path), row.line, text))
+                        break
+    except (AdapterError, httpx.HTTPError, httpx.InvalidURL) as error:
+        raise RunError(
+            f"the gateway at {gateway_url}, {whence(gateway_url, data_dir)}, cannot be asked for its tokens: {error}"
+        ) from error
+    return problems
+
+
+def _difference(renderer: "Renderer", example: Example, http: "httpx.Client") -> str:
+    try:
+        ours = renderer.render(example).input_ids
+    except ValueError:
+        return ""
+    body = {"messages": example.as_dicts(), "tools": list(example.tools) or None, "add_generation_prompt": False}
+    answer = http.post("/tokenize", json=body)
+    if answer.status_code == _BAD_REQUEST:
+        return f"is refused by the gateway: {answer.json()['error']['message']}"
+    theirs = answer.raise_for_status().json()["tokens"]
+    if ours == theirs:
+        return ""
+    at = next((i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
+    if at is None:
+        return f"has {len(ours)} tokens here and {len(theirs)} in the gateway; train with the served base's template"
+    here, there = (renderer.tokenizer.decode(ids[at : at + 3]) for ids in (ours, theirs))
+    return (
+        f"becomes other tokens in the gateway from token {at} on ({here!r} here, {there!r} there); train with the "
+        "served base's tokenizer and chat template"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """That a version goes live once it is published; `override` ("reason", "by") stands in for its verdict."""
+
+    override: Mapping[str, str] | None = None
+
+
+def publish(
+    directory: Path, name: str, *, gateway_url: str, data_dir: Path, promotion: Promotion | None
+) -> PublishedVersion:
+    """Upload a run directory as a new version of `name` and, when asked, make it live.
+
+    Raises `RunError` in the gateway's own words; the run directory stays, so publishing can be tried again.
+    """
+    try:
+        with connect(gateway_url, data_dir) as admin:
+            published = admin.publish(name, directory)
+            if promotion is not None:
+                _promote(admin, published, promotion)
+    except AdapterError as error:
+        raise RunError(f"{directory} is trained but not published: {error}") from error
+    return published
+
+
+def _promote(admin: AdminClient, published: PublishedVersion, promotion: Promotion) -> None:
+    try:
+        admin.promote_published(published, override=promotion.override)
+    except AdapterError as error:
+        raise RunError(str(error)) from error
+
+
+def refuse_what_is_not_served(
+    ranks: Sequence[int], *, gateway_url: str, data_dir: Path, promotion: Promotion | None = None
+) -> None:
+    """Raise `RunError` when the gateway is out of reach, its engines would not take one of these ranks, or its gate
+    would not let what has just been trained go live.
+    """
+    try:
+        with connect(gateway_url, data_dir) as admin:
+            engines = admin.request("GET", "/engines").get("data", [])
+            gate = admin.request("GET", "/gate") if promotion is not None else {}
+    except AdapterError as error:
+        raise RunError(f"the adapter could not be published after training: {error}") from error
+    if promotion is not None:
+        _refuse_unprovable(gate, promotion)
+    limit = min((engine["max_lora_rank"] for engine in engines), default=max(ranks))
+    if max(ranks) > limit:
+        raise RunError(
+            f"lora.r is {max(ranks)}, over the engine's {limit}; lower it, or start the gateway with "
+            f"--max-lora-rank {max(ranks)}."
+        )
+
+
+def _refuse_unprovable(gate: Mapping[str, Any], promotion: Promotion) -> None:
+    """A version that does not exist yet has neither a verdict nor an approval."""
+    if gate.get("require_approval"):
+        raise RunError(
+            "--promote: the gateway wants an approval by a second person, which a version gets after it is published; "
+            "train with --publish, then `turntable adapters approve` and `promote` it."
+        )
+    if gate.get("require_verdict") and promotion.override is None:
+        raise RunError(
+            "--promote: the gateway wants a verdict, which a version gets after it is published; train with "
+            "--publish, then `turntable compare TASK --record` and `turntable adapters promote`; or add "
+            "--override REASON --by NAME."
+        )
+
+
+def refuse_other_tokens_than_served(gateway_url: str, data_dir: Path) -> Callable[["PreparedData"], None]:
+    """A check of everything rendered that raises `DataError` when the gateway makes other tokens of the same rows."""
+
+    def check(material: "PreparedData") -> None:
+        side = material.rows.train
+        refuse_other_tokens(material.renderer, side.path, side.rows, gateway_url=gateway_url, data_dir=data_dir)
+
+    return check

@@ -1,0 +1,1 @@
+"""The `turntable` command, and how every command shows tables."""
