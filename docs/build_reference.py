@@ -160,7 +160,8 @@ def first_sentence(file: Path) -> str:
 
 def top_command(name: str) -> Any:
     """The Click command `turntable NAME`."""
-    return typer.main.get_command(COMMANDS[name].load())
+    loaded: Any = COMMANDS[name].load()
+    return typer.main.get_command(loaded) if isinstance(loaded, typer.Typer) else loaded
 
 
 def cli() -> str:
