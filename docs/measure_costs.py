@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine, text
 
+from gateway.clock import DAY_US, now_us
 from gateway.costs.evidence import CostEvidenceStore
 from gateway.costs.report import CostQuery, CostReports
 from gateway.database import open_database
-from gateway.metering import now_us, usage_ledger
+from gateway.metering import usage_ledger
 from gateway.metering.engine_uptime import EngineRuns
 from gateway.metering.usage_summary import UsageSummary
-from gateway.money import DAY_US
 from tests.databases import running_postgres
 
 ROWS, DAYS, ADAPTERS, TENANTS = 1_000_000, 30, 20, 10

@@ -5,7 +5,7 @@ The admin surface for keys and tenants: create (shown once), list, show, change,
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -16,8 +16,9 @@ from pydantic import BaseModel as Schema
 from gateway.admin_api.adapter_documents import body_of, read_body
 from gateway.auth import ApiKeyService, Budget, Caller, KeyRecord, Limits, Period, Scope, Tenant
 from gateway.auth.records import key_document, tenant_document
+from gateway.clock import now_us, to_us
 from gateway.errors import InvalidRequestError
-from gateway.metering import SHADOW_KEY, now_us
+from gateway.metering import SHADOW_KEY
 from gateway.money import nano
 from gateway.quota import BudgetStatuses
 
@@ -26,8 +27,7 @@ _Usd = Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=9)]
 _Pattern = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._/*?\[\]!-]+$")]
 _LIMITS = ("rpm", "tpm", "max_concurrency", "max_tokens")
 TENANT = r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_YEAR = 2999
+_YEARS = range(1971, 3000)
 
 
 def _no_own_name(tenant: str) -> str:
@@ -37,8 +37,8 @@ def _no_own_name(tenant: str) -> str:
 
 
 def _in_utc(moment: datetime) -> datetime:
-    if not _EPOCH.year < moment.year <= _LAST_YEAR:
-        raise ValueError(f"a key can end from {_EPOCH.year + 1} to {_LAST_YEAR}")
+    if moment.year not in _YEARS:
+        raise ValueError(f"a key can expire in the years {_YEARS[0]} to {_YEARS[-1]}")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
@@ -155,7 +155,7 @@ class TenantBody(AccountBody):
 
 
 def _us(moment: datetime | None) -> int | None:
-    return None if moment is None else (moment - _EPOCH) // timedelta(microseconds=1)
+    return None if moment is None else to_us(moment)
 
 
 _Name = Annotated[str, Path(pattern=TENANT)]

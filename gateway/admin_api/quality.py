@@ -4,7 +4,6 @@ GET /admin/v1/adapters/{name}/drift: live answers beside those learnt from, and 
 """
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -15,7 +14,7 @@ from adapters.audit import storable
 from adapters.ref import check_name
 from gateway.admin_api.adapter_documents import body_of, read_body
 from gateway.auth import Caller
-from gateway.clock import parse_us
+from gateway.clock import iso, parse_us
 from gateway.errors import RequestTooLargeError
 from gateway.quality.feedback import Feedback, FeedbackStore, chat_rows, pair_rows
 from gateway.quality.service import QualityMonitoring
@@ -122,9 +121,9 @@ async def _bounded_body(request: Request) -> bytes:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    digest, at = row["digest"], datetime.fromtimestamp(row["at_us"] / 1e6, UTC)
+    digest = row["digest"]
     shown = {name: value for name, value in row.items() if name != "at_us"}
-    return shown | {"digest": digest and digest[:12], "at": at.isoformat(timespec="seconds")}
+    return shown | {"digest": digest and digest[:12], "at": iso(row["at_us"], "seconds")}
 
 
 def watching_routes(watching: QualityMonitoring, admin: Any) -> APIRouter:

@@ -6,7 +6,6 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -16,15 +15,13 @@ from pydantic import ConfigDict
 
 from gateway.admin_api.adapter_documents import body_of, read_body
 from gateway.auth import Caller
-from gateway.clock import parse_us
+from gateway.clock import DAY_US, iso_date, now_us, parse_us
 from gateway.errors import InvalidRequestError, NotFoundError
-from gateway.metering import now_us
 from gateway.metering.export import CONTENT_TYPES, exported
 from gateway.metering.reconcile.report import document
 from gateway.metering.request_history import Filter, RequestHistory
 from gateway.metering.service import Metering
 from gateway.metering.usage_queries import COUNTS, Sums
-from gateway.money import DAY_US
 
 
 def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
@@ -183,5 +180,5 @@ def _window(since: str | None, until: str | None) -> tuple[int, int]:
 
 def _value(sums: Sums, column: str, base: str) -> str:
     if column == "day":
-        return datetime.fromtimestamp(sums.period * DAY_US // 10**6, UTC).date().isoformat()
+        return iso_date(sums.period * DAY_US)
     return {"adapter": sums.adapter or base, "tenant": sums.tenant, "key": sums.key_id}[column]

@@ -5,12 +5,12 @@ Keys and tenants as they are stored.
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from gateway.auth.caller import Account, Budget, Caller, Limits, Scope
+from gateway.clock import iso_or_none
+from gateway.money import usd_plain
 
 
 class KeyState(StrEnum):
@@ -89,8 +89,8 @@ def key_document(key: KeyRecord, now_us: int) -> dict[str, Any]:
         "id": key.id,
         "state": key.state(now_us),
         **key_settings(key),
-        "created_at": iso(key.created_us),
-        "revoked_at": iso(key.revoked_us),
+        "created_at": iso_or_none(key.created_us),
+        "revoked_at": iso_or_none(key.revoked_us),
     }
 
 
@@ -103,14 +103,14 @@ def key_settings(key: KeyRecord) -> dict[str, Any]:
         "adapters": list(key.adapters),
         **asdict(key.limits),
         "budgets": budgets(key.budgets),
-        "expires_at": iso(key.expires_us),
-        "old_secret_until": iso(key.old_until_us),
+        "expires_at": iso_or_none(key.expires_us),
+        "old_secret_until": iso_or_none(key.old_until_us),
     }
 
 
 def tenant_document(tenant: Tenant) -> dict[str, Any]:
     """A tenant as the admin surface shows it."""
-    return {"name": tenant.name, **tenant_settings(tenant), "created_at": iso(tenant.created_us)}
+    return {"name": tenant.name, **tenant_settings(tenant), "created_at": iso_or_none(tenant.created_us)}
 
 
 def tenant_settings(tenant: Tenant) -> dict[str, Any]:
@@ -120,13 +120,4 @@ def tenant_settings(tenant: Tenant) -> dict[str, Any]:
 
 def budgets(chosen: Iterable[Budget]) -> list[dict[str, str]]:
     """Budgets in dollars, exactly, like `{"usd": "25", "period": "month"}`."""
-    return [{"usd": _usd(budget.nano_usd), "period": budget.period} for budget in chosen]
-
-
-def iso(at_us: int | None) -> str | None:
-    """Microseconds since the epoch as ISO 8601 in UTC."""
-    return None if at_us is None else datetime.fromtimestamp(at_us / 1e6, UTC).isoformat()
-
-
-def _usd(nano_usd: int) -> str:
-    return format((Decimal(nano_usd) / 10**9).normalize(), "f")
+    return [{"usd": usd_plain(budget.nano_usd), "period": budget.period} for budget in chosen]

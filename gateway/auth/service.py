@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from adapters.audit import storable, write_entry
 from gateway.auth.keyring import Keyring
-from gateway.auth.records import KeyRecord, KeyState, Tenant, iso, key_settings, tenant_settings
+from gateway.auth.records import KeyRecord, KeyState, Tenant, key_settings, tenant_settings
 from gateway.auth.secrets import KeyHash, load_pepper, mismatch, new_id, new_key
 from gateway.auth.tables import (
     begin_change,
@@ -29,8 +29,8 @@ from gateway.auth.tables import (
     write_key,
     write_tenant,
 )
+from gateway.clock import iso_or_none, now_us
 from gateway.errors import ConflictError, NotFoundError
-from gateway.metering import now_us
 from gateway.settings import Settings
 
 
@@ -158,9 +158,9 @@ class ApiKeyService:
             key = _usable(change.keys, key_id)
             if overlap_us and (key.old_until_us or 0) > now_us():
                 raise ConflictError(
-                    f"The secret that the key {key_id} had before is good until {iso(key.old_until_us)}, as was "
-                    "promised when it was rotated; rotate it again after that, or without an overlap, which ends every "
-                    "earlier secret at once."
+                    f"The previous secret of key {key_id} is valid until {iso_or_none(key.old_until_us)}, as promised "
+                    "by its last rotation; rotate again after that, or with overlap_s 0, which ends every earlier "
+                    "secret at once."
                 )
             secret = new_key(key_id)
             rotated = replace(

@@ -9,7 +9,7 @@ import typer
 
 from adapters.admin_client import AdminClient
 from adapters.errors import AdminError
-from gateway.clock import moment
+from gateway.clock import parse_moment
 from gateway.errors import InvalidRequestError
 
 Rpm = Annotated[str | None, typer.Option(help="Requests per minute; none takes the limit away.")]
@@ -56,7 +56,7 @@ def end_of(text: str) -> str | None:
     if (seconds := _seconds(text)) is not None:
         return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
     try:
-        return moment(text).isoformat()
+        return parse_moment(text).isoformat()
     except InvalidRequestError as error:
         raise AdminError(f"'{text}' is no end; write it like 2027-01-01, 30d or none.") from error
 

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from gateway.clock import moment
+from gateway.clock import parse_moment
 from gateway.costs.breakeven import DAY_S, BreakEven, Fleet, break_even, payback_days
 from gateway.costs.plan import read_presets
 from gateway.costs.prices.rates import PricedTokens, rates_for
@@ -51,7 +51,7 @@ def breakeven(
         fleets = {name: Fleet(usd, capacity, peak, min_replicas) for name, usd in rates.items()}
         volume = _volume(fleets, requests_per_day, utilisation)
         invested = _number("investment-usd", investment_usd, Decimal(0))
-        charges = _charges(data_dir, vs, tokens, moment(on), batch=batch)
+        charges = _charges(data_dir, vs, tokens, parse_moment(on), batch=batch)
     except GatewayError as error:
         _fail(str(error))
     rows = [

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from gateway.clock import moment
+from gateway.clock import parse_moment
 from gateway.costs.prices.book import PRICE_FILE, PriceBook
 from gateway.costs.prices.rates import Listing, PriceError, PriceTier
 from gateway.costs.prices.update import DEFAULT_COMPARISON, DEFAULT_URL, changed_prices, update_snapshot
@@ -36,7 +36,7 @@ def list_prices(
 ) -> None:
     """Prices per million tokens with their origin, of all models whose name contains a text."""
     with one_sentence():
-        book, at = PriceBook.open(data_dir), moment(on)
+        book, at = PriceBook.open(data_dir), parse_moment(on)
         if text is None:
             names = sorted({*DEFAULT_COMPARISON, *book.file_names})
         else:
@@ -62,7 +62,7 @@ def show(
 ) -> None:
     """Everything about one price: tiers, batches, changes to come, its source, when it was checked, what it omits."""
     with one_sentence():
-        book, at = PriceBook.open(data_dir), moment(on)
+        book, at = PriceBook.open(data_dir), parse_moment(on)
         listing = book.find(model)
         later = [datetime.combine(day, time(), UTC) for day in listing.changes() if day > at.date()]
         rows = [row for then in (at, *later) for row in rows_of(listing, then, batch=True)]
@@ -96,7 +96,7 @@ def update(
         before = PriceBook.open(data_dir)
         update_snapshot(data_dir, url=url, source=from_file)
         after = PriceBook.open(data_dir)
-        changes = list(changed_prices(before, after, moment(None)))
+        changes = list(changed_prices(before, after, parse_moment(None)))
         console().print(f"{len(after.names()):,} models; {len(changes):,} differ from before. {after.age(today())}")
 
 
@@ -108,7 +108,7 @@ def diff(
 ) -> None:
     """What the operator's prices and updates changed against the data that came with this version."""
     with one_sentence():
-        at, bundled = moment(on), PriceBook.shipped()
+        at, bundled = parse_moment(on), PriceBook.shipped()
         changes = list(changed_prices(bundled, PriceBook.open(data_dir), at))
         if as_json:
             console().print_json(data={"on": at.isoformat(), "data": changes})

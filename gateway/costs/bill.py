@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, insert
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.costs.plan import HOURS_PER_MONTH, CostPlan, IdlePolicy
 from gateway.costs.weights import Weights
-from gateway.metering import now_us
 from gateway.metering.engine_uptime import EngineRun
 from gateway.metering.tables import adapter_loads
 from gateway.metering.usage_queries import OWN_KEYS, Sums, added
 from gateway.metering.usage_summary import UsageWindow
-from gateway.money import DAY_US, HOUR_US, nano, split
+from gateway.money import nano, split
 
 Who = tuple[str, str, str]
 """Adapter, tenant, key; all empty strings where there is none."""

@@ -4,15 +4,16 @@ import fnmatch
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.clock import HOUR_US, utc_datetime
 from gateway.costs.prices.rates import Listing, PricedTokens, PriceError, PriceTier, Rates, rates_for
 from gateway.metering.usage_queries import SHORT_PROMPT, Sums, added
-from gateway.money import HOUR_US, nano
+from gateway.money import nano
 
 _FACTORS = Path(__file__).with_name("token_factors.toml")
 REFERENCE_CHARS_PER_TOKEN = Decimal("3.9")
@@ -115,7 +116,7 @@ class Comparator:
     def _tiers(self, at_us: int, *, batch: bool) -> tuple[PriceTier, ...]:
         known = self._known.get((at_us, batch))
         if known is None:
-            found = self.listing.tiers(datetime.fromtimestamp(at_us // 10**6, UTC), batch=batch)
+            found = self.listing.tiers(utc_datetime(at_us), batch=batch)
             # Equal prices become the same object, known by its identity.
             known = self._known[at_us, batch] = self._same.setdefault(found, found)
         return known

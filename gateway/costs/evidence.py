@@ -6,7 +6,6 @@ Measurements as files: what costs need of a load test's or a comparison's JSON, 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy import Engine, insert, select
 
+from gateway.clock import iso_date, now_us
 from gateway.errors import InvalidRequestError
-from gateway.metering import now_us
 from gateway.metering.tables import cost_evidence, work_prices
 
 
@@ -37,7 +36,7 @@ class CostEvidence:
     @property
     def made_on(self) -> str:
         """The day, for people."""
-        return datetime.fromtimestamp(self.made_us / 1e6, UTC).date().isoformat()
+        return iso_date(self.made_us)
 
 
 class CostEvidenceStore:

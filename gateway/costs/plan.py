@@ -7,7 +7,7 @@ import fnmatch
 import logging
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, time
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gateway.clock import DAY_US, day_number
 from gateway.errors import InvalidRequestError
-from gateway.money import DAY_US, MOST_USD_PER_HOUR, nano
+from gateway.money import MOST_USD_PER_HOUR, nano
 
 PLAN_FILE = "costs.toml"
 HOURS_PER_MONTH = 730
@@ -117,7 +118,7 @@ class AdapterPlan(_Entry):
 
     def share_nano_usd(self, since_us: int, until_us: int) -> int:
         """The part of the investment that falls into a window."""
-        begin = int(datetime.combine(self.trained_on, time(), UTC).timestamp()) * 10**6
+        begin = day_number(self.trained_on) * DAY_US
         end = begin + self.life_days * DAY_US
         inside = max(0, min(until_us, end) - max(since_us, begin))
         return nano(self.investment_usd) * inside // (end - begin)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Gauge
 
 from gateway.background import Background, Periodic
+from gateway.clock import DAY_US, now_us
 from gateway.costs.document import CostDocument
 from gateway.costs.inputs import read_weights
 from gateway.costs.report import CostQuery, CostReports
 from gateway.costs.request_price import RequestPrices, WorkPrice
 from gateway.costs.weights import Weights
-from gateway.metering import now_us
-from gateway.money import DAY_US, NANO
+from gateway.money import NANO
 
 
 class CostGauges:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+from gateway.clock import DAY_US, HOUR_US, iso, iso_date, now_us, utc_datetime
 from gateway.costs import sections
 from gateway.costs.bill import Bill, engine_days, joined, make_bill, overheads
 from gateway.costs.comparators import period_of
@@ -18,12 +19,11 @@ from gateway.costs.plan import IdlePolicy, kw_per_card
 from gateway.costs.prices.book import PRICE_FILE, SNAPSHOT_FILE, PriceBook
 from gateway.costs.weights import Weights
 from gateway.errors import InvalidRequestError
-from gateway.metering import now_us
 from gateway.metering import usage_summary as usage
 from gateway.metering.engine_uptime import EngineRun, EngineRuns
 from gateway.metering.usage_queries import OWN_KEYS, Sums, added
 from gateway.metering.usage_summary import UsageSummary, UsageWindow
-from gateway.money import DAY_US, HOUR_US, nano
+from gateway.money import nano
 
 COLUMNS = {"adapter": "model", "tenant": "tenant", "key": "key", "engine": "engine", "day": "day"}
 Group = tuple[str, ...]
@@ -128,7 +128,7 @@ class CostReports:
 def backdated(facts: CostInputs, engine: str, at_us: int) -> int | None:
     """The price of a run that began without one, if the plan states one from that day on."""
     plan = facts.plan.engine_plan(engine)
-    if plan is None or plan.since is None or datetime.fromtimestamp(at_us / 1e6, UTC).date() < plan.since:
+    if plan is None or plan.since is None or utc_datetime(at_us).date() < plan.since:
         return None
     return facts.plan.nano_usd_per_hour(engine, facts.presets)
 
@@ -211,7 +211,7 @@ def lines(group_by: Sequence[str], reckoning: CostContext) -> list[Line]:
     columns = [COLUMNS[column] for column in group_by]
 
     def group(period: int, period_us: int, engine: str, adapter: str, tenant: str, key: str) -> Group:
-        day = datetime.fromtimestamp(period * period_us // 10**6, UTC).date().isoformat()
+        day = iso_date(period * period_us)
         values = {"model": reckoning.name(adapter), "tenant": tenant, "key": key, "engine": engine, "day": day}
         return tuple(values[column] for column in columns)
 
@@ -293,8 +293,3 @@ def engines(reckoning: CostContext) -> list[EnginePart]:
             )
         )
     return found
-
-
-def iso(at_us: int) -> str:
-    """Microseconds since the epoch as ISO 8601."""
-    return datetime.fromtimestamp(at_us // 10**6, UTC).replace(microsecond=at_us % 10**6).isoformat()

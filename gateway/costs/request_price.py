@@ -3,12 +3,12 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from gateway.core import Usage
 from gateway.costs.weights import ASSUMED, Weights
+from gateway.money import usd_exact
 
 HEADER = b"x-turntable-cost"
 """A client asks for the cost of its request with this header, whatever its value."""
@@ -73,8 +73,8 @@ class WorkPrice:
         """What a client is told that asked for the cost of its request."""
         if cost_nano_usd is None:
             return [(b"x-turntable-cost-basis", UNKNOWN.encode())]
-        usd = f"{Decimal(cost_nano_usd) / 10**9:.9f}"
-        return [(b"x-turntable-cost-usd", usd.encode()), (b"x-turntable-cost-basis", self.basis.encode())]
+        usd = usd_exact(cost_nano_usd).encode()
+        return [(b"x-turntable-cost-usd", usd), (b"x-turntable-cost-basis", self.basis.encode())]
 
 
 class RequestPrices:

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from gateway.clock import DAY_US
 from gateway.costs.document import CostDocument
 from gateway.costs.report import CostQuery
 from gateway.errors import InvalidRequestError
-from gateway.money import DAY_US
 
 
 def asked_by_tenant(question: CostQuery) -> CostQuery:

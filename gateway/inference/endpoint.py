@@ -12,13 +12,13 @@ from typing import Any
 
 from gateway.auth import Caller, Keyring
 from gateway.auth import Scope as KeyScope
+from gateway.clock import now_us
 from gateway.costs.request_price import HEADER
 from gateway.errors import GatewayError, InternalError, MethodNotAllowedError
 from gateway.inference.formats import APIS, Api, InferenceRequest
 from gateway.inference.pipeline import Inference
 from gateway.inference.relay import RequestContext
 from gateway.inference.routing import Resolver, Target, choose, mirrored_to, stickiness
-from gateway.metering import now_us
 from gateway.metering.refusal_log import CLIENT_GONE, Refusal, RefusalLog, without_secrets
 from gateway.quota.manager import QuotaManager
 from gateway.server import CYCLE, Cycle

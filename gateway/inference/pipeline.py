@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from gateway.background import Background
+from gateway.clock import now_us
 from gateway.core import MOST_TOKENS, Usage, UsageSource
 from gateway.costs.request_price import RequestPrices
 from gateway.engines.client import translate
@@ -28,7 +29,7 @@ from gateway.inference.poison_requests import PoisonRequests
 from gateway.inference.relay import Deadline, RequestContext, ResponseRelay, Timeouts
 from gateway.inference.routing import Target
 from gateway.inference.settlement import Settlement
-from gateway.metering import Entry, Finish, Ledger, now_us
+from gateway.metering import Entry, Finish, Ledger
 from gateway.metering.refusal_log import without_secrets
 from gateway.metrics import Metrics
 from gateway.quota.manager import QuotaGrant, QuotaManager

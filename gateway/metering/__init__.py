@@ -6,7 +6,6 @@ from gateway.metering.entry import SHADOW_KEY as SHADOW_KEY
 from gateway.metering.entry import SHADOW_SUFFIX as SHADOW_SUFFIX
 from gateway.metering.entry import Entry as Entry
 from gateway.metering.entry import Finish as Finish
-from gateway.metering.entry import now_us as now_us
 from gateway.metering.entry import shadow_label as shadow_label
 from gateway.metering.fold import spending as spending
 from gateway.metering.fold import usage_ledger as usage_ledger

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Column, Connection, Engine, Integer, MetaData, String, Table, insert, select, update
 
-from gateway.metering import now_us
+from gateway.clock import now_us
 
 _runs = Table(
     "engine_runs",

@@ -7,6 +7,7 @@ from typing import Final
 
 import orjson
 
+from gateway.clock import now_us
 from gateway.core import Usage, UsageSource
 
 OPENED: Final = b"o"
@@ -44,11 +45,6 @@ class Finish(StrEnum):
     ENGINE_ERROR = "engine_error"
     UNSEEN = "unseen"
     """No engine saw this attempt; the next one of the same request has a row of its own."""
-
-
-def now_us() -> int:
-    """Microseconds since the epoch: the ledger's only unit of time."""
-    return time.time_ns() // 1_000
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.clock import DAY_US
 from gateway.metering.entry import CHARGED, OPENED, PROGRESS, SETTLED
 
 usage_ledger = Table(
@@ -202,8 +203,6 @@ def _from_json() -> Any:
 _OF_VALUES = {size: _of_values(size) for size in _AT_ONCE}
 _FROM_JSON = _from_json()
 
-
-DAY_US = 86_400 * 10**6
 
 spending = Table(
     "spending",

@@ -12,8 +12,8 @@ from pathlib import Path
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, and_, delete, func, insert, or_, select
 from sqlalchemy import update as update_of
 
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.data_dir import create_whole
-from gateway.metering.entry import now_us
 from gateway.metering.fold import usage_ledger
 
 gateway_runs = Table(
@@ -27,8 +27,8 @@ gateway_runs = Table(
 
 GONE_US = 120 * 10**6
 """A run that was not seen for this long is taken for dead: far more than a heartbeat, and no answer waits for it."""
-_UNNAMED_GONE_US = 3600 * 10**6  # rows of versions that did not note their gateway
-_KEPT_US = 30 * 86400 * 10**6
+_UNNAMED_GONE_US = HOUR_US  # rows of versions that did not note their gateway
+_KEPT_US = 30 * DAY_US
 
 
 def gateway_id(folder: Path) -> str:

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, or_, select
 from sqlalchemy.engine import RowMapping
 
+from gateway.clock import iso_z
 from gateway.metering import OWN_KEY, SHADOW_KEY, usage_ledger
 from gateway.metering.refusal_log import Refusal, RefusalLog
+from gateway.money import NANO
 
-_NANO_PER_USD = 10**9
 _ENDS = {
     "client_abort": "The client closed its connection before its answer was complete.",
     "unseen": "No engine saw this attempt; the next one has a row of its own.",
@@ -98,10 +98,6 @@ def _name(version: str | None) -> str | None:
     return None if version is None else version.partition("@")[0]
 
 
-def _moment(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _ms(value_us: int | None) -> float | None:
     return None if value_us is None else round(value_us / 1000, 1)
 
@@ -114,7 +110,7 @@ def _of_row(row: RowMapping) -> dict[str, Any]:
         "object": "request",
         "id": row["request_id"],
         "client_request_id": row["client_request_id"],
-        "at": _moment(row["opened_us"]),
+        "at": iso_z(row["opened_us"], "milliseconds"),
         "status": row["status"],
         "outcome": outcome,
         "reason": {"code": row["error_code"] or outcome, "message": message} if message else None,
@@ -138,7 +134,7 @@ def _of_row(row: RowMapping) -> dict[str, Any]:
             "completion": row["completion_tokens"],
             "evidence": row["evidence"],
         },
-        "cost_usd": None if cost is None else cost / _NANO_PER_USD,
+        "cost_usd": None if cost is None else cost / NANO,
         "found_in": "ledger",
     }
 
@@ -148,7 +144,7 @@ def _of_refusal(one: Refusal) -> dict[str, Any]:
         "object": "request",
         "id": one.id,
         "client_request_id": one.client_id,
-        "at": _moment(one.at_us),
+        "at": iso_z(one.at_us, "milliseconds"),
         "status": one.status,
         "outcome": "client_abort" if one.kind == "cancelled" else "refused" if one.status < 500 else "failed",
         "reason": {"code": one.code, "message": one.message},

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from adapters.audit import write_entry
+from gateway.clock import HOUR_US
 from gateway.errors import InvalidRequestError
 from gateway.metering import OWN_KEY, SHADOW_KEY, usage_ledger, usage_queries
 from gateway.metering.tables import usage_hours, usage_summed
 from gateway.metering.usage_queries import merged
 from gateway.metering.usage_summary import UsageSummary
-from gateway.money import HOUR_US
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -10,10 +9,11 @@ from sqlalchemy import Engine as Database
 
 from adapters.audit import write_entry
 from gateway.background import Background, Periodic
+from gateway.clock import DAY_US, iso, now_us
 from gateway.costs.request_price import RequestPrices
 from gateway.engines.engine import Engine
 from gateway.inference.pipeline import Inference
-from gateway.metering import Ledger, OwnRequests, now_us
+from gateway.metering import Ledger, OwnRequests
 from gateway.metering.export import rows
 from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore
 from gateway.metering.reconcile.ledger_totals import keep_booked
@@ -24,7 +24,6 @@ from gateway.metering.reconcile.verdict import ReconcileResult
 from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
-from gateway.money import DAY_US
 from gateway.settings import Settings
 
 _BEAT_S = 1.0
@@ -102,7 +101,7 @@ class Metering:
         deleted = self._retention.prune(before_us)
         if deleted:
             with self._database.begin() as connection:
-                before = datetime.fromtimestamp(before_us // 10**6, UTC).isoformat()
+                before = iso(before_us, "seconds")
                 write_entry(connection, actor, "prune", "usage", {"before": before, "rows": deleted})
         return deleted
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, not_, or_, select, text, union_all
 
+from gateway.clock import HOUR_US
 from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, Finish, usage_ledger
 from gateway.metering.tables import adapter_loads, engine_hours, usage_hours
-from gateway.money import HOUR_US
 
 SHORT_PROMPT = 16_000
 """Requests with prompts up to this many tokens are summed; longer ones are kept apart by length, for tiered prices."""

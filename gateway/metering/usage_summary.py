@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, case, delete, func, insert, select, update
 
-from gateway.metering import now_us, usage_ledger, usage_queries
+from gateway.clock import DAY_US, HOUR_US, now_us
+from gateway.metering import usage_ledger, usage_queries
 from gateway.metering.tables import engine_hours, usage_hours, usage_summed
 from gateway.metering.usage_queries import Span, Sums, merged
-from gateway.money import DAY_US, HOUR_US
 
 _SETTLING_US = 5 * 60 * 10**6
 # A request that has been open for longer than this belongs to a gateway that died.

@@ -12,8 +12,9 @@ from sqlalchemy import Engine, delete, func, or_, select
 
 from adapters.audit import write_entry
 from gateway.auth import Caller
+from gateway.clock import now_us
 from gateway.errors import NotFoundError
-from gateway.metering import now_us, usage_ledger
+from gateway.metering import usage_ledger
 from gateway.quality.tables import feedback, inserting
 
 

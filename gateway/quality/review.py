@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters import AdapterRef, Registry, Version
 from adapters.registry import PROMOTION
+from gateway.clock import date_of, to_us
 from gateway.quality.drift import AnswerProfileStore, Drift, Finding, findings, today
 from gateway.quality.feedback import FeedbackStore
 from gateway.quality.sampler import AnswerSampler
@@ -57,7 +58,7 @@ class QualityReview:
         return {
             "name": self.version.name,
             "version": f"v{self.version.version}",
-            "since": (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=self.since_day)).date().isoformat(),
+            "since": date_of(self.since_day).isoformat(),
             "has_baseline": self.has_baseline,
             "measures": [finding.document() for finding in self.findings],
             "retrain": [asdict(trigger) for trigger in self.triggers],
@@ -107,7 +108,7 @@ class Reviewer:
         return next((found.at for found in evidence if found.kind == PROMOTION), None)
 
     def _talked_about(self, version: Version, promoted: datetime | None) -> Trigger:
-        since_us = int(promoted.timestamp() * 1e6) if promoted else 0
+        since_us = to_us(promoted) if promoted else 0
         number, bad = self._book.count(version.name, since_us)
         sentence = (
             f"{number} pieces of feedback since it went live, {bad} of them bad; {self._rules.feedback} make a round"

@@ -14,9 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.auth import Account
 from gateway.background import Group
-from gateway.metering import Ledger, now_us
+from gateway.clock import DAY_US, now_us
+from gateway.metering import Ledger
 from gateway.money import usd_text
-from gateway.quota.budget_leases import DAY_US, LEASE_US, BudgetKey, BudgetLease, BudgetLeaseStore, first_day
+from gateway.quota.budget_leases import LEASE_US, BudgetKey, BudgetLease, BudgetLeaseStore, first_day
 from gateway.quota.errors import BudgetHeldError, BudgetSpentError, BudgetUncheckedError, RateLimitError
 from gateway.quota.lease_renewal import LeaseRenewer
 

@@ -8,15 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from prometheus_client import CollectorRegistry, Counter
 
 from gateway.auth import Account, Caller
+from gateway.clock import DAY_US, now_us
 from gateway.costs.request_price import WorkPrice
 from gateway.errors import GatewayError, InvalidRequestError
 from gateway.inference.formats import Api
 from gateway.inference.relay import RequestContext
-from gateway.metering import Entry, now_us
+from gateway.metering import Entry
 from gateway.quota import Budgets, RateLimiter, RateLimitGrant, RequestSize, Reservation, measure_request
 from gateway.quota.errors import BudgetUncheckedError, RateLimitError
-
-_DAY_US = 86_400 * 10**6
 
 
 class QuotaManager:
@@ -138,8 +137,8 @@ class QuotaGrant:
         """Note on a row who pays for it. One that waited until after midnight belongs to the day of its money."""
         if self._take is not None:
             entry.is_charged = self._call.api.metered
-            first_us = self._at_us // _DAY_US * _DAY_US
-            entry.opened_us = min(max(entry.opened_us, first_us), first_us + _DAY_US - 1)
+            first_us = self._at_us // DAY_US * DAY_US
+            entry.opened_us = min(max(entry.opened_us, first_us), first_us + DAY_US - 1)
 
     def settle(self, entry: Entry) -> None:
         """The request has ended: what the engine never saw counts for nothing."""

@@ -16,6 +16,7 @@ from typing import Any
 from adapters import Registry
 from gateway.auth import Caller, Scope
 from gateway.background import Group
+from gateway.clock import now_us
 from gateway.core import Usage
 from gateway.errors import GatewayError
 from gateway.inference.admission import Admission
@@ -24,7 +25,7 @@ from gateway.inference.formats.base import dump
 from gateway.inference.pipeline import Inference
 from gateway.inference.relay import RequestContext
 from gateway.inference.routing import Track
-from gateway.metering import SHADOW_KEY, Entry, Finish, now_us
+from gateway.metering import SHADOW_KEY, Entry, Finish
 from gateway.metrics import TrafficMetrics
 from gateway.releases.answer_text import text_of
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from gateway.clock import now_us
 from gateway.engines.client import EngineClient, EngineCounters
 from gateway.errors import GatewayError
-from gateway.metering import now_us
 
 KINDS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
 
+from gateway.clock import DAY_US, HOUR_US
 from gateway.metering import OWN_KEY, SHADOW_KEY, usage_ledger
 from gateway.metering.reconcile.engine_counters import KINDS, CountedTokens, engine_counts
 from gateway.metering.usage_queries import range_of
 
 # A request may wait for its engine before the engine's run begins; no longer than an answer may take.
-_WAITING_US = 3600 * 10**6
-_LONGEST_US = 24 * 3600 * 10**6
+_WAITING_US = HOUR_US
+_LONGEST_US = DAY_US
 
 
 @dataclass(frozen=True)

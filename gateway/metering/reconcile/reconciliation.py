@@ -13,16 +13,17 @@ from dataclasses import replace
 from sqlalchemy import Engine as Database
 from sqlalchemy import func, select
 
+from gateway.clock import HOUR_US, now_us
 from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
-from gateway.metering import now_us, usage_ledger
+from gateway.metering import usage_ledger
 from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore, EngineRunCounters
 from gateway.metering.reconcile.ledger_totals import LedgerTotals, begin_us, ledger_totals, running
 from gateway.metering.reconcile.recovery import Recovery
 from gateway.metering.reconcile.report import ReconcileGauges
 from gateway.metering.reconcile.verdict import Agreement, ReconcileResult, judge
 
-_READ_AGAIN_US = 3600 * 10**6
+_READ_AGAIN_US = HOUR_US
 
 
 class Reconciliation:

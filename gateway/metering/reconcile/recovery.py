@@ -13,19 +13,20 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 from sqlalchemy import Engine as Database
 
 from gateway.auth.tables import keys
+from gateway.clock import HOUR_US, now_us
 from gateway.core import Usage, UsageSource
 from gateway.costs.request_price import RequestPrices
 from gateway.engines.client import EngineUsage
 from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
 from gateway.errors import GatewayError
-from gateway.metering import now_us, usage_ledger
+from gateway.metering import usage_ledger
 from gateway.metering.fold import Booking, Cost
 from gateway.metering.usage_summary import reopen
 
 log = logging.getLogger(__name__)
 _MOST = 500
-_LONGEST_US = 3600 * 10**6
+_LONGEST_US = HOUR_US
 
 
 class Recovery:

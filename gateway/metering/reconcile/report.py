@@ -4,11 +4,11 @@ Prometheus gauges of the reconciliation, for the engines' present runs.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from gateway.clock import iso
 from gateway.metering.reconcile.verdict import JUDGED, Agreement, ReconcileResult
 
 
@@ -29,8 +29,8 @@ def _run(judgement: ReconcileResult) -> dict[str, Any]:
     return {
         "engine": run.engine,
         "run": run.run,
-        "first_seen": _iso(run.first_us),
-        "last_seen": _iso(run.seen_us),
+        "first_seen": iso(run.first_us, "milliseconds"),
+        "last_seen": iso(run.seen_us, "milliseconds"),
         "agreement": judgement.agreement,
         "running": judgement.running,
         "rows": {who: booked.rows[who] for who in sorted(booked.rows)} | {"deleted": run.pruned_rows},
@@ -45,10 +45,6 @@ def _run(judgement: ReconcileResult) -> dict[str, Any]:
             for one in judgement.kinds
         },
     }
-
-
-def _iso(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds")
 
 
 class ReconcileGauges:

@@ -14,11 +14,9 @@ from adapters import Registry
 from gateway.auth import ApiKeyService, Budget, Limits, Period, Tenant
 from gateway.auth.records import KeyState
 from gateway.auth.secrets import PepperError
+from gateway.clock import HOUR_US, now_us
 from gateway.errors import AuthenticationError, ConflictError, NotFoundError
-from gateway.metering import now_us
 from tests.gateway.auth.conftest import ADMIN_KEY, DRAFT, PEPPER, Gateways, caller_of
-
-HOUR_US = 3_600 * 10**6
 
 
 def refused(office: ApiKeyService, key: str) -> str:
@@ -75,7 +73,7 @@ def test_a_rotated_key_keeps_its_id_and_its_old_secret_for_the_overlap_alone(gat
 def test_a_secret_that_is_promised_to_somebody_is_not_ended_by_another_rotation(gateways: Gateways) -> None:
     made, first = gateways.create()
     _, second = gateways.one.rotate(made.id, overlap_us=HOUR_US, actor="admin")
-    with pytest.raises(ConflictError, match=r"is good until .*, as was promised .* or without an overlap, which ends"):
+    with pytest.raises(ConflictError, match=r"is valid until .*, as promised .* or with overlap_s 0, which ends"):
         gateways.other.rotate(made.id, overlap_us=HOUR_US, actor="admin")
     assert caller_of(gateways.one, first) == caller_of(gateways.one, second)
     _, third = gateways.one.rotate(made.id, overlap_us=0, actor="admin")

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
 from gateway.cli.costs import costs_app
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
@@ -29,11 +30,10 @@ from gateway.costs.request_price import RequestPrices
 from gateway.costs.terminal import shown
 from gateway.database import open_database
 from gateway.errors import InvalidRequestError
-from gateway.metering import now_us
 from gateway.metering.engine_uptime import EngineRuns, _runs
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
-from gateway.money import DAY_US, HOUR_US, NANO, usd_text
+from gateway.money import NANO, usd_text
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_prices import SNAPSHOT
@@ -397,7 +397,7 @@ def test_a_request_is_told_its_cost_when_it_asks(attached: Attached) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("since=yesterday", "no time"),
+        ("since=yesterday", "not an ISO 8601 time"),
         ("since=2026-01-02&until=2026-01-01", "ends before it begins"),
         ("group_by=colour", "Cannot group by 'colour'"),
         ("idle=never", "no idle policy 'never'"),

@@ -14,13 +14,12 @@ from typer.testing import CliRunner
 
 from gateway.cli.keys import app as keys_app
 from gateway.cli.tenants import app as tenants_app
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.refresh import CostGauges, CostRefresher
 from gateway.costs.request_price import RequestPrices
 from gateway.costs.weights import ASSUMED
-from gateway.metering import now_us
 from gateway.metrics import Metrics
-from gateway.money import DAY_US, HOUR_US
 from gateway.settings import Settings
 from loadtest.mock_engine.engine import MockSettings
 from loadtest.mock_engine.server import MockServer, serving

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.costs.context import UNUSED
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import EvidenceKind
 from gateway.costs.plan import PLAN_FILE, IdlePolicy
 from gateway.costs.report import CostQuery, CostReports
-from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, now_us
-from gateway.money import DAY_US, HOUR_US, NANO
+from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY
+from gateway.money import NANO
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
 from tests.gateway.costs.test_document import office_of, parts_of, run_of

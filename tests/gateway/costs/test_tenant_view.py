@@ -7,11 +7,10 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.costs.plan import PLAN_FILE
 from gateway.costs.report import CostQuery
 from gateway.costs.tenant_view import asked_by_tenant, only_of
-from gateway.metering import now_us
-from gateway.money import DAY_US, HOUR_US
 from tests.gateway.conftest import Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select, update
 
+from gateway.clock import now_us
 from gateway.core import Usage, UsageSource
-from gateway.metering import Entry, Ledger, gateways, now_us, usage_ledger
+from gateway.metering import Entry, Ledger, gateways, usage_ledger
 from gateway.metering.gateways import GONE_US, gateway_runs
 from tests.gateway.metering.test_ledger import entry, rows_of
 

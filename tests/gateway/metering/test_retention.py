@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, func, insert, select
 
 from adapters.audit import read_entries
+from gateway.clock import DAY_US, HOUR_US
 from gateway.engines.client import EngineCounters
 from gateway.errors import InvalidRequestError
 from gateway.metering import usage_ledger
@@ -17,7 +18,6 @@ from gateway.metering.reconcile.verdict import Agreement
 from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.tables import usage_hours
 from gateway.metering.usage_summary import UsageSummary
-from gateway.money import DAY_US, HOUR_US
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.metering.test_usage_summary import NOW, by_hand, random_rows, totals_of
 
