@@ -1,15 +1,20 @@
-"""Writing files so that an interruption leaves the old state or the new one, and a full disk is one clear sentence."""
+"""Writing files so that an interruption leaves the old state or the new one, and a full disk is one clear sentence.
+
+TOML files checked against a pydantic model, with errors that name the file, the field and what it accepts.
+"""
 
 import contextlib
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar, get_args
 
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
-from trainer.errors import RunError
+from trainer.errors import RecipeError, RunError
 
 
 @contextlib.contextmanager
@@ -38,3 +43,52 @@ def replacing(path: Path) -> Iterator[IO[str]]:
             Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_toml(path: Path, model: type[ModelT]) -> ModelT:
+    """Read `path` as a `model` whose field `directory` is set to the file's own folder; raises `RecipeError`."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read ({error.strerror}); give the path of a TOML file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}.") from error
+    if "directory" in document:
+        raise RecipeError(f"{path}: directory is not a field; {_accepted(model, ())}.")
+    try:
+        return model.model_validate({**document, "directory": path.parent})
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{path}: {line}" for line in _sentences(error, model))) from error
+
+
+def _sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    for detail in error.errors():
+        location = tuple(str(part) for part in detail["loc"])
+        field = ".".join(location)
+        match detail["type"]:
+            case "extra_forbidden":
+                yield f"{field} is not a field; {_accepted(model, location[:-1])}."
+            case "missing":
+                yield f"{field} is missing; set it."
+            case "value_error":
+                reason = str(detail["ctx"]["error"])
+                yield f"{field} {reason}" if field else reason
+            case _:
+                yield f"{field} is {detail['input']!r}: {_lower(detail['msg'])}."
+
+
+def _accepted(model: type[BaseModel], table: tuple[str, ...]) -> str:
+    """What may be written in a table of the file, e.g. `[lora] takes r, lora_alpha`."""
+    for name in table:
+        annotation: Any = model.model_fields[name].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    names = ", ".join(name for name in model.model_fields if name != "directory")
+    return f"[{'.'.join(table)}] takes {names}" if table else f"a file of this kind takes {names}"
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

@@ -10,7 +10,7 @@ import torch
 from adapters import BaseModel
 from trainer.errors import RunError
 from trainer.training.artifacts import RunRecord, write_adapter
-from trainer.training.fit import Trained
+from trainer.training.loop import TrainedWeights
 from trainer.training.metrics_log import StepMetrics
 from trainer.training.recipe import Recipe
 from trainer.training.run_directory import default_directory, files_in_runs, interrupted_run, staged
@@ -50,7 +50,7 @@ def base(base_model: Path) -> BaseModel:
     return replace(BaseModel.read(base_model), config_sha256="1" * 64)
 
 
-def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensors: None) -> Trained:
+def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensors: None) -> TrainedWeights:
     """Random weights for every query projection of the base, changed as asked."""
     tensors: Tensors = {}
     for module, (out_features, in_features) in base.modules.items():
@@ -58,7 +58,7 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
             tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(8, in_features, dtype=torch.bfloat16)
             tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(out_features, 8, dtype=torch.bfloat16)
     change(tensors)
-    return Trained(
+    return TrainedWeights(
         tensors=tensors,
         target_modules=("q_proj",),
         steps=1,
@@ -79,7 +79,7 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
     )
 
 
-def write(final: Path, base: BaseModel, outcome: Trained) -> None:
+def write(final: Path, base: BaseModel, outcome: TrainedWeights) -> None:
     hashes = {"base_weights_sha256": base.weights_sha256, "chat_template_sha256": base.chat_template_sha256}
     facts = FACTS | hashes
     with staged(final) as staging:

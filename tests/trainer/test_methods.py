@@ -14,7 +14,7 @@ from adapters import BaseModel, preflight
 from tests.trainer.conftest import chat
 from tests.trainer.precision import assert_as_exact, learnt_logprobs
 from trainer.errors import DataError, RecipeError, RunError
-from trainer.lineage import resolve_row, sightings
+from trainer.training.lineage import find_row_uses, resolve_row
 from trainer.training.merge import merge
 from trainer.training.recipe import Recipe
 from trainer.training.run import Run, train
@@ -162,12 +162,12 @@ def test_an_adapter_of_another_base_is_not_merged(lora: Run, base_model: Path, t
 def test_a_row_is_found_in_the_run_that_saw_it_and_in_no_other(lora: Run) -> None:
     data_dir = lora.directory.parent.parent
     row = resolve_row(f"{data_dir.parent / 'train.jsonl'}:3")
-    search = sightings(row, data_dir)
+    search = find_row_uses(row, data_dir)
     (seen,) = search.found
     assert (seen.run, seen.line, seen.digest) == (lora.directory.name, 3, lora.facts["digest"])
     assert seen.part in ("train", "valid")
-    assert sightings(row[:12], data_dir).found == (seen,)
-    assert sightings("0" * 64, data_dir).found == ()
+    assert find_row_uses(row[:12], data_dir).found == (seen,)
+    assert find_row_uses("0" * 64, data_dir).found == ()
     parts = [json.loads(line)["part"] for line in (lora.directory / "rows.jsonl").read_text().splitlines()]
     assert (parts.count("train"), parts.count("valid")) == (12, 4)
 

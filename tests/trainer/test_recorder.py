@@ -4,15 +4,14 @@ from pathlib import Path
 from rich.console import Console
 
 from trainer.training.checkpoint import LoopState
-from trainer.training.metrics_log import METRICS_FILE, Recorder
-from trainer.training.progress import TrainingProgress
+from trainer.training.metrics_log import METRICS_FILE, MetricsRecorder, TrainingProgress
 
 
-def recorder(folder: Path) -> Recorder:
-    return Recorder(folder, TrainingProgress(Console(quiet=True)))
+def recorder(folder: Path) -> MetricsRecorder:
+    return MetricsRecorder(folder, TrainingProgress(Console(quiet=True)))
 
 
-def steps(one: Recorder, first: int, last: int, losses: list[float]) -> None:
+def steps(one: MetricsRecorder, first: int, last: int, losses: list[float]) -> None:
     for number in range(first, last + 1):
         state = LoopState(step=number, input_tokens=10 * number, steps_s=number / 2, losses=losses)
         one.stepped(state, epoch=number / 4, loss=5.0 - number, learning_rate=1e-3, grad_norm=1.0)

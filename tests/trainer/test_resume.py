@@ -24,7 +24,7 @@ LAST_STEP = 20
 PROGRAM = """
 import os, signal, sys
 from trainer.cli.options import exit_codes
-from trainer.optimise import loop
+from trainer.training import loop
 from trainer.training.recipe import read_recipe
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def audit(event, arguments):
 
 sys.addaudithook(audit)
 recipe, signal_name, at = sys.argv[1:]
-taken = loop.Loop._step
+taken = loop.TrainingLoop._step
 def step(self, number, rows):
     taken(self, number, rows)
     if number == int(at):
         os.kill(os.getpid(), getattr(signal, signal_name))
-loop.Loop._step = step
+loop.TrainingLoop._step = step
 sys.argv = ["turntable", "train", recipe]
 from trainer.cli import train
 train(args=[recipe], prog_name="turntable train")

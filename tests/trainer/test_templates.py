@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from trainer.data.schema import Example, Message
 from trainer.training.base import prepare_libraries
-from trainer.training.loss_mask import IGNORED, Rendered, Renderer
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample, Renderer
 
 MARKERS = ["<s>", "</s>", "[INST]", "[/INST]", "<|start|>", "<|head|>", "<|eot|>", "<|im_start|>", "<|im_end|>"]
 CALLS = "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
@@ -68,10 +68,10 @@ def family(request: pytest.FixtureRequest, base_model: Path) -> tuple[Renderer, 
     return Renderer(tokenizer, frozenset({tokenizer.convert_tokens_to_ids(stop)}), 2048), stop, shown
 
 
-def learnt(renderer: Renderer, row: Rendered) -> list[str]:
+def learnt(renderer: Renderer, row: RenderedExample) -> list[str]:
     runs: list[list[int]] = [[]]
     for label in row.labels:
-        if label == IGNORED:
+        if label == IGNORE_INDEX:
             runs.append([])
         else:
             runs[-1].append(label)

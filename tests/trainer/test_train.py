@@ -18,7 +18,7 @@ from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.precision import learnt_logprobs
 from trainer.data.splits import read_split
 from trainer.errors import DataError, RunError
-from trainer.training.loss_mask import IGNORED, Rendered, Renderer
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample, Renderer
 from trainer.training.recipe import Recipe
 from trainer.training.run import Run, TrainOptions, train
 from trainer.training.verify_run import verify
@@ -56,7 +56,7 @@ def done(run: Run | None) -> Run:
     return run
 
 
-def rendered_valid(recipe: Recipe, base_model: Path) -> list[Rendered]:
+def rendered_valid(recipe: Recipe, base_model: Path) -> list[RenderedExample]:
     renderer = Renderer.load(base_model)
     return [renderer.render(example) for example in read_split(recipe).valid.examples]
 
@@ -141,7 +141,7 @@ def test_the_loss_is_over_learnt_tokens_only(finished: tuple[Recipe, Run], base_
     recipe, run = finished
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16).eval()
     rows = [
-        {"input_ids": row.input_ids, "positions": [at for at, label in enumerate(row.labels) if label != IGNORED]}
+        {"input_ids": row.input_ids, "positions": [at for at, label in enumerate(row.labels) if label != IGNORE_INDEX]}
         for row in rendered_valid(recipe, base_model)
     ]
     in_bf16, exact = learnt_logprobs(model, rows), learnt_logprobs(model.float(), rows)

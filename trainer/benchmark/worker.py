@@ -57,14 +57,14 @@ def main(system: str, workload: Path) -> Measured:
 def _ours(base: Path, recipe: Recipe, rows: Sequence[Any]) -> tuple[dict[str, Any], Clock]:
     from peft import get_peft_model_state_dict
 
-    from trainer.training.loop import Loop
-    from trainer.training.metrics_log import Silence
+    from trainer.training.loop import TrainingLoop
+    from trainer.training.loss import SupervisedLoss
+    from trainer.training.metrics_log import NoMetrics
     from trainer.training.model import device_of_this_process, load_base, set_up
-    from trainer.training.objectives import Supervised
 
     device = device_of_this_process(0)
     learner = set_up(load_base(base, device), recipe, device)
-    loop = Loop(recipe, learner, Supervised(learner, rows), None, Silence())
+    loop = TrainingLoop(recipe, learner, SupervisedLoss(learner, rows), None, NoMetrics())
     with Clock() as clock:
         loop.run()
     return get_peft_model_state_dict(learner.model), clock
@@ -117,13 +117,13 @@ def _valid_loss(base: Path, recipe: Recipe, tensors: dict[str, Any], rows: Seque
     import torch
     from peft import set_peft_model_state_dict
 
+    from trainer.training.loss import SupervisedLoss, evaluate_loss
     from trainer.training.model import add_adapter, load_base
-    from trainer.training.objectives import Supervised, mean_loss
 
     device = torch.device("cpu")
     learner = add_adapter(load_base(base, device), recipe.lora, device, seed=0)
     set_peft_model_state_dict(learner.model, {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()})
-    return mean_loss(learner, Supervised(learner, rows), max_tokens=8192)
+    return evaluate_loss(learner, SupervisedLoss(learner, rows), max_tokens=8192)
 
 
 SYSTEMS: Mapping[str, Callable[..., tuple[dict[str, Any], Clock]]] = MappingProxyType(

@@ -31,7 +31,7 @@ from trainer.errors import EvaluationError, RecipeError
 from trainer.eval.report import Report, VerdictWord
 
 if TYPE_CHECKING:
-    from trainer.eval.comparison import ComparisonRequest, Outcome
+    from trainer.eval.comparison import ComparisonOutcome, ComparisonRequest
 
 _REPORT, _ANSWERS = "report.json", "answers.jsonl"
 
@@ -153,7 +153,7 @@ def _finished(folder: Path) -> bool:
     return not (folder / _ANSWERS).is_file() or (report.is_file() and Report.read(report).complete)
 
 
-def _ask(question: "ComparisonRequest", gateway: str, key: str, answers: Path, *, resume: bool) -> "Outcome":
+def _ask(question: "ComparisonRequest", gateway: str, key: str, answers: Path, *, resume: bool) -> "ComparisonOutcome":
     from trainer.eval.comparison import compare
 
     with asking() as progress:
@@ -163,13 +163,13 @@ def _ask(question: "ComparisonRequest", gateway: str, key: str, answers: Path, *
 
 
 def _record(report: Report, gateway: str, data_dir: Path) -> None:
-    from trainer.eval.record import record
+    from trainer.eval.endpoints import record_verdict
 
-    version = record(report, gateway, data_dir)
+    version = record_verdict(report, gateway, data_dir)
     typer.echo(f"recorded {report.gate.verdict} on {version}", err=True)
 
 
-def _code(outcome: "Outcome", required: Sequence[Requirement]) -> int:
+def _code(outcome: "ComparisonOutcome", required: Sequence[Requirement]) -> int:
     report = outcome.report
     if outcome.problems:
         show_problems(outcome.problems)

@@ -19,11 +19,11 @@ from trainer.cli.options import (
 from trainer.data.convert import COLUMN_ROLES
 from trainer.data.estimate import Hardware, Machine, parameters_of
 from trainer.data.findings import AMBER, RED, Task
-from trainer.data.lint import Wanted, lint_files
+from trainer.data.lint import LintOptions, lint_files
 from trainer.data.loaders import Shape
 from trainer.data.prepare import Policy, prepare
-from trainer.data.preview import first_rows, render_rows
-from trainer.data.split import Plan, split
+from trainer.data.rendering import first_rows, render_rows
+from trainer.data.split import SplitPlan, write_split
 from trainer.errors import RunError
 from trainer.training.base import Base, find_base
 from trainer.training.publish import other_tokens
@@ -68,7 +68,7 @@ def check(
         size = round(parameters_b * 1e9) if parameters_b else parameters_of(base.directory) if base else None
         machine = Machine(tokens_per_s, hardware, size)
         rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour, machine)
-        wanted = Wanted(renderer, name, data_dir / "runs", *rules)
+        wanted = LintOptions(renderer, name, data_dir / "runs", *rules)
         checkup = lint_files(files, wanted)
     print_json(data_report.as_json(checkup)) if as_json else data_report.show(checkup)
     if any(file.unreadable for file in checkup.files):
@@ -169,7 +169,7 @@ def preview(
 
 
 @app.command("split")
-def split_file(
+def split(
     file: Annotated[Path, typer.Argument(help="JSON Lines: conversations or preference pairs.")],
     out_dir: Annotated[Path | None, typer.Option(help="Where the parts go; beside the file by default.")] = None,
     valid: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the validation part; 0 writes none.")] = 0.1,
@@ -186,9 +186,9 @@ def split_file(
     """Write train, valid and test files: near copies and groups stay in one part, classes keep their shares."""
     if valid + test >= 1:
         raise typer.BadParameter("valid and test together leave nothing to train on", param_hint="--test")
-    plan = Plan(valid, test, seed, group_field, label_field, similarity)
+    plan = SplitPlan(valid, test, seed, group_field, label_field, similarity)
     with exit_codes("interrupted; nothing was written"):
-        parts = split(file, out_dir or file.parent, plan, force=force)
+        parts = write_split(file, out_dir or file.parent, plan, force=force)
     if as_json:
         print_json(data_report.parts_json(parts))
     else:

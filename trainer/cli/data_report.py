@@ -7,11 +7,11 @@ import typer
 
 from trainer.cli.options import count, show_problems
 from trainer.data.estimate import Estimate
-from trainer.data.lengths import Lengths
 from trainer.data.lint import LintReport
 from trainer.data.prepare import PrepareReport
+from trainer.data.rendering import TokenLengths
 from trainer.data.scan import FileScan
-from trainer.data.split import Parts
+from trainer.data.split import SplitFiles
 from trainer.errors import Problem
 
 _SHOWN_CLASSES = 8
@@ -82,7 +82,7 @@ def account_json(account: PrepareReport) -> dict[str, Any]:
     }
 
 
-def show_parts(parts: Parts) -> None:
+def show_parts(parts: SplitFiles) -> None:
     """The files of a split, with the classes of each."""
     for name, path in parts.paths.items():
         classes = ", ".join(f"{label} {number:,}" for label, number in list(parts.classes.get(name, {}).items())[:8])
@@ -93,7 +93,7 @@ def show_parts(parts: Parts) -> None:
         typer.echo(f"warning: {parts.paths['test']}: {parts.advice}", err=True)
 
 
-def parts_json(parts: Parts) -> dict[str, Any]:
+def parts_json(parts: SplitFiles) -> dict[str, Any]:
     """A split for programs."""
     return asdict(parts) | {"advice": parts.advice, "paths": {name: str(path) for name, path in parts.paths.items()}}
 
@@ -128,7 +128,7 @@ def _file_json(checkup: LintReport, number: int, file: FileScan) -> dict[str, An
     }
 
 
-def _lengths(lengths: Lengths) -> str:
+def _lengths(lengths: TokenLengths) -> str:
     sampled = (
         "" if lengths.rendered == lengths.rows else f" (a sample of {lengths.rendered:,} of {lengths.rows:,} rows)"
     )
@@ -137,7 +137,7 @@ def _lengths(lengths: Lengths) -> str:
     return f"tokens per row: {shares or 'none'}; {learnt}; max_length {lengths.max_length:,}{sampled}"
 
 
-def _lengths_json(lengths: Lengths) -> dict[str, Any]:
+def _lengths_json(lengths: TokenLengths) -> dict[str, Any]:
     document = asdict(lengths)
     return document | {"too_long": len(lengths.too_long), "unrendered": len(lengths.unrendered)}
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from adapters import PublishedVersion
-    from trainer.training.prepare import PreparedData
+    from trainer.training.dataset import PreparedData
     from trainer.training.publish import Promotion
     from trainer.training.recipe import Recipe
     from trainer.training.run import Run, TrainOptions

@@ -15,9 +15,9 @@ from typing import Literal
 
 from trainer.data.comparisons import MOST_JUDGED, Comparisons, describe, judge_near
 from trainer.data.labels import Balance, Labels
-from trainer.data.lengths import Lengths
 from trainer.data.near_duplicates import Indexes
 from trainer.data.pii import NAMES, SECRETS
+from trainer.data.rendering import TokenLengths
 from trainer.data.row_signs import SIGNS
 from trainer.data.scan import PLACES, Columns, FileScan, Scanner
 from trainer.errors import Problem
@@ -230,7 +230,7 @@ def balance_findings(balances: Sequence[Balance]) -> Iterator[Finding]:
             yield Finding(AMBER, "unbalanced", least[1], message)
 
 
-def length_findings(lengths: Lengths) -> Iterator[Finding]:
+def length_findings(lengths: TokenLengths) -> Iterator[Finding]:
     """Rows that the chat template cannot render or mask exactly, and rows over the longest length."""
     if lengths.unrendered:
         message = "rows that cannot be rendered or masked exactly; mend or remove them"

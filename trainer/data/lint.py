@@ -12,8 +12,8 @@ from trainer.data.comparisons import Comparisons, compare
 from trainer.data.estimate import CHARACTERS_PER_TOKEN, Estimate, Machine, estimate
 from trainer.data.findings import AMBER, RED, Finding, Grade, Task, guess_task, judge_size, verdict
 from trainer.data.labels import Balance
-from trainer.data.lengths import Lengths, measure
-from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearIndex
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearDuplicateIndex
+from trainer.data.rendering import TokenLengths, measure_lengths
 from trainer.data.scan import Columns, FileScan, Scanner
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LintOptions:
     """What to check beside the rows themselves; without `renderer` lengths are not measured and tokens are guessed."""
 
     renderer: "Renderer | None" = None
@@ -46,7 +46,7 @@ class LintReport:
     comparisons: Comparisons
     findings: tuple[Finding, ...]
     balances: tuple[Balance, ...]
-    lengths: Lengths | None
+    lengths: TokenLengths | None
     estimate: Estimate | None
 
     @property
@@ -55,9 +55,9 @@ class LintReport:
         return verdict(self.findings)
 
 
-def lint_files(paths: Sequence[Path], wanted: Wanted) -> LintReport:
+def lint_files(paths: Sequence[Path], wanted: LintOptions) -> LintReport:
     """Check files of any size together; nothing in them raises an exception."""
-    with NearIndex() as index:
+    with NearDuplicateIndex() as index:
         longest = wanted.max_length if wanted.renderer is None else None
         scanner = Scanner(index, label_field=wanted.label_field, group_field=wanted.group_field, longest=longest)
         for path in paths:
@@ -66,7 +66,7 @@ def lint_files(paths: Sequence[Path], wanted: Wanted) -> LintReport:
         compared = compare(columns, *index.clusters(columns.near, wanted.similarity))
     lengths = None
     if wanted.renderer is not None and len(columns):
-        lengths = measure(scanner.files, columns, wanted.renderer, wanted.max_length)
+        lengths = measure_lengths(scanner.files, columns, wanted.renderer, wanted.max_length)
     balances = scanner.labels.balances
     found = [
         *findings.problem_findings(scanner.files),
@@ -84,7 +84,7 @@ def lint_files(paths: Sequence[Path], wanted: Wanted) -> LintReport:
     return LintReport(tuple(scanner.files), columns, compared, tuple(found), balances, lengths, spent)
 
 
-def _size(scanner: Scanner, wanted: Wanted, columns: Columns) -> list[Finding]:
+def _size(scanner: Scanner, wanted: LintOptions, columns: Columns) -> list[Finding]:
     """The size of the first file; a guessed task is no reason to fail."""
     task = wanted.task or guess_task(scanner.labels)
     if task is None or not len(columns):
@@ -96,7 +96,7 @@ def _size(scanner: Scanner, wanted: Wanted, columns: Columns) -> list[Finding]:
     return [found]
 
 
-def _estimate(scanner: Scanner, wanted: Wanted, columns: Columns, lengths: Lengths | None) -> Estimate:
+def _estimate(scanner: Scanner, wanted: LintOptions, columns: Columns, lengths: TokenLengths | None) -> Estimate:
     share = float((columns.file == 0).mean())
     if lengths is not None and lengths.rendered:
         tokens, source = lengths.tokens_of_all, "rendered" if lengths.rendered == lengths.rows else "sampled"

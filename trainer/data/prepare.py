@@ -18,7 +18,7 @@ import numpy as np
 from trainer.data.comparisons import Comparisons, compare, same_answers
 from trainer.data.convert import column_names, convert, source_rows
 from trainer.data.loaders import Shape, shape_of
-from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearIndex, answer_text, fingerprint
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearDuplicateIndex, answer_text, fingerprint
 from trainer.data.pii import NAMES
 from trainer.data.redaction import Redactor
 from trainer.data.row_signs import Ratings, placeholders
@@ -83,7 +83,7 @@ def prepare(
         replacing(account.path) as told,
         tempfile.TemporaryFile("w+", encoding="utf-8") as staged,
     ):
-        with NearIndex() as index:
+        with NearDuplicateIndex() as index:
             marks, bad = _stage(account, _Taken(shape, roles), policy, staged, index)
             found = compare(marks, *index.clusters(marks.near, policy.similarity))
         fates = _Fates(
@@ -141,7 +141,7 @@ def _roles(source: Path, shape: Shape | None, columns: Mapping[str, str] | None)
 
 
 def _stage(
-    account: PrepareReport, taken: _Taken, policy: Policy, staged: IO[str], index: NearIndex
+    account: PrepareReport, taken: _Taken, policy: Policy, staged: IO[str], index: NearDuplicateIndex
 ) -> tuple[Columns, dict[int, str]]:
     """The first pass: one line per row, `[number, events, row or null]`; also tells the rows of bad answers."""
     builder, ratings, good = ColumnBuilder(), Ratings(), 0

@@ -91,7 +91,7 @@ class Ratings:
         return dict(sorted(found.items()))
 
 
-def turned_scores(fields: Mapping[str, Any]) -> Iterator[str]:
+def conflicting_scores(fields: Mapping[str, Any]) -> Iterator[str]:
     """A sentence when the scores of a pair prefer the answer that it rejects."""
     for better, worse in _PAIRED:
         one, other = fields.get(better), fields.get(worse)

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from trainer.data.estimate import CHARACTERS_PER_TOKEN
 from trainer.data.labels import Labels
 from trainer.data.loaders import Reader, Row, parse_object
-from trainer.data.near_duplicates import U64, Fingerprint, NearIndex, answer_text, fingerprint, hash64
+from trainer.data.near_duplicates import U64, Fingerprint, NearDuplicateIndex, answer_text, fingerprint, hash64
 from trainer.data.pii import KINDS, NAMES
 from trainer.data.redaction import count_row
-from trainer.data.row_signs import SIGNS, Ratings, placeholders, signs, turned_scores
+from trainer.data.row_signs import SIGNS, Ratings, conflicting_scores, placeholders, signs
 from trainer.data.schema import Example, Pair, parse_row
 from trainer.errors import Problem
 
@@ -101,7 +101,7 @@ class Scanner:
 
     def __init__(
         self,
-        index: NearIndex,
+        index: NearDuplicateIndex,
         *,
         label_field: str | None = None,
         group_field: str | None = None,
@@ -180,7 +180,7 @@ class Scanner:
             told["long"] = f"has about {tokens:,} tokens, more than {self._longest:,}"
         for name, sentence in told.items():
             self.signs[name].add(Problem(path, found.line, sentence))
-        for sentence in turned_scores(found.fields) if isinstance(row, Pair) else ():
+        for sentence in conflicting_scores(found.fields) if isinstance(row, Pair) else ():
             self.turned_scores.add(Problem(path, found.line, sentence))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.findings import verdict_advice
-from trainer.data.near_duplicates import DEFAULT_SIMILARITY, U64, Indexes, NearIndex, connected, hash64
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, U64, Indexes, NearDuplicateIndex, connected, hash64
 from trainer.data.scan import Columns, Scanner
 from trainer.errors import DataError, Problem, RunError
 from trainer.files import replacing
@@ -25,7 +25,7 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True)
-class Plan:
+class SplitPlan:
     """How to split: shares of the validation and test parts (the rest is trained on), and what must stay together."""
 
     valid: float = 0.1
@@ -43,7 +43,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Parts:
+class SplitFiles:
     """The files of a split with their rows, their classes, and how large the clusters are that had to stay together."""
 
     paths: Mapping[str, Path]
@@ -58,7 +58,7 @@ class Parts:
         return verdict_advice(self.rows["test"], sum(self.rows.values())) if "test" in self.rows else None
 
 
-def split(source: Path, folder: Path, plan: Plan, *, force: bool = False) -> Parts:
+def write_split(source: Path, folder: Path, plan: SplitPlan, *, force: bool = False) -> SplitFiles:
     """Write `<name>.train.jsonl` and its fellows into `folder`, each row as it stands in `source`.
 
     Raises `DataError` when the file has problems or a wanted part would be empty, `RunError` when a file exists.
@@ -67,7 +67,7 @@ def split(source: Path, folder: Path, plan: Plan, *, force: bool = False) -> Par
     for path in paths.values():
         if path.exists() and not force:
             raise RunError(f"{path} exists already; choose another --out-dir or pass --force.")
-    with NearIndex() as index:
+    with NearDuplicateIndex() as index:
         scanner = Scanner(index, label_field=plan.label_field, group_field=plan.group_field)
         scanner.scan(source)
         if problems := scanner.files[0].problems:
@@ -87,7 +87,7 @@ def split(source: Path, folder: Path, plan: Plan, *, force: bool = False) -> Par
     _write(source, paths, columns, parts)
     sizes_of = np.unique(together, return_counts=True)[1]
     classes = _classes(scanner, columns, parts, list(paths)) if stratified else {}
-    return Parts(paths, rows, classes, len(sizes_of), int(sizes_of.max()))
+    return SplitFiles(paths, rows, classes, len(sizes_of), int(sizes_of.max()))
 
 
 def join_groups(clusters: Indexes, groups: U64) -> Indexes:

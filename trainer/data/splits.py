@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.dataset import Report, check, shared_rows
-from trainer.data.near_duplicates import DEFAULT_SIMILARITY, fingerprint, near_clusters
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, fingerprint, near_duplicate_clusters
 from trainer.data.schema import Example
 from trainer.errors import DataError, Problem
 from trainer.training.recipe import Recipe
@@ -62,7 +62,9 @@ def _hold_out(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list
 def _clusters(rows: Sequence[Example]) -> dict[bytes, set[bytes]]:
     """Digests of the different rows of each cluster, by the least of them."""
     marks = [fingerprint(row) for row in rows]
-    labels = near_clusters([mark.shingles for mark in marks], [mark.near for mark in marks], DEFAULT_SIMILARITY)
+    labels = near_duplicate_clusters(
+        [mark.shingles for mark in marks], [mark.near for mark in marks], DEFAULT_SIMILARITY
+    )
     digests: dict[int, set[bytes]] = {}
     for row, label in zip(rows, labels, strict=True):
         digests.setdefault(label, set()).add(row.digest)

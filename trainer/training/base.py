@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trainer.errors import RunError
-from trainer.training.progress import base_model_progress
+from trainer.training.metrics_log import base_model_progress
 from trainer.training.recipe import EMBEDDED
 
 BASE_MODEL_FOLDER = "base-model"

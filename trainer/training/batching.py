@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.training.loss_mask import IGNORED, Rendered
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class PackedBatch:
     learnt_per_row: tuple[int, ...]
 
 
-def pack(rows: Sequence[Rendered], device: torch.device) -> PackedBatch:
+def pack(rows: Sequence[RenderedExample], device: torch.device) -> PackedBatch:
     """Rows as one batch; the first token of a row is never a target, so no row is asked to foretell the next."""
     ids, positions = list[int](), list[int]()
     learnt, targets, counts = list[int](), list[int](), list[int]()
     for row in rows:
         before = len(ids)
-        at = [i for i, label in enumerate(row.labels) if label != IGNORED and i > 0]
+        at = [i for i, label in enumerate(row.labels) if label != IGNORE_INDEX and i > 0]
         learnt += [before + i - 1 for i in at]
         targets += [row.labels[i] for i in at]
         counts.append(len(at))

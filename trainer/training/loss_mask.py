@@ -20,12 +20,12 @@ from trainer.errors import DataError, Problem, RunError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
+IGNORE_INDEX = -100
 _TOLERATED_DROPS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedExample:
     """One row ready for training: `labels` equal `input_ids` where learnt and are -100 elsewhere.
 
     `learnt` holds the character ranges of `text` that are learnt, in order, for showing them.
@@ -46,15 +46,15 @@ class Rendered:
     @property
     def trained_tokens(self) -> int:
         """How many tokens the loss is taken over."""
-        return sum(label != IGNORED for label in self.labels)
+        return sum(label != IGNORE_INDEX for label in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPair:
     """One preference: the same prompt with the better and with the worse answer."""
 
-    chosen: Rendered
-    rejected: Rendered
+    chosen: RenderedExample
+    rejected: RenderedExample
     row_id: str
 
     @property
@@ -137,7 +137,7 @@ class Renderer:
         """Identity of the template that made the ids."""
         return hashlib.sha256(self.chat_template.encode()).hexdigest()
 
-    def render(self, example: Example) -> Rendered:
+    def render(self, example: Example) -> RenderedExample:
         """Ids and labels of one conversation; raises `ValueError` whose text says what is wrong with the row."""
         self._refuse_control_texts(example)
         messages = [_as_the_engine_sees(message) for message in example.messages]
@@ -148,7 +148,7 @@ class Renderer:
         whole = self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=True)
         if ids != list(whole["input_ids"]):
             raise ValueError("gives other tokens as a whole than piece by piece; the chat template adds tokens itself")
-        labels, learnt = [IGNORED] * len(ids), []
+        labels, learnt = [IGNORE_INDEX] * len(ids), []
         for index, message in enumerate(example.messages):
             if message.learnt:
                 prompt = self._text(messages[:index], tools, add_generation_prompt=True)
@@ -163,7 +163,7 @@ class Renderer:
                     )
         if not learnt:
             raise ValueError("has no assistant message to learn; give one the weight 1 or leave the row out")
-        return Rendered(example.line, example.row_id, text, ids, labels, tuple(learnt))
+        return RenderedExample(example.line, example.row_id, text, ids, labels, tuple(learnt))
 
     def render_pair(self, pair: Pair) -> RenderedPair:
         """Ids and labels of both sides of a preference; raises `ValueError` as `render` does."""

@@ -11,6 +11,8 @@ parity.json in a run's directory:
 
 The base is always computed in bf16, as it is served, also when the adapter was trained over NF4. The
 gateway compares them with what its engine says before the version takes traffic.
+
+The trained weights on the base as it is served: in bf16, also when they were trained over NF4.
 """
 
 import json
@@ -25,16 +27,21 @@ from adapters.manifest import PARITY_FILE
 from adapters.parity_file import MAX_ROWS, MAX_TOKENS
 from trainer.files import disk
 from trainer.training.batching import pack
-from trainer.training.loss import token_logprobs
-from trainer.training.loss_mask import IGNORED, Rendered
-from trainer.training.objectives import evaluating
+from trainer.training.dataset import PreparedData
+from trainer.training.loss import SupervisedLoss, evaluate_loss, token_logprobs, without_dropout
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
+from trainer.training.model import TrainableModel, add_adapter, load_base
+from trainer.training.recipe import Recipe
+from trainer.training.run_metadata import Bf16BaseEval
 
 if TYPE_CHECKING:
     from trainer.training.model import TrainableModel
+if TYPE_CHECKING:
+    from trainer.training.loop import TrainedWeights
 
 
 @dataclass(frozen=True)
-class Vector:
+class ParityVector:
     """One row's log-probabilities; `adapter` is None where there is no adapter."""
 
     row_id: str
@@ -45,32 +52,32 @@ class Vector:
     adapter: list[float] | None
 
 
-def parity_vectors(learner: "TrainableModel", rows: Sequence[Rendered]) -> list[Vector]:
+def parity_vectors(learner: "TrainableModel", rows: Sequence[RenderedExample]) -> list[ParityVector]:
     """The vectors of the first rows that are short enough."""
     chosen = [row for row in rows if row.tokens <= MAX_TOKENS][:MAX_ROWS]
     has_adapter = bool(learner.target_modules)
     vectors = []
-    with evaluating(learner):
+    with without_dropout(learner):
         for row in chosen:
             tuned = row_vector(learner, row)
             base = tuned
             if has_adapter:
                 with learner.without_adapter():
                     base = row_vector(learner, row)
-            at = [i for i, label in enumerate(row.labels) if label != IGNORED]
-            vectors.append(Vector(row.row_id, row.line, row.input_ids, at, base, tuned if has_adapter else None))
+            at = [i for i, label in enumerate(row.labels) if label != IGNORE_INDEX]
+            vectors.append(ParityVector(row.row_id, row.line, row.input_ids, at, base, tuned if has_adapter else None))
     return vectors
 
 
 @torch.no_grad()
-def row_vector(learner: "TrainableModel", row: Rendered) -> list[float]:
+def row_vector(learner: "TrainableModel", row: RenderedExample) -> list[float]:
     """The log-probability of each learnt token of a row, to six digits."""
     packed = pack([row], learner.device)
     logprobs = token_logprobs(learner.hidden(packed), learner.head, packed.targets)
     return [round(value, 6) for value in logprobs.tolist()]
 
 
-def write_parity(folder: Path, vectors: Sequence[Vector]) -> None:
+def write_parity(folder: Path, vectors: Sequence[ParityVector]) -> None:
     """Write parity.json."""
     rows: list[dict[str, Any]] = [{k: v for k, v in asdict(vector).items() if v is not None} for vector in vectors]
     with disk(folder):
@@ -82,3 +89,47 @@ def mean_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[flo
     """The mean absolute difference between two sets of log-probabilities."""
     differences = [abs(a - b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]
     return sum(differences) / len(differences) if differences else 0.0
+
+
+def evaluate_on_bf16_base(
+    material: PreparedData, recipe: Recipe, trained: "TrainedWeights", learner: TrainableModel
+) -> tuple[Bf16BaseEval, list[ParityVector]]:
+    """Losses, effect and parity vectors of a run on the served base; after qlora that base is loaded for it."""
+    if recipe.method != "qlora":
+        vectors = parity_vectors(learner, material.answers)
+        return Bf16BaseEval(trained.valid_loss_before, trained.valid_loss, _effect(vectors), None), vectors
+    served = _on_bf16(material, recipe, trained, learner)
+    vectors = parity_vectors(served, material.answers)
+    before = after = None
+    if material.valid.rows:
+        rows, most = SupervisedLoss(served, material.valid.rows), trained.max_tokens_per_batch
+        after = evaluate_loss(served, rows, max_tokens=most)
+        with served.without_adapter():
+            before = evaluate_loss(served, rows, max_tokens=most)
+    return Bf16BaseEval(before, after, _effect(vectors), _drift(material, learner, vectors)), vectors
+
+
+def _on_bf16(
+    material: PreparedData, recipe: Recipe, trained: "TrainedWeights", learner: TrainableModel
+) -> TrainableModel:
+    from peft import set_peft_model_state_dict
+
+    parts = trained.base_parts
+    base = load_base(material.base.directory, learner.device, parts=parts)
+    served = add_adapter(base, recipe.lora, learner.device, seed=recipe.seed, parts=parts)
+    set_peft_model_state_dict(served.model, trained.tensors)
+    return served
+
+
+def _effect(vectors: list[ParityVector]) -> float | None:
+    tuned = [vector for vector in vectors if vector.adapter is not None]
+    if not tuned:
+        return None
+    return mean_difference([v.base for v in tuned], [v.adapter or [] for v in tuned])
+
+
+def _drift(material: PreparedData, learner: TrainableModel, vectors: list[ParityVector]) -> float:
+    rows = {row.row_id: row for row in material.answers}
+    with without_dropout(learner), learner.without_adapter():
+        in_nf4 = [row_vector(learner, rows[vector.row_id]) for vector in vectors]
+    return mean_difference(in_nf4, [vector.base for vector in vectors])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trainer.training.loss_mask import Renderer
 if TYPE_CHECKING:
-    from trainer.training.prepare import PreparedData
+    from trainer.training.dataset import PreparedData
 
 
 _TIMEOUT_S = 30.0

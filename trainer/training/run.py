@@ -14,9 +14,8 @@ from rich.text import Text
 from trainer.training.artifacts import RunRecord, write_adapter, write_model
 from trainer.training.base import prepare_libraries
 from trainer.training.checkpoint import StopRequest
-from trainer.training.metrics_log import Recorder, Silence
-from trainer.training.prepare import PreparedData, Rows, prepare_data, read_rows
-from trainer.training.progress import TrainingProgress
+from trainer.training.dataset import LoadedData, PreparedData, load_data, prepare_data
+from trainer.training.metrics_log import MetricsRecorder, NoMetrics, TrainingProgress
 from trainer.training.recipe import Recipe
 from trainer.training.run_directory import default_directory, interrupted_run, staged, staging_folder
 from trainer.training.run_metadata import row_lines, run_metadata
@@ -24,11 +23,11 @@ from trainer.training.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
     from trainer.training.distributed import DistributedState
-    from trainer.training.fit import Trained
+    from trainer.training.loop import TrainedWeights
     from trainer.training.metrics_log import StepMetrics
     from trainer.training.model import TrainableModel
-    from trainer.training.parity import Vector
-    from trainer.training.run_metadata import OnServedBase
+    from trainer.training.parity import ParityVector
+    from trainer.training.run_metadata import Bf16BaseEval
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,11 @@ def train(
     """
     options = options or TrainOptions()
     check_trackers(options.report_to)
-    rows = read_rows(recipe)
+    rows = load_data(recipe)
     warn(rows, console)
     prepare_libraries()
     from trainer.training.distributed import distributed_state
-    from trainer.training.served_base import evaluate_on_bf16_base
+    from trainer.training.parity import evaluate_on_bf16_base
 
     with distributed_state() as processes:
         console.quiet = console.quiet or not processes.is_first
@@ -105,7 +104,7 @@ def train(
     return Run(final, facts, metrics)
 
 
-def warn(rows: Rows, console: Console) -> None:
+def warn(rows: LoadedData, console: Console) -> None:
     """Show the first warnings about the data."""
     for warning in rows.warnings[:10]:
         console.print(Text.assemble(("warning: ", "yellow"), str(warning)), soft_wrap=True)
@@ -127,11 +126,11 @@ def _folder(final: Path, processes: "DistributedState", *, resume: bool) -> Iter
         yield staging_folder(final)
 
 
-def _optimise(job: _Job) -> "tuple[Trained, tuple[StepMetrics, ...], TrainableModel]":
+def _optimise(job: _Job) -> "tuple[TrainedWeights, tuple[StepMetrics, ...], TrainableModel]":
     recipe, material, is_first = job.recipe, job.material, job.processes.is_first
     with TrainingProgress(job.console) as progress:
         from trainer.training.checkpoint import Checkpoints
-        from trainer.training.fit import FitConfig, fit
+        from trainer.training.loop import FitConfig, fit
         from trainer.training.model import device_of_this_process, load_base
 
         recipe = fit_into_memory(material, recipe, auto_batch=job.options.auto_batch, processes=job.processes)
@@ -140,16 +139,19 @@ def _optimise(job: _Job) -> "tuple[Trained, tuple[StepMetrics, ...], TrainableMo
         base = load_base(material.base.directory, device, nf4=nf4, parts=parts)
         trackers = job.options.report_to if is_first else ()
         with tracking(trackers, job.folder, recipe) as track, StopRequest() as stop:
-            watcher = Recorder(job.folder, progress, track) if is_first else Silence()
+            watcher = MetricsRecorder(job.folder, progress, track) if is_first else NoMetrics()
             checkpoints = Checkpoints(job.folder, material.identity)
             conditions = FitConfig(checkpoints, job.processes, stop.requested, job.options.auto_batch)
             learner, trained = fit(material, recipe, base, watcher, conditions)
-    metrics = tuple(watcher.metrics) if isinstance(watcher, Recorder) else ()
+    metrics = tuple(watcher.metrics) if isinstance(watcher, MetricsRecorder) else ()
     return trained, metrics, learner
 
 
 def _finish(
-    job: _Job, trained: "Trained", metrics: "tuple[StepMetrics, ...]", proof: "tuple[OnServedBase, list[Vector]]"
+    job: _Job,
+    trained: "TrainedWeights",
+    metrics: "tuple[StepMetrics, ...]",
+    proof: "tuple[Bf16BaseEval, list[ParityVector]]",
 ) -> dict[str, Any]:
     from trainer.training.checkpoint import Checkpoints
     from trainer.training.parity import write_parity
@@ -188,7 +190,7 @@ def write_run(
     folder: Path,
     material: PreparedData,
     recipe: Recipe,
-    trained: "Trained",
+    trained: "TrainedWeights",
     facts: dict[str, Any],
     metrics: "tuple[StepMetrics, ...]",
 ) -> dict[str, Any]:

@@ -8,19 +8,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from adapters.manifest import file_sha256
-from trainer.training.artifacts import baseline_of
+from trainer.training.artifacts import answer_baseline
 from trainer.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from trainer.training.fit import Trained
+    from trainer.training.dataset import LoadedSplit, PreparedData
+    from trainer.training.loop import TrainedWeights
     from trainer.training.loss_mask import RenderedSet
-    from trainer.training.prepare import PreparedData, PreparedSplit
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
-class OnServedBase:
+class Bf16BaseEval:
     """The weights on the base as it is served; the losses and the drift differ from training's after qlora alone.
 
     `effect` is the mean difference that the adapter makes to a log-probability, `drift` the one that NF4 makes.
@@ -41,8 +41,8 @@ class OnServedBase:
 def run_metadata(
     material: "PreparedData",
     recipe: Recipe,
-    trained: "Trained",
-    served: OnServedBase,
+    trained: "TrainedWeights",
+    served: Bf16BaseEval,
     began_at: datetime,
     wall_s: float,
 ) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run_metadata(
         "recipe": recipe.model_dump(mode="json", exclude={"sweep"}),
         "recipe_sha256": recipe.sha256,
         "data": _data(material),
-        "baseline": baseline_of(material),
+        "baseline": answer_baseline(material),
         "seed": recipe.seed,
         "target_modules": trained.target_modules,
         "trainable_parameters": trained.trainable_parameters,
@@ -108,7 +108,7 @@ def _data(material: "PreparedData") -> dict[str, Any]:
     return {"train": _side(train, material.train), "valid": _side(valid, material.valid)}
 
 
-def _side(side: "PreparedSplit", rendered: "RenderedSet[Any]") -> dict[str, Any]:
+def _side(side: "LoadedSplit", rendered: "RenderedSet[Any]") -> dict[str, Any]:
     return {
         "file": side.name,
         "sha256": side.sha256,

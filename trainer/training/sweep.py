@@ -18,9 +18,8 @@ from rich.table import Table
 from trainer.errors import RecipeError, RunError
 from trainer.files import disk
 from trainer.training.base import prepare_libraries
-from trainer.training.metrics_log import Recorder, save_sweep
-from trainer.training.prepare import PreparedData, prepare_data, read_rows
-from trainer.training.progress import TrainingProgress
+from trainer.training.dataset import PreparedData, load_data, prepare_data
+from trainer.training.metrics_log import MetricsRecorder, TrainingProgress, save_sweep
 from trainer.training.recipe import Recipe
 from trainer.training.run import Run, fit_into_memory, warn, write_run
 from trainer.training.run_directory import default_directory, staged
@@ -30,10 +29,10 @@ from turntable.console import fitted
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from trainer.training.fit import Trained
+    from trainer.training.loop import TrainedWeights
     from trainer.training.metrics_log import StepMetrics
-    from trainer.training.parity import Vector
-    from trainer.training.run_metadata import OnServedBase
+    from trainer.training.parity import ParityVector
+    from trainer.training.run_metadata import Bf16BaseEval
 
 SWEEP_FILE = "sweep.json"
 
@@ -63,10 +62,10 @@ class Outcome:
 @dataclass(frozen=True)
 class _Best:
     recipe: Recipe
-    trained: "Trained"
+    trained: "TrainedWeights"
     metrics: "tuple[StepMetrics, ...]"
-    served: "OnServedBase"
-    vectors: "list[Vector]"
+    served: "Bf16BaseEval"
+    vectors: "list[ParityVector]"
     began_at: datetime
     wall_s: float
 
@@ -89,7 +88,7 @@ def train_sweep(
     """
     trials = recipe.trials()
     _refuse_unusable(recipe, trials)
-    rows = read_rows(recipe)
+    rows = load_data(recipe)
     warn(rows, console)
     prepare_libraries()
     final = out or default_directory(data_dir, recipe.name)
@@ -152,13 +151,13 @@ def _run_trials(
 def _run_trial(
     material: PreparedData, trial: Recipe, base: "PreTrainedModel", folder: Path, console: Console
 ) -> "tuple[_Best, PreTrainedModel]":
-    from trainer.training.fit import FitConfig, fit
+    from trainer.training.loop import FitConfig, fit
     from trainer.training.model import remove_adapter
-    from trainer.training.served_base import evaluate_on_bf16_base
+    from trainer.training.parity import evaluate_on_bf16_base
 
     began, began_at = time.perf_counter(), datetime.now(UTC)
     with TrainingProgress(console) as progress:
-        recorder = Recorder(folder, progress)
+        recorder = MetricsRecorder(folder, progress)
         learner, trained = fit(material, trial, base, recorder, FitConfig())
     served, vectors = evaluate_on_bf16_base(material, trial, trained, learner)
     ran = _Best(trial, trained, tuple(recorder.metrics), served, vectors, began_at, time.perf_counter() - began)

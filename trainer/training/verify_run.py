@@ -44,14 +44,14 @@ def verify(directory: Path, data_dir: Path, console: Console) -> Verdict:
     prepare_libraries()
     import torch
 
-    from trainer.training.fit import arithmetic
+    from trainer.training.loop import cpu_arithmetic
 
     threads = torch.get_num_threads()
     torch.set_num_threads(facts["threads"])
     try:
         with tempfile.TemporaryDirectory(prefix="turntable-verify-") as scratch:
             again = _train(recipe, data_dir, console, Path(scratch) / "again", facts)
-            if facts.get("arithmetic") in (None, arithmetic()):
+            if facts.get("arithmetic") in (None, cpu_arithmetic()):
                 return _same_bytes(directory, facts, again.facts)
             with _other_kernels():
                 otherwise = _train(recipe, data_dir, console, Path(scratch) / "otherwise", facts)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from tests.trainer.conftest import chat
 from trainer.data.dataset import read_dataset
-from trainer.data.lint import Wanted, lint_files
+from trainer.data.lint import LintOptions, lint_files
 from trainer.data.prepare import Policy, PrepareReport, prepare
 from trainer.errors import DataError
 
@@ -50,7 +50,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 def test_a_file_of_another_format_is_one_problem_with_the_fix_and_is_read_by_prepare(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     FILES[name](path)
-    checkup = lint_files([path], Wanted())
+    checkup = lint_files([path], LintOptions())
     (problem,) = checkup.files[0].problems
     assert problem.line is None
     assert f"convert it: turntable data prepare {path} --out {path.name.partition('.')[0]}.messages" in problem.message
@@ -61,7 +61,7 @@ def test_windows_1252_is_one_problem_with_the_fix_and_is_read_by_prepare(tmp_pat
     path = tmp_path / "a.jsonl"
     rows = [chat("caf\xe9?", "\x80 5"), chat("plain?"), chat("stra\xdfe?")]
     path.write_bytes(b"".join(f"{json.dumps(row, ensure_ascii=False)}\n".encode("latin-1") for row in rows))
-    (problem,) = lint_files([path], Wanted()).files[0].problems
+    (problem,) = lint_files([path], LintOptions()).files[0].problems
     assert problem.line == 1
     assert problem.message.startswith("is not UTF-8 (and 1 more rows); save it as UTF-8, or: turntable data prepare")
     assert turns(prepared(path))[0] == ("café?", "€ 5")
@@ -78,7 +78,7 @@ def test_windows_1252_is_one_problem_with_the_fix_and_is_read_by_prepare(tmp_pat
 def test_what_is_not_read_at_all_is_told_by_both(tmp_path: Path, head: bytes, said: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(head)
-    assert said in lint_files([path], Wanted()).files[0].problems[0].message
+    assert said in lint_files([path], LintOptions()).files[0].problems[0].message
     with pytest.raises(DataError) as caught:
         prepared(path)
     assert said in str(caught.value.problems[0])

@@ -21,8 +21,8 @@ from trainer.data.estimate import (
 )
 from trainer.data.findings import AMBER, GREEN, RED, SIZES, Finding, Task, verdict, verdict_advice
 from trainer.data.labels import Labels
-from trainer.data.lengths import measure
-from trainer.data.lint import LintReport, Wanted, lint_files
+from trainer.data.lint import LintOptions, LintReport, lint_files
+from trainer.data.rendering import measure_lengths
 from trainer.data.scan import read_rows
 from trainer.training.loss_mask import Renderer
 
@@ -31,7 +31,7 @@ LONG = " ".join(f"word{number}" for number in range(30))
 
 def found(*paths: Path, **wanted: Any) -> dict[str, list[str]]:
     """The places of each finding, without the file."""
-    checkup = lint_files(paths, Wanted(**wanted))
+    checkup = lint_files(paths, LintOptions(**wanted))
     return {
         one.name: [str(place).removeprefix(f"{paths[0].parent}/") for place in one.places] for one in checkup.findings
     }
@@ -124,7 +124,7 @@ def test_a_file_of_conversations_and_pairs_is_red(jsonl: WriteJsonl) -> None:
 
 def test_rare_classes_are_told(jsonl: WriteJsonl) -> None:
     rows = [chat(f"q{number}", "common") for number in range(20)] + [chat("r1", "rare"), chat("r2", "rare")]
-    checkup = lint_files([jsonl(*rows)], Wanted())
+    checkup = lint_files([jsonl(*rows)], LintOptions())
     assert [(one.field, dict(one.counts)) for one in checkup.balances] == [(None, {"common": 20, "rare": 2})]
     (unbalanced,) = (one for one in checkup.findings if one.name == "unbalanced")
     assert '20 rows of class "common" but 2 of "rare"' in unbalanced.message
@@ -153,14 +153,14 @@ def test_the_size_is_red_below_the_minimum_amber_below_the_recommended_and_else_
         if count > 1_000:
             continue
         path = jsonl(*(chat(f"{n}", name) for n in range(count) for name in classes), *[chat("0", "a")] * 3)
-        (finding,) = (one for one in lint_files([path], Wanted(task=task)).findings if one.name == "size")
+        (finding,) = (one for one in lint_files([path], LintOptions(task=task)).findings if one.name == "size")
         assert finding.count == count
         assert finding.grade == grade
 
 
 def test_the_size_is_judged_for_the_first_file_and_a_guessed_task_does_not_fail(jsonl: WriteJsonl) -> None:
     path = jsonl(*(chat(f"{n}", '{"a": 1}') for n in range(10)))
-    (finding,) = (one for one in lint_files([path], Wanted()).findings if one.name == "size")
+    (finding,) = (one for one in lint_files([path], LintOptions()).findings if one.name == "size")
     assert (finding.grade, finding.count) == (AMBER, 10)
     assert "guessed" in finding.message
 
@@ -171,21 +171,21 @@ def test_the_verdict_is_the_worst_grade() -> None:
 
 
 def test_a_sample_of_many_rows_is_rendered_and_extrapolated(jsonl: WriteJsonl, base_model: Path) -> None:
-    checkup = lint_files([jsonl(*(chat(f"Order {n}?") for n in range(50)))], Wanted())
+    checkup = lint_files([jsonl(*(chat(f"Order {n}?") for n in range(50)))], LintOptions())
     renderer = Renderer.load(base_model)
-    sampled = measure(checkup.files, checkup.columns, renderer, 64, most=10)
-    whole = measure(checkup.files, checkup.columns, renderer, 64)
+    sampled = measure_lengths(checkup.files, checkup.columns, renderer, 64, most=10)
+    whole = measure_lengths(checkup.files, checkup.columns, renderer, 64)
     assert (sampled.rendered, whole.rendered, sampled.rows) == (10, 50, 50)
-    assert sampled == measure(checkup.files, checkup.columns, renderer, 64, most=10)
+    assert sampled == measure_lengths(checkup.files, checkup.columns, renderer, 64, most=10)
     assert abs(sampled.tokens_of_all - whole.tokens) < 0.1 * whole.tokens
-    pairs = lint_files([jsonl(pair())], Wanted())
-    of_pair = measure(pairs.files, pairs.columns, renderer, 64)
+    pairs = lint_files([jsonl(pair())], LintOptions())
+    of_pair = measure_lengths(pairs.files, pairs.columns, renderer, 64)
     assert of_pair.tokens > of_pair.percentiles["p100"] > of_pair.trained_tokens
 
 
 def test_a_row_is_read_again_where_it_stands(jsonl: WriteJsonl) -> None:
     path = jsonl("\ufeff" + json.dumps(chat("ä?")), "", chat("b?"))
-    checkup = lint_files([path], Wanted())
+    checkup = lint_files([path], LintOptions())
     order = random.Random(1).sample(range(2), 2)
     rows = list(read_rows(checkup.files, checkup.columns, np.array(order)))
     assert [row.line for row in rows] == [[1, 3][index] for index in order]
@@ -241,23 +241,23 @@ def test_a_stated_speed_or_machine_is_estimated_by(machine: Machine, speed: floa
 
 def test_too_few_rows_for_a_verdict_are_told_with_what_would_do(jsonl: WriteJsonl) -> None:
     rows = [chat(f"{n} w{n * 7} x{n * 13}?", "ab"[n % 2]) for n in range(130)]
-    (one,) = (f for f in lint_files([jsonl(*rows)], Wanted()).findings if f.name == "few_test_rows")
+    (one,) = (f for f in lint_files([jsonl(*rows)], LintOptions()).findings if f.name == "few_test_rows")
     assert (one.grade, one.count) == (GREEN, 13)
     assert "a verdict of turntable compare takes 50" in one.message
     assert "split with --test 0.39" in one.message
     test = jsonl(*(chat(f"t{n}?") for n in range(49)), name="test.jsonl")
-    (two,) = (f for f in lint_files([jsonl(*rows), test], Wanted()).findings if f.name == "few_test_rows")
+    (two,) = (f for f in lint_files([jsonl(*rows), test], LintOptions()).findings if f.name == "few_test_rows")
     assert (two.grade, two.count) == (AMBER, 49)
     few = verdict_advice(6, 60)
     assert few is not None
     assert "collect 40 more rows and split with --test 0.5, or set a lower min_items" in few
     enough = jsonl(*(chat(f"t{n}?") for n in range(50)), name="test.jsonl")
-    assert not [f for f in lint_files([jsonl(*rows), enough], Wanted()).findings if f.name == "few_test_rows"]
+    assert not [f for f in lint_files([jsonl(*rows), enough], LintOptions()).findings if f.name == "few_test_rows"]
 
 
 def test_files_without_rows_are_problems_only(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
-    checkup: LintReport = lint_files([tmp_path / "empty.jsonl", tmp_path / "none.jsonl"], Wanted())
+    checkup: LintReport = lint_files([tmp_path / "empty.jsonl", tmp_path / "none.jsonl"], LintOptions())
     assert [one.name for one in checkup.findings] == ["problems"]
     assert [file.unreadable for file in checkup.files] == [True, True]
     assert checkup.estimate is None

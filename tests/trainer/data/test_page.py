@@ -10,8 +10,8 @@ from trainer.data import findings, pii, scan
 from trainer.data import findings as sizes
 from trainer.data.convert import convert
 from trainer.data.estimate import ASSUMED_TOKENS_PER_S, ASSUMED_USD_PER_HOUR, CHARACTERS_PER_TOKEN, RUNS
-from trainer.data.lengths import MOST_RENDERED
 from trainer.data.near_duplicates import DEFAULT_SIMILARITY, PERMUTATIONS
+from trainer.data.rendering import MOST_RENDERED
 from trainer.data.row_checks import check_row
 from trainer.data.row_signs import SIGNS
 

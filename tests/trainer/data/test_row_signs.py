@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.data.findings import AMBER, RED
-from trainer.data.lint import Wanted, lint_files
+from trainer.data.lint import LintOptions, lint_files
 from trainer.data.prepare import Policy, prepare
 from trainer.data.schema import Example, Pair, parse_row
 from trainer.training.loss_mask import Renderer
@@ -18,7 +18,7 @@ ROLES = {"s": "system", "u": "user", "a": "assistant"}
 
 def found(path: Path, **wanted: Any) -> dict[str, tuple[str, list[int | None]]]:
     """Grade and lines of each finding."""
-    findings = lint_files([path], Wanted(**wanted)).findings
+    findings = lint_files([path], LintOptions(**wanted)).findings
     return {one.name: (one.grade, [place.line for place in one.places]) for one in findings}
 
 

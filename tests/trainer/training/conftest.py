@@ -8,7 +8,7 @@ import torch
 
 from trainer.data.schema import Example, Message
 from trainer.training.base import prepare_libraries
-from trainer.training.loss_mask import Rendered, Renderer
+from trainer.training.loss_mask import RenderedExample, Renderer
 from trainer.training.model import TrainableModel, add_adapter, load_base
 from trainer.training.recipe import Lora
 
@@ -23,7 +23,7 @@ def renderer(base_model: Path) -> Renderer:
 
 
 @pytest.fixture(scope="session")
-def rows(renderer: Renderer) -> Sequence[Rendered]:
+def rows(renderer: Renderer) -> Sequence[RenderedExample]:
     """Nine conversations of 10 to 250 tokens, some with two answers."""
     made = []
     for number in range(9):

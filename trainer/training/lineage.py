@@ -17,7 +17,7 @@ _SHORTEST_PREFIX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class RowUse:
     """A run that read the row; `part` is train, valid (only measured on) or dropped (too long, never used).
 
     `digest` is the adapter's, the one in refs such as `name@digest12`.
@@ -42,15 +42,15 @@ def resolve_row(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class RowSearch:
     """What a search for a row found, in which folders it looked, and in how many runs."""
 
-    found: tuple[Sighting, ...]
+    found: tuple[RowUse, ...]
     folders: tuple[Path, ...]
     runs: int
 
 
-def sightings(row: str, data_dir: Path, others: Sequence[Path] = ()) -> Search:
+def find_row_uses(row: str, data_dir: Path, others: Sequence[Path] = ()) -> RowSearch:
     """Every run that read the row: those of the data directory, and those at or below the other folders.
 
     Interrupted runs saw nothing that is kept. Raises `RunError` when another folder is none.
@@ -62,10 +62,10 @@ def sightings(row: str, data_dir: Path, others: Sequence[Path] = ()) -> Search:
         paths |= set(folder.rglob(ROWS_FILE))
     runs = {path.resolve(): path for path in sorted(paths)}.values()
     found = tuple(sighting for path in runs for sighting in _in_run(path, row))
-    return Search(found, (data_dir / RUNS_FOLDER, *others), len(runs))
+    return RowSearch(found, (data_dir / RUNS_FOLDER, *others), len(runs))
 
 
-def _in_run(path: Path, row: str) -> Iterator[Sighting]:
+def _in_run(path: Path, row: str) -> Iterator[RowUse]:
     facts = None
     with path.open(encoding="utf-8") as lines:
         for line in lines:
@@ -75,7 +75,7 @@ def _in_run(path: Path, row: str) -> Iterator[Sighting]:
             if seen["row_id"].startswith(row):
                 facts = facts or json.loads((path.parent / TRAINING_FILE).read_bytes())
                 where = (seen["part"], seen["file"], seen["line"])
-                yield Sighting(path.parent.name, facts["name"], facts["digest"], *where)
+                yield RowUse(path.parent.name, facts["name"], facts["digest"], *where)
 
 
 def _id_at(path: Path, line: int) -> str:

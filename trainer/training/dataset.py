@@ -20,11 +20,11 @@ from trainer.training.base import Base, find_base
 from trainer.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from trainer.training.loss_mask import Rendered, RenderedSet, Renderer
+    from trainer.training.loss_mask import RenderedExample, RenderedSet, Renderer
 
 
 @dataclass(frozen=True)
-class PreparedSplit:
+class LoadedSplit:
     """One side of a run as read: `name` is the file as the recipe writes it."""
 
     name: str
@@ -34,11 +34,11 @@ class PreparedSplit:
 
 
 @dataclass(frozen=True)
-class Rows:
+class LoadedData:
     """Both sides of a run; `valid` has no rows when nothing is held out."""
 
-    train: PreparedSplit
-    valid: PreparedSplit
+    train: LoadedSplit
+    valid: LoadedSplit
     warnings: Sequence[Problem]
 
 
@@ -50,12 +50,12 @@ class PreparedData:
     base: Base
     base_model: BaseModel
     renderer: "Renderer"
-    rows: Rows
+    rows: LoadedData
     train: "RenderedSet[Any]"
     valid: "RenderedSet[Any]"
 
     @property
-    def answers(self) -> "Sequence[Rendered]":
+    def answers(self) -> "Sequence[RenderedExample]":
         """Held-out conversations with what is learnt in them, or training ones when nothing is held out."""
         rows = self.valid.rows or self.train.rows
         return [row if self.recipe.method != "dpo" else row.chosen for row in rows]
@@ -79,30 +79,30 @@ class PreparedData:
         return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def read_rows(recipe: Recipe) -> Rows:
+def load_data(recipe: Recipe) -> LoadedData:
     """Read and check the files of a recipe; raises `DataError` with the problems of all of them."""
     valid_name = recipe.valid or recipe.train
     if recipe.method != "dpo":
         split = read_split(recipe)
         train, valid = split.train, split.valid
-        return Rows(
-            PreparedSplit(recipe.train, train.path, train.sha256, train.examples),
-            PreparedSplit(valid_name, valid.path, valid.sha256, valid.examples),
+        return LoadedData(
+            LoadedSplit(recipe.train, train.path, train.sha256, train.examples),
+            LoadedSplit(valid_name, valid.path, valid.sha256, valid.examples),
             split.warnings,
         )
     pairs = read_pairs(recipe.train_path)
     if recipe.valid_path is None:
         kept, held_out = _hold_out_pairs(pairs, recipe)
-        return Rows(_pairs(recipe.train, pairs, kept), _pairs(recipe.train, pairs, held_out), pairs.warnings)
+        return LoadedData(_pairs(recipe.train, pairs, kept), _pairs(recipe.train, pairs, held_out), pairs.warnings)
     valid_pairs = read_pairs(recipe.valid_path)
-    return Rows(
+    return LoadedData(
         _pairs(recipe.train, pairs, pairs.pairs),
         _pairs(valid_name, valid_pairs, valid_pairs.pairs),
         (*pairs.warnings, *valid_pairs.warnings),
     )
 
 
-def prepare_data(recipe: Recipe, rows: Rows, data_dir: Path, console: Console) -> PreparedData:
+def prepare_data(recipe: Recipe, rows: LoadedData, data_dir: Path, console: Console) -> PreparedData:
     """Find the base and render all rows with its template; raises `DataError`, `RunError`."""
     base = find_base(recipe.base_model, relative_to=recipe.directory, data_dir=data_dir, console=console)
     from trainer.training.loss_mask import Renderer, render_all
@@ -115,15 +115,15 @@ def prepare_data(recipe: Recipe, rows: Rows, data_dir: Path, console: Console) -
     limit = min(recipe.training.max_length, renderer.longest_context)
     render: Any = renderer.render_pair if recipe.method == "dpo" else renderer.render
 
-    def rendered(side: PreparedSplit) -> "RenderedSet[Any]":
+    def rendered(side: LoadedSplit) -> "RenderedSet[Any]":
         rows: Sequence[Any] = side.rows
         return render_all(render, side.path, rows, max_length=limit, allow_drop=recipe.training.allow_drop)
 
     return PreparedData(recipe, base, base_model, renderer, rows, rendered(rows.train), rendered(rows.valid))
 
 
-def _pairs(name: str, dataset: PairDataset, pairs: Sequence[Pair]) -> PreparedSplit:
-    return PreparedSplit(name, dataset.path, dataset.sha256, pairs)
+def _pairs(name: str, dataset: PairDataset, pairs: Sequence[Pair]) -> LoadedSplit:
+    return LoadedSplit(name, dataset.path, dataset.sha256, pairs)
 
 
 def _hold_out_pairs(dataset: PairDataset, recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
