@@ -83,7 +83,7 @@ bench-adapters: setup ## cold starts, slots, 1,000 adapters and a killed engine,
 		$(BIN)/turntable loadtest bench-adapters --resolve-pin-us $$us --json docs/benchmarks/adapters.json || code=$$?; \
 		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
 
-bench-costs: setup ## a million ledger rows summed up on SQLite and PostgreSQL; writes docs/costs.md
+bench-costs: setup ## a million ledger rows summed up on SQLite and PostgreSQL; writes docs/explanation/costs.md
 	@$(BIN)/python -m docs.measure_costs && $(BIN)/python docs/build_reference.py
 
 # Exit code 1 is a verdict; its figures belong on the page too.

@@ -34,7 +34,16 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- generated:(?P<name>\w+) -->\n.*?<!-- /generated -->", re.DOTALL)
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("benchmarks.md", "costs.md", "proof.md", "training.md", "usage.md")),
+    *(
+        ROOT / "docs" / name
+        for name in (
+            "benchmarks.md",
+            "explanation/costs.md",
+            "explanation/verdict.md",
+            "how-to/train.md",
+            "explanation/ledger.md",
+        )
+    ),
 )
 MEASURED = ROOT / "docs" / "benchmarks"
 LISTED = ("adapters", "gateway", "trainer", "loadtest", "examples")

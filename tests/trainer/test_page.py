@@ -1,4 +1,4 @@
-"""docs/training.md names tests that are there."""
+"""docs/how-to/train.md names tests that are there."""
 
 import re
 
@@ -8,7 +8,7 @@ TRAPS = 15
 
 
 def test_each_trap_of_the_page_is_held_by_tests_that_exist() -> None:
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## Fifteen traps")[2]
+    page = (ROOT / "docs" / "how-to" / "train.md").read_text(encoding="utf-8").partition("## Fifteen traps")[2]
     rows = [line for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
     assert [int(row.split("|")[1]) for row in rows] == list(range(1, TRAPS + 1))
     for row in rows:
