@@ -70,7 +70,7 @@ from gateway.server.middleware import with_cors, with_middleware
 from gateway.server.request_body import BodyReader
 from gateway.server.request_id import RequestIds
 from gateway.settings import Settings
-from gateway.threads import short_work_threads
+from gateway.threads import REPORTS, bound_route_threads, join_all
 from gateway.tracing import Telemetry
 
 log = logging.getLogger(__name__)
@@ -252,16 +252,15 @@ class Turntable:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_default_executor(short_work_threads())
+        bound_route_threads()
         async with contextlib.AsyncExitStack() as closing:  # whatever one part does, the next is closed as well
             closing.callback(self._database.dispose)
-            # threads of what was cancelled use the database
-            closing.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
+            closing.push_async_callback(join_all)  # work of cancelled callers uses the database
             if self._telemetry is not None:
-                closing.push_async_callback(asyncio.to_thread, self._telemetry.close)
-            closing.push_async_callback(asyncio.to_thread, self._accounting.close)
-            closing.push_async_callback(asyncio.to_thread, self._ledger.close)
-            closing.push_async_callback(asyncio.to_thread, self._refusals.flush)
+                closing.push_async_callback(REPORTS.run, self._telemetry.close)
+            closing.push_async_callback(REPORTS.run, self._accounting.close)
+            closing.push_async_callback(REPORTS.run, self._ledger.close)
+            closing.push_async_callback(REPORTS.run, self._refusals.flush)
             closing.callback(self._pool.leases.close)
             for engine in self._pool.engines:
                 closing.callback(engine.client.close)
