@@ -66,7 +66,7 @@ from gateway.releases.gate import EvidenceRecorder, build_gate
 from gateway.releases.publish import build_publisher
 from gateway.releases.rollout import Rollout
 from gateway.releases.shadow import Shadows
-from gateway.server.middleware import with_cors, with_middleware
+from gateway.server.middleware import middleware, with_middleware
 from gateway.server.request_body import BodyReader
 from gateway.server.request_id import RequestIds
 from gateway.settings import Settings
@@ -142,8 +142,8 @@ class Turntable:
         self._books = Metering(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
         leaving = background.group("leaving_versions")
         self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
-        self._rest = with_middleware(self._build_rest(setup, registry, store, resolver), ids, settings)
-        self._entrance = with_cors(self._dispatch, settings.cors_origins)
+        stack = middleware(settings=settings, ids=ids, paths=APIS, inference=self._inference)
+        self._app = with_middleware(self._build_rest(setup, registry, store, resolver), stack)
 
     def _build_endpoint(
         self, settings: Settings, inference: Inference, resolver: Resolver, ids: RequestIds
@@ -242,13 +242,7 @@ class Turntable:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
-        await self._entrance(scope, receive, send)
-
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in APIS:
-            await self._inference(scope, receive, send)
-        else:
-            await self._rest(scope, receive, send)
+        await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
