@@ -1,6 +1,5 @@
 """GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
 
-import asyncio
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from gateway.costs.report import CostQuery, CostReports
 from gateway.costs.tenant_view import asked_by_tenant, only_of
 from gateway.errors import InvalidRequestError
 from gateway.money import MOST_USD_PER_HOUR
+from gateway.threads import REPORTS
 
 
 class Measurement(RootModel[dict[str, Any]]):
@@ -28,7 +28,7 @@ def cost_routes(office: CostReports, watch: CostRefresher, *, usage: Any, admin:
     routes = APIRouter(prefix="/admin/v1/costs", tags=["costs"])
 
     @routes.get("")
-    def costs(
+    async def costs(
         caller: Annotated[Caller, Depends(usage)],
         since: str | None = None,
         until: str | None = None,
@@ -53,8 +53,9 @@ def cost_routes(office: CostReports, watch: CostRefresher, *, usage: Any, admin:
             usd_per_hour=_usd(usd_per_hour),
         )
         if caller.is_admin:
-            return office.document(question).model_dump(mode="json")
-        return only_of(caller.tenant, office.document(asked_by_tenant(question))).model_dump(mode="json")
+            return (await REPORTS.run(office.document, question)).model_dump(mode="json")
+        document = await REPORTS.run(office.document, asked_by_tenant(question))
+        return only_of(caller.tenant, document).model_dump(mode="json")
 
     _add_evidence(routes, office, watch, admin)
     return routes
@@ -62,7 +63,7 @@ def cost_routes(office: CostReports, watch: CostRefresher, *, usage: Any, admin:
 
 def _add_evidence(routes: APIRouter, office: CostReports, watch: CostRefresher, admin: Any) -> None:
     @routes.get("/price", dependencies=[Depends(admin)])
-    def price() -> dict[str, Any]:
+    async def price() -> dict[str, Any]:
         """The price of work that requests cost now; its basis is `unpriced` where nobody stated a price per hour."""
         return {"version": watch.price().version, **watch.price().document()}
 
@@ -81,8 +82,8 @@ def _add_evidence(routes: APIRouter, office: CostReports, watch: CostRefresher, 
     async def record(kind: EvidenceKind, request: Request) -> dict[str, Any]:
         """Keep a measurement: weights, capacity or quality. From now on it is the one that counts."""
         fact = checked(kind, read_body(Measurement, await request.body()).root)
-        await asyncio.to_thread(office.store.add, kind, fact)
-        await asyncio.to_thread(watch.renew)
+        await REPORTS.run(office.store.add, kind, fact)
+        await REPORTS.run(watch.renew)
         return {"kind": kind, **fact}
 
 

@@ -1,6 +1,5 @@
 """The books of one gateway: its ledger summed up, exported, pruned, and held against its engines."""
 
-import asyncio
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -25,6 +24,7 @@ from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
 from gateway.settings import Settings
+from gateway.threads import REPORTS
 
 _BEAT_S = 1.0
 _PRUNE_S = 3600.0
@@ -87,8 +87,8 @@ class Metering:
     async def judge(self, since_us: int) -> tuple[list[ReconcileResult], int]:
         """Ask the engines now, and judge every run that was seen since then; with interrupted rows of no known run."""
         await self.watch.read()
-        judgements = await asyncio.to_thread(self.reconciliation.judge_all, since_us)
-        return judgements, await asyncio.to_thread(self.reconciliation.unattributed, since_us)
+        judgements = await REPORTS.run(self.reconciliation.judge_all, since_us)
+        return judgements, await REPORTS.run(self.reconciliation.unattributed, since_us)
 
     def rows(self, since_us: int, until_us: int, tenant: str | None) -> Iterator[list[dict[str, Any]]]:
         """Pages of the ledger's rows; blocks between them."""

@@ -7,7 +7,6 @@ and whenever its counters fall.
 Reading the counters of engines: when an engine comes up, and again and again while it serves.
 """
 
-import asyncio
 import logging
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from gateway.clock import now_us
 from gateway.engines.client import EngineClient, EngineCounters
 from gateway.errors import GatewayError
+from gateway.threads import REPORTS
 
 KINDS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 
@@ -145,7 +145,7 @@ class EngineCounterReader:
             counters = await client.counters()
             if counters is None:
                 return None
-            return await asyncio.to_thread(self._counts.take, engine, Reading(asked_us, now_us(), counters))
+            return await REPORTS.run(self._counts.take, engine, Reading(asked_us, now_us(), counters))
         except (GatewayError, SQLAlchemyError):
             log.warning("the counters of %s cannot be read", engine, exc_info=True)
             return None

@@ -22,6 +22,7 @@ from gateway.metering.reconcile.ledger_totals import LedgerTotals, begin_us, led
 from gateway.metering.reconcile.recovery import Recovery
 from gateway.metering.reconcile.report import ReconcileGauges
 from gateway.metering.reconcile.verdict import Agreement, ReconcileResult, judge
+from gateway.threads import REPORTS
 
 _READ_AGAIN_US = HOUR_US
 
@@ -97,7 +98,7 @@ class ReconcileWatch:
         """Read, recover what crashes have cut off, and judge, once."""
         await self.read()
         await self._recovery.run()
-        await asyncio.to_thread(self._judge)
+        await REPORTS.run(self._judge)
 
     async def read(self) -> None:
         """Read the counters of all engines that serve."""

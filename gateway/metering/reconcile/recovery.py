@@ -5,7 +5,6 @@ and stay interrupted: nobody was answered, as far as anybody knows. Their keys a
 price in force when that was found.
 """
 
-import asyncio
 import logging
 from typing import Any
 
@@ -23,6 +22,7 @@ from gateway.errors import GatewayError
 from gateway.metering import usage_ledger
 from gateway.metering.fold import Booking, Cost
 from gateway.metering.usage_summary import reopen
+from gateway.threads import REPORTS
 
 log = logging.getLogger(__name__)
 _MOST = 500
@@ -44,7 +44,7 @@ class Recovery:
 
     async def run(self) -> None:
         """Ask for what is there now; at most so many rows at a time."""
-        rows = await asyncio.to_thread(self._rows)
+        rows = await REPORTS.run(self._rows)
         waiting = {row.request_id for row in rows}
         self._asked = {asked for asked in self._asked if asked[0] in waiting}
         self._unknown = {asked for asked in self._unknown if asked[0] in waiting}
@@ -61,7 +61,7 @@ class Recovery:
         for failure in failures:
             raise failure
         if self._prices.price.nano_usd is not None:
-            await asyncio.to_thread(self._charge)
+            await REPORTS.run(self._charge)
 
     def _rows(self) -> list[Row[Any]]:
         row = usage_ledger.c
@@ -88,7 +88,7 @@ class Recovery:
             self._unknown.add(asked)
             return False
         if worked is not None and (worked.usage.prompt_tokens or row.engine_run):
-            await asyncio.to_thread(self._keep, row, engine, worked)
+            await REPORTS.run(self._keep, row, engine, worked)
         return True
 
     def _keep(self, row: Row[Any], engine: Engine, worked: EngineUsage) -> None:
