@@ -1,6 +1,6 @@
 """A bare HTTP/1.1 connection: the least work that still checks an answer, so that the client is not what is measured.
 
-The canned engine's words are `w0 w1 w2 …`; an answer is right when all of them arrived, and `[DONE]` after a stream.
+The mock engine's words are `w0 w1 w2 …`; an answer is right when all of them arrived, and `[DONE]` after a stream.
 """
 
 import asyncio
