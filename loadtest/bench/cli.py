@@ -40,7 +40,7 @@ def bench(
     json_out: JsonOut = None,
     venvs: Venvs = Path(".bench"),
 ) -> None:
-    """Measure CPU, latency, memory and cold start beside vllm-router and LiteLLM, in front of a canned engine."""
+    """Measure CPU, latency, memory and cold start beside vllm-router and LiteLLM, in front of a mock engine."""
     with _errors_shown():
         names = chosen(systems)
         versions = _versions(names, venvs)

@@ -1,4 +1,4 @@
-"""A gateway in this process, attached to a canned engine: for faults that a real engine cannot be asked for."""
+"""A gateway in this process, attached to a mock engine: for faults that a real engine cannot be asked for."""
 
 import socket
 import threading

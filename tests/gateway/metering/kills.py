@@ -1,6 +1,6 @@
 """Killing a gateway at random moments under load, again and again, and what its ledger says afterwards.
 
-The engine is canned and attached: it outlives every gateway, and what it counted is the truth. `python -m
+The engine is a mock and attached: it outlives every gateway, and what it counted is the truth. `python -m
 tests.gateway.metering.kills` does this a thousand times for `make soak`.
 """
 

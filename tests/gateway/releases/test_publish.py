@@ -1,4 +1,4 @@
-"""Publish, verify and retire over a canned engine: every state is truthful, whatever happens in between."""
+"""Publish, verify and retire over a mock engine: every state is truthful, whatever happens in between."""
 
 import asyncio
 import hashlib

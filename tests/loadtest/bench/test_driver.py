@@ -2,21 +2,19 @@
 
 import pytest
 
-from loadtest.bench.connection import BenchAnswer, BenchConnection, joined, problem
-from loadtest.bench.driver import Phase, drive
+from loadtest.bench.driver import Answer, Phase, drive, problem
 from loadtest.mock_engine import Fault, MockSettings, serving
 
 
-def answer(body: bytes, status: int = 200) -> BenchAnswer:
-    return BenchAnswer(status, body, chunked=False, first_text_s=None, end_s=0)
+def answer(body: bytes, status: int = 200) -> Answer:
+    collected = Answer()
+    collected.on_head(status, {})
+    collected.on_data(body)
+    return collected
 
 
 def phase(url: str, *, stream: bool, words: int = 5, requests: int = 6) -> Phase:
     return Phase(int(url.rpartition(":")[2]), "", stream, words, 60, concurrency=2, requests=requests)
-
-
-def test_chunks_are_joined_wherever_they_were_cut() -> None:
-    assert joined(b"3\r\ndat\r\nA;name=value\r\na: [DONE]\n\r\n0\r\n\r\n") == b"data: [DONE]\n"
 
 
 def test_a_stream_that_lacks_a_word_or_its_end_is_a_problem() -> None:
@@ -34,23 +32,11 @@ def test_a_plain_answer_with_other_text_or_status_is_a_problem() -> None:
     assert problem(answer(b'{"error":1}'), 2, stream=False) == "not a chat completion"
 
 
-def test_an_answer_is_whole_only_with_its_last_byte() -> None:
-    connection, head = BenchConnection(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
-    seen: list[BenchAnswer] = []
-
-    class Waiting:
-        def done(self) -> bool:
-            return False
-
-        def set_result(self, found: BenchAnswer) -> None:
-            seen.append(found)
-
-    connection._answered = Waiting()  # type: ignore[assignment]
-    for byte in head + b"abc":
-        connection.data_received(bytes([byte]))
-    assert not seen
-    connection.data_received(b"d")
-    assert [(found.status, found.body, found.chunked) for found in seen] == [(200, b"abcd", False)]
+def test_the_first_word_is_timed_also_when_it_comes_in_pieces() -> None:
+    collected = answer(b'data: {"content":"')
+    assert collected.first_text_s is None
+    collected.on_data(b'w0 "}')
+    assert collected.first_text_s is not None
 
 
 @pytest.mark.parametrize("stream", [False, True])

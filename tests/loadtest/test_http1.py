@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from loadtest.client import ChatClient
-from loadtest.connection import Body
+from loadtest.http1 import MOST_HEAD_BYTES, Connection, FailureError
 from loadtest.records import RequestRecord
 from loadtest.workload import RequestSpec, built_in_prompts
 
@@ -94,6 +94,7 @@ async def test_the_request_has_path_host_and_key() -> None:
     [
         (b"", "connection"),
         (b"HTTP/1.1 200", "connection"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", "malformed"),
         (b"SSH-2.0-OpenSSH_9\r\n\r\n", "malformed"),
         (b"HTTP/1.1 abc\r\n\r\n", "malformed"),
         (IN_CHUNKS, "truncated"),
@@ -125,6 +126,96 @@ async def test_after_a_refusal_the_connection_is_used_again() -> None:
     assert script.connections == 1
 
 
-def test_bytes_behind_the_body_are_not_part_of_it() -> None:
-    body = Body(200, {b"content-length": b"3"})
-    assert (body.feed(b"abcdef"), body.complete) == (b"abc", True)
+async def test_bytes_behind_the_body_are_not_part_of_it_and_end_the_connection() -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + TYPE + b"Content-Length: %d\r\n\r\n" % len(EVENTS) + EVENTS
+    script = Script(([answer + b"data: nonsense"], False), ([answer + answer], False), ([answer], False))
+    async with asking(script) as client:
+        records = [await ask(client) for _ in range(3)]
+    assert [(record.error, len(record.chunk_s)) for record in records] == [(None, 1)] * 3
+    assert script.connections == 3
+
+
+async def test_a_head_without_an_end_is_refused() -> None:
+    async with asking(Script(([b"HTTP/1.1 200 OK\r\nX: " + b"y" * MOST_HEAD_BYTES], False))) as client:
+        record = await ask(client)
+    assert (record.error, record.message) == ("malformed", "the answer is not HTTP: its head does not end")
+
+
+class Collected:
+    """A reader that keeps everything it is given."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reads: list[bytes] = []
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.status = status
+
+    def on_data(self, data: bytes) -> None:
+        if data == b"bad":
+            raise FailureError("malformed", "bad data")
+        self.reads.append(data)
+
+
+class Pipe(asyncio.Transport):
+    """A transport whose other end is the test."""
+
+    is_aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Accept the request."""
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def connected() -> tuple[Connection, Pipe]:
+    connection, pipe = Connection(), Pipe()
+    connection.connection_made(pipe)
+    return connection, pipe
+
+
+async def test_an_answer_is_whole_only_with_its_last_byte() -> None:
+    connection, _ = connected()
+    reader = Collected()
+    answered = connection.send(b"", reader)
+    for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc":
+        connection.data_received(bytes([byte]))
+    assert not answered.done()
+    connection.data_received(b"d")
+    assert answered.result() > 0
+    assert (reader.status, b"".join(reader.reads)) == (200, b"abcd")
+
+
+async def test_the_chunks_of_one_read_are_handed_over_in_one_piece() -> None:
+    connection, _ = connected()
+    reader = Collected()
+    answered = connection.send(b"", reader)
+    connection.data_received(CHUNKED + b"3\r\ndat\r\nA;name=value\r\na: [DONE]\n\r\n1")
+    connection.data_received(b"\r\n!\r\n0\r\n\r\n")
+    assert (reader.reads, answered.done()) == ([b"data: [DONE]\n", b"!"], True)
+
+
+async def test_a_failure_of_the_reader_ends_the_answer_and_the_connection() -> None:
+    connection, pipe = connected()
+    answered = connection.send(b"", Collected())
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbad")
+    with pytest.raises(FailureError, match="bad data"):
+        answered.result()
+    assert (connection.open, pipe.is_aborted) == (False, True)
+
+
+async def test_an_answer_that_its_sender_gave_up_ends_the_connection() -> None:
+    connection, pipe = connected()
+    reader = Collected()
+    connection.send(b"", reader).cancel()
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")
+    assert (reader.reads, pipe.is_aborted) == ([], True)
+
+
+async def test_a_closed_connection_takes_no_request() -> None:
+    connection, _ = connected()
+    connection.close()
+    answered = connection.send(b"", Collected())
+    with pytest.raises(ConnectionResetError):
+        answered.result()
