@@ -6,7 +6,8 @@
     loss          the logits of one chunk, three times in fp32
 
 Where the layers of the base are split into `parts`, each process holds that fraction of them and of what is learnt in
-them, beside the scales of NF4 and two layers that are whole while they are computed. docs/training.md shows the formula
+them, beside the scales of NF4 and two layers that are whole while they are computed. docs/explanation/training-run.md
+shows the formula
 with an example. The libraries themselves are not in it.
 """
 
