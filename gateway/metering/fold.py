@@ -29,9 +29,10 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 
 from gateway.clock import DAY_US
+from gateway.database import upsert
 from gateway.metering.entry import CHARGED, OPENED, PROGRESS, SETTLED
 
 usage_ledger = Table(
@@ -239,10 +240,7 @@ class Booking:
         self._booked = select(row.request_id, row.attempt).where(
             row.request_id.in_(select(each.table_valued("value").c.value)), is_booked
         )
-        insert: Any = (sqlite if is_sqlite else postgresql).insert(spending)
-        self._add = insert.on_conflict_do_update(
-            index_elements=["account", "day"], set_={"nano_usd": spending.c.nano_usd + insert.excluded.nano_usd}
-        )
+        self._add = upsert(dialect, spending, add=["nano_usd"])
 
     def book(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Add what these rows cost; call it before they are written as settled."""
