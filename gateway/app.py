@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -27,7 +28,6 @@ from gateway.admin_api.usage import request_routes, usage_routes
 from gateway.admin_api.vllm_lora import vllm_lora_routes
 from gateway.auth.service import open_keys
 from gateway.background import Background, Periodic
-from gateway.costs.bill import AdapterLoads
 from gateway.costs.evidence import CostEvidenceStore
 from gateway.costs.plan import UNPRICED, EnginePrices
 from gateway.costs.refresh import CostGauges, CostRefresher
@@ -52,10 +52,15 @@ from gateway.inference.pipeline import CacheSalts, Inference
 from gateway.inference.poison_requests import PoisonRequests
 from gateway.inference.relay import Timeouts
 from gateway.inference.routing import Resolver
-from gateway.metering import Ledger
-from gateway.metering.engine_uptime import EngineRuns
+from gateway.metering import Ledger, OwnRequests
+from gateway.metering.engine_uptime import AdapterLoads, EngineRuns
+from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore
+from gateway.metering.reconcile.ledger_totals import keep_pruned_totals
+from gateway.metering.reconcile.reconciliation import ReconcileGauges, ReconcileMonitor, Reconciliation
+from gateway.metering.reconcile.recovery import Recovery
 from gateway.metering.refusal_log import RefusalLog
 from gateway.metering.request_history import RequestHistory
+from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.service import Metering
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
@@ -139,7 +144,7 @@ class Turntable:
         self._refusals = RefusalLog(settings.data_dir / "refusals")
         self._inference = self._build_endpoint(settings, inference, resolver, ids)
         self._heart = self._build_heart()
-        self._books = Metering(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
+        self._metering = self._build_metering(settings, inference, request_prices)
         leaving = background.group("leaving_versions")
         self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
         self._rest = with_middleware(self._build_rest(setup, registry, store, resolver), ids, settings)
@@ -201,6 +206,36 @@ class Turntable:
         self._cost_watch.begin()
         return request_prices
 
+    def _build_metering(self, settings: Settings, inference: Inference, prices: RequestPrices) -> Metering:
+        database, ledger, pool = self._database, self._ledger, self._pool
+        counters = EngineCounterStore(database, ledger.run)
+        reader = EngineCounterReader(counters)
+        for engine in pool.engines:
+            engine.supervisor.on_start(partial(reader.read, engine.name, engine.client))
+            engine.client.record_own_requests(_own_requests(ledger, engine, inference))
+        reconciliation = Reconciliation(database, counters, ledger.flush)
+        monitor = ReconcileMonitor(
+            pool,
+            reader=reader,
+            counters=counters,
+            reconciliation=reconciliation,
+            gauges=ReconcileGauges(self._metrics.registry),
+            recovery=Recovery(database, pool, ledger.gateway, prices),
+        )
+        return Metering(
+            database=database,
+            ledger=ledger,
+            summary=self._usage,
+            retention=Retention(database, self._usage, keep_pruned_totals),
+            erasure=TenantErasure(database, ledger.flush),
+            reconciliation=reconciliation,
+            monitor=monitor,
+            note_progress=inference.note_progress,
+            settle_all=inference.settlement.close,
+            retention_days=settings.ledger_retention_days,
+            reconcile_every_s=settings.reconcile_every_s,
+        )
+
     def _build_rest(self, setup: Setup, registry: Registry, store: Store, resolver: Resolver) -> FastAPI:
         settings, base = setup.settings, setup.settings.served_model_name
         evidences, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
@@ -219,7 +254,11 @@ class Turntable:
             gate_routes(evidences, self._gate, documents, guards.admin),
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(
-                self._books, base=base, usage=guards.usage, admin=guards.admin, forgotten_as=self._refusals.forget
+                self._metering,
+                base=base,
+                usage=guards.usage,
+                admin=guards.admin,
+                erase_refusals=self._refusals.erase_tenant,
             ),
             request_routes(RequestHistory(self._database, self._refusals, self._ledger.flush), guards.admin),
             cost_routes(self._cost_office, self._cost_watch, usage=guards.usage, admin=guards.admin),
@@ -265,7 +304,7 @@ class Turntable:
             closing.callback(self._pool.leases.close)
             for engine in self._pool.engines:
                 closing.callback(engine.client.close)
-            for part in (self._watching, self._books, self._rollout, self._shadows, self._watch, self._background):
+            for part in (self._watching, self._metering, self._rollout, self._shadows, self._watch, self._background):
                 closing.push_async_callback(part.close)
             for engine in self._pool.engines:
                 closing.push_async_callback(_cancelled, asyncio.create_task(self._supervise(engine)))
@@ -277,7 +316,7 @@ class Turntable:
         background = self._background
         yield from self._heart.periodic(background)
         yield from self._cost_watch.periodic(background)
-        yield from self._books.periodic(background)
+        yield from self._metering.periodic(background)
         yield from self._accounting.periodic()
         yield from self._watching.periodic(background)
         yield from self._watch.periodic()
@@ -294,6 +333,10 @@ class Turntable:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _own_requests(ledger: Ledger, engine: Engine, inference: Inference) -> OwnRequests:
+    return OwnRequests(ledger, engine.name, lambda: engine.run, inference.settlement.settle)
 
 
 def _soon(call: Callable[[], None]) -> None:
