@@ -71,11 +71,11 @@ from gateway.releases.gate import EvidenceRecorder, build_gate
 from gateway.releases.publish import build_publisher
 from gateway.releases.rollout import Rollout
 from gateway.releases.shadow import Shadows
-from gateway.server.middleware import with_cors, with_middleware
+from gateway.server.middleware import middleware, with_middleware
 from gateway.server.request_body import BodyReader
 from gateway.server.request_id import RequestIds
 from gateway.settings import Settings
-from gateway.threads import short_work_threads
+from gateway.threads import REPORTS, bound_route_threads, join_all
 from gateway.tracing import Telemetry
 
 log = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ class Turntable:
         self._metering = self._build_metering(settings, inference, request_prices)
         leaving = background.group("leaving_versions")
         self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
-        self._rest = with_middleware(self._build_rest(setup, registry, store, resolver), ids, settings)
-        self._entrance = with_cors(self._dispatch, settings.cors_origins)
+        stack = middleware(settings=settings, ids=ids, paths=APIS, inference=self._inference)
+        self._app = with_middleware(self._build_rest(setup, registry, store, resolver), stack)
 
     def _build_endpoint(
         self, settings: Settings, inference: Inference, resolver: Resolver, ids: RequestIds
@@ -281,26 +281,19 @@ class Turntable:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
-        await self._entrance(scope, receive, send)
-
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in APIS:
-            await self._inference(scope, receive, send)
-        else:
-            await self._rest(scope, receive, send)
+        await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_default_executor(short_work_threads())
+        bound_route_threads()
         async with contextlib.AsyncExitStack() as closing:  # whatever one part does, the next is closed as well
             closing.callback(self._database.dispose)
-            # threads of what was cancelled use the database
-            closing.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
+            closing.push_async_callback(join_all)  # work of cancelled callers uses the database
             if self._telemetry is not None:
-                closing.push_async_callback(asyncio.to_thread, self._telemetry.close)
-            closing.push_async_callback(asyncio.to_thread, self._accounting.close)
-            closing.push_async_callback(asyncio.to_thread, self._ledger.close)
-            closing.push_async_callback(asyncio.to_thread, self._refusals.flush)
+                closing.push_async_callback(REPORTS.run, self._telemetry.close)
+            closing.push_async_callback(REPORTS.run, self._accounting.close)
+            closing.push_async_callback(REPORTS.run, self._ledger.close)
+            closing.push_async_callback(REPORTS.run, self._refusals.flush)
             closing.callback(self._pool.leases.close)
             for engine in self._pool.engines:
                 closing.callback(engine.client.close)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.errors import DatabaseAwayError
+from gateway.threads import MOST_THREADS
 
 log = logging.getLogger(__name__)
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
@@ -26,6 +27,7 @@ _GONE = "was moved, deleted or replaced while the gateway runs"
 # Any number will do, as long as every gateway takes the same.
 _MIGRATION_LOCK = 0x7475726E
 _CONNECT_S = 10
+_IDLE_CONNECTIONS = 5
 
 
 def open_database(url: str) -> Engine:
@@ -39,6 +41,7 @@ def open_database(url: str) -> Engine:
         hide_parameters=True,  # errors are logged, hashes are not
         pool_pre_ping=parsed.get_backend_name() != "sqlite",  # its server may have been restarted meanwhile
         connect_args=_patience(parsed),
+        **_pool(parsed),
     )
     if database.dialect.name == "sqlite":
         event.listen(database, "connect", _set_pragmas)
@@ -140,6 +143,13 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _pool(url: URL) -> dict[str, Any]:
+    """As many connections as threads may want one: a report never keeps a budget from being leased."""
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        return {}
+    return {"pool_size": _IDLE_CONNECTIONS, "max_overflow": MOST_THREADS - _IDLE_CONNECTIONS}
 
 
 def _patience(url: URL) -> dict[str, Any]:

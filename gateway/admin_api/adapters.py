@@ -1,6 +1,5 @@
 """The admin surface for versions: publish, list, show, verify, retire, and the audit log."""
 
-import asyncio
 import contextlib
 import shutil
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from gateway.releases.errors import parse_version, translated_errors
 from gateway.releases.publish import Publisher
 from gateway.releases.rollout import Rollout
 from gateway.releases.shadow import Shadows
-from gateway.threads import entered_in_file_thread, in_file_thread
+from gateway.threads import FILES, REPORTS, entered_in_file_thread
 
 
 class PublishSource(Schema):
@@ -137,14 +136,14 @@ def _add_changes(routes: APIRouter, services: AdapterServices, admin: Any) -> No
         else:
             body = read_body(PublishSource, await request.body())
             version = await publisher.publish_source(body.name, body.source, actor=caller.key_id, convert=body.convert)
-        return await asyncio.to_thread(documents.whole_row, version)
+        return await REPORTS.run(documents.whole_row, version)
 
     @routes.post("/adapters/{name}/versions/{version}/verify")
     async def verify(name: str, version: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Re-hash the stored files, check and probe the version anew; `ok` says whether it passed."""
         found = _find(registry, name, version)
         reason = await publisher.verify(name, found.version, actor=caller.key_id)
-        whole = await asyncio.to_thread(documents.whole_version, _find(registry, name, version))
+        whole = await REPORTS.run(documents.whole_version, _find(registry, name, version))
         return {"ok": not reason, "failure": reason} | whole
 
     @routes.delete("/adapters/{name}/versions/{version}")
@@ -178,7 +177,7 @@ async def _publish_upload(request: Request, publisher: Publisher, store: Store, 
         with translated_errors():
             scratch = await stack.enter_async_context(entered_in_file_thread(store.incoming()))
             archive = scratch / "upload"
-            await in_file_thread(_copy, upload.file, archive)
+            await FILES.run(_copy, upload.file, archive)
             return await publisher.publish_archive(name, archive, actor=caller.key_id, convert=convert == "true")
 
 

@@ -1,6 +1,5 @@
 """GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
 
-import asyncio
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from gateway.costs.refresh import CostRefresher
 from gateway.costs.report import CostReports
 from gateway.errors import InvalidRequestError
 from gateway.money import MOST_USD_PER_HOUR
+from gateway.threads import REPORTS
 
 
 class Measurement(RootModel[dict[str, Any]]):
@@ -28,7 +28,7 @@ def cost_routes(reports: CostReports, refresher: CostRefresher, *, usage: Any, a
     routes = APIRouter(prefix="/admin/v1/costs", tags=["costs"])
 
     @routes.get("")
-    def costs(
+    async def costs(
         caller: Annotated[Caller, Depends(usage)],
         since: str | None = None,
         until: str | None = None,
@@ -53,8 +53,8 @@ def cost_routes(reports: CostReports, refresher: CostRefresher, *, usage: Any, a
             usd_per_hour=_usd(usd_per_hour),
         )
         if caller.is_admin:
-            return reports.document(query).model_dump(mode="json")
-        return reports.tenant_document(query, caller.tenant).model_dump(mode="json")
+            return (await REPORTS.run(reports.document, query)).model_dump(mode="json")
+        return (await REPORTS.run(reports.tenant_document, query, caller.tenant)).model_dump(mode="json")
 
     _add_evidence(routes, reports, refresher, admin)
     return routes
@@ -62,7 +62,7 @@ def cost_routes(reports: CostReports, refresher: CostRefresher, *, usage: Any, a
 
 def _add_evidence(routes: APIRouter, reports: CostReports, refresher: CostRefresher, admin: Any) -> None:
     @routes.get("/price", dependencies=[Depends(admin)])
-    def price() -> dict[str, Any]:
+    async def price() -> dict[str, Any]:
         """The price of work that requests cost now; its basis is `unpriced` where nobody stated a price per hour."""
         return {"version": refresher.price().version, **refresher.price().document()}
 
@@ -81,8 +81,8 @@ def _add_evidence(routes: APIRouter, reports: CostReports, refresher: CostRefres
     async def record(kind: EvidenceKind, request: Request) -> dict[str, Any]:
         """Keep a measurement: weights, capacity or quality. From now on it is the one that counts."""
         fact = validate_fact(kind, read_body(Measurement, await request.body()).root)
-        await asyncio.to_thread(reports.store.add, kind, fact)
-        await asyncio.to_thread(refresher.refresh)
+        await REPORTS.run(reports.store.add, kind, fact)
+        await REPORTS.run(refresher.refresh)
         return {"kind": kind, **fact}
 
 

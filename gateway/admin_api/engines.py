@@ -23,7 +23,7 @@ def engine_routes(pool: EnginePool, plan: SlotPlan, *, admin: Any) -> APIRouter:
     routes = APIRouter(tags=["engines"])
 
     @routes.get("/admin/v1/engines", dependencies=[Depends(admin)])
-    def engines() -> dict[str, Any]:
+    async def engines() -> dict[str, Any]:
         """Every engine: state, circuit, version, adapters per tier, shields, and the slot plan with its reason."""
         return {"object": "list", "data": [_describe(engine, plan) for engine in pool.engines]}
 

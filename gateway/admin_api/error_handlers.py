@@ -20,7 +20,7 @@ from gateway.inference.formats import APIS
 _SLASHES = re.compile(r"/{2,}")
 
 
-def nearest(path: str, exists: Callable[[str], bool]) -> str | None:
+def nearest_path(path: str, exists: Callable[[str], bool]) -> str | None:
     """A path that exists and differs only by slashes, or by a `/v1` that is missing, doubled or behind something."""
     if len(path) > 200:
         return None
@@ -59,7 +59,7 @@ def add_error_handlers(app: FastAPI) -> None:
         if error.status_code == MethodNotAllowedError.status:
             allowed = set().union(*(getattr(route, "methods", None) or () for route in _routes_of(request, path)))
             return render(request, MethodNotAllowedError(request.method, path, _with_head(allowed)))
-        near = nearest(path, lambda other: bool(_routes_of(request, other)))
+        near = nearest_path(path, lambda other: bool(_routes_of(request, other)))
         return render(request, UnknownUrlError(request.method, path, near))
 
     def invalid(request: Request, error: Exception) -> Response:

@@ -19,12 +19,12 @@ def health_routes(
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         """200 while the process lives."""
         return {"status": "ok"}
 
     @routes.get("/ready")
-    def ready() -> dict[str, Any]:
+    async def ready() -> dict[str, Any]:
         """200 while requests can be served; 503 with the reason otherwise. `failing` names background tasks that fail
         again and again and that requests do not need.
         """

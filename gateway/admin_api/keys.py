@@ -3,7 +3,6 @@
 The admin surface for keys and tenants: create (shown once), list, show, change, rotate, revoke.
 """
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +20,7 @@ from gateway.errors import InvalidRequestError
 from gateway.metering import SHADOW_KEY
 from gateway.money import nano
 from gateway.quota import BudgetStatuses
+from gateway.threads import CRITICAL, REPORTS
 
 _Limit = Annotated[int | None, Field(ge=1, le=10**15)]
 _Usd = Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=9)]
@@ -179,7 +179,7 @@ def _add_keys(routes: APIRouter, office: ApiKeyService, standings: BudgetStatuse
     async def create(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Give out a key: `key` in the answer is shown this once and kept nowhere."""
         draft = read_body(NewKey, await request.body()).draft()
-        made, secret = await asyncio.to_thread(office.create, draft, actor=caller.key_id)
+        made, secret = await CRITICAL.run(office.create, draft, actor=caller.key_id)
         return {"key": secret, **key_document(made, now_us())}
 
     @routes.get("/keys", tags=["keys"], dependencies=[Depends(admin)])
@@ -198,7 +198,7 @@ def _add_keys(routes: APIRouter, office: ApiKeyService, standings: BudgetStatuse
     async def change(key_id: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Change name, scopes, adapters, limits, budgets or expiry; requests that run go on as they began."""
         body = read_body(KeyChanges, await request.body())
-        changed = await asyncio.to_thread(office.change, key_id, body.values, actor=caller.key_id)
+        changed = await CRITICAL.run(office.change, key_id, body.values, actor=caller.key_id)
         return key_document(changed, now_us())
 
 
@@ -207,13 +207,13 @@ def _add_key_endings(routes: APIRouter, office: ApiKeyService, admin: Any) -> No
     async def rotate(key_id: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Give a key a new secret, shown this once; the old one stays good for `overlap_s`."""
         overlap_us = read_body(Rotation, await request.body()).overlap_s * 10**6
-        rotated, secret = await asyncio.to_thread(office.rotate, key_id, overlap_us=overlap_us, actor=caller.key_id)
+        rotated, secret = await CRITICAL.run(office.rotate, key_id, overlap_us=overlap_us, actor=caller.key_id)
         return {"key": secret, **key_document(rotated, now_us())}
 
     @routes.delete("/keys/{key_id}", tags=["keys"])
     async def revoke(key_id: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """End a key for good: at once here, within a second on other gateways."""
-        return key_document(await asyncio.to_thread(office.revoke, key_id, actor=caller.key_id), now_us())
+        return key_document(await CRITICAL.run(office.revoke, key_id, actor=caller.key_id), now_us())
 
 
 def _add_tenants(
@@ -223,7 +223,7 @@ def _add_tenants(
     async def put(name: _Name, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Make a tenant, or replace its limits and budgets: they hold for all its keys together."""
         draft = read_body(TenantBody, await request.body()).draft(name)
-        return tenant_document(await asyncio.to_thread(office.put_tenant, draft, actor=caller.key_id))
+        return tenant_document(await CRITICAL.run(office.put_tenant, draft, actor=caller.key_id))
 
     @routes.get("/tenants", tags=["tenants"], dependencies=[Depends(admin)])
     def list_tenants() -> dict[str, Any]:
@@ -240,11 +240,11 @@ def _add_tenants(
     async def patch(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Change some limits or budgets of a tenant."""
         body = read_body(TenantBody, await request.body())
-        return tenant_document(await asyncio.to_thread(office.change_tenant, name, body.values, actor=caller.key_id))
+        return tenant_document(await CRITICAL.run(office.change_tenant, name, body.values, actor=caller.key_id))
 
     @routes.delete("/tenants/{name}", tags=["tenants"])
     async def delete(name: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Forget a tenant's limits, budgets and feedback; 409 while keys of it work."""
-        deleted = await asyncio.to_thread(office.delete_tenant, name, actor=caller.key_id)
-        await asyncio.to_thread(forget, name, actor=caller.key_id)
+        deleted = await CRITICAL.run(office.delete_tenant, name, actor=caller.key_id)
+        await REPORTS.run(forget, name, actor=caller.key_id)
         return tenant_document(deleted)

@@ -28,14 +28,14 @@ def model_routes(registry: Registry, resolver: Resolver, base: str, inference: A
         return model
 
     @routes.get("")
-    def list_models(caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
+    async def list_models(caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
         """The base model and every live adapter that this key may use."""
         live = registry.snapshot.live_versions()
         models = [describe(base, None), *(describe(v.name, v) for v in live)]
         return {"object": "list", "data": [model for model in models if caller.may_use(model["id"])]}
 
     @routes.get("/{name:path}")
-    def get_model(name: str, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
+    async def get_model(name: str, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
         """One model by name or ref."""
         if not name:
             raise UnknownUrlError("GET", "/v1/models/", "/v1/models")

@@ -1,12 +1,12 @@
 """The guards of routes: FastAPI dependencies that let in who holds a key with the right scope, and tell who it is."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import Request
 
 from gateway.auth import Caller, Keyring, Scope
 
-Guard = Callable[[Request], Caller]
+Guard = Callable[[Request], Awaitable[Caller]]
 
 
 class Guards:
@@ -17,19 +17,19 @@ class Guards:
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
 
-    def inference(self, request: Request) -> Caller:
+    async def inference(self, request: Request) -> Caller:
         """Who may ask models."""
         return self._let_in(request, Scope.INFERENCE)
 
-    def usage(self, request: Request) -> Caller:
+    async def usage(self, request: Request) -> Caller:
         """Who may read what its tenant used; an admin reads everybody's."""
         return self._let_in(request, Scope.USAGE)
 
-    def metrics(self, request: Request) -> Caller:
+    async def metrics(self, request: Request) -> Caller:
         """Who may read the metrics, which name every adapter."""
         return self._let_in(request, Scope.METRICS)
 
-    def admin(self, request: Request) -> Caller:
+    async def admin(self, request: Request) -> Caller:
         """Who may operate the gateway."""
         return self._let_in(request, Scope.ADMIN)
 

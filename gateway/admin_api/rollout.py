@@ -3,7 +3,6 @@
 The admin surface for traffic: promote, roll back, canary, shadow, pin, withdraw.
 """
 
-import asyncio
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from gateway.releases.errors import parse_version, translated_errors
 from gateway.releases.gate import EvidenceRecorder, Override, PromotionGate
 from gateway.releases.rollout import Rollout
 from gateway.releases.verdict import Verdict
+from gateway.threads import CRITICAL
 
 
 class Approval(Schema):
@@ -34,7 +34,7 @@ def gate_routes(evidences: EvidenceRecorder, gate: PromotionGate, documents: Ada
     routes = APIRouter(prefix="/admin/v1", tags=["gates"])
 
     @routes.get("/gate", dependencies=[Depends(admin)])
-    def get_gate() -> dict[str, Any]:
+    async def get_gate() -> dict[str, Any]:
         """What a promotion needs here: a verdict, an approval."""
         return {"require_verdict": gate.require_verdict, "require_approval": gate.require_approval}
 
@@ -62,8 +62,8 @@ def gate_routes(evidences: EvidenceRecorder, gate: PromotionGate, documents: Ada
 
     async def _recorded(record: Any, name: str, version: str) -> dict[str, Any]:
         with translated_errors():
-            found = await asyncio.to_thread(record, check_name(name), parse_version(version))
-            return await asyncio.to_thread(lambda: documents.versions([found])[0])
+            found = await CRITICAL.run(record, check_name(name), parse_version(version))
+            return await CRITICAL.run(lambda: documents.versions([found])[0])
 
     return routes
 

@@ -3,7 +3,6 @@
 /admin/v1/usage: requests and tokens from the ledger, its rows, their retention, and the engines' own counters.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from gateway.metering.reconcile.verdict import reconciliation_document
 from gateway.metering.request_history import RequestFilter, RequestHistory
 from gateway.metering.service import Metering
 from gateway.metering.usage_queries import COUNTS, UsageSums
+from gateway.threads import REPORTS
 
 
 def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
@@ -44,12 +44,12 @@ def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
         since_us = parse_us(since, "since")
         least, most = _statuses(status)
         wanted = RequestFilter(now_us() - DAY_US if since_us is None else since_us, least, most, key, tenant, model)
-        return {"object": "list", "data": await asyncio.to_thread(history.newest, wanted, limit)}
+        return {"object": "list", "data": await REPORTS.run(history.newest, wanted, limit)}
 
     @routes.get("/{request_id:path}")
     async def shown(request_id: str) -> dict[str, Any]:
         """Every request of this id: ours, or one that clients chose themselves, which several may share."""
-        if request_id.isprintable() and (found := await asyncio.to_thread(history.find, request_id)):
+        if request_id.isprintable() and (found := await REPORTS.run(history.find, request_id)):
             return {"object": "list", "data": found}
         raise NotFoundError(
             f"There is no request '{request_id[:128]}' here: its row was deleted, another gateway refused it, newer "
@@ -91,7 +91,7 @@ def usage_routes(
     routes = APIRouter(prefix="/admin/v1/usage", tags=["usage"])
 
     @routes.get("")
-    def summed_up(
+    async def summed_up(
         caller: Annotated[Caller, Depends(usage)],
         group_by: str = "adapter",
         since: str | None = None,
@@ -106,11 +106,11 @@ def usage_routes(
         wanted = {
             name: value for name, value in zip(_FILTERS, (adapter, tenant, key), strict=True) if value is not None
         }
-        sums = metering.summary.window(*_window(since, until)).sums
-        return _grouped([one for one in sums if caller.may_see(one.tenant)], _columns(group_by), wanted, base)
+        columns, window = _columns(group_by), await REPORTS.run(metering.summary.window, *_window(since, until))
+        return _grouped([one for one in window.sums if caller.may_see(one.tenant)], columns, wanted, base)
 
     @routes.get("/rows")
-    def rows(
+    async def rows(
         caller: Annotated[Caller, Depends(usage)],
         format: str = "jsonl",  # noqa: A002
         since: str | None = None,
@@ -121,8 +121,8 @@ def usage_routes(
         if format not in CONTENT_TYPES:
             raise InvalidRequestError(f"There is no format '{format}'; use jsonl or csv.", param="format")
         whose = tenant if caller.is_admin else caller.tenant
-        pages = metering.pages(*_window(since, until), whose)
-        return StreamingResponse(encode_pages(pages, format), media_type=CONTENT_TYPES[format])
+        pages = await REPORTS.run(metering.pages, *_window(since, until), whose)
+        return StreamingResponse(REPORTS.iterate(encode_pages(pages, format)), media_type=CONTENT_TYPES[format])
 
     _add_upkeep(routes, metering, admin, erase_refusals)
     return routes
@@ -141,15 +141,15 @@ def _add_upkeep(
     async def prune(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Delete the ledger's rows before a moment; their hours are summed up first, so no sum changes."""
         before_us = parse_us(read_body(PruneBody, await request.body()).before, "before") or 0
-        deleted = await asyncio.to_thread(metering.prune, min(before_us, now_us()), actor=caller.key_id)
+        deleted = await REPORTS.run(metering.prune, min(before_us, now_us()), actor=caller.key_id)
         return {"deleted_rows": deleted}
 
     @routes.post("/forget", openapi_extra=body_of(ErasureBody))
     async def forget(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Replace a tenant's name and the ids of its keys in old usage by pseudonyms; sums stay as they are."""
         tenant = read_body(ErasureBody, await request.body()).tenant
-        erased = await asyncio.to_thread(metering.erasure.erase, tenant, actor=caller.key_id)
-        await asyncio.to_thread(erase_refusals, tenant, erased.pseudonym)
+        erased = await REPORTS.run(metering.erasure.erase, tenant, actor=caller.key_id)
+        await REPORTS.run(erase_refusals, tenant, erased.pseudonym)
         return {"pseudonym": erased.pseudonym, "rows": erased.rows, "keys": erased.keys}
 
 

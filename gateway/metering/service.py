@@ -1,6 +1,5 @@
 """The metering service of one gateway: usage sums, export, pruning, erasure and reconciliation, and their upkeep."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from gateway.metering.reconcile.reconciliation import ReconcileMonitor, Reconcil
 from gateway.metering.reconcile.verdict import ReconcileResult
 from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.usage_summary import UsageSummary
+from gateway.threads import REPORTS
 
 _HEARTBEAT_S = 1.0
 _PRUNE_S = 3600.0
@@ -73,8 +73,8 @@ class Metering:
         Also returns the number of interrupted rows of no known run.
         """
         await self._monitor.read_counters()
-        results = await asyncio.to_thread(self._reconciliation.reconcile_all, since_us)
-        return results, await asyncio.to_thread(self._reconciliation.unattributed, since_us)
+        results = await REPORTS.run(self._reconciliation.reconcile_all, since_us)
+        return results, await REPORTS.run(self._reconciliation.unattributed, since_us)
 
     def pages(self, since_us: int, until_us: int, tenant: str | None) -> Iterator[list[dict[str, Any]]]:
         """Yield pages of the ledger's rows; blocks between them."""

@@ -3,7 +3,6 @@
 Gauges of drift and of what is due, renewed once a minute; labels are live names, and closed lists beside them.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from gateway.quality.review import QualityReview, Reviewer, Rules
 from gateway.quality.sampler import AnswerSampler
 from gateway.releases.gate import ServedBase
 from gateway.settings import Settings
+from gateway.threads import REPORTS
 
 
 class QualityGauges:
@@ -78,7 +78,7 @@ class QualityMonitoring:
 
     async def close(self) -> None:
         """Count what is left of the sample."""
-        await asyncio.to_thread(self.answers.flush)
+        await REPORTS.run(self.answers.flush)
 
     def renew(self) -> None:
         """Renew the gauges now; blocks."""

@@ -4,7 +4,6 @@ Each gives at most its part of a limit at once, and pays for what the others let
 together they let through what one alone would, plus at most what the limit allows in a beat for each further gateway.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from sqlalchemy import (
 from gateway.auth import Limits
 from gateway.database import upsert
 from gateway.quota.rate_limits import Meter, RateLimiter
+from gateway.threads import CRITICAL
 
 _ALIVE_US = 5 * 10**6
 _KEPT_US = 600 * 10**6
@@ -70,7 +70,7 @@ class LimitSharing:
         told, limiter.used = limiter.used, set()
         rows = [self._row(account, limiter.meters[account]) for account in told]
         try:
-            now_us, limiter.gateways, heard = await asyncio.to_thread(self._visit, rows)
+            now_us, limiter.gateways, heard = await CRITICAL.run(self._visit, rows)
         except BaseException:
             limiter.used |= told
             raise

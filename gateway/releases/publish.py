@@ -43,7 +43,7 @@ from gateway.errors import AdapterRefusedError, ConflictError, GatewayError, Inv
 from gateway.releases.errors import translated_errors
 from gateway.releases.gate import EvidenceRecorder
 from gateway.settings import Settings
-from gateway.threads import entered_in_file_thread, in_file_thread
+from gateway.threads import CRITICAL, FILES, entered_in_file_thread
 
 log = logging.getLogger(__name__)
 _SOON_S = 5.0
@@ -111,7 +111,7 @@ class Publisher:
         self._check(name)
         with translated_errors(), self._working(name, PublishStep.UNPACKING) as work:
             async with entered_in_file_thread(self._store.incoming()) as scratch:
-                await in_file_thread(unpack, archive, scratch, max_bytes=self.max_bytes, convert=convert)
+                await FILES.run(unpack, archive, scratch, max_bytes=self.max_bytes, convert=convert)
                 return await self._publish(work, scratch, actor, {"source": "upload"}, convert=convert)
 
     async def publish_source(self, name: str, source: str, *, actor: str, convert: bool = False) -> Version:
@@ -119,7 +119,7 @@ class Publisher:
         self._check(name)
         with translated_errors(), self._working(name, PublishStep.FETCHING) as work:
             async with entered_in_file_thread(self._store.incoming()) as scratch:
-                origin = await in_file_thread(
+                origin = await FILES.run(
                     fetch, source, scratch, max_bytes=self.max_bytes, allowed=self._sources, convert=convert
                 )
                 return await self._publish(work, scratch, actor, asdict(origin), convert=convert)
@@ -138,7 +138,7 @@ class Publisher:
             work.version = number
             async with self._one_proof:
                 try:
-                    directory = await in_file_thread(self._store.verify, version.digest)
+                    directory = await FILES.run(self._store.verify, version.digest)
                     work.step = PublishStep.CHECKING
                     _, said = await self._preflight(directory)
                     await self._remark(version, said, actor)
@@ -164,15 +164,14 @@ class Publisher:
         converted: Conversion | None = None
         if convert:
             work.step = PublishStep.CONVERTING
-            converted = await in_file_thread(converted_of, directory)
+            converted = await FILES.run(converted_of, directory)
         work.step = PublishStep.CHECKING
         config, said = await self._preflight(directory)
         work.step = PublishStep.STORING
-        manifest = await in_file_thread(self._store.put, directory, config, converted)
+        manifest = await FILES.run(self._store.put, directory, config, converted)
         if converted is not None:
             origin = {**origin, "converted": "; ".join(converted.steps), "original": converted.original_digest}
-        add = partial(self._registry.add, work.name, manifest, actor=actor, evidence=origin)
-        version = await asyncio.to_thread(add)
+        version = await CRITICAL.run(self._registry.add, work.name, manifest, actor=actor, evidence=origin)
         work.version = version.version
         await self._remark(version, said, actor)
         async with self._one_proof:
@@ -194,8 +193,8 @@ class Publisher:
 
     async def _preflight(self, directory: Path) -> tuple[PeftConfig, tuple[str, ...]]:
         max_rank = self._pool.max_lora_rank or self._max_rank
-        config = await in_file_thread(preflight, directory, self._base, max_rank=max_rank)
-        return config, await in_file_thread(remarks, directory, self._base, config)
+        config = await FILES.run(preflight, directory, self._base, max_rank=max_rank)
+        return config, await FILES.run(remarks, directory, self._base, config)
 
     async def _remark(self, version: Version, said: tuple[str, ...], actor: str) -> None:
         """Keep what is odd about a version, and that nothing is any more."""
@@ -220,7 +219,7 @@ class Publisher:
 
     async def _compare_with_training(self, work: PublishJob, version: Version, actor: str) -> None:
         """Where the trainer left vectors, the engine must agree with them."""
-        rows = await in_file_thread(read_parity, self._store.path(version.digest))
+        rows = await FILES.run(read_parity, self._store.path(version.digest))
         if not rows:
             return
         work.step = PublishStep.COMPARING
@@ -256,7 +255,7 @@ class Publisher:
         return self._registry.snapshot.resolve(AdapterRef(version.name, version=version.version))
 
     async def _in_thread(self, change: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        return await asyncio.to_thread(partial(change, *arguments, **options))
+        return await CRITICAL.run(partial(change, *arguments, **options))
 
     @contextlib.contextmanager
     def _working(self, name: str, step: PublishStep) -> Iterator[PublishJob]:

@@ -22,7 +22,7 @@ from gateway.releases.canary import BOUNDS_EVIDENCE, CanaryLimits
 from gateway.releases.errors import translated_errors
 from gateway.releases.gate import Override, PromotionGate
 from gateway.releases.publish import PROBE_EVIDENCE
-from gateway.threads import in_file_thread
+from gateway.threads import CRITICAL, FILES
 
 log = logging.getLogger(__name__)
 _LOOK_S = 0.25
@@ -58,7 +58,7 @@ class Rollout:
         before = self._policy(name)
         judge = partial(self._judge, actor=actor, override=override)
         with translated_errors():
-            await asyncio.to_thread(self._demand_grounds, name, number, judge)
+            await CRITICAL.run(self._demand_grounds, name, number, judge)
             await self._load(name, number)
             version: Version = await self._change(
                 self._registry.promote, name, number, actor=actor, expect_live=expect_live, judge=judge
@@ -165,7 +165,7 @@ class Rollout:
         return grounds
 
     async def _change(self, change: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        return await asyncio.to_thread(partial(change, *arguments, **options))
+        return await CRITICAL.run(partial(change, *arguments, **options))
 
     async def _end(self, end: Callable[..., Any], name: str, actor: str) -> Any:
         before = self._policy(name)
@@ -221,7 +221,7 @@ class Rollout:
                 return f"kept: they are also those of {other.name}@v{other.version}"
         try:
             with self._pool.leases.deleting(version.digest):
-                await in_file_thread(self._store.delete, version.digest)
+                await FILES.run(self._store.delete, version.digest)
         except StoreError as error:
             return f"kept: {error}"
         return "released"

@@ -6,7 +6,6 @@ A mirrored request goes the way of every other one, so its tokens are on the led
 starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
 """
 
-import asyncio
 import difflib
 import logging
 import time
@@ -28,6 +27,7 @@ from gateway.inference.routing import Track
 from gateway.metering import SHADOW_KEY, Entry, Finish
 from gateway.metrics import TrafficMetrics
 from gateway.releases.answer_text import text_of
+from gateway.threads import REPORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class Shadows:
         self._tasks.start(self._compare(pair, shadow, name))
 
     async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
-        alike = await asyncio.to_thread(similarity, pair.live.text, shadow.text)
+        alike = await REPORTS.run(similarity, pair.live.text, shadow.text)
         pair.mirror.answered_greedily(pair.live, shadow, alike)
         self._metrics.shadow_requests.labels(name, "equal" if alike == 1 else "different").inc()
 

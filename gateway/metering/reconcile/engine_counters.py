@@ -5,7 +5,6 @@ an engine counted before a gateway first read it is not the ledger's. An engine 
 run with each gateway process, and whenever its counters fall.
 """
 
-import asyncio
 import logging
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from gateway.clock import now_us
 from gateway.engines.client import EngineClient, EngineCounters
 from gateway.errors import GatewayError
 from gateway.metering.tables import TOKEN_KINDS, engine_counts
+from gateway.threads import REPORTS
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class EngineCounterReader:
             counters = await client.counters()
             if counters is None:
                 return None
-            return await asyncio.to_thread(self._store.record, engine, CounterReading(asked_us, now_us(), counters))
+            return await REPORTS.run(self._store.record, engine, CounterReading(asked_us, now_us(), counters))
         except (GatewayError, SQLAlchemyError):
             log.warning("the counters of %s cannot be read", engine, exc_info=True)
             return None

@@ -20,6 +20,7 @@ from gateway.metering.reconcile.ledger_totals import LedgerTotals, count_open, e
 from gateway.metering.reconcile.recovery import Recovery
 from gateway.metering.reconcile.verdict import Agreement, ReconcileResult, reconcile
 from gateway.metering.tables import usage_ledger
+from gateway.threads import REPORTS
 
 log = logging.getLogger(__name__)
 _READ_AGAIN_US = HOUR_US
@@ -122,7 +123,7 @@ class ReconcileMonitor:
         """Read, recover and reconcile once."""
         await self.read_counters()
         await self._recovery.run()
-        await asyncio.to_thread(self._reconcile)
+        await REPORTS.run(self._reconcile)
 
     async def read_counters(self) -> None:
         """Read the counters of all serving engines."""

@@ -4,7 +4,6 @@ A managed engine ends with its gateway; an attached one remembers. Interrupted r
 stay interrupted. Their keys and tenants are charged at the price in force at that time.
 """
 
-import asyncio
 import logging
 from typing import Any
 
@@ -22,6 +21,7 @@ from gateway.errors import GatewayError
 from gateway.metering.fold import Cost, SpendingWriter
 from gateway.metering.tables import usage_ledger
 from gateway.metering.usage_summary import reopen_hour
+from gateway.threads import REPORTS
 
 log = logging.getLogger(__name__)
 _MOST_ROWS = 500
@@ -48,7 +48,7 @@ class Recovery:
 
         Raises the first error of a row after all rows were tried.
         """
-        rows = await asyncio.to_thread(self._interrupted_rows)
+        rows = await REPORTS.run(self._interrupted_rows)
         waiting = {row.request_id for row in rows}
         self._asked = {asked for asked in self._asked if asked[0] in waiting}
         self._unknown = {asked for asked in self._unknown if asked[0] in waiting}
@@ -65,7 +65,7 @@ class Recovery:
         for failure in failures:
             raise failure
         if self._prices.price.nano_usd is not None:
-            await asyncio.to_thread(self._charge)
+            await REPORTS.run(self._charge)
 
     def _interrupted_rows(self) -> list[Row[Any]]:
         row = usage_ledger.c
@@ -94,7 +94,7 @@ class Recovery:
             self._unknown.add(asked)
             return False
         if usage is not None and (usage.usage.prompt_tokens or row.engine_run):
-            await asyncio.to_thread(self._write_usage, row, engine, usage)
+            await REPORTS.run(self._write_usage, row, engine, usage)
         return True
 
     def _write_usage(self, row: Row[Any], engine: Engine, found: EngineUsage) -> None:
