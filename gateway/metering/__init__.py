@@ -3,11 +3,9 @@
 from gateway.metering.entry import OWN_KEY as OWN_KEY
 from gateway.metering.entry import OWN_LABEL as OWN_LABEL
 from gateway.metering.entry import SHADOW_KEY as SHADOW_KEY
-from gateway.metering.entry import SHADOW_SUFFIX as SHADOW_SUFFIX
 from gateway.metering.entry import Entry as Entry
 from gateway.metering.entry import Finish as Finish
 from gateway.metering.entry import now_us as now_us
-from gateway.metering.entry import shadow_label as shadow_label
 from gateway.metering.fold import spending as spending
 from gateway.metering.fold import usage_ledger as usage_ledger
 from gateway.metering.ledger import Ledger as Ledger

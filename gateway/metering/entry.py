@@ -27,14 +27,6 @@ SHADOW_KEY = "shadow"
 """Key and tenant of the rows of mirrored requests: the engine worked on them, no client asked for them."""
 
 
-SHADOW_SUFFIX = " (shadow)"
-
-
-def shadow_label(adapter: str) -> str:
-    """What mirrored requests of an adapter are summed up under: never mixed with what clients asked for."""
-    return adapter + SHADOW_SUFFIX
-
-
 class Finish(StrEnum):
     """How a request ended."""
 

@@ -12,7 +12,7 @@ from adapters.audit import write_entry
 from gateway.background import Background, Periodic
 from gateway.costs.request_price import RequestPrices
 from gateway.engines.engine import Engine
-from gateway.inference.pipeline import Inference
+from gateway.inference.pipeline import InferencePipeline
 from gateway.metering import Ledger, OwnRequests, now_us
 from gateway.metering.export import rows
 from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore
@@ -31,7 +31,7 @@ _BEAT_S = 1.0
 _PRUNE_S = 3600.0
 
 
-def _own_requests(ledger: Ledger, engine: Engine, inference: Inference) -> OwnRequests:
+def _own_requests(ledger: Ledger, engine: Engine, inference: InferencePipeline) -> OwnRequests:
     return OwnRequests(ledger, engine.name, lambda: engine.run, inference.settlement.settle)
 
 
@@ -43,7 +43,7 @@ class Metering:
         settings: Settings,
         database: Database,
         ledger: Ledger,
-        inference: Inference,
+        inference: InferencePipeline,
         summary: UsageSummary,
         metrics: Metrics,
         prices: RequestPrices,
@@ -110,4 +110,4 @@ class Metering:
         self.prune(now_us() - self._retention_days * DAY_US, actor="retention")
 
     async def _note_progress(self) -> None:
-        self._inference.note_progress()
+        self._inference.settlement.note_progress()

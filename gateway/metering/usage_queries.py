@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, not_, or_, select, text, union_all
 
-from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, Finish, usage_ledger
+from gateway.core import SHADOW_SUFFIX
+from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, Finish, usage_ledger
 from gateway.metering.tables import adapter_loads, engine_hours, usage_hours
 from gateway.money import HOUR_US
 

@@ -104,7 +104,7 @@ def with_listener_paths(app: ASGIApp) -> ASGIApp:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if (
             scope["type"] == "http"
-            and scope["extensions"].get(LISTENER) is Listener.PUBLIC
+            and scope.get("extensions", {}).get(LISTENER) is Listener.PUBLIC
             and not is_public(scope["path"])
         ):
             path = scope["path"]
