@@ -15,10 +15,8 @@ Beside it: engine_uptime.py (hours up and adapter loads, for the bill), own_requ
 from gateway.metering.entry import OWN_KEY as OWN_KEY
 from gateway.metering.entry import OWN_LABEL as OWN_LABEL
 from gateway.metering.entry import SHADOW_KEY as SHADOW_KEY
-from gateway.metering.entry import SHADOW_SUFFIX as SHADOW_SUFFIX
 from gateway.metering.entry import Entry as Entry
 from gateway.metering.entry import Finish as Finish
-from gateway.metering.entry import shadow_label as shadow_label
 from gateway.metering.ledger import Ledger as Ledger
 from gateway.metering.own_requests import OwnRequest as OwnRequest
 from gateway.metering.own_requests import OwnRequests as OwnRequests

@@ -26,7 +26,6 @@ OWN_LABEL = "turntable (own)"
 """Adapter name under which the gateway's own requests are summed, whatever model they were for."""
 SHADOW_KEY = "shadow"
 """Key and tenant of shadow requests: the engine worked on them, no client asked for them."""
-SHADOW_SUFFIX = " (shadow)"
 
 COLUMNS = (
     "request_id",
@@ -62,11 +61,6 @@ COLUMNS = (
     "queue_us",
 )
 """Columns of `usage_ledger` in the order of a journal line's values; lines of older versions end earlier."""
-
-
-def shadow_label(adapter: str) -> str:
-    """Return the name under which shadow requests of an adapter are summed, apart from those of clients."""
-    return adapter + SHADOW_SUFFIX
 
 
 class Finish(StrEnum):

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, not_, or_, select, text, union_all
 
 from gateway.clock import HOUR_US
-from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, Finish
+from gateway.core import SHADOW_SUFFIX
+from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, Finish
 from gateway.metering.tables import adapter_loads, engine_hours, usage_hours, usage_ledger
 
 SHORT_PROMPT = 16_000
