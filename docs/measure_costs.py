@@ -17,7 +17,8 @@ from sqlalchemy import Engine, text
 
 from gateway.clock import DAY_US, now_us
 from gateway.costs.evidence import CostEvidenceStore
-from gateway.costs.report import CostQuery, CostReports
+from gateway.costs.inputs import CostQuery
+from gateway.costs.report import CostReports
 from gateway.database import open_database
 from gateway.metering import usage_ledger
 from gateway.metering.engine_uptime import EngineRuns

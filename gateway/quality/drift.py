@@ -20,7 +20,8 @@ from typing import Any
 from sqlalchemy import Engine, delete, func, select
 
 from adapters.answer_profile import COMPLETION, ENDED, FIELD, FORMAT, PROMPT, REFUSAL, REFUSED, STOP, VALID, Counts
-from gateway.quality.tables import inserting, watched_answers
+from gateway.database import upsert
+from gateway.quality.tables import watched_answers
 
 Key = tuple[str, str, int, str, str]
 """Adapter, digest, day, measure, bucket."""
@@ -46,9 +47,7 @@ class AnswerProfileStore:
         # In one order everywhere, or two gateways could wait for each other's rows.
         rows = [{**dict(zip(_KEY, key, strict=True)), "answers": number} for key, number in sorted(counts.items())]
         with self._database.begin() as connection:
-            insert = inserting(connection, watched_answers)
-            total = watched_answers.c.answers + insert.excluded.answers
-            connection.execute(insert.on_conflict_do_update(index_elements=_KEY, set_={"answers": total}), rows)
+            connection.execute(upsert(connection.dialect.name, watched_answers, add=["answers"]), rows)
 
     def read(self, adapter: str, digest: str, since_day: int) -> dict[str, Counter[str]]:
         """Buckets of every measure of a version since a day, that day included."""

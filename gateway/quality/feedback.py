@@ -13,9 +13,10 @@ from sqlalchemy import Engine, delete, func, or_, select
 from adapters.audit import write_entry
 from gateway.auth import Caller
 from gateway.clock import now_us
+from gateway.database import upsert
 from gateway.errors import NotFoundError
 from gateway.metering import usage_ledger
-from gateway.quality.tables import feedback, inserting
+from gateway.quality.tables import feedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,7 @@ class FeedbackStore:
             "at_us": now_us(),
         }
         with self._database.begin() as connection:
-            insert = inserting(connection, feedback).values(**row)
-            kept = {name: insert.excluded[name] for name in row}
-            connection.execute(insert.on_conflict_do_update(index_elements=("request_id", "key_id"), set_=kept))
+            connection.execute(upsert(connection.dialect.name, feedback, replace=row), row)
         return row
 
     def rows(

@@ -21,9 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters import Version
 from adapters.answer_profile import LENGTH, STOP, Baseline, ProfiledAnswer
 from adapters.answer_profile import OTHER as OTHERWISE
-from gateway.core import Usage
-from gateway.inference.relay import RequestContext
-from gateway.inference.routing import Target, Track
+from gateway.core import RequestContext, Target, Track, Usage
 from gateway.metering import Entry, Finish
 from gateway.quality.drift import AnswerProfileStore, Key, today
 from gateway.releases.answer_text import text_of
@@ -93,11 +91,11 @@ class AnswerSampler:
     def ended(self, call: RequestContext, entry: Entry) -> None:
         """Take an answer of the sample that is complete; those of several choices are not one answer."""
         version = call.target.version
-        if not call.is_watched or version is None or entry.finish is not Finish.COMPLETED or entry.status != 200:
+        if not call.is_sampled or version is None or entry.finish is not Finish.COMPLETED or entry.status != 200:
             return
         if call.api.path not in _WATCHED_PATHS or call.request.document.get("n") not in (None, 1):
             return
-        body = b"".join(call.heard or ())
+        body = b"".join(call.captured or ())
         if len(self._waiting) >= _MOST_WAITING or len(body) > _MOST_BYTES:
             self._watched.labels(version.name, "dropped").inc()
             return

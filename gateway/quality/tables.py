@@ -2,10 +2,7 @@
 unless a client sent it as feedback.
 """
 
-from typing import Any
-
-from sqlalchemy import JSON, BigInteger, Column, Connection, Float, Integer, MetaData, String, Table, Text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import JSON, BigInteger, Column, Float, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -35,9 +32,3 @@ watched_answers = Table(
     Column("bucket", String(96), primary_key=True),
     Column("answers", BigInteger, nullable=False),
 )
-
-
-def inserting(connection: Connection, table: Table) -> Any:
-    """An INSERT that can say what to do with a row that is there already, in the connection's dialect."""
-    dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table)

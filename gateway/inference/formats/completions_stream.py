@@ -54,7 +54,7 @@ class CompletionsStream:
         self._is_over = False
         self.saw_end = False
         self.failure: EngineFailedError | None = None
-        self.told = b""
+        self.failure_event = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
@@ -106,7 +106,7 @@ class CompletionsStream:
             return self._end()
         if not event.startswith(self._theirs) and not self._learn_head(event):
             if event.startswith(_ERROR):
-                self.told = event
+                self.failure_event = event
                 return self._fail("The engine failed on this request; its log has the details.")
             return event + _END
         rest = event[len(self._theirs) :]

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import orjson
 
-from gateway.core import Usage
+from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
-from gateway.inference.formats.base import Api, InferenceRequest, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer
 from gateway.inference.formats.sse import NamedEvents
 
 _WHOLE = frozenset({"completed", "incomplete"})
@@ -51,8 +51,8 @@ class Responses(Api):
         fields = {"type": "error", "sequence_number": number, **flat, **details}
         return b"event: error\ndata: " + orjson.dumps(fields) + b"\n\n"
 
-    def _changed(self, request: InferenceRequest) -> dict[str, Any]:
-        """The engine is told to store nothing, which is also what it does when asked otherwise."""
+    def _engine_fields(self, request: InferenceRequest) -> dict[str, Any]:
+        """Tell the engine to store nothing, as it does anyway."""
         return {"store": False}
 
 

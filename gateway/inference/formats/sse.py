@@ -54,7 +54,7 @@ class NamedEvents(ABC):
         self.prompt_tokens = 0
         self.saw_end = False
         self.failure: EngineFailedError | None = None
-        self.told = b""
+        self.failure_event = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
@@ -85,7 +85,7 @@ class NamedEvents(ABC):
             self._deltas += 1
             return event + _END
         if name == b"error" or event.startswith(b'data: {"error"'):
-            self.told = event
+            self.failure_event = event
             self.fail(_FAILED)
             return b""
         if name in self.rewritten:

@@ -22,15 +22,17 @@ from gateway.core import Usage
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
 from gateway.costs.html import html_page
+from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE, PlanError, read_plan, read_presets
 from gateway.costs.prices.book import SNAPSHOT_FILE
 from gateway.costs.refresh import CostGauges, CostRefresher
-from gateway.costs.report import CostQuery, CostReports
+from gateway.costs.report import CostReports
 from gateway.costs.request_price import RequestPrices
 from gateway.costs.terminal import shown
 from gateway.database import open_database
 from gateway.errors import InvalidRequestError
-from gateway.metering.engine_uptime import EngineRuns, _runs
+from gateway.metering.engine_uptime import EngineRuns
+from gateway.metering.tables import engine_runs
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
 from gateway.money import NANO, usd_text
@@ -60,7 +62,7 @@ def run_of(database: Engine, begin: int, end: int, usd: Decimal | None, engine: 
     price = None if usd is None else int(usd * NANO)
     values = {"started_us": begin, "seen_us": end, "nano_usd_per_hour": price, "engine": engine}
     with database.begin() as connection:
-        connection.execute(insert(_runs).values(values))
+        connection.execute(insert(engine_runs).values(values))
 
 
 def office_of(database: Engine, data_dir: Path) -> CostReports:
@@ -293,7 +295,7 @@ def test_money_for_people_has_as_many_decimals_as_make_sense(nano_usd: int | Non
         ("[[engine]]\nusd_per_hour = 1\n[engine.owned]\npurchase_usd = 1\nyears = 1\n", "two prices"),
         ('[[adapter]]\nname = "a"\n', "adapter.1.trained_on"),
         ("colour = 1\n", "colour"),
-        ("[engine\n", "no valid TOML"),
+        ("[engine\n", "not valid TOML"),
     ],
 )
 def test_a_mistake_in_the_plan_is_named(office: CostReports, tmp_path: Path, text: str, words: str) -> None:
@@ -347,7 +349,7 @@ def test_gauges_show_today_as_the_document_does(database: Engine, tmp_path: Path
     run_of(database, now_us() - 10**6, now_us(), Decimal("2.69"))
     write_rows(database, [row(1, now_us() - 10**6, 10**5, prompt_tokens=100, completion_tokens=10)])
     office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
-    CostRefresher(office, CostGauges(metrics.registry), prices, lambda: None).renew()
+    CostRefresher(office, CostGauges(metrics.registry), prices, lambda: None).refresh()
     shown = dict(re.findall(r"(?m)^(turntable_cost_\S+) (\S+)$", metrics.render().decode()))
     begin, end = (round(float(shown[f"turntable_cost_window_{name}_seconds"]) * 1e6) for name in ("start", "end"))
     document = office.document(CostQuery(begin, end))
@@ -422,8 +424,8 @@ def test_the_price_of_work_of_other_days_holds_until_there_is_work_today(databas
     write_rows(database, [row(1, noon + HOUR_US, HOUR_US // 2, **used)])
     office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
     watch = CostRefresher(office, CostGauges(metrics.registry), prices, lambda: None)
-    watch.renew()
+    watch.refresh()
     assert prices.price.cost_nano_usd(Usage(100, 10)) == 1_800_000_000  # half an hour's worth
     run_of(database, now_us() - 10**6, now_us() + 10**9, None)
-    watch.renew()
+    watch.refresh()
     assert prices.price.cost_nano_usd(Usage(100, 10)) is None

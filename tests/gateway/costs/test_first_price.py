@@ -17,8 +17,7 @@ from gateway.cli.tenants import app as tenants_app
 from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.refresh import CostGauges, CostRefresher
-from gateway.costs.request_price import RequestPrices
-from gateway.costs.weights import ASSUMED
+from gateway.costs.request_price import ASSUMED_WEIGHTS, RequestPrices
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from loadtest.mock_engine.engine import MockSettings
@@ -81,8 +80,8 @@ def test_before_any_traffic_work_costs_what_a_slow_engine_would_take(database: E
     watch, prices = watch_of(database, tmp_path, 3_600 * 10**9)  # a dollar per second
     watch.begin()
     assumed = prices.price.cost_nano_usd(Usage(100, 10))
-    assert assumed == (100 * ASSUMED.prompt + 10 * ASSUMED.output) // 1000
-    watch.renew()
+    assert assumed == (100 * ASSUMED_WEIGHTS.prompt + 10 * ASSUMED_WEIGHTS.output) // 1000
+    watch.refresh()
     assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("assumed", assumed)
 
 
@@ -92,7 +91,7 @@ def test_at_midnight_the_pace_learnt_the_day_before_stays_in_force(database: Eng
     write_rows(database, [row(1, evening, 10 * 10**6, prompt_tokens=100, completion_tokens=10)])
     watch, prices = watch_of(database, tmp_path, 36 * 10**8)
     watch.begin()
-    watch.renew()
+    watch.refresh()
     assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("recent", 10 * 10**6)
 
 

@@ -12,8 +12,9 @@ from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.costs.context import UNUSED
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import EvidenceKind
+from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE, IdlePolicy
-from gateway.costs.report import CostQuery, CostReports
+from gateway.costs.report import CostReports
 from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY
 from gateway.money import NANO
 from tests.gateway.costs.ledger_rows import row, write_rows

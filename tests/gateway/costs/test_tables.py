@@ -18,9 +18,9 @@ from gateway.cli.usage import _comparison
 from gateway.clock import HOUR_US
 from gateway.costs.docs_tables import EXAMPLE_AT
 from gateway.costs.evidence import EvidenceKind
+from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE, IdlePolicy
 from gateway.costs.prices.book import PriceBook
-from gateway.costs.report import CostQuery
 from gateway.costs.terminal import shown
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import CAPACITY, SINCE, office_of, run_of
