@@ -20,7 +20,7 @@ from gateway.cli.costs import costs_app
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
-from gateway.costs.html import html_page
+from gateway.costs.page import html_page
 from gateway.costs.plan import PLAN_FILE, PlanError, read_plan, read_presets
 from gateway.costs.prices.book import SNAPSHOT_FILE
 from gateway.costs.refresh import CostGauges, CostRefresher
