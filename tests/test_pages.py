@@ -8,8 +8,8 @@ import pytest
 
 import trainer.cli as commands
 from gateway.costs.evidence import EvidenceKind
-from gateway.costs.html import html_page as costs_page
 from gateway.costs.inputs import CostQuery
+from gateway.costs.page import html_page as costs_page
 from gateway.database import open_database
 from loadtest.page import html_page as loadtest_page
 from tests.browser import Page, new_page, running_browser
@@ -83,7 +83,7 @@ def test_hostile_answers_run_nothing_in_the_report(page: Page, tmp_path: Path) -
     file = tmp_path / "page.html"
     file.write_text(decision(tmp_path), encoding="utf-8")
     page.open(file.as_uri())
-    assert page.evaluate("document.querySelector('.sides pre').textContent") == HOSTILE
+    assert page.evaluate("document.querySelector('.example pre').textContent") == HOSTILE
     assert page.evaluate("document.querySelectorAll('script, img').length") == 0
     injected = "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)"
     assert page.evaluate(f"{injected}; window.ran") is None, "the page's policy stops what gets past the escaping"

@@ -6,7 +6,7 @@ training.json                                     the facts of the run
 parity.json                                       log-probabilities to compare a server with
 rows.jsonl                                        which rows were seen: lineage
 run.json                                          where recipe and data lay on this machine; stays here
-metrics.jsonl, loss.png                           the loss, step by step
+metrics.jsonl, loss.svg                           the loss, step by step
 README.md                                         the model card, generated from the facts
 
 The baseline of a run: what the answers that it learnt from are like, for comparing live answers with them.
@@ -60,6 +60,8 @@ tags: [{tags}]
 {method_rows}| learning rate, seed | {learning_rate}, {seed} |
 | trainable parameters | {trainable_parameters:,} |
 | time | {wall_s:.0f} s on {device} |
+
+![training loss and eval loss over the steps](loss.svg)
 
 The loss was taken over assistant messages and their stop tokens only, rendered with the base model's own chat template
 (`{template}`). The recipe has the hash `{recipe}`, the base model's config `{base}` and its weights `{weights}`;
@@ -220,7 +222,7 @@ def _write_account(directory: Path, recipe: Recipe, account: RunRecord, digest: 
         lines = (json.dumps(row, ensure_ascii=False) for row in account.rows)
         (directory / ROWS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
-        save_loss_curve(directory / "loss.png", recipe.name, account.metrics)
+        save_loss_curve(directory / "loss.svg", recipe.name, account.metrics)
     return facts
 
 
