@@ -147,7 +147,7 @@ class Turntable:
             keyring=self._keys.keyring,
             bodies=BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
             resolver=resolver,
-            samples=self._watching.answers.wants,
+            samples=self._watching.sampler.should_sample,
             poison=self._suspects,
             quota=self._accounting.allowance,
             prices=prices,
@@ -185,7 +185,7 @@ class Turntable:
             background.group("shadows"),
             most_running=settings.max_shadowed,
         )
-        inference.settlement.observe(self._watch.ended, self._shadows.ended, self._watching.answers.ended)
+        inference.settlement.observe(self._watch.ended, self._shadows.ended, self._watching.sampler.ended)
         if self._telemetry is not None:
             inference.settlement.observe(self._telemetry.record)
 
@@ -264,8 +264,8 @@ class Turntable:
                 None if settings.public_metrics else guards.metrics,
             ),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
-            key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
-            feedback_routes(watching.book, guards.inference, guards.admin),
+            key_routes(self._keys, self._accounting.standings, guards.admin, watching.feedback.erase_tenant),
+            feedback_routes(watching.feedback, guards.inference, guards.admin),
             watching_routes(watching, guards.admin),
         ):
             rest.include_router(routes)

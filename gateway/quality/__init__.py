@@ -1,1 +1,3 @@
-"""Watching: what live answers are like beside those learnt from, what people say of them, and when to train again."""
+"""Answer quality in production: a sample of live answers (sampler.py) against the training baseline (drift.py), feedback
+of clients (feedback.py), and whether to train an adapter again (review.py); service.py runs all of it.
+"""
