@@ -12,6 +12,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +26,14 @@ from gateway.engines.plugin.residency import ADAPTERS, ALIVE, PIN, REMOVE
 from gateway.engines.residency import ResidencyReport
 from gateway.errors import AdapterRefusedError, EngineFailedError, GatewayError, InvalidRequestError
 from gateway.metering import OwnRequests
+
+
+class Health(StrEnum):
+    """What came of a health check: an answer of 200, nothing in time, or an error or no connection."""
+
+    UP = "up"
+    SLOW = "slow"
+    DOWN = "down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +164,20 @@ class EngineClient:
         """Keep a connection whose response was read to its end; close any other, so the engine stops working on it."""
         self._connections.give_back(connection)
 
-    async def is_healthy(self) -> bool:
-        """Whether the engine answers its health check in time."""
+    async def health(self) -> Health:
+        """Ask the engine's health check, for `_HEALTHY_S` at most."""
         try:
             async with asyncio.timeout(_HEALTHY_S), self._connections.request("GET", "/health") as answer:
                 await answer.read()
-                return answer.status == 200
-        except (GatewayError, TimeoutError):
-            return False
+                return Health.UP if answer.status == 200 else Health.DOWN
+        except TimeoutError:
+            return Health.SLOW
+        except GatewayError:
+            return Health.DOWN
+
+    async def is_healthy(self) -> bool:
+        """Whether the engine answers its health check in time."""
+        return await self.health() is Health.UP
 
     async def is_alive(self) -> bool:
         """Whether the engine's core and its workers still take turns, by their own answer; returns when they answer, so

@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from gateway.engines.adapter_loader import AdapterLoader
 from gateway.engines.adapter_reconciler import Reconciler
-from gateway.engines.client import EngineClient
+from gateway.engines.client import EngineClient, Health
 from gateway.engines.process import EngineProcess, EngineSpec
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
@@ -260,9 +260,18 @@ class Supervisor:
             await asyncio.sleep(_ATTACHED_PROBE_S)
 
     async def _look(self, failures: int) -> int:
-        """One look at an attached engine; returns how often it has failed in a row."""
+        """Probe an attached engine once; returns how often in a row nothing answered.
+
+        An engine that is slow to answer has as long as a managed one before it counts as hung. Only one that refuses
+        connections or answers with an error is taken for dead, because its adapters and requests pay for that.
+        """
         is_ready = self.status.state is EngineState.READY
-        is_up = await self._client.is_healthy()
+        health = await self._client.health()
+        if health is Health.SLOW and (is_ready or self.status.state is EngineState.HUNG):
+            if time.monotonic() - self._alive_s >= self._patience.hang_s:
+                self._hangs()
+            return 0
+        is_up = health is Health.UP
         if is_up and (not is_ready or time.monotonic() - self._alive_s >= _LIFE_PROBE_S):
             try:
                 async with asyncio.timeout(self._patience.hang_s):
