@@ -5,13 +5,15 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -108,6 +110,21 @@ def database_file(database: Engine) -> DatabaseFile:
     file = database.get_execution_options()["turntable_file"]
     assert isinstance(file, DatabaseFile), "every database has one"
     return file
+
+
+def upsert(
+    dialect: str, table: Table, *, replace: Iterable[str] = (), add: Iterable[str] = (), keep: Iterable[str] = ()
+) -> Any:
+    """Build an INSERT that updates the row with the same primary key, for SQLite or PostgreSQL.
+
+    Columns in `replace` take the new value, those in `add` become the sum of both, those in `keep` stay, which still
+    locks the row.
+    """
+    insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    changes = {name: insert.excluded[name] for name in replace}
+    changes |= {name: table.c[name] + insert.excluded[name] for name in add}
+    changes |= {name: table.c[name] for name in keep}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changes)
 
 
 def away_error(error: BaseException) -> DatabaseAwayError:

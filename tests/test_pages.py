@@ -9,7 +9,7 @@ import pytest
 import trainer.cli as commands
 from gateway.costs.evidence import EvidenceKind
 from gateway.costs.html import html_page as costs_page
-from gateway.costs.report import CostQuery
+from gateway.costs.inputs import CostQuery
 from gateway.database import open_database
 from loadtest.page import html_page as loadtest_page
 from tests.browser import Page, new_page, running_browser

@@ -9,7 +9,7 @@ from gateway.engines.engine import Engine
 from gateway.engines.plugin.patches import SHIELDS, EnginePatch, Place
 from gateway.engines.pool import EnginePool
 from gateway.engines.slot_plan import SlotPlan
-from gateway.inference.request_guards import REQUEST_SHIELDS
+from gateway.inference.request_guards import guard_defects
 
 _DEGRADED = (
     "This engine runs without our plugin: an unload only forgets the name, residency is what the gateway believes, and "
@@ -55,7 +55,7 @@ def _describe(engine: Engine, plan: SlotPlan) -> dict[str, Any]:
         "load_ms": {adapter.name: adapter.load_ms for adapter in residents.adapters} if residents else None,
         "working_set": loader.used.names(),
         "warning": engine.thrash.warning,
-        "waiting_for_a_turn": engine.turns.waiting,
+        "waiting_for_a_turn": engine.scheduler.waiting,
         "plan": asdict(plan),
         "shields": _shields(engine),
     }
@@ -63,8 +63,7 @@ def _describe(engine: Engine, plan: SlotPlan) -> dict[str, Any]:
 
 def _shields(engine: Engine) -> list[dict[str, Any]]:
     told = [_tell(shield, engine) for shield in SHIELDS]
-    for name, apply in REQUEST_SHIELDS.items():
-        defect = " ".join((apply.__doc__ or "").split())
+    for name, defect in guard_defects().items():
         told.append(
             {"name": name, "place": Place.GATEWAY, "defect": defect, "measure": "Refused or cut back.", "applied": True}
         )

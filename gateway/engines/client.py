@@ -10,8 +10,7 @@ import contextlib
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -20,13 +19,13 @@ from typing import Any
 import orjson
 
 from gateway.core import Usage
-from gateway.engines.http import MOST_ANSWER_BYTES, ConnectionPool, Request
+from gateway.engines.http import MOST_ANSWER_BYTES, Connection, ConnectionPool, Request
 from gateway.engines.plugin.finished_requests import TOKENS
 from gateway.engines.plugin.key_guard import PROOF, prove
 from gateway.engines.plugin.residency import ADAPTERS, ALIVE, PIN, REMOVE
 from gateway.engines.residency import ResidencyReport
 from gateway.errors import AdapterRefusedError, EngineFailedError, GatewayError, InvalidRequestError
-from gateway.metering import OwnRequest
+from gateway.metering import OwnRequests
 
 
 class Health(StrEnum):
@@ -124,8 +123,7 @@ class EngineClient:
         api_key: str | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        self.book: Callable[[str, Mapping[str, Any]], AbstractContextManager[OwnRequest]] | None = None
-        """Puts the gateway's own requests on the ledger."""
+        self._own_requests: OwnRequests | None = None
         self._connections = ConnectionPool(
             self.url,
             connect_timeout_s=connect_timeout_s,
@@ -154,6 +152,17 @@ class EngineClient:
         Raises `EngineUnreachableError` only when the engine never saw the request.
         """
         return self._connections.request("POST", path, body, headers)
+
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Connection:
+        """Send a request; returns once the response headers are here, and `give_back` must follow.
+
+        Raises `EngineUnreachableError` only when the engine never saw the request.
+        """
+        return await self._connections.send("POST", path, body, headers)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection whose response was read to its end; close any other, so the engine stops working on it."""
+        self._connections.give_back(connection)
 
     async def health(self) -> Health:
         """Ask the engine's health check, for `_HEALTHY_S` at most."""
@@ -255,14 +264,17 @@ class EngineClient:
         """Keep an adapter in its slot, or let it go again. Needs our plugin."""
         await self._call(PIN, {"name": engine_name, "pinned": pinned}, also=404)
 
+    def record_own_requests(self, own_requests: OwnRequests) -> None:
+        """Register the recorder that books the gateway's own requests to this engine on the ledger."""
+        self._own_requests = own_requests
+
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """One request for completions that is the gateway's own; without "choices" the base completes no texts."""
-        if self.book is None:
+        if self._own_requests is None:
             return await self._call(_COMPLETIONS, body, also=404)
-        with self.book(_COMPLETIONS, body) as booked:
-            answer = await self._call(_COMPLETIONS, body, also=404, headers={"x-request-id": booked.request_id})
-            booked.answer = answer
-            return answer
+        with self._own_requests.record(_COMPLETIONS, body) as own:
+            own.answer = await self._call(_COMPLETIONS, body, also=404, headers={"x-request-id": own.request_id})
+            return own.answer
 
     def close(self) -> None:
         """Close the connections that are idle."""

@@ -98,8 +98,7 @@ class Supervisor:
         self._patience = patience
         self._announce = announce
         self._died = died
-        self.came_up: Callable[[], Awaitable[str | None]] | None = None
-        """Called before the engine gets any request; says what its run is called from now on."""
+        self._read_run: Callable[[], Awaitable[str | None]] | None = None
         self.run_id: str | None = None
         """What the engine's present run is called, by its counters; None when it tells none."""
         self._process: EngineProcess | None = None
@@ -111,6 +110,10 @@ class Supervisor:
     def is_managed(self) -> bool:
         """Whether this gateway started the engine itself."""
         return self._spec is not None
+
+    def on_start(self, read_run: Callable[[], Awaitable[str | None]]) -> None:
+        """Register what is called before a started engine gets its first request; it returns the id of its run."""
+        self._read_run = read_run
 
     async def run(self) -> None:
         """Supervise until cancelled; raises `EngineStartError` when a managed engine fails its very first start, and
@@ -294,7 +297,7 @@ class Supervisor:
         """Make true what the registry wants; False when the engine died meanwhile."""
         try:
             version = await self._client.version()
-            self.run_id = None if self.came_up is None else await self.came_up()
+            self.run_id = None if self._read_run is None else await self._read_run()
             await self._reconciler.restore()
         except GatewayError as error:
             why = f"The engine cannot be used: {error}"

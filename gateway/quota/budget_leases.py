@@ -30,10 +30,10 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.auth import Period
 from gateway.clock import date_of, day_number, now_us
+from gateway.database import upsert
 from gateway.metering import spending
 from gateway.money import usd_text
 
@@ -244,21 +244,14 @@ class _Statements:
     """The statements of an exchange, made once: making one takes longer than running it."""
 
     def __init__(self, dialect: str) -> None:
-        insert = (sqlite if dialect == "sqlite" else postgresql).insert
         lease, row = budget_leases.c, spending.c
         # Written rather than selected: SQLite begins its transaction with it, PostgreSQL locks the row, new or old.
-        self.lock = insert(budget_periods).on_conflict_do_update(
-            index_elements=_KEY, set_={"wanted_us": budget_periods.c.wanted_us}
-        )
+        self.lock = upsert(dialect, budget_periods, keep=["wanted_us"])
         self.want = update(budget_periods).where(*_is(budget_periods)).values(wanted_us=bindparam("now"))
         self.held_elsewhere = select(func.coalesce(func.sum(lease.nano_usd), 0)).where(
             *_is(budget_leases), lease.gateway != bindparam("run"), lease.until_us > bindparam("now")
         )
-        hold = insert(budget_leases)
-        self.hold = hold.on_conflict_do_update(
-            index_elements=[*_KEY, "gateway"],
-            set_={"nano_usd": hold.excluded.nano_usd, "until_us": hold.excluded.until_us},
-        )
+        self.hold = upsert(dialect, budget_leases, replace=["nano_usd", "until_us"])
         self.spent = select(func.coalesce(func.sum(row.nano_usd), 0)).where(
             row.account == bindparam("of"), row.day >= bindparam("first"), row.day <= bindparam("last")
         )

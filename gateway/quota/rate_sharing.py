@@ -22,9 +22,9 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import insert
 
 from gateway.auth import Limits
+from gateway.database import upsert
 from gateway.quota.rate_limits import Meter, RateLimiter
 from gateway.threads import CRITICAL
 
@@ -99,9 +99,7 @@ class LimitSharing:
         with self._database.begin() as connection:
             now = int(connection.execute(text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")).scalar_one())
             told = [row | {"gateway": self._run, "seen_us": now} for row in (_NOTHING, *rows)]
-            upsert = insert(limit_use)
-            said = {name: upsert.excluded[name] for name in _SAID}
-            connection.execute(upsert.on_conflict_do_update(index_elements=["gateway", "account"], set_=said), told)
+            connection.execute(upsert(connection.dialect.name, limit_use, replace=_SAID), told)
             return now, self._alive(connection, now), self._others(connection, now)
 
     @staticmethod

@@ -17,9 +17,8 @@ from typing import Any
 from adapters import Registry, Snapshot, StaleLiveError
 from gateway.background import Group, Periodic
 from gateway.clock import now_us
+from gateway.core import RequestContext, Track
 from gateway.inference.poison_requests import body_kind
-from gateway.inference.relay import RequestContext
-from gateway.inference.routing import Track
 from gateway.metering import Entry, Finish
 from gateway.metrics import TrafficMetrics
 from gateway.threads import CRITICAL

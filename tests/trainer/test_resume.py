@@ -24,7 +24,7 @@ LAST_STEP = 20
 PROGRAM = """
 import os, signal, sys
 from trainer.cli.options import exit_codes
-from trainer.optimise import loop
+from trainer.training import loop
 from trainer.training.recipe import read_recipe
 from pathlib import Path
 

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from gateway.cli.costs import costs_app
 from gateway.core import Usage
 from gateway.costs.calibration import Batch, design, fit
-from gateway.costs.request_price import WorkPrice
-from gateway.costs.weights import Weights
+from gateway.costs.request_price import Weights, WorkPrice
 from gateway.errors import InvalidRequestError
 from tests.gateway.conftest import KEY, Attached
 
