@@ -58,15 +58,15 @@ def measured(url: str, data_dir: Path) -> dict[str, float]:
     summary.close_hours()
     first_s = time.perf_counter() - began
     runs = EngineRuns(database, lambda _: None)
-    office = CostReports(summary, runs, CostEvidenceStore(database), data_dir, base="base")
+    reports = CostReports(summary, runs, CostEvidenceStore(database), data_dir, base="base")
     until = now_us()
-    question = CostQuery(0, until, ("adapter", "tenant", "day"))
-    rows = sum(line.requests for line in office.document(question).data)
+    query = CostQuery(0, until, ("adapter", "tenant", "day"))
+    rows = sum(line.requests for line in reports.document(query).data)
     assert rows == ROWS, f"{rows} of {ROWS} rows were summed"
     found = {"first_s": first_s}
     works: dict[str, Callable[[], object]] = {
         "summary": lambda: summary.window(0, until),
-        "document": lambda: office.document(question),
+        "document": lambda: reports.document(query),
     }
     for name, work in works.items():
         found[f"{name}_s"], found[f"{name}_cpu_s"] = median_s(work)

@@ -147,7 +147,7 @@ class Turntable:
             keyring=self._keys.keyring,
             bodies=BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
             resolver=resolver,
-            samples=self._watching.answers.wants,
+            samples=self._watching.sampler.should_sample,
             poison=self._suspects,
             quota=self._accounting.allowance,
             prices=prices,
@@ -185,7 +185,7 @@ class Turntable:
             background.group("shadows"),
             most_running=settings.max_shadowed,
         )
-        inference.settlement.observe(self._watch.ended, self._shadows.ended, self._watching.answers.ended)
+        inference.settlement.observe(self._watch.ended, self._shadows.ended, self._watching.sampler.ended)
         if self._telemetry is not None:
             inference.settlement.observe(self._telemetry.record)
 
@@ -232,9 +232,9 @@ class Turntable:
 
     def _build_rest(self, setup: Setup, registry: Registry, store: Store, resolver: Resolver) -> FastAPI:
         settings, base = setup.settings, setup.settings.served_model_name
-        evidences, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
+        recorder, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
         publisher = build_publisher(
-            settings, registry, store, self._pool, evidences, self._gate.served.files, max_rank=setup.plan.max_lora_rank
+            settings, registry, store, self._pool, recorder, self._gate.served.files, max_rank=setup.plan.max_lora_rank
         )
         rollout, documents = self._rollout, AdapterDocuments(registry, self._pool, publisher, self._gate)
         services = AdapterServices(
@@ -245,7 +245,7 @@ class Turntable:
             model_routes(registry, resolver, base, guards.inference),
             adapter_routes(services, guards.admin),
             rollout_routes(rollout, documents, guards.admin),
-            gate_routes(evidences, self._gate, documents, guards.admin),
+            gate_routes(recorder, self._gate, documents, guards.admin),
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(
                 self._metering,
@@ -264,8 +264,8 @@ class Turntable:
                 None if settings.public_metrics else guards.metrics,
             ),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
-            key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
-            feedback_routes(watching.book, guards.inference, guards.admin),
+            key_routes(self._keys, self._accounting.standings, guards.admin, watching.feedback.erase_tenant),
+            feedback_routes(watching.feedback, guards.inference, guards.admin),
             watching_routes(watching, guards.admin),
         ):
             rest.include_router(routes)

@@ -118,7 +118,7 @@ class Background:
         """The names of periodic work that fails again and again, or of essential work that hangs."""
         return sorted(health.row.name for health in self._health.values() if health.is_failing)
 
-    def require_sound(self) -> None:
+    def require_healthy(self) -> None:
         """Raise `WorkFailedError` while work fails that keeps the gateway safe."""
         for health in self._health.values():
             if health.row.is_essential and health.is_failing and health.is_own_fault:

@@ -72,7 +72,7 @@ class FeedbackBody(Schema):
         return Feedback(self.request_id, self.rating, tuple(self.tags), self.comment, self.expected, turns)
 
 
-def feedback_routes(book: FeedbackStore, inference: Any, admin: Any) -> APIRouter:
+def feedback_routes(store: FeedbackStore, inference: Any, admin: Any) -> APIRouter:
     """The routes; `inference` and `admin` are the dependencies that demand a key of that scope."""
     routes = APIRouter(tags=["feedback"])
 
@@ -80,7 +80,7 @@ def feedback_routes(book: FeedbackStore, inference: Any, admin: Any) -> APIRoute
     async def give(request: Request, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
         """Say how good an answer was; saying it again with the same key replaces what was said before."""
         said = read_body(FeedbackBody, await _bounded_body(request)).said()
-        kept = await REPORTS.run(book.keep, said, caller)
+        kept = await REPORTS.run(store.store, said, caller)
         return {"object": "feedback", **_shown(kept)}
 
     @routes.get("/admin/v1/feedback", dependencies=[Depends(admin)])
@@ -92,7 +92,7 @@ def feedback_routes(book: FeedbackStore, inference: Any, admin: Any) -> APIRoute
     ) -> dict[str, Any]:
         """What was said, the newest first."""
         since_us = parse_us(since, "since") or 0
-        rows = await REPORTS.run(book.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=limit)
+        rows = await REPORTS.run(store.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=limit)
         return {"object": "list", "data": [_shown(row) for row in rows]}
 
     @routes.get("/admin/v1/feedback/rows", dependencies=[Depends(admin)])
@@ -101,14 +101,14 @@ def feedback_routes(book: FeedbackStore, inference: Any, admin: Any) -> APIRoute
     ) -> dict[str, Any]:
         """Training rows of the next round: chat rows with what was expected, or pairs with what was given as well."""
         since_us = parse_us(since, "since") or 0
-        kept = await REPORTS.run(book.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=_MOST_ROWS)
+        kept = await REPORTS.run(store.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=_MOST_ROWS)
         rows = chat_rows(reversed(kept)) if kind == "chat" else pair_rows(reversed(kept))
         return {"object": "list", "feedback": len(kept), "data": list(rows)}
 
     @routes.delete("/admin/v1/feedback")
     async def forget(tenant: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Delete everything that a tenant's keys ever said."""
-        return {"tenant": tenant, "deleted": await REPORTS.run(book.forget, tenant, actor=caller.key_id)}
+        return {"tenant": tenant, "deleted": await REPORTS.run(store.erase_tenant, tenant, actor=caller.key_id)}
 
     return routes
 
@@ -142,7 +142,7 @@ def watching_routes(watching: QualityMonitoring, admin: Any) -> APIRouter:
         """
         with translated_errors():
             number = None if version is None else parse_version(version)
-            await REPORTS.run(watching.answers.flush)
+            await REPORTS.run(watching.sampler.flush)
             review = await REPORTS.run(watching.reviewer.review, check_name(name), number, days=days)
             return review.document()
 

@@ -124,14 +124,14 @@ def _prompt_logprobs(path: str, document: dict[str, Any], _size: int) -> None:
 
 
 def _many_choices(_path: str, document: dict[str, Any], _size: int) -> None:
-    """Thousands of choices for one prompt keep everybody else waiting for as long as they run."""
+    """Thousands of choices for one prompt block all other requests for as long as they run."""
     for name in ("n", "best_of"):
         if (count := document.get(name) or 1) > MOST_CHOICES:
             raise InvalidRequestError(f"'{name}' is {count}; at most {MOST_CHOICES} are served.", param=name)
 
 
 def _many_messages(_path: str, document: dict[str, Any], _size: int) -> None:
-    """The engine's front end stands still while it renders very many messages."""
+    """The engine's front end blocks while it renders thousands of messages."""
     for name in ("messages", "input"):
         if isinstance(items := document.get(name), list) and len(items) > MOST_MESSAGES:
             raise InvalidRequestError(
@@ -149,7 +149,7 @@ def _large_grammars(_path: str, document: dict[str, Any], size: int) -> None:
 
 
 def _truncated_texts(_path: str, document: dict[str, Any], size: int) -> None:
-    """Truncation switches off the engine's length check, so it tokenises any length, for everybody to wait."""
+    """Truncation switches off the engine's length check, so it tokenises a text of any length and blocks meanwhile."""
     if size <= MOST_TRUNCATED_BYTES:
         return
     for name in ("truncate_prompt_tokens", "truncation"):
@@ -160,7 +160,7 @@ def _truncated_texts(_path: str, document: dict[str, Any], size: int) -> None:
 
 
 def _large_texts(path: str, _document: dict[str, Any], size: int) -> None:
-    """The engine has one thread for tokenising: a huge text holds up everybody's prompts."""
+    """The engine has one thread for tokenising: a huge text blocks all other prompts."""
     if size > MOST_TEXT_BYTES and path in _TEXT_ONLY:
         raise RequestTooLargeError(f"{path} takes up to {MOST_TEXT_BYTES} bytes; send the text in parts.")
 

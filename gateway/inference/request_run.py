@@ -58,13 +58,13 @@ class Client(Protocol):
 
 
 class NoClient:
-    """Takes a response for nobody: a shadow's answer is captured, not sent."""
+    """The client of a shadow request: its answer is captured, not sent."""
 
     def watch(self, gone: Callable[[], object], *, is_stream: bool) -> None:
-        """Nobody leaves."""
+        """Do nothing: there is no client that could leave."""
 
     def unwatch(self) -> None:
-        """Nothing was begun."""
+        """Do nothing."""
 
     async def send_whole(self, answer: bytes) -> None:
         """Drop the response."""

@@ -17,7 +17,7 @@ from gateway.core import Route, Target, Track
 from gateway.errors import ModelNotFoundError
 
 # In this order: what OpenAI calls the end user now, and what it called them before. No hint for a cache: applications
-# send the same one for everybody, or another one for each conversation.
+# send the same one for all users, or another one for each conversation.
 _USER_FIELDS = ("safety_identifier", "user")
 # Agents put the person and the session into one name: `user_…_account_…_session_…`, or a JSON object of ids.
 _SESSION = re.compile(r"_session_.*", re.DOTALL)

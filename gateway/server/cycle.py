@@ -195,7 +195,7 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         head = b"".join(lines)
-        # A line feed in a value would begin a header of somebody else's making.
+        # A line feed in a value would inject a header.
         if not head.count(b"\n") == head.count(b"\r") == len([line for line in lines if line]):
             raise RuntimeError("a response header holds a line break")
         self._head = head + b"\r\n"

@@ -18,7 +18,8 @@ from gateway.auth.tables import metadata as key_tables
 from gateway.costs.evidence import metadata as cost_tables
 from gateway.database import open_database
 from gateway.metering.tables import metadata as metering_tables
-from gateway.quality.tables import metadata as watching_tables
+from gateway.quality.feedback import feedback
+from gateway.quality.sampler import watched_answers
 from gateway.quota.budget_leases import metadata as budget_tables
 from gateway.quota.rate_sharing import limit_use
 
@@ -43,7 +44,8 @@ def test_the_migrations_make_the_tables_that_the_code_reads(database: Engine) ->
         *cost_tables.tables.values(),
         *metering_tables.tables.values(),
         *key_tables.tables.values(),
-        *watching_tables.tables.values(),
+        feedback,
+        watched_answers,
         *budget_tables.tables.values(),
         limit_use,
     ):

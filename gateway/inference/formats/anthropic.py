@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, as the engine speaks it, with Anthropic's error shape."""
+"""Anthropic's Messages API with its error shape and its token counting."""
 
 from typing import Any, ClassVar
 

@@ -97,7 +97,7 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tidy(value: Any) -> Any:
-    """Objects lose their nulls one level down; log-probabilities and all lists are the engine's own."""
+    """Drop the nulls of an object, one level down; log-probabilities and lists stay as the engine sent them."""
     if not isinstance(value, dict):
         return value
     return {name: inner for name, inner in value.items() if inner is not None or name in _NULLABLE}

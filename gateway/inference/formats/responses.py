@@ -43,7 +43,7 @@ class Responses(Api):
         return ResponsesStream(request, names)
 
     def error_event(self, error: GatewayError, sent: bytes = b"") -> bytes:
-        """OpenAI's `error` event, numbered on from what was sent; the SDKs raise what stands under its key `error`."""
+        """Return OpenAI's `error` event, numbered on from the events `sent`; SDKs raise its `error` object."""
         details = error.document()
         flat = {name: details["error"][name] for name in ("code", "message", "param")}
         numbers = _NUMBER.findall(sent)
@@ -89,7 +89,7 @@ class ResponsesStream(NamedEvents):
         return name
 
     def _ended(self, name: bytes, document: dict[str, Any], response: dict[str, Any]) -> bytes:
-        """The engine calls every end `response.completed`; a limit that was reached has an event of its own."""
+        """Rename an end at a token limit to `response.incomplete`; the engine calls every end `response.completed`."""
         status = response.get("status")
         if status not in _WHOLE:
             self.fail("The engine ended its answer without saying why it finished.")

@@ -46,8 +46,8 @@ def test_a_tenants_line_tells_its_cost_and_not_how_much_of_it_is_idle_time(datab
     write_rows(
         database, [row(n, DAY + n * HOUR_US, tenant=t, prompt_tokens=10) for n, t in enumerate(["acme", "rival"])]
     )
-    office = office_of(database, tmp_path)
-    document = office.tenant_document(CostQuery(DAY, DAY + DAY_US), "acme")
+    reports = office_of(database, tmp_path)
+    document = reports.tenant_document(CostQuery(DAY, DAY + DAY_US), "acme")
     (line,) = document.data
     assert line.tenant == "acme"
     assert line.cost_nano_usd == pytest.approx(12 * 10**9, abs=1)

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from adapters.answer_profile import Baseline, ProfiledAnswer
 from adapters.cli import app
-from gateway.quality.drift import AnswerProfileStore, today
-from gateway.quality.sampler import ending_of
+from gateway.quality.sampler import AnswerProfileStore, ending_of, today
 from loadtest.mock_engine.engine import MockSettings
 from tests.adapters.conftest import write_base
 from tests.gateway.conftest import KEY, Attached

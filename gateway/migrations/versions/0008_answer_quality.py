@@ -1,4 +1,4 @@
-"""Feedback on answers, and what samples of live answers were like, by version and day."""
+"""Feedback on answers, and counts of sampled live answers by version and day."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Add the tables, and an index by which a client's own id of a request finds its row on the ledger."""
+    """Create the tables, and an index to find a ledger row by the client request id."""
     op.create_table(
         "feedback",
         sa.Column("request_id", sa.String(64), primary_key=True),

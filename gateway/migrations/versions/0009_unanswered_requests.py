@@ -1,4 +1,4 @@
-"""Usage by the hour tells requests that were answered from those that were refused or failed."""
+"""Hourly usage separates answered requests from refused or failed ones."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Add the column; hours that still have their rows are summed again, older ones keep all requests as answered."""
+    """Add the column; hours that still have rows are summed again, older ones count all requests as answered."""
     op.add_column("usage_hours", sa.Column("unanswered", sa.BigInteger, nullable=False, server_default="0"))
     for table in ("usage_hours", "engine_hours"):
         op.execute(f"DELETE FROM {table} WHERE hour >= (SELECT MAX(kept_from_hour) FROM usage_summed)")  # noqa: S608
