@@ -46,15 +46,16 @@ BLOCK_PAGES = (
 )
 PACKAGES = ("turntable", "adapters", "gateway", "trainer", "loadtest", "examples")
 WRITTEN = "<!-- Written by `python docs/build_reference.py` from the code. -->"
+VERDICT = r".*(PROMOTE|DO.NOT.DEPLOY|NOT.ENOUGH.\w+)  .*"
 # The lines of the captured demo that the README shows, in the demo's order: each pattern takes every line that it
-# matches whole. A pattern that matches nothing is an error, so that the excerpt cannot go stale unseen.
+# matches whole. A pattern that matches nothing is an error, so that the excerpt cannot go stale unseen. The
+# verdict's box is shown down to its first empty line.
 EXCERPT = (
     r"\$ turntable (data check|train|adapters add|compare|adapters promote) .*",
     r"verdict: .*",
     r"held out .*|eval .*",
     r"[│|] correct .*\d.*",
-    r".*(PROMOTE|DO.NOT.DEPLOY|NOT.ENOUGH.\w+)  .*",
-    r"│ [A-Z].* points against .*",
+    VERDICT,
     r"support-triage: \{.*",
     r" *\((idle|bill)\) .*",
     r" *(openai|anthropic|google):.*",
@@ -117,7 +118,10 @@ def excerpt() -> str:
     unseen = [pattern for pattern in EXCERPT if not any(re.fullmatch(pattern, line) for line in captured)]
     if unseen:
         fail(2, f"docs/reference/demo.txt has no line for {', '.join(unseen)}; mend EXCERPT in build_reference.py")
-    lines = [line for line in captured if any(re.fullmatch(pattern, line) for pattern in EXCERPT)]
+    taken = {place for place, line in enumerate(captured) if any(re.fullmatch(pattern, line) for pattern in EXCERPT)}
+    verdict = next(place for place, line in enumerate(captured) if re.fullmatch(VERDICT, line))
+    end = next(place for place in range(verdict, len(captured)) if re.fullmatch(r"[│|] *[│|]|[╰+].*", captured[place]))
+    lines = [captured[place] for place in sorted(taken | set(range(verdict, end)))]
     if len(lines) > MOST_EXCERPT_LINES:
         fail(2, f"EXCERPT takes {len(lines)} lines of the demo, at most {MOST_EXCERPT_LINES} are shown")
     return fenced(lines)
