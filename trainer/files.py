@@ -1,7 +1,4 @@
-"""Writing files so that an interruption leaves the old state or the new one, and a full disk is one clear sentence.
-
-TOML files checked against a pydantic model, with errors that name the file, the field and what it accepts.
-"""
+"""Write files atomically, with disk errors as one sentence, and read TOML files into pydantic models."""
 
 import contextlib
 import os
@@ -19,7 +16,7 @@ from trainer.errors import RecipeError, RunError
 
 @contextlib.contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """Turn a failure to write at `path` into a `RunError` that says what to do about it."""
+    """Turn a failure to write `path` into a `RunError` with the fix."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -31,7 +28,7 @@ def disk(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """Yield a text file that replaces `path` on success and is removed on failure."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -49,7 +46,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def read_toml(path: Path, model: type[ModelT]) -> ModelT:
-    """Read `path` as a `model` whose field `directory` is set to the file's own folder; raises `RecipeError`."""
+    """Read `path` into `model`, with its field `directory` set to the file's folder; raises `RecipeError` per field."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -81,7 +78,7 @@ def _sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _accepted(model: type[BaseModel], table: tuple[str, ...]) -> str:
-    """What may be written in a table of the file, e.g. `[lora] takes r, lora_alpha`."""
+    """Return the fields of a table of the file, e.g. `[lora] accepts r, lora_alpha`."""
     for name in table:
         annotation: Any = model.model_fields[name].annotation
         candidates = [annotation, *get_args(annotation)]

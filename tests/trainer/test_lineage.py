@@ -29,7 +29,7 @@ def test_runs_outside_the_data_directory_are_found_where_their_folder_is_named(t
     both = find_row_uses(ROW, data_dir, [elsewhere, elsewhere / "deep" / "there"])
     assert [one.name for one in both.found] == ["there", "here"]
     assert both.runs == 2
-    with pytest.raises(RunError, match="nowhere is no folder"):
+    with pytest.raises(RunError, match="nowhere is not a folder"):
         find_row_uses(ROW, data_dir, [tmp_path / "nowhere"])
 
 

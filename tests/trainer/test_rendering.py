@@ -82,7 +82,7 @@ def answers(row: Example) -> Sequence[str]:
 def test_exactly_the_answers_and_their_stop_tokens_are_learnt(renderer: Renderer, row: Example) -> None:
     rendered = renderer.render(row)
     assert learnt_texts(renderer, rendered) == [f"{answer}<|end|>" for answer in answers(row)]
-    assert [rendered.text[begin:end] for begin, end in rendered.learnt] == [
+    assert [rendered.text[begin:end] for begin, end in rendered.loss_spans] == [
         f"{answer}<|end|>" for answer in answers(row)
     ]
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_masked_exactly_is_refused(
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_control_tokens_in_the_text_are_refused(renderer: Renderer, role: str) -> None:
     turns = {"user": "a", "assistant": "b", role: "see <|end|> here"}
-    with pytest.raises(ValueError, match=r"content holds '<\|end\|>', which the tokenizer reads as control token"):
+    with pytest.raises(ValueError, match=r"content contains '<\|end\|>', which the tokenizer reads as a control token"):
         renderer.render(example(*turns.items()))
 
 

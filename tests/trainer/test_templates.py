@@ -83,7 +83,7 @@ def expected(example: Example, stop: str, shown: Callable[[str], str]) -> list[s
     return [
         f"{call if message.tool_calls else shown(message.content)}{stop}"
         for message in example.messages
-        if message.learnt
+        if message.in_loss
     ]
 
 
@@ -95,9 +95,9 @@ def test_exactly_the_weighted_answers_with_their_stop_tokens_are_learnt(
     renderer, stop, shown = family
     row = renderer.render(example)
     assert learnt(renderer, row) == expected(example, stop, shown)
-    assert row.trained_tokens > 0
+    assert row.loss_tokens > 0
     stops = [label for label in row.labels if label in renderer.tokenizer.convert_tokens_to_ids([stop])]
-    assert len(stops) == sum(message.learnt for message in example.messages)
+    assert len(stops) == sum(message.in_loss for message in example.messages)
 
 
 def test_nothing_to_learn_is_an_error(family: tuple[Renderer, str, Callable[[str], str]]) -> None:
@@ -110,5 +110,5 @@ def test_control_tokens_in_the_arguments_of_a_call_are_refused(
 ) -> None:
     call = {**CALL, "function": {"name": "track", "arguments": json.dumps({"order": family[1]})}}
     turns = (Message("user", "a"), Message("assistant", "", tool_calls=(call,)))
-    with pytest.raises(ValueError, match=r"messages\[1\].tool_calls holds"):
+    with pytest.raises(ValueError, match=r"messages\[1\].tool_calls contains"):
         family[0].render(Example(1, turns, (TOOL,)))

@@ -76,7 +76,8 @@ class DataFacts(_Part):
 
 
 TOLERATED_AGAINST = 0.01
-_AGAINST = ("contradictions", "near_contradictions", "turned_preferences")
+# "turned_preferences" is the name in advice that was kept before.
+_AGAINST = ("contradictions", "near_contradictions", "conflicting_preferences", "turned_preferences")
 
 
 def check_data(paths: Sequence[Path], kind: Kind | None = None) -> DataFacts:

@@ -24,7 +24,7 @@ from rich.console import Console
 from trainer.base_model.corpus import Conversation, conversations
 from trainer.benchmark.page import bars, figures
 from trainer.benchmark.worker import SYSTEMS
-from trainer.data.dataset import read_dataset
+from trainer.data.loaders import read_examples
 from trainer.data.schema import Example, Message
 from trainer.training.base import find_base
 from trainer.training.recipe import Recipe
@@ -102,7 +102,7 @@ def _workload(arguments: argparse.Namespace, scratch: Path, console: Console) ->
 def _examples(arguments: argparse.Namespace) -> Sequence[Example]:
     if arguments.data is None:
         return mixed_rows(arguments.rows + _HELD_OUT)
-    return read_dataset(arguments.data).examples
+    return read_examples(arguments.data)
 
 
 def _described(rows: Sequence[Any]) -> dict[str, int]:
@@ -110,7 +110,7 @@ def _described(rows: Sequence[Any]) -> dict[str, int]:
     return {
         "rows": len(rows),
         "tokens": sum(lengths),
-        "learnt_tokens": sum(row.trained_tokens for row in rows),
+        "loss_tokens": sum(row.loss_tokens for row in rows),
         "shortest": lengths[0],
         "median": lengths[len(lengths) // 2],
         "longest": lengths[-1],

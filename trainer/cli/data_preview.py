@@ -18,7 +18,7 @@ def masked(shown: PreviewRow) -> Text:
     text = Text()
     for number, side in enumerate(shown.sides):
         name = f" ({_SIDES[number]})" if len(shown.sides) > 1 else ""
-        tokens = f"{len(side.input_ids)} tokens, {side.trained_tokens} learnt"
+        tokens = f"{len(side.input_ids)} tokens, {side.loss_tokens} loss tokens"
         text.append(f"line {shown.line}{name}: {tokens}, row {shown.row_id[:12]}\n", style="bold")
         text.append_text(_side(side))
     return text
@@ -33,7 +33,7 @@ def as_json(shown: PreviewRow) -> dict[str, Any]:
 
 def _side(side: "RenderedExample") -> Text:
     text, at = Text(), 0
-    for begin, end in side.learnt:
+    for begin, end in side.loss_spans:
         text.append(side.text[at:begin], style="dim")
         text.append(f"⟦{side.text[begin:end]}⟧", style="green")
         at = end

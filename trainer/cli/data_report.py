@@ -44,7 +44,7 @@ def show(checkup: LintReport) -> None:
 
 def as_json(checkup: LintReport) -> dict[str, Any]:
     """The checkup as one document for programs."""
-    shared = [place for finding in checkup.findings if finding.name == "shared" for place in finding.places]
+    shared = [place for finding in checkup.findings if finding.name == "leakage" for place in finding.places]
     return {
         "verdict": checkup.verdict,
         "files": [_file_json(checkup, number, file) for number, file in enumerate(checkup.files)],
@@ -107,7 +107,7 @@ def _summary(checkup: LintReport, number: int, file: FileScan) -> str:
 
 def _copies(checkup: LintReport, number: int) -> list[tuple[int, int]]:
     """Lines of the copies in one file, each with the line of the first."""
-    columns, copies = checkup.columns, checkup.comparisons.copies
+    columns, copies = checkup.columns, checkup.comparisons.duplicates
     mine = copies[columns.file[copies[:, 0]] == number]
     return [(int(columns.line[row]), int(columns.line[first])) for row, first in mine]
 
@@ -133,7 +133,7 @@ def _lengths(lengths: TokenLengths) -> str:
         "" if lengths.rendered == lengths.rows else f" (a sample of {lengths.rendered:,} of {lengths.rows:,} rows)"
     )
     shares = ", ".join(f"{name} {value:,}" for name, value in lengths.percentiles.items())
-    learnt = f"{lengths.trained_tokens:,} of {lengths.tokens:,} tokens are learnt"
+    learnt = f"{lengths.loss_tokens:,} of {lengths.tokens:,} tokens are loss tokens"
     return f"tokens per row: {shares or 'none'}; {learnt}; max_length {lengths.max_length:,}{sampled}"
 
 

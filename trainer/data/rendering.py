@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.data.loaders import Reader
-from trainer.data.scan import MOST_PROBLEMS, Columns, FileScan, read_rows
+from trainer.data.scan import MAX_PROBLEMS, Columns, FileScan, read_rows
 from trainer.data.schema import Example, Pair, parse_row
 from trainer.errors import DataError, Problem
 
@@ -46,7 +46,7 @@ class TokenLengths:
     max_length: int
     percentiles: dict[str, int]
     tokens: int
-    trained_tokens: int
+    loss_tokens: int
     too_long: tuple[Problem, ...]
     unrendered: tuple[Problem, ...]
 
@@ -71,12 +71,12 @@ def measure_lengths(
         try:
             sides = [renderer.render(side) for side in _sides(row)]
         except ValueError as error:
-            if len(unrendered) < MOST_PROBLEMS:
+            if len(unrendered) < MAX_PROBLEMS:
                 unrendered.append(Problem(path, row.line, str(error)))
             continue
         lengths.append(max(len(side.input_ids) for side in sides))
         tokens += sum(len(side.input_ids) for side in sides)
-        trained += sum(side.trained_tokens for side in sides)
+        trained += sum(side.loss_tokens for side in sides)
         if lengths[-1] > limit:
             too_long.append(Problem(path, row.line, f"has {lengths[-1]:,} tokens, more than {limit:,}"))
     return TokenLengths(
@@ -102,14 +102,14 @@ _TELLING_CHARACTERS = 8
 def check_mask(example: Example, rendered: "RenderedExample", control_ids: frozenset[int]) -> Iterator[str]:
     """What is wrong with a mask, as sentences; `control_ids` are the tokenizer's special tokens."""
     runs = list(_runs(rendered))
-    learnt = [message for message in example.messages if message.learnt]
+    learnt = [message for message in example.messages if message.in_loss]
     if not runs:
         yield "has no trained tokens: the loss would be taken over nothing"
         return
-    if len(runs) != len(learnt) or len(rendered.learnt) != len(learnt):
+    if len(runs) != len(learnt) or len(rendered.loss_spans) != len(learnt):
         yield f"has {len(runs)} trained stretches for {len(learnt)} messages to learn: the mask is shifted"
         return
-    for (_, end), message, (begin_at, end_at) in zip(runs, learnt, rendered.learnt, strict=True):
+    for (_, end), message, (begin_at, end_at) in zip(runs, learnt, rendered.loss_spans, strict=True):
         text = rendered.text[begin_at:end_at]
         if rendered.labels[end - 1] not in control_ids:
             yield f"trains {_short(text)} without its stop token: the model would never learn to stop"
@@ -117,7 +117,7 @@ def check_mask(example: Example, rendered: "RenderedExample", control_ids: froze
             yield f"trains {_short(text)}, which is not the whole answer {_short(message.content)}"
         for other in example.messages:
             prompt = other.content.strip()
-            if not other.learnt and len(prompt) >= _TELLING_CHARACTERS and prompt in text.replace(message.content, ""):
+            if not other.in_loss and len(prompt) >= _TELLING_CHARACTERS and prompt in text.replace(message.content, ""):
                 yield f"trains the {other.role} message {_short(prompt)}: the prompt is not masked"
 
 

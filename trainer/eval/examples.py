@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-from trainer.data.dataset import read_dataset
-from trainer.data.loaders import Reader, Row
+from trainer.data.loaders import Reader, Row, read_examples
 from trainer.data.near_duplicates import DEFAULT_SIMILARITY, Fingerprint, fingerprint, near_duplicate_clusters
 from trainer.data.schema import Example
 from trainer.errors import DataError, Problem
@@ -90,8 +89,8 @@ class EvalSet:
 
 def read_eval_set(task: Task) -> EvalSet:
     """Read and check the data of a task; raises `DataError` for broken, overlapping or unmeasurable rows."""
-    examples = read_dataset(task.data_path).examples
-    pool = read_dataset(task.train_path).examples if task.train_path else ()
+    examples = read_examples(task.data_path)
+    pool = read_examples(task.train_path) if task.train_path else ()
     file = str(task.data_path)
     if leaks := list(_leaks(task, examples, pool)):
         raise DataError(leaks)
@@ -158,5 +157,5 @@ def _leaks(task: Task, held_out: Sequence[Example], pool: Sequence[Example]) -> 
 
 def _likeness(one: Fingerprint, other: Fingerprint) -> str:
     if one.row == other.row:
-        return "holds the same messages as"
-    return "asks the same as" if one.near == other.near else "asks nearly the same as"
+        return "has the same messages as"
+    return "has the same input as" if one.near == other.near else "has nearly the same input as"

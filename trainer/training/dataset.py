@@ -1,8 +1,7 @@
-"""Everything a run is made of, checked and rendered: the rows of both sides, the base model, and their identities."""
+"""Load the rows of a recipe, hold out validation rows, and render both splits with the base's chat template."""
 
 import hashlib
-import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +11,11 @@ from rich.console import Console
 
 from adapters import AdapterError, BaseModel
 from adapters.manifest import file_sha256
-from trainer.data.dataset import PairDataset, read_pairs
-from trainer.data.schema import Example, Pair
-from trainer.data.splits import read_split
+from trainer.data.findings import AMBER, RED, Finding
+from trainer.data.lint import LintOptions, LintReport, lint_files, refuse_red
+from trainer.data.loaders import Kind
+from trainer.data.schema import Pair
+from trainer.data.split import hold_out
 from trainer.errors import DataError, Problem, RunError
 from trainer.training.base import Base, find_base
 from trainer.training.recipe import Recipe
@@ -25,26 +26,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedSplit:
-    """One side of a run as read: `name` is the file as the recipe writes it."""
+    """The examples (pairs for dpo) of one split; `name` is its file as the recipe writes it, `sha256` of the file."""
 
     name: str
     path: Path
     sha256: str
-    rows: Sequence[Example] | Sequence[Pair]
+    rows: Sequence[Any]
 
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Both sides of a run; `valid` has no rows when nothing is held out."""
+    """Both splits of a recipe; `valid` has no rows when nothing is held out.
+
+    `warnings` are the amber findings of the check, `accepted` the red ones that --allow named.
+    """
 
     train: LoadedSplit
     valid: LoadedSplit
-    warnings: Sequence[Problem]
+    warnings: tuple[Finding, ...]
+    accepted: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A recipe with its base and its rendered rows."""
+    """A recipe with its base model and its rendered splits."""
 
     recipe: Recipe
     base: Base
@@ -56,13 +61,13 @@ class PreparedData:
 
     @property
     def answers(self) -> "Sequence[RenderedExample]":
-        """Held-out conversations with what is learnt in them, or training ones when nothing is held out."""
+        """The rendered validation examples, or the training examples when nothing is held out."""
         rows = self.valid.rows or self.train.rows
         return [row if self.recipe.method != "dpo" else row.chosen for row in rows]
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a run is a run of; with the same, it gives the same weights on the same kind of processor."""
+        """The hashes of everything that decides the weights; equal ones give equal weights on the same kind of CPU."""
         return {
             "recipe": self.recipe.sha256,
             "training file": self.rows.train.sha256,
@@ -79,26 +84,27 @@ class PreparedData:
         return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def load_data(recipe: Recipe) -> LoadedData:
-    """Read and check the files of a recipe; raises `DataError` with the problems of all of them."""
-    valid_name = recipe.valid or recipe.train
-    if recipe.method != "dpo":
-        split = read_split(recipe)
-        train, valid = split.train, split.valid
-        return LoadedData(
-            LoadedSplit(recipe.train, train.path, train.sha256, train.examples),
-            LoadedSplit(valid_name, valid.path, valid.sha256, valid.examples),
-            split.warnings,
-        )
-    pairs = read_pairs(recipe.train_path)
+def load_data(recipe: Recipe, allow: Collection[str] = ()) -> LoadedData:
+    """Check the files of a recipe as `turntable data check` does and hold out validation rows.
+
+    Raises `DataError` with every red finding that `allow` does not name.
+    """
+    paths = [recipe.train_path, *([] if recipe.valid_path is None else [recipe.valid_path])]
+    kind: Kind = "pairs" if recipe.method == "dpo" else "conversations"
+    report = lint_files(paths, LintOptions(kind=kind, for_training=True))
+    refuse_red(report, allow)
+    train = report.files[0]
     if recipe.valid_path is None:
-        kept, held_out = _hold_out_pairs(pairs, recipe)
-        return LoadedData(_pairs(recipe.train, pairs, kept), _pairs(recipe.train, pairs, held_out), pairs.warnings)
-    valid_pairs = read_pairs(recipe.valid_path)
+        kept, held_out = _hold_out(report, recipe)
+        name, valid = recipe.train, train
+    else:
+        kept, held_out = train.kept, report.files[1].kept
+        name, valid = str(recipe.valid), report.files[1]
     return LoadedData(
-        _pairs(recipe.train, pairs, pairs.pairs),
-        _pairs(valid_name, valid_pairs, valid_pairs.pairs),
-        (*pairs.warnings, *valid_pairs.warnings),
+        LoadedSplit(recipe.train, train.path, train.sha256, tuple(kept)),
+        LoadedSplit(name, valid.path, valid.sha256, tuple(held_out)),
+        tuple(finding for finding in report.findings if finding.grade == AMBER),
+        tuple(finding for finding in report.findings if finding.grade == RED),
     )
 
 
@@ -115,32 +121,27 @@ def prepare_data(recipe: Recipe, rows: LoadedData, data_dir: Path, console: Cons
     limit = min(recipe.training.max_length, renderer.longest_context)
     render: Any = renderer.render_pair if recipe.method == "dpo" else renderer.render
 
-    def rendered(side: LoadedSplit) -> "RenderedSet[Any]":
-        rows: Sequence[Any] = side.rows
-        return render_all(render, side.path, rows, max_length=limit, allow_drop=recipe.training.allow_drop)
+    def rendered(split: LoadedSplit) -> "RenderedSet[Any]":
+        rows: Sequence[Any] = split.rows
+        return render_all(render, split.path, rows, max_length=limit, allow_drop=recipe.training.allow_drop)
 
     return PreparedData(recipe, base, base_model, renderer, rows, rendered(rows.train), rendered(rows.valid))
 
 
-def _pairs(name: str, dataset: PairDataset, pairs: Sequence[Pair]) -> LoadedSplit:
-    return LoadedSplit(name, dataset.path, dataset.sha256, pairs)
-
-
-def _hold_out_pairs(dataset: PairDataset, recipe: Recipe) -> tuple[list[Pair], list[Pair]]:
-    """A random split by prompt, so that no prompt stands on both sides."""
-    prompts = [_prompt(pair) for pair in dataset.pairs]
-    distinct = sorted(set(prompts))
-    if len(distinct) < 2 and recipe.valid_fraction:
-        raise DataError([Problem(str(dataset.path), None, "holds one prompt, so none can be held out; add pairs")])
-    share = recipe.valid_fraction
-    wanted = min(max(1, round(share * len(distinct))), len(distinct) - 1) if share else 0
-    chosen = set(random.Random(recipe.seed).sample(distinct, wanted))  # noqa: S311 - a seeded split, not a secret
-    sides: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair, prompt in zip(dataset.pairs, prompts, strict=True):
-        sides[prompt in chosen].append(pair)
-    return sides
+def _hold_out(report: LintReport, recipe: Recipe) -> tuple[list[Any], list[Any]]:
+    """Split the training file by near-duplicate clusters; preference pairs are counted by their prompts."""
+    rows, clusters = report.files[0].kept, report.comparisons.clusters
+    keys: list[int | str] = [_prompt(row) if isinstance(row, Pair) else int(row.row_id[:16], 16) for row in rows]
+    if recipe.method == "dpo" and recipe.valid_fraction and len(set(clusters.tolist())) < 2:
+        message = "has one prompt, or near-duplicates of one, so none can be held out; add pairs or set valid"
+        raise DataError([Problem(str(recipe.train_path), None, message)])
+    is_held_out = hold_out(keys, clusters, recipe.valid_fraction, recipe.seed)
+    splits: tuple[list[Any], list[Any]] = ([], [])
+    for row, held_out in zip(rows, is_held_out.tolist(), strict=True):
+        splits[held_out].append(row)
+    return splits
 
 
 def _prompt(pair: Pair) -> str:
-    learnt = next(index for index, message in enumerate(pair.preferred.messages) if message.learnt)
-    return repr(pair.preferred.messages[:learnt])
+    answer = next(index for index, message in enumerate(pair.preferred.messages) if message.in_loss)
+    return repr(pair.preferred.messages[:answer])

@@ -1,12 +1,8 @@
-"""Cross-entropy and log-probabilities of the learnt tokens, a chunk at a time: the full logits are never in memory.
+"""The losses: cross-entropy over loss tokens (supervised) and the DPO loss over preference pairs.
 
-Only positions whose next token is learnt go through the output layer, the dearest one of a small model. Gradients are
-computed in the same pass, so nothing of the size of the vocabulary outlives its chunk.
-
-What is minimised: the loss over learnt tokens, or the preference for one answer over another (DPO).
-
-Both are sums over rows that are divided by the weight of the whole step, so neither the number of pieces nor the number
-of processes changes what a step learns.
+Both are sums over rows, divided by the weight of the whole step, so that neither micro-batches nor ranks change a step.
+Cross-entropy and log-probabilities are computed in chunks: only the hidden states of loss tokens go through the output
+layer, and gradients are computed in the same pass, so the full logits are never in memory.
 """
 
 from collections.abc import Sequence
@@ -24,13 +20,13 @@ CHUNK_TOKENS = 512
 
 
 def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The sum over tokens of -log p(target); `hidden` is (tokens, size), `head` (vocabulary, size)."""
+    """Return the sum over tokens of -log p(target); `hidden` is (tokens, size), `head` (vocabulary, size)."""
     loss: torch.Tensor = _SummedLoss.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
 def token_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log p(target) of each token in fp32; the logits of a chunk are computed again on the way back."""
+    """Return log p(target) of each token in fp32; the backward pass computes the logits of a chunk again."""
     from torch.utils.checkpoint import checkpoint
 
     parts = [
@@ -86,48 +82,48 @@ class _SummedLoss(torch.autograd.Function):
 
 
 class Objective(Protocol):
-    """A set of rows and the loss over them."""
+    """A set of rows and the loss over them, in nats."""
 
     lengths: list[int]
-    """Tokens that each row sends through the model."""
+    """Input tokens of each row."""
     weights: list[int]
-    """What each row adds to the denominator of the mean."""
+    """The contribution of each row to the denominator of the mean."""
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
-        """The loss of these rows, summed."""
+        """Return the summed loss of these rows."""
         ...
 
 
 class SupervisedLoss:
-    """Cross-entropy of the learnt tokens; the mean is per token."""
+    """Cross-entropy of the loss tokens; the mean is per token."""
 
-    def __init__(self, learner: TrainableModel, rows: Sequence[RenderedExample]) -> None:
+    def __init__(self, model: TrainableModel, rows: Sequence[RenderedExample]) -> None:
         self.lengths = [len(row.input_ids) for row in rows]
-        self.weights = [row.trained_tokens for row in rows]
-        self._learner, self._rows = learner, rows
+        self.weights = [row.loss_tokens for row in rows]
+        self._learner, self._rows = model, rows
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
-        """The loss of these rows, summed over their learnt tokens."""
+        """Return the cross-entropy of these rows, summed over their loss tokens."""
         packed = pack([self._rows[row] for row in rows], self._learner.device)
         return summed_cross_entropy(self._learner.hidden(packed), self._learner.head, packed.targets)
 
 
 class DpoLoss:
-    """DPO's sigmoid loss; the mean is per pair. The reference is the base without the adapter, asked once per pair."""
+    """DPO's sigmoid loss; the mean is per pair. The reference is the base without adapter, computed once per pair."""
 
-    def __init__(self, learner: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
+    def __init__(self, model: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
         self.lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
         self.weights = [1] * len(pairs)
-        self._learner, self._pairs, self._beta = learner, pairs, beta
+        self._learner, self._pairs, self._beta = model, pairs, beta
         self._reference = self._reference_margins(max_tokens)
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
-        """The loss of these pairs, summed."""
+        """Return the summed loss of these pairs."""
         margins = self._margins(rows) - self._reference[torch.tensor(rows)].to(self._learner.device)
         return -functional.logsigmoid(self._beta * margins).sum()
 
     def _margins(self, rows: Sequence[int]) -> torch.Tensor:
-        """log p(chosen) - log p(rejected) of each pair."""
+        """Return log p(chosen) - log p(rejected) of each pair."""
         sides = [side for row in rows for side in (self._pairs[row].chosen, self._pairs[row].rejected)]
         sums = row_logprobs(self._learner, pack(sides, self._learner.device))
         return sums[0::2] - sums[1::2]
@@ -141,17 +137,17 @@ class DpoLoss:
         return margins
 
 
-def row_logprobs(learner: TrainableModel, packed: PackedBatch) -> torch.Tensor:
-    """The summed log-probability of each row's learnt tokens."""
-    logprobs = token_logprobs(learner.hidden(packed), learner.head, packed.targets)
-    return torch.stack([part.sum() for part in torch.split(logprobs, list(packed.learnt_per_row))])
+def row_logprobs(model: TrainableModel, packed: PackedBatch) -> torch.Tensor:
+    """Return the summed log-probability of each row's loss tokens."""
+    logprobs = token_logprobs(model.hidden(packed), model.head, packed.targets)
+    return torch.stack([part.sum() for part in torch.split(logprobs, list(packed.loss_tokens_per_row))])
 
 
 @torch.no_grad()
-def evaluate_loss(learner: TrainableModel, objective: Objective, *, max_tokens: int) -> float:
-    """The mean loss over all rows of an objective, without dropout."""
+def evaluate_loss(model: TrainableModel, objective: Objective, *, max_tokens: int) -> float:
+    """Return the mean loss over all rows of an objective, without dropout."""
     total = 0.0
-    with without_dropout(learner):
+    with without_dropout(model):
         for rows in micro_batches(range(len(objective.lengths)), objective.lengths, max_rows=64, max_tokens=max_tokens):
             total += float(objective.summed(rows))
     return total / sum(objective.weights)
@@ -159,13 +155,13 @@ def evaluate_loss(learner: TrainableModel, objective: Objective, *, max_tokens: 
 
 @dataclass(slots=True)
 class without_dropout:  # noqa: N801 - a context manager, read as a word
-    """Within the block the model has no dropout.
+    """Switch dropout off within the block.
 
-    Only dropout is switched: on a CPU, bitsandbytes 0.50 repacks NF4 weights the first time a layer in eval mode is
-    asked, and from then on its forward pass has no gradient, also back in training mode.
+    Only dropout is switched: on a CPU, bitsandbytes 0.50 repacks NF4 weights at the first forward pass of a layer in
+    eval mode, and from then on its forward pass has no gradient, even back in training mode.
     """
 
-    learner: TrainableModel
+    model: TrainableModel
 
     def __enter__(self) -> None:
         self._switch(training=False)
@@ -174,6 +170,6 @@ class without_dropout:  # noqa: N801 - a context manager, read as a word
         self._switch(training=True)
 
     def _switch(self, *, training: bool) -> None:
-        for module in self.learner.model.modules():
+        for module in self.model.module.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.train(training)

@@ -169,9 +169,10 @@ def test_a_verdict_is_recorded_on_the_very_version_that_answered(
 
 def test_help_loads_neither_torch_nor_an_http_client() -> None:
     script = (
-        "import sys, turntable.cli\n"
+        "import sys\n"
+        "from turntable.cli import main\n"
         "sys.argv = ['turntable', 'train', '--help']\n"
-        "try: turntable.cli.main()\n"
+        "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         "loaded = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'httpx', 'openai'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"

@@ -1,4 +1,4 @@
-"""Files that are no JSON Lines: each is told in one sentence with the fix, and read by `prepare`."""
+"""Files that are not JSON Lines: each is told in one sentence with the fix, and read by `prepare`."""
 
 import gzip
 import json
@@ -10,8 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from tests.trainer.conftest import chat
-from trainer.data.dataset import read_dataset
 from trainer.data.lint import LintOptions, lint_files
+from trainer.data.loaders import read_examples
 from trainer.data.prepare import Policy, PrepareReport, prepare
 from trainer.errors import DataError
 
@@ -24,7 +24,7 @@ def prepared(path: Path, **options: object) -> PrepareReport:
 
 
 def turns(account: PrepareReport) -> list[tuple[str, ...]]:
-    return [tuple(message.content for message in one.messages) for one in read_dataset(account.out).examples]
+    return [tuple(message.content for message in one.messages) for one in read_examples(account.out)]
 
 
 LINES = "".join(f"{json.dumps(chat(*row), ensure_ascii=False)}\n" for row in ASKED)
@@ -116,7 +116,7 @@ def test_a_row_with_too_many_cells_and_a_label_that_is_a_number_are_named(tmp_pa
     ]
     rows = tmp_path / "a.jsonl"
     rows.write_text('{"text": "a", "label": 0}\n{"text": "b", "label": "good"}\n', encoding="utf-8")
-    assert "has label 0, which is no text" in prepared(rows).dropped[0].message
+    assert "has label 0, which is not text" in prepared(rows).dropped[0].message
 
 
 def test_rows_that_are_lists_of_turns_are_read(tmp_path: Path) -> None:

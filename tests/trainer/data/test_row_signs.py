@@ -97,7 +97,7 @@ def test_a_good_answer_is_no_copy_of_one_that_is_marked_bad(jsonl: WriteJsonl, t
 
 def test_a_pair_whose_scores_prefer_the_rejected_answer_is_red(jsonl: WriteJsonl) -> None:
     path = jsonl(pair("a?", score_chosen=8, score_rejected=2), pair("b?", score_chosen=2, score_rejected=8.5))
-    assert found(path)["turned_scores"] == (RED, [2])
+    assert found(path)["conflicting_scores"] == (RED, [2])
 
 
 def test_an_unusual_order_of_turns_is_amber(jsonl: WriteJsonl) -> None:
@@ -135,7 +135,7 @@ def test_reasoning_is_kept_and_refused_where_the_template_leaves_it_out(jsonl: W
     example = parse_row(1, row)
     assert isinstance(example, Example)
     rendered = renderer.render(example)
-    ((begin, end),) = rendered.learnt
+    ((begin, end),) = rendered.loss_spans
     assert rendered.text[begin:end].startswith("Because of it.On its way.")
 
 

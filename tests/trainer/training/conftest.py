@@ -13,7 +13,7 @@ from trainer.training.model import TrainableModel, add_adapter, load_base
 from trainer.training.recipe import Lora
 
 CPU = torch.device("cpu")
-MakeLearner = Callable[..., TrainableModel]
+MakeModel = Callable[..., TrainableModel]
 
 
 @pytest.fixture(scope="session")
@@ -35,18 +35,18 @@ def rows(renderer: Renderer) -> Sequence[RenderedExample]:
 
 
 @pytest.fixture
-def learner(base_model: Path) -> MakeLearner:
+def make_model(base_model: Path) -> MakeModel:
     """Loads the base and puts an adapter on it whose B is not zero; `strength` 0 leaves it fresh."""
 
     def make(*, dropout: float = 0.0, strength: float = 0.05, dtype: torch.dtype = torch.float32) -> TrainableModel:
         base = load_base(base_model, CPU).to(dtype)
         made = add_adapter(base, Lora(r=8, lora_dropout=dropout), CPU, seed=0)
-        made.model.to(dtype)
+        made.module.to(dtype)
         with torch.no_grad():
-            for name, parameter in made.learnt_parameters.items():
+            for name, parameter in made.trainable_parameters.items():
                 if "lora_B" in name and strength:
                     torch.nn.init.normal_(parameter, std=strength)
-        made.model.train()
+        made.module.train()
         return made
 
     return make

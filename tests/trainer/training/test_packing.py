@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tests.trainer.training.conftest import CPU, MakeLearner
+from tests.trainer.training.conftest import CPU, MakeModel
 from trainer.training.attention import PACKED, register_packed_attention
 from trainer.training.batching import pack
 from trainer.training.loss import SupervisedLoss, token_logprobs
@@ -32,26 +32,26 @@ def stock_losses(base_model: Path, rows: Sequence[RenderedExample], dtype: torch
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_rows_have_the_loss_they_have_alone(
-    base_model: Path, rows: Sequence[RenderedExample], learner: MakeLearner, dtype: torch.dtype
+    base_model: Path, rows: Sequence[RenderedExample], make_model: MakeModel, dtype: torch.dtype
 ) -> None:
     exact = stock_losses(base_model, rows, torch.float32)
     with torch.no_grad():
-        packed = SupervisedLoss(learner(strength=0.0, dtype=dtype), rows).summed(range(len(rows))).item()
+        packed = SupervisedLoss(make_model(strength=0.0, dtype=dtype), rows).summed(range(len(rows))).item()
     # The library's own errors in bf16, row by row: ours may add up to as much, and to 1e-5 of the loss in fp32.
     of_bf16 = float((stock_losses(base_model, rows, torch.bfloat16) - exact).abs().sum())
     allowed = 2 * of_bf16 if dtype == torch.bfloat16 else 1e-5 * float(exact.sum())
     assert packed == pytest.approx(float(exact.sum()), abs=allowed)
 
 
-def test_packed_rows_have_the_gradients_they_have_alone(learner: MakeLearner, rows: Sequence[RenderedExample]) -> None:
-    one = learner()
+def test_packed_rows_have_the_gradients_they_have_alone(make_model: MakeModel, rows: Sequence[RenderedExample]) -> None:
+    one = make_model()
     objective = SupervisedLoss(one, rows)
 
     def gradients(*batches: Sequence[int]) -> torch.Tensor:
-        one.model.zero_grad()
+        one.module.zero_grad()
         for batch in batches:
             objective.summed(batch).backward()  # type: ignore[no-untyped-call]
-        return torch.cat([p.grad.flatten() for p in one.learnt_parameters.values() if p.grad is not None])
+        return torch.cat([p.grad.flatten() for p in one.trainable_parameters.values() if p.grad is not None])
 
     everything = range(len(rows))
     together, alone = gradients(everything), gradients(*([row] for row in everything))
@@ -60,10 +60,10 @@ def test_packed_rows_have_the_gradients_they_have_alone(learner: MakeLearner, ro
 
 
 def test_what_lies_before_a_row_in_its_pack_does_not_matter(
-    learner: MakeLearner, rows: Sequence[RenderedExample]
+    make_model: MakeModel, rows: Sequence[RenderedExample]
 ) -> None:
-    one = learner()
-    one.model.eval()
+    one = make_model()
+    one.module.eval()
     with torch.no_grad():
         behind_short, behind_long = (one.hidden(pack([before, rows[5]], CPU))[-5:] for before in (rows[0], rows[7]))
     assert torch.allclose(behind_short, behind_long, atol=1e-5)
@@ -76,8 +76,8 @@ def test_no_token_is_foretold_across_the_border_of_two_rows(rows: Sequence[Rende
         starts.append(starts[-1] + tokens)
     assert packed.ids[0].tolist() == [token for row in rows[:3] for token in row.input_ids]
     assert packed.targets.tolist() == [label for row in rows[:3] for label in row.labels if label != IGNORE_INDEX]
-    assert [packed.ids[0, at + 1].item() for at in packed.learnt.tolist()] == packed.targets.tolist()
-    assert not {start - 1 for start in starts} & set(packed.learnt.tolist())
+    assert [packed.ids[0, at + 1].item() for at in packed.loss_positions.tolist()] == packed.targets.tolist()
+    assert not {start - 1 for start in starts} & set(packed.loss_positions.tolist())
     assert packed.positions[0, starts[1]].item() == 0
 
 

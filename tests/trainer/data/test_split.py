@@ -87,7 +87,9 @@ def test_rows_are_written_as_they_stand(jsonl: WriteJsonl, tmp_path: Path) -> No
 
 
 def test_what_cannot_be_split_is_refused_and_nothing_is_written(jsonl: WriteJsonl, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="leaves no row for valid: 6 rows make 1 clusters of near copies and groups"):
+    with pytest.raises(
+        DataError, match="leaves no row for valid: 6 rows make 1 clusters of near-duplicates and groups"
+    ):
         write_split(jsonl(*[chat()] * 6), tmp_path / "parts", SplitPlan())
     with pytest.raises(DataError, match="is not JSON"):
         write_split(jsonl(chat(), "{"), tmp_path / "parts", SplitPlan())
