@@ -115,7 +115,7 @@ def commands() -> str:
 
 def command_entries(name: str) -> Iterator[tuple[str, str]]:
     """The command `turntable NAME`, or the commands of that group."""
-    yield from leaves(f"turntable {name}", typer.main.get_command(COMMANDS[name].load()))
+    yield from leaves(f"turntable {name}", COMMANDS[name].load())
 
 
 def leaves(path: str, command: Any) -> Iterator[tuple[str, str]]:

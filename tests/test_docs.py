@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from turntable.cli import COMMANDS
 
@@ -80,7 +79,7 @@ def typed_commands() -> list[str]:
 @pytest.mark.parametrize("line", typed_commands())
 def test_commands_that_readers_copy_are_understood(line: str) -> None:
     _, name, *words = shlex.split(line, comments=True)
-    command: Any = typer.main.get_command(COMMANDS[name].load())
+    command: Any = COMMANDS[name].load()
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     if words and "run" in getattr(command, "commands", {}):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.costs.breakeven import Fleet, break_even, payback_days
 from gateway.costs.docs_tables import EXAMPLE_FLEET, EXAMPLE_MODELS, example_price
 from gateway.costs.prices.book import PriceBook

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.core import Usage
 from gateway.costs.calibration import Batch, design, fit
 from gateway.costs.request_price import WorkPrice

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind

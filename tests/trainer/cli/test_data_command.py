@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import trainer.cli as commands
+from tests.trainer import commands
 from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.training.loss_mask import Renderer
 
