@@ -174,7 +174,8 @@ app.command("report")(command_of(RecordsOptions, report_records))
 
 def write_plan(options: LoadOptions) -> None:
     """Print the planned requests as a trace with an adapter column, for replay or for other tools."""
-    write_trace(sys.stdout, planned_trace(options.settings()))
+    rows = list(planned_trace(options.settings()))  # an error in them comes before any output
+    write_trace(sys.stdout, iter(rows))
 
 
 app.command("trace")(command_of(LoadOptions, write_plan))

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import select
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,8 +181,8 @@ def _report(error: CommandError | typer.TyperException) -> int:
     if isinstance(error, CommandError):
         for line in error.details:
             typer.echo(line, err=True)
-        is_interrupted = error.exit_code == INTERRUPTED
-        typer.echo(f"\n{error}" if is_interrupted else f"error: {error}", err=True)
+        begin = "error: " if error.exit_code != INTERRUPTED else "\n" if sys.stderr.isatty() else ""
+        typer.echo(f"{begin}{error}", err=True)
         return error.exit_code
     context = getattr(error, "ctx", None)
     sentence = error.format_message().rstrip()
@@ -192,13 +193,17 @@ def _report(error: CommandError | typer.TyperException) -> int:
 
 
 def _discard_closed_output() -> bool:
-    """Whether the reader of standard output has gone; what is still to be written is then dropped."""
+    """Whether the reader of standard output has gone; the rest of the output is then dropped."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    poller = select.poll()
+    poller.register(descriptor, 0)
+    if not any(events & select.POLLERR for _, events in poller.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +336,9 @@ def table_of(
     texts = {heading: [cell_text(row.get(key)) for row in rows] for heading, key in columns.items()}
     kept = {heading: cells for heading, cells in texts.items() if any(cells) or keep_empty} if rows else texts
     is_number = {
-        heading: all(isinstance(row.get(columns[heading]), int | float | None) for row in rows) for heading in kept
+        heading: all(isinstance(row.get(columns[heading]), int | float | None) for row in rows)
+        and not any(row.get(columns[heading]) is True for row in rows)
+        for heading in kept
     }
     table = Table(*(Column(heading, figure=bool(rows) and is_number[heading]) for heading in kept), title=title)
     for cells in zip(*kept.values(), strict=True):

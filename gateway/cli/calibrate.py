@@ -223,7 +223,10 @@ class _Calibration:
     async def _chars_per_token(self) -> float | None:
         """Characters per token of the base model, in English text; None when the engine has no /tokenize."""
         async with self._client() as http:
-            response = await http.post("/tokenize", json={"model": self._model, "prompt": _SAMPLE})
+            try:
+                response = await http.post("/tokenize", json={"model": self._model, "prompt": _SAMPLE})
+            except httpx.HTTPError as error:
+                raise _no_answer(error) from error
         count = response.json().get("count") if response.is_success else None
         return len(_SAMPLE) / count if count else None
 
@@ -235,10 +238,17 @@ async def _post(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Non
     try:
         response = await http.post(path, json=body)
     except httpx.HTTPError as error:
-        raise AdapterError(f"The gateway does not answer ({error or type(error).__name__}).") from error
+        raise _no_answer(error) from error
     if not response.is_success:
         message = response.json().get("error", {}).get("message", response.text[:200])
         raise AdapterError(f"The gateway refuses a request of the calibration: {message}")
+
+
+def _no_answer(error: httpx.HTTPError) -> AdapterError:
+    return AdapterError(
+        f"The gateway does not answer ({error or type(error).__name__}); name another with --gateway, or start one with "
+        "`turntable serve`."
+    )
 
 
 def _progress(text: str) -> None:

@@ -20,7 +20,7 @@ from trainer.errors import RunError
 from trainer.training.base import Base, find_base
 from trainer.training.publish import other_tokens
 from trainer.training.recipe import EMBEDDED
-from turntable.console import COULD_NOT_RUN, FAILED, print_json
+from turntable.console import FAILED, CommandError, print_json
 from turntable.options import DEFAULT_DATA_DIR, AsJson, DataDir
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def check(
     wanted = Wanted(renderer, name, data_dir / "runs", *rules)
     report = lint_files(files, wanted)
     print_json(data_report.as_json(report)) if as_json else data_report.show(report)
-    if any(file.unreadable for file in report.files):
-        raise typer.Exit(COULD_NOT_RUN)
+    if unreadable := [str(file.path) for file in report.files if file.unreadable]:
+        raise CommandError(f"{', '.join(unreadable)} cannot be read; check the path.")
     if report.verdict == RED or (strict and report.verdict == AMBER):
         raise typer.Exit(FAILED)
 

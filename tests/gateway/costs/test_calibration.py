@@ -101,7 +101,7 @@ def test_requests_of_others_do_not_end_a_calibration(attached: Attached) -> None
     assert set(asked) == {200}
     announced, *progress = result.stderr.splitlines()
     assert announced.startswith("8 batches of 8 requests, about ")
-    assert any("requests of others counted in" in line for line in progress)
+    assert any("requests of other clients" in line for line in progress)
     assert sum(line.startswith("batch ") for line in progress) in (8, 16, 24)
 
 

@@ -248,7 +248,7 @@ def test_a_comparator_priced_by_another_entry_says_so_everywhere(office: CostRep
     document = office.document(CostQuery(SINCE, NOW, vs=(name,)))
     assert document.comparators[0].entry == entry
     assert f"Priced as {entry}" in html_page(document)
-    assert f"{name} is priced as {entry}, the nearest name that the price data knows." in list(shown(document))
+    assert f"{name} is priced as {entry}, the nearest name in the price data." in list(shown(document))
 
 
 def test_more_than_the_measured_capacity_allows_is_no_negative_tax(office: CostReports) -> None:
