@@ -160,7 +160,7 @@ def first_sentence(file: Path) -> str:
 
 def top_command(name: str) -> Any:
     """The Click command `turntable NAME`."""
-    return typer.main.get_command(COMMANDS[name].load())
+    return COMMANDS[name].load()
 
 
 def cli() -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import trainer.cli as commands
 from gateway.costs.evidence import EvidenceKind
 from gateway.costs.inputs import CostQuery
 from gateway.costs.page import html_page as costs_page
@@ -17,6 +16,7 @@ from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import CAPACITY, NOW, SINCE, office_of, run_of
 from tests.loadtest.test_outputs import report as load_report
 from tests.loadtest.test_outputs import study
+from tests.trainer import commands
 from tests.trainer.cli.test_commands import run
 from tests.trainer.human_eval.contests import ITEMS, SYSTEM, compared
 from tests.trainer.report.comparisons import HOSTILE, report, saved

@@ -14,7 +14,7 @@ import uvicorn
 
 from gateway.app import Setup, Turntable
 from gateway.cli.listening import server_config
-from gateway.cli.serve_checks import plan_for
+from gateway.cli.startup import plan_for
 from gateway.settings import Settings
 from loadtest.mock_engine.engine import MockSettings
 from loadtest.mock_engine.server import MockServer, serving

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer import commands
 from tests.trainer.cli.test_commands import run
-from trainer import cli as commands
 from trainer.errors import RunError
 from trainer.training.lineage import find_row_uses
 
@@ -37,8 +37,8 @@ def test_the_answer_says_where_it_looked(tmp_path: Path) -> None:
     data_dir, elsewhere = tmp_path / "var", tmp_path / "elsewhere"
     write_run(elsewhere / "there")
     answered = run(commands.lineage, "row", ROW, "--data-dir", data_dir)
-    assert f"no run in {data_dir / 'runs'} read it" in answered.stdout
-    assert f"looked in 0 runs in {data_dir / 'runs'}; runs elsewhere (--runs FOLDER)" in answered.stdout
+    assert f"no run in {data_dir / 'runs'} used it" in answered.stdout
+    assert f"searched 0 runs in {data_dir / 'runs'}; runs in other folders (--runs FOLDER)" in answered.stdout
     found = run(commands.lineage, "row", ROW, "--data-dir", data_dir, "--runs", elsewhere, "--json")
     document = json.loads(found.stdout)
     assert document["searched"] == {"folders": [str(data_dir / "runs"), str(elsewhere)], "runs": 1}

@@ -23,10 +23,7 @@ LAST_STEP = 20
 # Trains as the command does; at the step named it kills itself or sends itself Ctrl-C. No connection may be opened.
 PROGRAM = """
 import os, signal, sys
-from trainer.cli.options import exit_codes
 from trainer.training import loop
-from trainer.training.recipe import read_recipe
-from pathlib import Path
 
 def audit(event, arguments):
     # A library that is imported may bind to loopback to find out whether there is IPv6.
@@ -45,8 +42,8 @@ def step(self, number, rows):
         os.kill(os.getpid(), getattr(signal, signal_name))
 loop.TrainingLoop._step = step
 sys.argv = ["turntable", "train", recipe]
-from trainer.cli import train
-train(args=[recipe], prog_name="turntable train")
+from trainer.cli.train import app
+app(args=[recipe], prog_name="turntable train")
 """
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from trainer.cli.options import count, show_problems
+from trainer.cli.options import show_problems
 from trainer.data.estimate import Estimate
 from trainer.data.lint import LintReport
 from trainer.data.prepare import PrepareReport
@@ -13,6 +13,7 @@ from trainer.data.rendering import TokenLengths
 from trainer.data.scan import FileScan
 from trainer.data.split import SplitFiles
 from trainer.errors import Problem
+from turntable.console import count, duration, usd
 
 _SHOWN_CLASSES = 8
 _SHOWN_PLACES = 5
@@ -147,8 +148,8 @@ def _estimate(spent: Estimate) -> str:
     price = f"and {_usd(spent.usd_per_hour)} per hour" if spent.usd_per_hour else "(no --usd-per-hour, so no money)"
     return (
         f"estimate: {spent.tokens_per_epoch:,} tokens ({spent.token_source}) x {count(spent.epochs, 'epoch')}: "
-        f"{_duration(spent.run_s)}{first} a run; two to three runs, as is usual, "
-        f"{_duration(spent.project_s[0])} to {_duration(spent.project_s[1])}{last}\n"
+        f"{duration(spent.run_s)}{first} a run; two to three runs, as is usual, "
+        f"{duration(spent.project_s[0])} to {duration(spent.project_s[1])}{last}\n"
         f"  at {spent.tokens_per_s:,.0f} tokens/s ({spent.speed_source}) {price}"
     )
 
@@ -158,16 +159,6 @@ def _estimate_json(spent: Estimate) -> dict[str, Any]:
     return asdict(spent) | {name: getattr(spent, name) for name in derived}
 
 
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:,.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:,.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:,.1f} h"
-    )
-
-
 def _usd(price: tuple[float, float] | None) -> str:
-    low, high = price or (0.0, 0.0)
-    return f"${low:,.2f}" if f"{low:,.2f}" == f"{high:,.2f}" else f"${low:,.2f}-{high:,.2f}"
+    low, high = (usd(amount, 2) for amount in price or (0.0, 0.0))
+    return low if low == high else f"{low} to {high}"

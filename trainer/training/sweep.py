@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from trainer.errors import RecipeError, RunError
 from trainer.files import disk
@@ -24,7 +23,7 @@ from trainer.training.recipe import Recipe
 from trainer.training.run import Run, fit_into_memory, print_warnings, write_run
 from trainer.training.run_directory import default_directory, staged
 from trainer.training.run_metadata import run_metadata
-from turntable.console import fitted
+from turntable.console import Table, figures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -117,14 +116,16 @@ def train_sweep(
 
 
 def show_trials(outcome: SweepOutcome, console: Console) -> None:
-    """Print the table of a sweep, best trial first."""
-    table = Table("r", "learning rate", "seed", "eval loss", "best epoch", "training loss", "time")
+    """The table of a sweep, best first."""
+    heads = ("r", "learning rate", "seed", "eval loss", "best epoch", "training loss", "time")
+    table = Table(*figures(*heads), "kept")
     order = sorted(range(len(outcome.trials)), key=lambda i: outcome.trials[i].eval_loss)
     for i in order:
         t = outcome.trials[i]
         cells = (str(t.r), f"{t.learning_rate:g}", str(t.seed), f"{t.eval_loss:.4f}", str(t.best_epoch))
-        table.add_row(*cells, f"{t.train_loss:.4f}", f"{t.wall_s:.1f} s", style="bold" if i == outcome.best else None)
-    console.print(fitted(table, console))
+        kept = "yes" if i == outcome.best else ""
+        table.add(*cells, f"{t.train_loss:.4f}", f"{t.wall_s:.1f} s", kept)
+    console.print(table.render(console.width), soft_wrap=True, highlight=False, markup=False)
 
 
 def _refuse_unusable(recipe: Recipe, trials: list[Recipe]) -> None:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.core import Usage
 from gateway.costs.calibration import Batch, design, fit
 from gateway.costs.request_price import Weights, WorkPrice
@@ -100,7 +100,7 @@ def test_requests_of_others_do_not_end_a_calibration(attached: Attached) -> None
     assert set(asked) == {200}
     announced, *progress = result.stderr.splitlines()
     assert announced.startswith("8 batches of 8 requests, about ")
-    assert any("requests of others counted in" in line for line in progress)
+    assert any("requests of other clients" in line for line in progress)
     assert sum(line.startswith("batch ") for line in progress) in (8, 16, 24)
 
 

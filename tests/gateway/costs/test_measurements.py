@@ -8,7 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.costs.evidence import EvidenceKind, from_file
 from gateway.errors import InvalidRequestError
 from loadtest.capacity import Bracket, SloLimits, conclusion

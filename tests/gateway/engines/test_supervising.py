@@ -22,7 +22,7 @@ import uvicorn
 from adapters import BaseModel, Version
 from gateway.app import Setup, Turntable
 from gateway.cli.listening import server_config
-from gateway.cli.serve_checks import plan_for
+from gateway.cli.startup import plan_for
 from gateway.engines.process import EngineProcess, EngineSpec
 from gateway.settings import Settings
 from loadtest.bench import machine

@@ -123,7 +123,7 @@ def serve(folder: Path, database_url: str, engine_url: str, port: int) -> None:
 
     from gateway.app import Setup, Turntable
     from gateway.cli.listening import server_config
-    from gateway.cli.serve_checks import plan_for
+    from gateway.cli.startup import plan_for
     from gateway.settings import Settings
 
     settings = Settings(
@@ -137,7 +137,7 @@ def serve(folder: Path, database_url: str, engine_url: str, port: int) -> None:
 
 _FORKING = """
 import json, os, signal, sys
-import gateway.app, gateway.cli.serve_checks, gateway.cli.listening, uvicorn
+import gateway.app, gateway.cli.startup, gateway.cli.listening, uvicorn
 from tests.gateway.metering.kills import serve
 from pathlib import Path
 

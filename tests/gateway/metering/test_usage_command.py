@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from gateway.cli.usage import usage_app
+from gateway.cli.usage import app as usage_app
 from gateway.clock import HOUR_US, now_us
 from gateway.database import open_database
 from gateway.settings import Settings

@@ -94,7 +94,7 @@ def test_what_is_due_is_shown_and_measured(gateway: Attached) -> None:
     environment = {"TURNTABLE_GATEWAY_URL": gateway.url, "TURNTABLE_ADMIN_KEY": KEY, "COLUMNS": "200"}
     shown = CliRunner().invoke(app, ["drift", "mine"], env=environment)
     assert shown.exit_code == 0, shown.output
-    for text in ("DUE drift: live answers drifted:", "DUE age: live for 90 days", "completion_tokens", "by_chance"):
+    for text in ("DUE drift: live answers drifted:", "DUE age: live for 90 days", "completion_tokens", "by chance"):
         assert text in shown.stdout
     assert "DUE base: the template served now" in CliRunner().invoke(app, ["show", "mine"], env=environment).stdout
     assert gateway.http.get("/admin/v1/adapters/nobody/drift").status_code == 404

@@ -146,7 +146,7 @@ def test_publishing_into_a_closed_gate_says_that_it_is_published_and_what_is_mis
     add = ["add", "fresh", str(source), "--promote"]
     refused = CliRunner().invoke(app, add, env=environment)
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(
+    assert refused.stderr.splitlines()[-1].startswith(
         "error: fresh@v1 is published and ready, but not live: fresh@v1 has no verdict, so"
     )
     overridden = CliRunner().invoke(app, [*add, "--override", "trying it out", "--by", "Ada"], env=environment)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import trainer.cli as commands
+from tests.trainer import commands
 from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.training.loss_mask import Renderer
 
@@ -54,7 +54,10 @@ def test_check_names_every_problem_and_fails(jsonl: WriteJsonl) -> None:
 def test_a_file_that_cannot_be_read_is_bad_usage_and_not_a_verdict(tmp_path: Path) -> None:
     result = data("check", tmp_path / "none.jsonl")
     assert result.exit_code == 2
-    assert result.stderr == f"{tmp_path}/none.jsonl: cannot be read (No such file or directory); check the path\n"
+    assert result.stderr.splitlines() == [
+        f"{tmp_path}/none.jsonl: cannot be read (No such file or directory); check the path",
+        f"error: {tmp_path}/none.jsonl cannot be read; check the path.",
+    ]
 
 
 def test_check_warns_of_rows_in_two_files_and_fails_when_strict(jsonl: WriteJsonl) -> None:

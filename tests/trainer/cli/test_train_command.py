@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-import trainer.cli as commands
+from tests.trainer import commands
 from tests.trainer.conftest import chat
 from trainer.training.loop import TrainingLoop
 

@@ -1,4 +1,4 @@
-"""`turntable advise`: should this be fine-tuned at all? Asked in an interview, or of a file."""
+"""`turntable advise`: decide between prompting, retrieval and fine-tuning, from a case file or an interview."""
 
 import sys
 from collections.abc import Mapping
@@ -15,20 +15,12 @@ from rich.text import Text
 from trainer.advice.advice import Advice, Ground, advise, spoken
 from trainer.advice.case import Case, CaseFile, InterviewQuestion, interview, parse, read_case
 from trainer.advice.rules import RuleAnswer, articles_in
-from trainer.cli.options import (
-    DEFAULT_DATA_DIR,
-    DEFAULT_GATEWAY,
-    AsJson,
-    DataDir,
-    Gateway,
-    asking,
-    exit_codes,
-    inference_key,
-    print_json,
-)
+from trainer.cli.options import inference_key, trainer_app
 from trainer.errors import RecipeError
+from turntable.console import print_json, progress
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
 
-app = typer.Typer(help="Should this be fine-tuned at all? The answer, the rule behind it, and its source.")
+app = trainer_app(help="Decide between prompting, retrieval and fine-tuning.")
 
 _STYLES = {
     RuleAnswer.FINE_TUNE: "green",
@@ -38,29 +30,30 @@ _STYLES = {
 }
 
 
-@app.command()
+@app.command(interrupted="interrupted; nothing was kept")
 def advise_case(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[CASE]", help="The case, a TOML file; without one, questions are asked.")
+        Path | None, typer.Argument(metavar="[CASE]", help="The case, a TOML file; without it, an interview.")
     ] = None,
     task: Annotated[
-        Path | None, typer.Option(help="A comparison's task: its prompted base is measured through the gateway.")
+        Path | None, typer.Option(help="A task file: the prompted base model is evaluated on it through the gateway.")
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Files to check, the one to train on first; may be repeated.")
+        list[Path] | None, typer.Option(help="Datasets to check, the training set first; repeatable.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The task's name; later runs of this name carry the advice.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The task's name; training runs of this name record the advice.")
+    ] = None,
     gateway: Gateway = DEFAULT_GATEWAY,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Answer PROMPT, RETRIEVE, FINE-TUNE or NOT YET, with the rule, its number and its source; measure what can be."""
-    with exit_codes("interrupted; nothing was kept"):
-        given = read_case(file) if file else None
-        measured, facts = _measure(given, task, data, gateway, data_dir)
-        case = _case(given, name, measured)
-        advice = advise(case, facts)
-        path = advice.save(data_dir)
+    """Print PROMPT, RETRIEVE, FINE-TUNE or NOT YET, with the rule, its threshold and its source."""
+    given = read_case(file) if file else None
+    measured, facts = _measure(given, task, data, gateway, data_dir)
+    case = _case(given, name, measured)
+    advice = advise(case, facts)
+    path = advice.save(data_dir)
     if as_json:
         print_json(advice.model_dump(mode="json") | {"file": str(path)})
     else:
@@ -69,7 +62,7 @@ def advise_case(
 
 
 def show(advice: Advice, console: Console) -> None:
-    """The answer in a panel, the rule below it, and what else holds."""
+    """Print the answer in a panel, then the rule and other answers that apply."""
     decided = advice.decided
     title = Text(spoken(advice.answer), style=f"bold {_STYLES[advice.answer]}")
     console.print(Panel(Text(f"{_sentence(decided.because)}"), title=title, title_align="left"))
@@ -95,7 +88,7 @@ def _rows(advice: Advice, decided: Ground) -> list[tuple[str, str]]:
 def _measure(
     given: CaseFile | None, task: Path | None, data: list[Path] | None, gateway: str, data_dir: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The facts of the case that were measured, and what was seen on the way."""
+    """Measured facts of the case, and the details of the measurements."""
     from trainer.advice.measure import measure_data
 
     facts: dict[str, Any] = {}
@@ -107,11 +100,11 @@ def _measure(
         from trainer.advice.measure import measure_prompt
 
         metric, key = given.metric if given else None, inference_key(data_dir)
-        with asking() as progress:
-            found, told = measure_prompt(
-                task, metric, gateway_url=gateway, key=key, data_dir=data_dir, progress=progress
+        with progress("evaluating") as shown:
+            found, details = measure_prompt(
+                task, metric, gateway_url=gateway, key=key, data_dir=data_dir, progress=shown.update
             )
-        facts, seen = facts | found, _joined(seen, told)
+        facts, seen = facts | found, _joined(seen, details)
     return facts, seen
 
 
@@ -120,13 +113,13 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _case(given: CaseFile | None, name: str | None, measured: Mapping[str, Any]) -> Case:
-    """The case with what was measured in the place of what was said."""
+    """The case, with measured facts in place of stated ones."""
     try:
         if given is not None:
             said = given.case().model_dump(exclude_none=True)
             return Case.model_validate(said | dict(measured) | ({"name": name} if name else {}))
         if not sys.stdin.isatty() and not name:
-            raise RecipeError("give a case file, or --name and a terminal to be asked questions on.")
+            raise RecipeError("give a case file, or --name and run it in a terminal for the interview.")
         chosen = name or typer.prompt("The task's name")
         return interview(chosen, measured, _ask)
     except ValidationError as error:
@@ -135,7 +128,7 @@ def _case(given: CaseFile | None, name: str | None, measured: Mapping[str, Any])
 
 
 def _ask(question: InterviewQuestion) -> str:
-    """Ask until the answer can be understood; empty means not known."""
+    """Ask until the answer can be parsed; empty means unknown."""
     while True:
         text: str = typer.prompt(f"{question.text} ({question.hint}; empty: not known)", default="", show_default=False)
         try:

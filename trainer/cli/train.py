@@ -1,6 +1,6 @@
-"""`turntable train RECIPE`: from a recipe to a run directory and, when asked, into traffic.
+"""`turntable train RECIPE`: train an adapter into a run directory, and optionally publish and promote it.
 
-What a run needs is imported when it runs, so that `--help` answers at once.
+The training code is imported when a run starts, so that `--help` stays fast.
 """
 
 import signal
@@ -13,20 +13,19 @@ import typer
 from rich.console import Console
 
 from trainer.advice.advice import advice_of_run
-from trainer.cli.options import (
+from trainer.cli.options import AdviceFile, DespiteAdvice, trainer_app
+from trainer.errors import RecipeError
+from turntable.console import FAILED, INTERRUPTED, CommandError, print_json
+from turntable.options import (
     DEFAULT_DATA_DIR,
     DEFAULT_GATEWAY,
-    AdviceFile,
     AsJson,
     DataDir,
-    DespiteAdvice,
     Gateway,
     OverrideBy,
     OverrideReason,
-    exit_codes,
-    print_json,
+    override_of,
 )
-from trainer.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,34 +36,42 @@ if TYPE_CHECKING:
     from trainer.training.recipe import Recipe
     from trainer.training.run import Run, TrainOptions
 
-app = typer.Typer(help="Train an adapter from a recipe.", no_args_is_help=True)
-Out = Annotated[Path | None, typer.Option(help="The run directory to write; a new one in the data directory.")]
-ReportTo = Annotated[list[str] | None, typer.Option(help="tensorboard, mlflow or wandb; local unless told.")]
+app = trainer_app(help="Train an adapter from a recipe.", no_args_is_help=True)
+Out = Annotated[
+    Path | None, typer.Option(help="The run directory to write.", show_default="a new one in the data directory")
+]
+ReportTo = Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb; repeatable.")]
 FrozenTask = Annotated[
-    Path | None, typer.Option("--task", help="The frozen task that will judge the run; its hash is recorded.")
+    Path | None, typer.Option("--task", help="The frozen task that will evaluate the run; its hash is recorded.")
 ]
 Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="FINDING", help="Train despite this red finding of `turntable data check`; repeatable."),
 ]
 
+VerifyRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify-run", help="Repeat this finished run and compare the adapter digests; exit code 1 if they differ."
+    ),
+]
 
-@app.command()
+
+@app.command(interrupted="interrupted; no run was kept")
 def train_recipe(
-    recipe_file: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")] = None,
+    recipe_file: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe (TOML).")] = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the latest interrupted run of this recipe, or the one in --out.")
     ] = False,
     auto_batch: Annotated[
-        bool, typer.Option("--auto-batch", help="Find the most tokens per batch that memory allows.")
+        bool, typer.Option("--auto-batch", help="Find the largest batch, in tokens, that fits into memory.")
     ] = False,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Train every combination in [sweep] and keep the best on held-out rows.")
+        bool,
+        typer.Option("--sweep", help="Train every combination in [sweep] and keep the one with the lowest eval loss."),
     ] = False,
-    verify_run: Annotated[
-        Path | None, typer.Option("--verify-run", help="Train this finished run again and compare the digests.")
-    ] = None,
+    verify_run: VerifyRun = None,
     report_to: ReportTo = None,
     task: FrozenTask = None,
     allow: Allow = None,
@@ -72,7 +79,9 @@ def train_recipe(
     publish_name: Annotated[
         str | None, typer.Option("--as", help="Publish under this name instead of the recipe's.")
     ] = None,
-    promote: Annotated[bool, typer.Option("--promote", help="Publish, and make it live, if the gate lets it.")] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Publish and promote, if the promotion gate allows it.")
+    ] = False,
     override: OverrideReason = None,
     by: OverrideBy = None,
     advice_file: AdviceFile = None,
@@ -84,24 +93,22 @@ def train_recipe(
     """Train an adapter from a recipe; Ctrl-C saves a checkpoint that --resume continues."""
     signal.signal(signal.SIGTERM, _terminated)
     console = Console(stderr=True)
-    with exit_codes("interrupted; no run was kept"):
-        if verify_run is not None:
-            _verify(verify_run, data_dir, console)
-            return
-        recipe = _read(recipe_file)
-        advice = advice_of_run(recipe.name, data_dir, advice_file, despite_advice)
-        promotion = _promotion(promote, override, by)
-        publishing = publish_it or promotion is not None or bool(publish_name)
-        check = _check_for_publishing(recipe, gateway, data_dir, promotion, sweep=sweep) if publishing else None
-        options = _options(resume, auto_batch, report_to, advice, _judge(task, recipe), check, allow)
-        run = _train(recipe, data_dir, console, out, options, sweep=sweep)
+    if verify_run is not None:
+        _verify(verify_run, data_dir, console)
+        return
+    recipe = _read(recipe_file)
+    advice = advice_of_run(recipe.name, data_dir, advice_file, despite_advice)
+    promotion = _promotion(promote, override, by)
+    publishing = publish_it or promotion is not None or bool(publish_name)
+    check = _check_for_publishing(recipe, gateway, data_dir, promotion, sweep=sweep) if publishing else None
+    options = _options(resume, auto_batch, report_to, advice, _judge(task, recipe), check, allow)
+    run = _train(recipe, data_dir, console, out, options, sweep=sweep)
     if run is not None:
         name = (publish_name or recipe.name) if publishing else None
         _finish(run, name, gateway, data_dir, promotion=promotion, as_json=as_json)
 
 
 def _promotion(promote: bool, reason: str | None, by: str | None) -> "Promotion | None":
-    from adapters.cli.shared import override_of
     from trainer.training.publish import Promotion
 
     override = override_of(reason, by)
@@ -116,8 +123,11 @@ def _finish(
     if name:
         from trainer.training.publish import publish
 
-        with exit_codes(f"interrupted; the run is kept in {run.directory}"):
+        try:
             published = publish(run.directory, name, gateway_url=gateway, data_dir=data_dir, promotion=promotion)
+        except KeyboardInterrupt:
+            kept = f"interrupted; the run is kept in {run.directory}"
+            raise CommandError(kept, exit_code=INTERRUPTED) from None
     if as_json:
         print_json({"directory": str(run.directory), **run.facts, "published": _published_json(published)})
     else:
@@ -128,12 +138,12 @@ def _read(recipe_file: Path | None) -> "Recipe":
     from trainer.training.recipe import read_recipe
 
     if recipe_file is None:
-        raise RecipeError("name a recipe: turntable train RECIPE.")
+        raise RecipeError("give a recipe: turntable train RECIPE.")
     return read_recipe(recipe_file)
 
 
 def _judge(task: Path | None, recipe: "Recipe") -> dict[str, Any] | None:
-    """The frozen task that will judge the run, if one was named."""
+    """The commitment to the frozen task that will evaluate the run, if one is given."""
     if task is None:
         return None
     from trainer.eval.freeze import frozen_commitment
@@ -189,13 +199,14 @@ def _verify(run: Path, data_dir: Path, console: Console) -> None:
 
     verdict = verify(run, data_dir, console)
     typer.echo(verdict.sentence)
-    sys.exit(0 if verdict.same else 1)
+    if not verdict.same:
+        raise typer.Exit(FAILED)
 
 
 def _check_for_publishing(
     recipe: "Recipe", gateway: str, data_dir: Path, promotion: "Promotion | None", *, sweep: bool
 ) -> "Callable[[PreparedData], None]":
-    """Find out before a long run, not after it, what would stop it from being published: now, and once it is read."""
+    """Check before a long run whether its adapter can be published; the returned check needs the prepared data."""
     from trainer.training.publish import refuse_other_tokens_than_served, refuse_unpublishable
 
     if recipe.method == "full":
@@ -219,8 +230,13 @@ def _show(run: "Run", published: "PublishedVersion | None", *, promoted: bool) -
     if facts["method"] == "qlora" and facts["on_bf16_base"]["eval_loss"] is not None:
         served = facts["on_bf16_base"]
         typer.echo(
-            f"on bf16   {served['eval_loss_before']:.3f} before, {served['eval_loss']:.3f} after on the bf16 base; "
-            f"quantization error {served['quantization_error']:.3f} per token"
+            f"eval loss {facts['valid_loss_before']:.3f} before, {facts['valid_loss']:.3f} after ({best} kept{early})"
+        )
+    if facts["method"] == "qlora" and facts["on_served_base"]["valid_loss"] is not None:
+        served = facts["on_served_base"]
+        typer.echo(
+            f"served    {served['valid_loss_before']:.3f} before, {served['valid_loss']:.3f} after on the bf16 base; "
+            f"NF4 differs from it by {served['nf4_drift']:.3f} per token"
         )
     typer.echo(f"time      {facts['wall_s']:.1f} s, {facts['steps']} steps, {speed:,.0f} tokens/s while training")
     typer.echo(f"{'model    ' if facts['method'] == 'full' else 'adapter  '} {run.directory}")
@@ -236,5 +252,5 @@ def _published_json(published: "PublishedVersion | None") -> dict[str, str] | No
 
 
 def _terminated(signal_number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does, so that a stopped container leaves no half-written run."""
+    """Leave on SIGTERM as on Ctrl-C, so that a stopped container leaves no half-written run."""
     sys.exit(128 + signal_number)

@@ -1,9 +1,4 @@
-"""Finding the base model: the embedded one is built on first use, a hub name is fetched because it was asked for.
-
-Planning the slots of an engine that is about to start, from what is registered and what memory there is.
-
-As many open files as the settings need: each client connection is one, and so is each connection to an engine.
-"""
+"""What `turntable serve` prepares before it listens: the base model's files, the slot plan, the limit of open files."""
 
 import importlib
 import resource
@@ -17,9 +12,14 @@ from gateway.database import open_database
 from gateway.engines.slot_plan import Given, SlotPlan, assumed_plan, device_bytes, free_host_bytes, plan_slots
 from gateway.settings import EMBEDDED, Settings
 
+_VLLM_SHARE = 0.9  # of a GPU's memory, vLLM's own default
+_OTHER_FILES = 128
+"""Databases, journals, logs, listeners, uploads and the files of Python itself."""
+_FEWEST_CONNECTIONS = 8
+
 
 class ServeError(Exception):
-    """Something that keeps the gateway from starting; the message names the fix."""
+    """The gateway cannot start; the message names the fix."""
 
 
 def find_base_model(model: str, data_dir: Path) -> Path:
@@ -57,21 +57,18 @@ def _fetch(name: str) -> Path:
         raise ServeError(f"{name} could not be fetched from the hub ({reason}); give a local directory.") from error
 
 
-_VLLM_SHARE = 0.9  # of a GPU's memory, vLLM's own default
-
-
 def plan_for(settings: Settings, base_dir: Path | None, *, is_cpu: bool) -> SlotPlan:
     """The slot plan for a managed engine with the base in `base_dir`, or for attached ones without it."""
     given = Given(settings.max_loras, settings.max_cpu_loras, settings.max_lora_rank)
     if base_dir is None:
-        return assumed_plan(given, "assumed: somebody else started the engine")
+        return assumed_plan(given, "assumed: the engine was started elsewhere")
     weights = sum(file.stat().st_size for file in base_dir.glob("*.safetensors"))
     host = free_host_bytes()
     if is_cpu:
         host -= weights + (settings.kv_cache_gib << 30)
     total = host if is_cpu else device_bytes()
     if total is None:
-        return assumed_plan(given, "assumed: nvidia-smi does not tell the GPU's memory")
+        return assumed_plan(given, "assumed: nvidia-smi does not report the GPU's memory")
     device = host if is_cpu else int(_VLLM_SHARE * total) - weights
     ranks, working_set = _registered(settings)
     return plan_slots(
@@ -85,7 +82,7 @@ def plan_for(settings: Settings, base_dir: Path | None, *, is_cpu: bool) -> Slot
 
 
 def _registered(settings: Settings) -> tuple[list[int], int]:
-    """Ranks of all versions that may be loaded, and how many versions get traffic."""
+    """Ranks of all loadable versions, and the number of versions that get traffic."""
     database = open_database(settings.database)
     try:
         snapshot = Registry(database).snapshot
@@ -96,14 +93,9 @@ def _registered(settings: Settings) -> tuple[list[int], int]:
     return [version.manifest.r for version in versions], len(snapshot.routed_versions())
 
 
-_OTHER_FILES = 128
-"""Databases, journals, logs, listeners, uploads and what Python itself holds open."""
-_FEWEST_CONNECTIONS = 8
-
-
-def with_room_for_files(settings: Settings, announce: Callable[[str], None]) -> Settings:
-    """Raise this process's limit to what the settings need, or return settings with fewer connections and say so;
-    raises `ServeError` when there is room for next to none.
+def fit_open_files(settings: Settings, announce: Callable[[str], None]) -> Settings:
+    """Raise the process's limit of open files (RLIMIT_NOFILE) to what the settings need, or lower `max_connections` to
+    what fits and announce it. Raises `ServeError` when fewer than `_FEWEST_CONNECTIONS` fit.
     """
     needed = _needed(settings, settings.max_connections)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -118,7 +110,7 @@ def with_room_for_files(settings: Settings, announce: Callable[[str], None]) -> 
     connections = max(room - settings.max_in_flight, room // 2)
     advice = f"raise it with `ulimit -n {needed}`, LimitNOFILE={needed} (systemd) or --ulimit nofile={needed} (Docker)"
     if connections < _FEWEST_CONNECTIONS:
-        raise ServeError(f"{hard} open files are allowed (ulimit -n), too few to serve anybody; {advice}.")
+        raise ServeError(f"{hard} open files are allowed (ulimit -n), too few to serve; {advice}.")
     announce(
         f"{hard} open files are allowed (ulimit -n) and max_connections={settings.max_connections} needs {needed}, so "
         f"{connections} connections are taken at a time; {advice}"
@@ -127,7 +119,7 @@ def with_room_for_files(settings: Settings, announce: Callable[[str], None]) -> 
 
 
 def _needed(settings: Settings, connections: int) -> int:
-    """A request that runs holds a connection to an engine besides its client's."""
+    """Open files needed: a running request has a connection to an engine besides its client's."""
     return connections + min(connections, settings.max_in_flight) + settings.max_shadowed + _OTHER_FILES
 
 
