@@ -13,8 +13,8 @@ from turntable.pages.svg import Drawing
 from turntable.pages.tables import Table, Tile
 
 _THOUSAND = 1000
-_DAYS = 2
-"""Shorter windows are given in hours."""
+_HOUR, _MINUTE = 1 / 24, 1 / 1440
+_FEW = 2
 _MOST_BARS = 14
 _CURVE_POINTS = 60
 _MOST_STEPS = 4
@@ -27,7 +27,7 @@ def html_page(document: CostDocument) -> str:
     return page(
         "gateway.costs/page.html",
         title="Cost report",
-        headline=f"{usd_text(document.bill_nano_usd)} for {sum(line.requests for line in document.data):,} requests",
+        headline=f"{_bill_text(document)} for {sum(line.requests for line in document.data):,} requests",
         sentences=list(_headline(document)),
         tiles=list(_tiles(document)),
         notes=document.notes,
@@ -44,8 +44,7 @@ def html_page(document: CostDocument) -> str:
 
 def _headline(document: CostDocument) -> Iterator[str]:
     window, requests = document.window, sum(line.requests for line in document.data)
-    length = f"{number(window.days)} days" if window.days >= _DAYS else f"{number(window.days * 24)} hours"
-    yield f"{_moment(window.since)} to {_moment(window.until)} UTC, {length}."
+    yield f"{_moment(window.since)} to {_moment(window.until)} UTC, {_length(window.days)}."
     priced = [(total.typical, one.name) for one in document.comparators if (total := one.variants["standard"].total)]
     if priced and requests:
         (least, cheapest), (most, dearest) = min(priced), max(priced)
@@ -148,7 +147,7 @@ def _own_steps(
 
 def _bill_table(document: CostDocument) -> Table:
     names = [{"adapter": "model"}.get(name, name) for name in document.group_by] or [""]
-    head = [*names, "requests", "refused or failed", "prompt tokens", "cached", "completion tokens"]
+    head = [*names, "requests", "failed", "prompt tokens", "cached", "output tokens"]
     head += ["working", "idle share", "cost here", *(_short(one.name) for one in document.comparators)]
     rows = []
     for line in document.data:
@@ -193,8 +192,8 @@ def _range_text(variant: VariantPart) -> str:
     total = variant.total
     if total is None:
         return "unpriced"
-    bounds = f"{usd_text(total.low)} … {usd_text(total.high)}".replace(" ", "\N{NO-BREAK SPACE}")
-    return f"{usd_text(total.typical)} ({bounds})"
+    low, typical, high = (USD.text(amount / NANO) for amount in (total.low, total.typical, total.high))
+    return f"{typical} ({low} … {high})"
 
 
 def _payback_table(document: CostDocument) -> Table:
@@ -265,6 +264,18 @@ def _first_break_even(document: CostDocument) -> tuple[float, str] | None:
 
 def _priced_as(one: ComparatorPart) -> str:
     return "" if one.entry == one.name else f"Priced as {one.entry}, the nearest name in the price data; "
+
+
+def _bill_text(document: CostDocument) -> str:
+    return "No price" if document.bill_nano_usd is None else USD.text(document.bill_nano_usd / NANO)
+
+
+def _length(days: float) -> str:
+    """Write the length of a window in days, or in a smaller unit where that is easier to read."""
+    for name, size in (("days", 1.0), ("hours", _HOUR), ("minutes", _MINUTE)):
+        if days >= _FEW * size:
+            return f"{number(days / size)} {name}"
+    return f"{days / _MINUTE * 60:.0f} seconds"
 
 
 def _moment(iso: str) -> str:

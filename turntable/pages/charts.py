@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from turntable.pages.numbers import COUNT, Unit
 from turntable.pages.scales import Scale, linear, logarithmic
-from turntable.pages.svg import CHARACTER, LINE, WIDTH, Drawing, shortened
+from turntable.pages.svg import CHARACTER, LINE, WIDTH, Drawing, shortened, width_of
 
 _PLOT_HEIGHT = 210
 _RIGHT = 14
@@ -15,8 +15,10 @@ _MOST_DESCRIBED = 8
 _ROW, _BAR, _ROW_GAP = 18, 13, 12
 _RANGE_HEIGHT = 40
 _MARGIN = 6
+_BOLD = 1.06
+"""Width of semibold text over that of plain text."""
 _BELOW_TICKS, _BELOW_AXIS = 26, 46
-_VALUE_CHARACTERS = 11
+_VALUE = 100
 """Room for the value beside a bar."""
 
 
@@ -93,8 +95,8 @@ def lines(title: str, x: Axis, y: Axis, series: Sequence[Series], limits: Sequen
     if len(drawn) > 1:
         top += chart.legend([(one.name, tone) for tone, one, _ in drawn], top, lines=True) + 4
     chart.text(0, top, y.unit.in_title(y.label), kind="axis")
-    top += 10
-    left = max(len(y.unit.tick(tick)) for tick in up.ticks) * CHARACTER + _TICK_GAP
+    top += 16
+    left = max(width_of(y.unit.tick(tick)) for tick in up.ticks) + _TICK_GAP
     plot = _Plot(chart, across, up, left, top + LINE * len(upright), WIDTH - _RIGHT)
     plot.axes(x, y)
     _upright_limits(chart, upright, plot.x, top, plot.bottom)
@@ -123,7 +125,7 @@ def bars(
         top = chart.legend(list(tones.items()), LINE - 4.0, lines=False) + 6
     begin, has_labels = top, len(names) > 1 and not stacked
     top += LINE if limit else 0
-    room = WIDTH - (max(map(len, names)) + _VALUE_CHARACTERS) * CHARACTER if has_labels else WIDTH
+    room = WIDTH - max(map(width_of, names)) - _VALUE if has_labels else WIDTH
     style = _BarStyle(unit, tones, room / most, stacked, has_labels)
     for row, size in zip(rows, sizes, strict=True):
         top = _bar_row(chart, row, top, style, unit.text(size))
@@ -215,7 +217,7 @@ def _upright_limits(
 ) -> None:
     """Draw upright limits, each with its name on a line of its own above the plot; no line runs through a name."""
     ordered = sorted(limits, key=lambda one: one.value)
-    fits = [place(one.value) + 5 + len(one.name) * CHARACTER <= WIDTH for one in ordered]
+    fits = [place(one.value) + 5 + width_of(one.name) * _BOLD <= WIDTH for one in ordered]
     if not all(fits):
         ordered.reverse()
     for number, limit in enumerate(ordered):
@@ -223,7 +225,7 @@ def _upright_limits(
         chart.limit(limit.name, (at, y - 10), (at, bottom))
         if all(fits):
             chart.text(at + 5, y, limit.name, "start", "limit")
-        elif at - 5 >= len(limit.name) * CHARACTER:
+        elif at - 5 >= width_of(limit.name) * _BOLD:
             chart.text(at - 5, y, limit.name, "end", "limit")
         else:
             chart.text(at + 5, y, shortened(limit.name, WIDTH - at - 5), "start", "limit", full=limit.name)
@@ -234,7 +236,7 @@ def _ticks_below(chart: Drawing, scale: Scale, axis: Axis, place: Callable[[floa
     free = -CHARACTER
     for tick in scale.ticks:
         text = axis.unit.tick(tick)
-        half, at = len(text) * CHARACTER / 2, place(tick)
+        half, at = width_of(text) / 2, place(tick)
         anchor = "end" if at + half > WIDTH else "start" if at - half < 0 else "middle"
         begin = at - {"start": 0, "middle": half, "end": 2 * half}[anchor]
         if begin >= free + CHARACTER:
@@ -254,7 +256,7 @@ class _BarStyle:
 def _bar_row(chart: Drawing, row: Bar, top: float, style: _BarStyle, total: str) -> float:
     """Draw one row and return where the next one begins."""
     value = "" if style.has_labels else row.label or total
-    chart.text(0, top + 12, shortened(row.name, WIDTH - (len(value) + 2) * CHARACTER), full=row.name)
+    chart.name(top + 12, row.name, WIDTH - width_of(value) * _BOLD - 2 * CHARACTER)
     if value:
         chart.text(WIDTH, top + 12, value, "end", "value")
     top, left = top + _ROW, 0.0
@@ -273,8 +275,7 @@ def _bar_row(chart: Drawing, row: Bar, top: float, style: _BarStyle, total: str)
 
 def _range_row(chart: Drawing, row: Range, top: float, places: Sequence[float]) -> None:
     low, value, high = places
-    name = shortened(row.name, WIDTH - (len(row.label) + 2) * CHARACTER)
-    chart.text(0, top + 12, name, kind="halo", full=row.name)
+    chart.name(top + 12, row.name, WIDTH - width_of(row.label) * _BOLD - 2 * CHARACTER)
     chart.text(WIDTH, top + 12, row.label, "end", "value")
     y = top + _ROW + 5
     if high > low:

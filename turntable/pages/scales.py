@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _STEPS = (1, 2, 2.5, 5, 10)
+_FLAT = 1e-12
 _FEW_DECADES = 1.5
 """Up to so many decades a logarithmic axis has ticks between the powers of ten."""
 
@@ -30,11 +31,11 @@ def linear(low: float, high: float, intervals: int = 5) -> Scale:
     """Build a scale over at least `low` to `high` with steps of 1, 2, 2.5 or 5 times a power of ten."""
     if not math.isfinite(low) or not math.isfinite(high):
         low, high = 0.0, 1.0
-    if high <= low:
-        low, high = (low, low + 1) if low >= 0 else (low, 0.0)
+    if high - low <= _FLAT * max(abs(low), abs(high), 1.0):
+        high = low + 1.0
     step = _round_up((high - low) / intervals)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(round(place * step, 12) for place in range(first, last + 1))
+    ticks = tuple(place * step for place in range(first, last + 1))
     return Scale(ticks[0], ticks[-1], ticks)
 
 

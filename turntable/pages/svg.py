@@ -8,8 +8,9 @@ from math import ceil
 from markupsafe import Markup
 
 WIDTH = 480
-CHARACTER = 8.0
-"""Room for a character: that of a narrow screen, where text is larger in relation to the drawing."""
+CHARACTER = 8.6
+"""Room for a digit: that of a narrow screen, where text is larger in relation to the drawing."""
+_WIDTHS = {**dict.fromkeys("mMwW@…%", 13.8), **dict.fromkeys(" .,:;'|ijlft()[]-", 5.2)}
 LINE = 18
 TONES = 8
 _DASHES = ("", "7 4", "2 4", "10 3 2 3", "12 5", "5 2", "1 3", "8 3 2 3 2 3")
@@ -25,6 +26,8 @@ class Drawing:
     height: float = 0
     description: str = ""
     marks: list[Markup] = field(default_factory=list)
+    texts: list[Markup] = field(default_factory=list)
+    """Drawn over all marks."""
 
     def __html__(self) -> str:
         """Render the chart as a figure with a caption."""
@@ -53,7 +56,7 @@ class Drawing:
             self.title,
             self.description,
             before,
-            shifted.format(down, Markup("").join(self.marks)),
+            shifted.format(down, Markup("").join([*self.marks, *self.texts])),
         )
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
@@ -66,7 +69,14 @@ class Drawing:
         tip = Markup("<title>{}</title>").format(full) if full and full != text else ""
         style = Markup(' class="{}"').format(kind) if kind else ""
         mark = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}"{}>{}{}</text>')
-        self.marks.append(mark.format(x, y, anchor, style, tip, text))
+        self.texts.append(mark.format(x, y, anchor, style, tip, text))
+
+    def name(self, y: float, text: str, room: float) -> None:
+        """Write the name of a row on a ground of its own, so that no line runs through it."""
+        name = shortened(text, room)
+        ground = Markup('<rect x="0" y="{:.1f}" width="{:.1f}" height="16" class="ground"/>')
+        self.texts.append(ground.format(y - 12, width_of(name)))
+        self.text(0, y, name, full=text)
 
     def bar(self, x: float, y: float, width: float, height: float, tone: int, tip: str) -> None:
         """Draw a horizontal bar."""
@@ -99,7 +109,7 @@ class Drawing:
         x, top = 0.0, y
         for full, tone in names:
             name = shortened(full, WIDTH - 40)
-            width = 34 + len(name) * CHARACTER
+            width = 36 + width_of(name)
             if x and x + width > WIDTH:
                 x, y = 0.0, y + LINE
             if lines:
@@ -107,7 +117,7 @@ class Drawing:
                 self.marker(x + 11, y - 4, tone, size=3)
             else:
                 self.bar(x + 6, y - 10, 12, 12, tone, full)
-            self.text(x + 27, y, name, full=full)
+            self.text(x + 28, y, name, full=full)
             x += width
         return y - top + LINE
 
@@ -117,10 +127,19 @@ class Drawing:
         self.description += f" {name}."
 
 
+def width_of(text: str) -> float:
+    """Estimate the width of text, rather too wide than too narrow."""
+    return sum(_WIDTHS.get(character, 10.4 if character.isupper() else CHARACTER) for character in text)
+
+
 def shortened(text: str, room: float) -> str:
     """Shorten text to a width; what is cut shows as an ellipsis."""
-    most = max(4, int(room / CHARACTER))
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    if width_of(text) <= room:
+        return text
+    kept = text
+    while kept and width_of(kept) > room - width_of("…"):
+        kept = kept[:-1]
+    return f"{kept}…"
 
 
 def chart_style() -> str:
