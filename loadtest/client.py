@@ -60,6 +60,8 @@ class ChatClient:
         for connection in tuple(self._open):
             connection.close()
         await self._calls.aclose()
+        # The event loop closes the sockets of aborted connections in its next turn.
+        await asyncio.sleep(0)
 
     async def get(self, url: str) -> tuple[int, Any]:
         """Send a GET; status and decoded JSON (None when it is none). Raises httpx.HTTPError or TimeoutError."""

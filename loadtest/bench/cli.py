@@ -10,10 +10,9 @@ import typer
 
 from loadtest.bench import page
 from loadtest.bench.machine import machine
-from loadtest.bench.results import BARS, Result
+from loadtest.bench.results import BARS, SLOPE_LIMIT_MIB, Result, Soak
 from loadtest.bench.rounds import measure
-from loadtest.bench.soak import SLOPE_LIMIT_MIB, Soak
-from loadtest.bench.soak import soak as run_soak
+from loadtest.bench.rounds import soak as run_soak
 from loadtest.bench.systems import DIRECT, NAMES, SYSTEMS, TURNTABLE, chosen
 from loadtest.errors import InvalidWorkloadError, LoadtestError
 from turntable.console import FAILED, App
