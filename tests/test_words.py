@@ -139,6 +139,14 @@ def test_names_in_the_code_use_the_fields_words() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.xfail(reason=LEFT, strict=False)
+def test_metric_names_use_the_fields_words() -> None:
+    names = re.findall(r"(?m)^\| `(turntable_\w+)` \|", (DOCS / "reference" / "metrics.md").read_text())
+    assert len(names) > 30
+    found = [name for name in names if set(name.split("_")) & {*RETIRED_NAMES, "watched"}]
+    assert not found, ", ".join(found)
+
+
 def test_a_retired_word_is_found_in_prose_and_left_alone_in_code() -> None:
     assert retired_in("The Office asks its books, `door` aside.") == ["Office", "books"]
     assert retired_in("A bookstore's official doorbell") == []
