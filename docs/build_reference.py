@@ -28,8 +28,7 @@ from gateway.settings import Settings
 from loadtest.adapters_bench import results
 from loadtest.adapters_bench.results import AdapterResult
 from loadtest.bench import page as bench_page
-from loadtest.bench.results import Result
-from loadtest.bench.soak import Soak
+from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
 from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
 from trainer.training.recipe import Dpo, Lora, Recipe, Sweep, Training
@@ -160,8 +159,7 @@ def first_sentence(file: Path) -> str:
 
 def top_command(name: str) -> Any:
     """The Click command `turntable NAME`."""
-    loaded: Any = COMMANDS[name].load()
-    return typer.main.get_command(loaded) if isinstance(loaded, typer.Typer) else loaded
+    return COMMANDS[name].load()
 
 
 def cli() -> str:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
-import aiohttp
+import httpx
 
 from loadtest.client import ChatClient
 from loadtest.errors import ServerError
@@ -30,7 +30,7 @@ async def check_server(client: ChatClient, settings: RunSettings, models: Sequen
             # A server may accept more names than it lists, such as `name@v3`.
             if model not in served and (await client.get(f"{models_url}/{quote(model, safe='')}"))[0] != 200:
                 raise ServerError(f"{settings.base_url} does not serve {model!r}; it serves {', '.join(served)}.")
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (httpx.HTTPError, TimeoutError) as error:
         message = (
             f"{settings.base_url}, {settings.url_from}, cannot be reached ({_reason(error)}): start the server, or "
             "name another with --url or TURNTABLE_GATEWAY_URL."
@@ -42,7 +42,7 @@ async def server_version(client: ChatClient, settings: RunSettings) -> str | Non
     """What the server says that it is, where it does, as vLLM: its version."""
     try:
         _, body = await client.get(f"{settings.base_url}/version")
-    except (aiohttp.ClientError, TimeoutError):
+    except (httpx.HTTPError, TimeoutError):
         return None
     version = body.get("version") if isinstance(body, dict) else None
     return version if isinstance(version, str) else None
@@ -71,10 +71,11 @@ async def warm_up(
     return [model for model in models if requests and model not in failures], failures
 
 
-def _reason(error: aiohttp.ClientError | TimeoutError) -> str:
-    if isinstance(error, TimeoutError):
+def _reason(error: httpx.HTTPError | TimeoutError) -> str:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
         return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+    # httpx has no class of its own for a certificate that it does not trust.
+    if isinstance(error, httpx.ConnectError) and "SSL" not in str(error):
         return "connection refused or name unknown"
     return str(error)
 

@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
+import httpx
 
 from loadtest.client import ChatClient
 from loadtest.records import RequestRecord
@@ -72,7 +72,7 @@ async def _promote(plan: PromotionPlan, admin: ChatClient, swap: PromotionResult
     url = f"{plan.admin_url.rstrip('/')}/admin/v1/adapters/{quote(plan.adapter, safe='')}/promote"
     try:
         swap.status, answer = await admin.post(url, {"version": f"v{swap.version}"})
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (httpx.HTTPError, TimeoutError) as error:
         swap.error = str(error) or type(error).__name__
     else:
         swap.error = None if swap.status == 200 else _words(answer)

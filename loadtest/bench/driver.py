@@ -11,9 +11,12 @@ import orjson
 import uvloop
 
 from loadtest.arrivals import poisson_offsets
-from loadtest.bench.connection import BenchConnection, problem
+from loadtest.http1 import Connection, FailureError
 from loadtest.metrics import Distribution
 
+FIRST_WORD = b'"w0 '
+DONE = b"data: [DONE]"
+TEXT_EVENT = b'"content":"w'
 GRACE_S = 45
 """How long answers may take after the last request was sent; what is still missing then has failed."""
 
@@ -80,12 +83,47 @@ def drive(phase: Phase) -> PhaseOutcome:
     )
 
 
+class Answer:
+    """Collects one response; `first_text_s` is when its first word arrived."""
+
+    __slots__ = ("body", "first_text_s", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+        self.first_text_s: float | None = None
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.status = status
+
+    def on_data(self, data: bytes) -> None:
+        self.body = self.body + data if self.body else data
+        if self.first_text_s is None and FIRST_WORD in self.body:
+            self.first_text_s = time.perf_counter()
+
+
+def problem(answer: Answer, words: int, *, stream: bool) -> str | None:
+    """Why this is not the answer that was asked for: all words of the mock engine, and `[DONE]` after a stream."""
+    if answer.status != 200:
+        return f"status {answer.status}"
+    if not stream:
+        try:
+            text = orjson.loads(answer.body)["choices"][0]["message"]["content"]
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
+            return "not a chat completion"
+        return None if text == "".join(f"w{index} " for index in range(words)) else "wrong text"
+    if DONE not in answer.body:
+        return "no [DONE]"
+    found = answer.body.count(TEXT_EVENT)
+    return None if found == words else f"{found} chunks instead of {words}"
+
+
 class _Driver:
     def __init__(self, phase: Phase) -> None:
         self._phase = phase
         self._request = request_bytes(phase)
         self._seen = Seen()
-        self._idle: list[BenchConnection] = []
+        self._idle: list[Connection] = []
         self._start_s = 0.0
 
     async def run(self) -> Seen:
@@ -126,31 +164,32 @@ class _Driver:
         return itertools.takewhile(lambda offset_s: offset_s < phase.duration_s, gaps)
 
     async def _send(self, intended_s: float) -> None:
-        seen = self._seen
+        seen, answer = self._seen, Answer()
         seen.running += 1
         seen.peak_running = max(seen.peak_running, seen.running)
         try:
             connection = self._idle.pop() if self._idle else await self._connect()
-            answer = await connection.ask(self._request)
-        except OSError as error:
+            end_s = await connection.send(self._request, answer)
+        except (OSError, FailureError) as error:
             seen.errors[type(error).__name__] += 1
             seen.running -= 1
             return
         seen.running -= 1
-        self._idle.append(connection)
+        if connection.open:
+            self._idle.append(connection)
         wrong = problem(answer, self._phase.words, stream=self._phase.stream)
         if wrong:
             seen.errors[wrong] += 1
             return
         seen.completed += 1
         if intended_s - self._start_s >= self._phase.ramp_s:
-            seen.latency_ms.append((answer.end_s - intended_s) * 1000)
+            seen.latency_ms.append((end_s - intended_s) * 1000)
             if self._phase.stream and answer.first_text_s is not None:
                 seen.ttft_ms.append((answer.first_text_s - intended_s) * 1000)
 
-    async def _connect(self) -> BenchConnection:
+    async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(BenchConnection, "127.0.0.1", self._phase.port)
+        _, connection = await loop.create_connection(Connection, "127.0.0.1", self._phase.port)
         return connection
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from loadtest.bench.results import BARS, BUSY, Result, Sample, Spread
-from loadtest.bench.soak import SLOPE_LIMIT_MIB, Soak
+from loadtest.bench.results import BARS, BUSY, SLOPE_LIMIT_MIB, Result, Sample, Soak, Spread
 from loadtest.bench.systems import DIRECT, NAMES, ROUTER
 from loadtest.bench.workloads import BURST, LOAD70, PACED, PLAIN, STREAMS256
 

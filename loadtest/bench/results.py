@@ -8,11 +8,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+import numpy as np
+
 from loadtest.bench.systems import DIRECT, LITELLM, ROUTER, TURNTABLE
 from loadtest.bench.workloads import BURST, LOAD70, PACED, PLAIN, STREAMS256
 
 BUSY = 0.9
 """A client or engine that uses more of a core than this, in front of a system that uses less, was the bottleneck."""
+
+
+SLOPE_LIMIT_MIB = 1.0
+"""MiB per 10,000 requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,25 @@ class Result:
             ),
             None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """Memory at the start and after every block of requests."""
+
+    started: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    requests: int
+    failed: int
+    rss_mib: list[float]
+
+    @property
+    def slope_mib(self) -> float:
+        """MiB per 10,000 requests by least squares; the first fifth, when caches fill, is left out."""
+        settled = self.rss_mib[len(self.rss_mib) // 5 :]
+        block = self.requests / (len(self.rss_mib) - 1)
+        return float(np.polyfit(np.arange(len(settled)) * block / 10_000, settled, 1)[0])
 
 
 @dataclass(frozen=True, slots=True)

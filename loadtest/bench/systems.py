@@ -1,6 +1,6 @@
-"""Starting the canned engine and the systems as processes, timing their cold start, and stopping them for good.
+"""Starting the mock engine and the systems as processes, timing their cold start, and stopping them for good.
 
-The systems under test: how each is started in front of the canned engine, and which are installed.
+The systems under test: how each is started in front of the mock engine, and which are installed.
 """
 
 import contextlib
@@ -189,7 +189,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]:
-    """The canned engine in a process of its own."""
+    """The mock engine in a process of its own."""
     port = free_port()
     pace = ["--itl-ms", str(itl_ms), "--tokens", str(words)]
     command = [sys.executable, "-m", "loadtest.mock_engine", "--port", str(port), "--no-coalesce", *pace]

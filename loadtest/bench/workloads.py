@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from loadtest.bench.driver import Phase
-from loadtest.bench.systems import Running
 
 PLAIN, BURST, LOAD70, PACED, STREAMS256 = "plain", "burst", "load70", "paced", "streams256"
 PLAIN_WORDS, STREAM_WORDS = 16, 50
@@ -23,7 +22,7 @@ class Stage:
 STAGES = (Stage(0, (PLAIN, BURST, LOAD70)), Stage(PACE_MS, (PACED,)), Stage(SLOW_PACE_MS, (STREAMS256,)))
 
 
-def phase(workload: str, server: Running, seconds: float, rate_per_s: float = 0, seed: int = 0) -> Phase:
+def phase(workload: str, port: int, key: str, seconds: float, rate_per_s: float = 0, seed: int = 0) -> Phase:
     """One phase of a workload against one server; `seconds` is its length, ramps come on top."""
     stream = workload in (BURST, PACED, STREAMS256)
     words = STREAM_WORDS if stream else PLAIN_WORDS
@@ -32,9 +31,9 @@ def phase(workload: str, server: Running, seconds: float, rate_per_s: float = 0,
         case "streams256":
             # In the steady state, arrivals per second times the length of a stream are the streams at a time.
             rate, length_s = STREAMS / stream_s, stream_s + seconds
-            return Phase(server.port, server.key, stream, words, length_s, rate_per_s=rate, even=True, ramp_s=stream_s)
+            return Phase(port, key, stream, words, length_s, rate_per_s=rate, even=True, ramp_s=stream_s)
         case "load70":
-            return Phase(server.port, server.key, stream, words, seconds, rate_per_s=rate_per_s, seed=seed)
+            return Phase(port, key, stream, words, seconds, rate_per_s=rate_per_s, seed=seed)
         case _:
             workers = 32 if workload == PACED else 16
-            return Phase(server.port, server.key, stream, words, seconds, concurrency=workers)
+            return Phase(port, key, stream, words, seconds, concurrency=workers)

@@ -1,4 +1,4 @@
-"""The canned engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors."""
+"""The mock engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ _POLL_S, _MOST_POLLS = 0.01, 200
 
 
 class MockApp:
-    """The ASGI application of one canned engine."""
+    """The ASGI application of one mock engine."""
 
     def __init__(self, engine: MockEngine) -> None:
         self._engine = engine
@@ -32,7 +32,7 @@ class MockApp:
             "/v1/unload_lora_adapter": ("POST", _unload),
             "/metrics": ("GET", _metrics),
             "/v1/turntable/tokens": ("GET", _tokens),
-            "/canned/stats": ("GET", _stats),
+            "/mock/stats": ("GET", _stats),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions` of the canned engine: checks, then the answer at its pace, or the fault asked for."""
+"""`POST /v1/chat/completions` of the mock engine: checks, then the answer at its pace, or the fault asked for."""
 
 from typing import Any
 
@@ -48,12 +48,12 @@ def _check(engine: MockEngine, body: dict[str, Any]) -> None:
 
 
 def _fault(engine: MockEngine, body: dict[str, Any]) -> Fault | None:
-    name = body.get("canned_fault") or engine.faults.get(body["model"])
+    name = body.get("mock_fault") or engine.faults.get(body["model"])
     try:
         return Fault(name) if name else engine.next_fault()
     except ValueError:
-        message = f"canned_fault must be one of {', '.join(Fault)}, not {name!r}"
-        raise RejectedError(400, "BadRequestError", message, "canned_fault") from None
+        message = f"mock_fault must be one of {', '.join(Fault)}, not {name!r}"
+        raise RejectedError(400, "BadRequestError", message, "mock_fault") from None
 
 
 async def _answer(exchange: MockExchange, body: dict[str, Any], fault: Fault | None) -> None:

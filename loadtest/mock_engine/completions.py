@@ -1,4 +1,4 @@
-"""`POST /v1/completions` of the canned engine: prompts answered whole, with log-probabilities when asked for.
+"""`POST /v1/completions` of the mock engine: prompts answered whole, with log-probabilities when asked for.
 
 An adapter's log-probabilities differ from the base's, unless it is listed in `MockEngine.inert`: then it is one of
 those that an engine loads and that change nothing.

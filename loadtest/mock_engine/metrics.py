@@ -1,4 +1,4 @@
-"""`GET /metrics` of the canned engine: the few of vLLM's metrics that its counters can answer, under vLLM's names."""
+"""`GET /metrics` of the mock engine: the few of vLLM's metrics that its counters can answer, under vLLM's names."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Running the canned engine: in the foreground, or in a thread of this process for tests and benchmarks."""
+"""Running the mock engine: in the foreground, or in a thread of this process for tests and benchmarks."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from loadtest.mock_engine.engine import MockEngine, MockSettings
 
 @dataclass(frozen=True, slots=True)
 class MockServer:
-    """A canned engine that answers at `url`; its state can be read and changed through `engine`."""
+    """A mock engine that answers at `url`; its state can be read and changed through `engine`."""
 
     url: str
     engine: MockEngine
@@ -23,7 +23,7 @@ class MockServer:
 
 @contextmanager
 def serving(settings: MockSettings | None = None) -> Iterator[MockServer]:
-    """Serve a canned engine on a free loopback port for the length of the `with` block."""
+    """Serve a mock engine on a free loopback port for the length of the `with` block."""
     engine = MockEngine(settings or MockSettings())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(MockApp(engine), lifespan="off", log_level="warning", access_log=False)
@@ -39,5 +39,5 @@ def serving(settings: MockSettings | None = None) -> Iterator[MockServer]:
 
 
 def serve(engine: MockEngine, host: str, port: int) -> None:
-    """Serve a canned engine until interrupted."""
+    """Serve a mock engine until interrupted."""
     uvicorn.run(MockApp(engine), host=host, port=port, lifespan="off", access_log=False)

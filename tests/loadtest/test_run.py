@@ -1,4 +1,4 @@
-"""Whole load tests against the canned engine."""
+"""Whole load tests against the mock engine."""
 
 import asyncio
 from collections import Counter
@@ -28,8 +28,8 @@ async def report_on(settings: RunSettings) -> Report:
 
 
 async def test_the_metrics_contain_the_configured_times() -> None:
-    canned = MockSettings(ttft_ms=40, itl_ms=10, tokens=6)
-    with serving(canned) as server:
+    pace = MockSettings(ttft_ms=40, itl_ms=10, tokens=6)
+    with serving(pace) as server:
         total = (await report_on(RunSettings(server.url, ("base",), requests=12, concurrency=4))).total
     assert total.succeeded == 12
     assert total.ttft is not None

@@ -70,7 +70,7 @@ def infer(http: httpx.Client) -> Iterator[httpx.Response]:
         yield http.post(path, content=f'{{"model": "base", {PROMPT}')
     for fault in FAULTS:
         for stream in (False, True):
-            body = {"model": "base", "stream": stream, "canned_fault": fault} | BODIES["messages"]
+            body = {"model": "base", "stream": stream, "mock_fault": fault} | BODIES["messages"]
             yield http.post("/v1/chat/completions", json=body)
 
 

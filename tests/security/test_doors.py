@@ -16,7 +16,7 @@ import pytest
 from adapters.admin_client import AdminClient
 from gateway.app import Setup, Turntable
 from gateway.cli.listening import Listeners, open_listeners, server
-from gateway.cli.serve_checks import ServeError, plan_for
+from gateway.cli.startup import ServeError, plan_for
 from gateway.inference.formats import APIS
 from gateway.server.middleware import is_public
 from gateway.settings import Settings

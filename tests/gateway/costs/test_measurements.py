@@ -8,7 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.costs.evidence import EvidenceKind, from_file
 from gateway.errors import InvalidRequestError
 from loadtest.capacity import Bracket, SloLimits, conclusion
@@ -59,7 +59,7 @@ def test_a_capacity_test_gives_rate_saturation_and_the_length_of_its_requests() 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kind": "run"}, "finds no capacity"),
+        ({"kind": "run"}, "measures no capacity"),
         ({"verdict": "INVALID: client-bound"}, "not valid"),
         ({"conclusion": "No rate is known to be beyond the limits."}, "found no capacity"),
         ({"tool": "ab"}, "holds no measurement"),

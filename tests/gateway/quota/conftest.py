@@ -31,7 +31,7 @@ WEIGHTS = {
 
 @contextmanager
 def priced_gateway(data_dir: Path, engine: MockServer, **settings: object) -> Iterator[Attached]:
-    """A gateway of its own over a canned engine, ready and with a price."""
+    """A gateway of its own over a mock engine, ready and with a price."""
     wanted = Settings(data_dir=data_dir, engine_usd_per_hour=Decimal("3.6"), **settings)  # type: ignore[arg-type]
     data_dir.mkdir(exist_ok=True)
     database = open_database(wanted.database)

@@ -1,4 +1,4 @@
-"""Names with several ready versions, and a gateway over them that is attached to a canned engine."""
+"""Names with several ready versions, and a gateway over them that is attached to a mock engine."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence

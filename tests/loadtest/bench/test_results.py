@@ -3,8 +3,7 @@
 from typing import Any
 
 from loadtest.bench import page
-from loadtest.bench.results import BARS, Bar, Result, Sample, Spread
-from loadtest.bench.soak import Soak
+from loadtest.bench.results import BARS, Bar, Result, Sample, Soak, Spread
 
 
 def sample(system: str, workload: str = "plain", round: int = 1, **changes: Any) -> Sample:  # noqa: A002 its name

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
-import trainer.cli as commands
 from tests.conftest import TURNTABLE
+from tests.trainer import commands
 from tests.trainer.cli.test_commands import run
 from tests.trainer.human_eval.contests import ARM, ITEMS, compared
 from trainer.eval.report import Report
