@@ -229,9 +229,9 @@ def test_a_second_gateway_on_one_data_directory_is_refused_and_told_who_is_there
 HOLD = """
 import sys
 from pathlib import Path
-from gateway.data_dir import alone
+from gateway.data_dir import lock_data_dir
 
-with alone(Path(sys.argv[1]), sys.argv[2]):
+with lock_data_dir(Path(sys.argv[1]), sys.argv[2]):
     print(flush=True)
     sys.stdin.read()
 """
