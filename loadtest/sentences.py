@@ -106,7 +106,8 @@ def backlog_sentence(report: Mapping[str, Any]) -> str:
     offered = report["settings"]["rate_per_s"]
     if backlog["grows"]:
         return (
-            f"The queue grew: of {offered:g} requests offered per second {backlog['answered_per_s']:.3g} were answered; "
+            f"The queue grew: of {offered:g} requests offered per second "
+            f"{backlog['answered_per_s']:.3g} were answered; "
             f"answers took {backlog['first_third_ms'] / 1000:.3g} s at the start and "
             f"{backlog['last_third_ms'] / 1000:.3g} s at the end. Latencies depend on the length of the test."
         )
