@@ -80,9 +80,7 @@ def _print_warning(text: str) -> None:
 
 def _warning(report: Report) -> str:
     if report.invalid:
-        return "\n".join(
-            [f"{report.verdict}: these figures are about the load tester, not the server.", *report.invalid]
-        )
+        return "\n".join([f"{report.verdict}: these figures measure the load tester, not the server.", *report.invalid])
     return "PARTIAL: interrupted before the end."
 
 

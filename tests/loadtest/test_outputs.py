@@ -132,7 +132,7 @@ def test_the_page_says_in_plain_words_what_was_asked() -> None:
     words = re.sub(r"<[^>]+>", " ", page)
     for nonsense in ("{'", "('", "None", "e+0", "poisson", "Poisson", "ttft_ms"):
         assert nonsense not in words
-    assert "closed loop: 8 users, each of whom waits for the answer" in words
+    assert "closed loop: 8 concurrent users; each waits for its answer" in words
     assert "TTFT up to 200 ms, E2E up to 1500 ms" in words
     assert "base: v2, v3 in turn, every 5 s" in words
     open_loop = html_page(report(settings=replace(SETTINGS, rate_per_s=4.0)).as_json())
