@@ -20,9 +20,9 @@ from pydantic import BaseModel
 from gateway.costs import docs_tables as costs
 from gateway.money import usd_text
 from gateway.settings import Settings
-from loadtest.adapters_bench import results
-from loadtest.adapters_bench.results import AdapterResult
-from loadtest.bench import page as bench_page
+from loadtest.bench import adapters
+from loadtest.bench import results as bench_page
+from loadtest.bench.adapters import AdapterResult
 from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
 from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
@@ -204,7 +204,7 @@ def adapters_table(document: dict[str, Any]) -> str:
     """What `make bench-adapters` found, with the plan it ran under and where it was measured."""
     found = document["machine"]
     origin = f"{document['started']}, {found['processor']}, {found['cores']} cores. Planned: {document['plan']}."
-    return f"{results.table(AdapterResult.from_json(document), document['resolve_pin_us'])}\n\n{origin}"
+    return f"{adapters.table(AdapterResult.from_json(document), document['resolve_pin_us'])}\n\n{origin}"
 
 
 def kills(found: dict[str, Any]) -> str:
@@ -229,11 +229,11 @@ BUILDERS: dict[str, Callable[[], str]] = {
     "cost_factors": costs.factors,
     "cost_example": costs.example,
     "cost_bench": lambda: costs.bench(measured("costs")),
-    "bench_bars": bench(bench_page.bars),
-    "bench_ratios": bench(bench_page.ratios),
-    "bench_figures": bench(bench_page.figures),
-    "bench_bottleneck": bench(bench_page.bottleneck),
-    "bench_origin": bench(bench_page.origin),
+    "bench_bars": bench(bench_page.bars_table),
+    "bench_ratios": bench(bench_page.ratios_table),
+    "bench_figures": bench(bench_page.figures_table),
+    "bench_bottleneck": bench(bench_page.bottleneck_table),
+    "bench_origin": bench(bench_page.origin_lines),
     "bench_adapters": lambda: adapters_table(measured("adapters")),
     "bench_kills": lambda: kills(measured("kills")),
     "bench_trainer_bars": lambda: trainer_page.bars(measured("trainer")),
@@ -241,7 +241,7 @@ BUILDERS: dict[str, Callable[[], str]] = {
     "bench_trainer_origin": lambda: trainer_page.origin(measured("trainer")),
     "recipe_fields": recipe_fields,
     "task_fields": task_fields,
-    "bench_soak": lambda: bench_page.soak(Soak(**measured("soak"))),
+    "bench_soak": lambda: bench_page.soak_table(Soak(**measured("soak"))),
 }
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class LoadOptions(ReportFiles):
     data_dir: Annotated[
         Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where a local gateway left admin.key.")
     ] = Path("var")
-    promote: Annotated[str | None, typer.Option(help="Hot swaps during the test: my-adapter=2,3 in turn.")] = None
+    promote: Annotated[str | None, typer.Option(help="Promotions during the test: my-adapter=2,3 in turn.")] = None
     promote_every_s: Annotated[float, typer.Option(min=0.1, help="Time between two promotions.")] = 5.0
     admin_url: Annotated[str | None, typer.Option(help="Gateway that promotes; else --url.")] = None
     admin_key: Annotated[str | None, typer.Option(envvar="TURNTABLE_ADMIN_KEY", help="Its admin key; else --key.")] = (
@@ -133,7 +133,7 @@ class LoadOptions(ReportFiles):
             key=key,
             processes=self.processes or (1 + int(self.rate or 0) // MOST_RATE_PER_PROCESS),
             slo=Slo(self.slo_ttft_ms, self.slo_itl_ms, self.slo_tpot_ms, self.slo_e2e_ms),
-            swaps=PromotionPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key)
+            promotions=PromotionPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key)
             if self.promote
             else None,
             **{name: getattr(self, name) for name in _SAME},
@@ -146,7 +146,7 @@ class LoadOptions(ReportFiles):
 
 _NAMES = {option.name for option in fields(LoadOptions)}
 _SAME = sorted(_NAMES.intersection(option.name for option in fields(RunSettings)) - {
-    "url", "url_from", "models", "requests", "concurrency", "key", "processes", "slo", "swaps"
+    "url", "url_from", "models", "requests", "concurrency", "key", "processes", "slo", "promotions"
 })  # fmt: skip
 
 Options = TypeVar("Options", bound=ReportFiles)

@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest.chart import Limit, Series, bar_chart, in_digits, line_chart
 from loadtest.comparison import MEASURES, Json, Measure, levels_of, mean
-from loadtest.provenance import in_words
+from loadtest.run import provenance_line
 from loadtest.sentences import asked_in_words, backlog_sentence, cached_sentence, verdict_in_words
 
 STYLE = """
@@ -149,7 +149,7 @@ def _banner(document: Mapping[str, Any], levels: Sequence[Json]) -> Iterator[str
     yield f'<p class="{style}">{escape(words)}</p>'
     provenance = document.get("provenance")
     if provenance:
-        yield f"<p>{escape(in_words(provenance))}</p>"
+        yield f"<p>{escape(provenance_line(provenance))}</p>"
     if len(levels) == 1:
         for sentence in (backlog_sentence(reports[-1]), cached_sentence(reports)):
             yield f"<p>{escape(sentence)}</p>" if sentence else ""
@@ -192,7 +192,7 @@ def _models(level: Json) -> str:
         named.append(("all models", report["total"]))
     if report["cold"]:
         named += [("of these: cold models", report["cold"]), ("of these: warm models", report["warm"])]
-    named.append(("of these: near a promotion", report["near_swap"]))
+    named.append(("of these: near a promotion", report["near_promotion"]))
     rows = []
     for name, row in named:
         if row:

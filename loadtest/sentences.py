@@ -26,10 +26,10 @@ def asked_in_words(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "answers", _answers(settings)
     yield "a good request keeps", _limits(settings["slo"])
     yield "before the start", _warm_up(settings["warmup"])
-    if settings["swaps"]:
-        swaps = settings["swaps"]
-        versions = ", ".join(f"v{version}" for version in swaps["versions"])
-        yield "promotions", f"{swaps['adapter']}: {versions} in turn, every {swaps['every_s']:g} s"
+    if settings["promotions"]:
+        promotions = settings["promotions"]
+        versions = ", ".join(f"v{version}" for version in promotions["versions"])
+        yield "promotions", f"{promotions['adapter']}: {versions} in turn, every {promotions['every_s']:g} s"
     if settings["usd_per_hour"] is not None:
         yield "price of the server", f"${settings['usd_per_hour']:g} per hour"
     yield "a request fails after", f"{settings['timeout_s']:g} s"

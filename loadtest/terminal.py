@@ -13,13 +13,12 @@ from rich.table import Column, Table
 from loadtest.chart import in_digits
 from loadtest.collector import Snapshot
 from loadtest.comparison import ReportComparison, estimates
-from loadtest.confidence import MeanEstimate
 from loadtest.metrics import Summary
-from loadtest.provenance import in_words
 from loadtest.report import Report
+from loadtest.run import provenance_line
 from loadtest.runner import OnSnapshot
-from loadtest.samples import Distribution
 from loadtest.sentences import backlog_sentence, cached_sentence
+from loadtest.statistics import Distribution, MeanEstimate
 from loadtest.study import Study
 
 MOST_ROWS = 20
@@ -92,8 +91,8 @@ def _tables(report: Report) -> tuple[Table, Table]:
     rows = [*busiest, *([("all models", report.total)] if len(report.models) > 1 else [])]
     if report.cold and report.warm:
         rows += [("of these: cold", report.cold), ("of these: warm", report.warm)]
-    if report.near_swap:
-        rows.append(("of these: near a promotion", report.near_swap))
+    if report.near_promotion:
+        rows.append(("of these: near a promotion", report.near_promotion))
     throughput = Table(_named("model"), *map(_figure, ("ok", "good", "failed", "req/s", "good/s", "tok/s")))
     latency = Table(_named("model"), _named("metric"), *map(_figure, ("p50 ms", "p90 ms", "p99 ms")))
     for name, row in rows:
@@ -130,13 +129,13 @@ def remarks(report: Report) -> list[str]:
     if slowest and len(report.models) > 1:
         fairness = f"; Jain's fairness of mean TTFT {report.fairness_ttft:.3f}" if report.fairness_ttft else ""
         lines.append(f"slowest model: {slowest[0]}, TTFT p99 {_p99(slowest):.1f} ms{fairness}.")
-    if report.swaps:
-        failed = [swap for swap in report.swaps if swap.error]
+    if report.promotions:
+        failed = [promotion for promotion in report.promotions if promotion.error]
         reason = f" ({failed[0].error})" if failed else ""
-        lines.append(f"{len(report.swaps)} promotions, {len(failed)} of them refused or lost{reason}.")
+        lines.append(f"{len(report.promotions)} promotions, {len(failed)} of them refused or lost{reason}.")
     if report.client.processes:
         lines.append(f"client: {report.client.cpu_share:.0%} of a core in {report.client.processes} process(es).")
-    lines.append(in_words(report.provenance.as_json()))
+    lines.append(provenance_line(report.provenance.as_json()))
     if report.cost:
         cost = report.cost
         lines.append(
@@ -199,7 +198,7 @@ def print_study(study: Study, console: Console) -> None:
     if sentence := cached_sentence(reports):
         console.print(sentence, highlight=False)
     if reports:
-        console.print(in_words(reports[0]["provenance"]), highlight=False, markup=False)
+        console.print(provenance_line(reports[0]["provenance"]), highlight=False, markup=False)
     console.print(f"Verdict: {study.verdict}. {study.conclusion}", highlight=False, markup=False)
 
 

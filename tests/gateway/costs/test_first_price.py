@@ -22,8 +22,8 @@ from gateway.metering import now_us
 from gateway.metrics import Metrics
 from gateway.money import DAY_US, HOUR_US
 from gateway.settings import Settings
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
