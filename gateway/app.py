@@ -232,9 +232,9 @@ class Turntable:
 
     def _build_rest(self, setup: Setup, registry: Registry, store: Store, resolver: Resolver) -> FastAPI:
         settings, base = setup.settings, setup.settings.served_model_name
-        evidences, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
+        recorder, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
         publisher = build_publisher(
-            settings, registry, store, self._pool, evidences, self._gate.served.files, max_rank=setup.plan.max_lora_rank
+            settings, registry, store, self._pool, recorder, self._gate.served.files, max_rank=setup.plan.max_lora_rank
         )
         rollout, documents = self._rollout, AdapterDocuments(registry, self._pool, publisher, self._gate)
         services = AdapterServices(
@@ -245,7 +245,7 @@ class Turntable:
             model_routes(registry, resolver, base, guards.inference),
             adapter_routes(services, guards.admin),
             rollout_routes(rollout, documents, guards.admin),
-            gate_routes(evidences, self._gate, documents, guards.admin),
+            gate_routes(recorder, self._gate, documents, guards.admin),
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(
                 self._metering,

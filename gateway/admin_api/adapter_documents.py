@@ -11,10 +11,10 @@ from adapters.audit import storable
 from adapters.manifest import PARITY_FILE
 from gateway.engines.pool import EnginePool
 from gateway.errors import InvalidRequestError
-from gateway.releases.gate import SHOWN, PromotionGate
+from gateway.releases.gate import STATUS_EVIDENCE, PromotionGate
 from gateway.releases.publish import PARITY_EVIDENCE, PREFLIGHT_EVIDENCE, Publisher
 
-_READ = (*SHOWN, PREFLIGHT_EVIDENCE, PARITY_EVIDENCE)
+_READ = (*STATUS_EVIDENCE, PREFLIGHT_EVIDENCE, PARITY_EVIDENCE)
 _Body = TypeVar("_Body", bound=Schema)
 FreeText = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(storable)
@@ -54,21 +54,21 @@ class AdapterDocuments:
         resident, evidence = self._resident(), self._registry.evidence_of(_READ)
         none: dict[str, Evidence] = {}
         return [
-            self._row(version, resident) | self._standing(version, evidence.get((version.name, version.version), none))
+            self._row(version, resident) | self._status(version, evidence.get((version.name, version.version), none))
             for version in versions
         ]
 
     def whole_row(self, version: Version) -> dict[str, Any]:
         """Return one version as a row of `versions`."""
         found = self._registry.evidence(version.name, version.version)
-        return self.version(version) | self._standing(version, {one.kind: one for one in found})
+        return self.version(version) | self._status(version, {one.kind: one for one in found})
 
-    def _standing(self, version: Version, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
+    def _status(self, version: Version, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
         """Summarise the evidence of a version."""
         preflight, parity = evidence.get(PREFLIGHT_EVIDENCE), evidence.get(PARITY_EVIDENCE)
         vectors = "not compared" if PARITY_FILE in version.manifest.files else "no vectors"
         converted = version.manifest.converted
-        return self._gate.standing(evidence) | {
+        return self._gate.status(evidence) | {
             "parity": parity.document["verdict"] if parity else vectors,
             "warnings": list(preflight.document["warnings"]) if preflight else [],
             "converted": list(converted.steps) if converted else [],
@@ -83,7 +83,7 @@ class AdapterDocuments:
 
     def _row(self, version: Version, resident: Mapping[str, Collection[str]]) -> dict[str, Any]:
         policy = self._registry.snapshot.policies.get(version.name, Policy())
-        steps = [w.step for w in self._publisher.work if (w.name, w.version) == (version.name, version.version)]
+        steps = [w.step for w in self._publisher.jobs if (w.name, w.version) == (version.name, version.version)]
         return {
             "name": version.name,
             "version": f"v{version.version}",
@@ -99,17 +99,17 @@ class AdapterDocuments:
 
     def work(self, name: str) -> list[dict[str, Any]]:
         """List the running work of a name; its version is null until it is registered."""
-        work = [work for work in self._publisher.work if work.name == name]
+        work = [work for work in self._publisher.jobs if work.name == name]
         return [{"version": _label(one.version), "step": one.step} for one in work]
 
     def whole_version(self, version: Version) -> dict[str, Any]:
         """Return a version with its manifest, state history and evidence."""
         history = self._registry.history(version.name, version.version)
         evidence = self._registry.evidence(version.name, version.version)
-        standing = self._standing(version, {found.kind: found for found in evidence})
+        status = self._status(version, {found.kind: found for found in evidence})
         return (
             self.version(version)
-            | standing
+            | status
             | {
                 "manifest": version.manifest.model_dump(mode="json"),
                 "history": [

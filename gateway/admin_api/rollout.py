@@ -26,7 +26,7 @@ class Approval(Schema):
     reason: FreeText
 
 
-def gate_routes(evidences: EvidenceRecorder, gate: PromotionGate, documents: AdapterDocuments, admin: Any) -> APIRouter:
+def gate_routes(recorder: EvidenceRecorder, gate: PromotionGate, documents: AdapterDocuments, admin: Any) -> APIRouter:
     """Build the routes of the promotion gate; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(prefix="/admin/v1", tags=["gates"])
 
@@ -46,7 +46,7 @@ def gate_routes(evidences: EvidenceRecorder, gate: PromotionGate, documents: Ada
     ) -> dict[str, Any]:
         """Record the verdict of a comparison for a version; the newest one counts."""
         verdict = read_body(Verdict, await request.body())
-        record = partial(evidences.record_verdict, verdict=verdict, actor=caller.key_id)
+        record = partial(recorder.record_verdict, verdict=verdict, actor=caller.key_id)
         return await _recorded(record, name, version)
 
     @routes.post("/adapters/{name}/versions/{version}/approve", status_code=201, openapi_extra=body_of(Approval))
@@ -55,7 +55,7 @@ def gate_routes(evidences: EvidenceRecorder, gate: PromotionGate, documents: Ada
     ) -> dict[str, Any]:
         """Approve a version for promotion; not with the key that published it."""
         reason = read_body(Approval, await request.body()).reason
-        return await _recorded(partial(evidences.approve, reason=reason, actor=caller.key_id), name, version)
+        return await _recorded(partial(recorder.approve, reason=reason, actor=caller.key_id), name, version)
 
     async def _recorded(record: Any, name: str, version: str) -> dict[str, Any]:
         with translated_errors():
