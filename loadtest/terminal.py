@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Column, Table
 
-from loadtest.chart import in_digits
 from loadtest.collector import Snapshot
 from loadtest.comparison import ReportComparison, estimates
 from loadtest.confidence import MeanEstimate
@@ -21,6 +20,7 @@ from loadtest.runner import OnSnapshot
 from loadtest.samples import Distribution
 from loadtest.sentences import backlog_sentence, cached_sentence
 from loadtest.study import Study
+from turntable.pages.numbers import number
 
 MOST_ROWS = 20
 """Models shown; with more of them the busiest ones are."""
@@ -209,7 +209,7 @@ def print_comparison(comparison: ReportComparison, console: Console) -> None:
     for change in comparison.changes:
         percent = "-" if change.percent is None else f"{change.percent:+.1f} %"
         figure = f"{change.measure.label}, {change.measure.unit}"
-        table.add_row(change.level, figure, in_digits(change.before), in_digits(change.after), percent, change.verdict)
+        table.add_row(change.level, figure, number(change.before), number(change.after), percent, change.verdict)
     print_whole(console, table)
     for warning in comparison.warnings:
         console.print(warning, highlight=False, markup=False)
@@ -217,4 +217,4 @@ def print_comparison(comparison: ReportComparison, console: Console) -> None:
 
 
 def _estimate(estimate: MeanEstimate | None) -> str:
-    return "-" if estimate is None else in_digits(estimate.mean)
+    return "-" if estimate is None else number(estimate.mean)

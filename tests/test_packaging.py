@@ -226,6 +226,22 @@ def test_the_installed_package_brings_the_data_of_its_examples(gateway_python: P
     )
 
 
+def test_the_installed_package_brings_templates_and_styles_and_renders_a_page(
+    gateway_python: Path, tmp_path: Path
+) -> None:
+    packages = ("turntable", "adapters", "gateway", "trainer", "loadtest")
+    found = [path for name in packages for path in (ROOT / name).rglob("*") if path.suffix in (".html", ".css", ".md")]
+    files = [path.relative_to(ROOT) for path in found]
+    located = run(gateway_python, "-c", "import turntable; print(*turntable.__path__)", cwd=tmp_path)
+    installed = Path(located.stdout.strip()).parent
+    missing = [str(path) for path in files if not (installed / path).is_file()]
+    assert files
+    assert not missing, f"name {', '.join(missing)} in package-data in pyproject.toml"
+    program = "from loadtest.page import html_page; print(html_page({'verdict': 'partial', 'levels': []}))"
+    rendered = run(gateway_python, "-W", "error", "-c", program, cwd=tmp_path)
+    assert "<h1>Load test</h1>" in rendered.stdout, rendered.stderr
+
+
 def test_the_gateway_alone_serves_the_help_of_every_command_that_needs_no_torch(
     gateway_python: Path, tmp_path: Path
 ) -> None:

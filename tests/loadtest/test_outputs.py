@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from loadtest.chart import Series, in_digits, line_chart, nice_top
 from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals, Snapshot
 from loadtest.metrics import Slo
@@ -70,9 +69,9 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(document: dict[s
 
 def test_the_page_of_a_sweep_has_latency_throughput_and_cost_over_load() -> None:
     page = html_page(study().as_json())
-    titles = [svg.attrib["aria-label"] for svg in svgs(page)]
-    assert titles == ["TTFT", "E2E", "Throughput", "Cost against latency"]
-    assert len(charts_over_load(study().as_json()["levels"], {})) == 5
+    titles = [svg.findtext("title") for svg in svgs(page)]
+    assert titles == ["TTFT over load", "E2E over load", "Throughput over load", "Cost against latency"]
+    assert len(charts_over_load(study().as_json()["levels"], {})) == 4, "no ITL was measured"
     assert "Done." in page
 
 
@@ -80,7 +79,7 @@ def test_the_page_of_a_run_has_a_row_per_model_and_says_when_it_is_invalid() -> 
     page = html_page(report(cpu_share=0.99).as_json())
     assert "INVALID: client-bound" in page
     assert page.count("&lt;script&gt;alert") >= 2
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr.*?</tr>", page)]
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr.*?</tr>", page)]
     assert [row[:2] for row in rows if row and row[0].startswith(("base", "all", "of"))] == [
         ["base", "5"],
         ["all models", "10"],
@@ -94,20 +93,6 @@ def test_the_frontier_is_cost_against_latency_with_its_levels_named() -> None:
     assert [round(latency) for latency, _ in answered.points] == [10, 20, 40]
     assert list(answered.labels) == ["10 req/s", "20 req/s", "40 req/s"]
     assert answered.points == good.points
-
-
-@pytest.mark.parametrize(("most", "top"), [(0, 1), (0.3, 0.5), (1, 1), (2.2, 2.5), (80, 100), (1e6, 1e6)])
-def test_axes_end_at_round_numbers(most: float, top: float) -> None:
-    assert nice_top(most) == pytest.approx(top)
-
-
-def test_points_lie_where_their_values_say() -> None:
-    (svg,) = svgs(line_chart("t", "x", "y", [Series("s", [(0, 0), (5, 10), (10, 0)])]))
-    (line,) = svg.iter("polyline")
-    (left, low), (middle, high), (right, end) = (point.split(",") for point in line.attrib["points"].split())
-    assert float(middle) == pytest.approx((float(left) + float(right)) / 2, abs=0.1)
-    assert float(high) < float(low) == float(end)
-    assert line_chart("t", "x", "y", [Series("s", [])]) == ""
 
 
 def test_csv_has_a_line_per_level_and_model() -> None:
@@ -134,10 +119,10 @@ def test_a_report_says_what_was_asked_but_no_key() -> None:
 
 def test_levels_under_one_load_are_bars_under_their_names() -> None:
     mixes = Study("run", [Level(name, 8.0, [report()]) for name in ("base", "a")], "").as_json()
-    (svg, *_) = svgs(charts_over_load(mixes["levels"], mixes)[0])
+    (svg, *_) = svgs(charts_over_load(mixes["levels"], mixes)[0].__html__())
     assert list(svg.iter("polyline")) == []
     texts = ["".join(text.itertext()) for text in svg.iter("text")]
-    assert [text for text in texts if "base" in text or text == "aa"] == ["basebase", "aa"]
+    assert [text for text in texts if text in ("base", "a")] == ["base", "a"]
 
 
 def test_the_page_says_in_plain_words_what_was_asked() -> None:
@@ -159,17 +144,9 @@ def test_the_limit_of_a_good_request_is_drawn() -> None:
     page = html_page(report(settings=replace(SETTINGS, slo=Slo(ttft_ms=200))).as_json())
     for svg in svgs(page):
         (line,) = [line for line in svg.iter("line") if line.attrib["class"] == "limit"]
-        assert "limit: 200 ms" in "".join(svg.itertext())
+        assert "SLO limit: 200 ms" in "".join(svg.itertext())
         assert line.attrib["x1"] == line.attrib["x2"]
     assert 'class="limit"' not in "".join(re.findall("<svg.*?</svg>", html_page(report().as_json())))
-
-
-@pytest.mark.parametrize(
-    ("value", "digits"),
-    [(0, "0"), (10_000, "10,000"), (1234.5, "1,234"), (0.00001234, "0.0000123"), (12.5, "12.5"), (0.05, "0.05")],
-)
-def test_numbers_have_no_exponents(value: float, digits: str) -> None:
-    assert in_digits(value) == digits
 
 
 def test_a_report_says_when_where_and_of_what_it_was_made() -> None:

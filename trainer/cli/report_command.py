@@ -8,9 +8,7 @@ import typer
 from trainer.cli.options import DEFAULT_DATA_DIR, AsJson, DataDir, exit_codes, print_json
 from trainer.files import replacing
 from trainer.report.context import find_report, outcome, read_context
-from trainer.report.html import html_page
-from trainer.report.markdown import markdown
-from trainer.report.sections import sections
+from trainer.report.page import html_page, markdown
 
 app = typer.Typer(help="A comparison's decision as one HTML page and Markdown.", no_args_is_help=True)
 
@@ -31,14 +29,13 @@ def report_decision(
     written = []
     with exit_codes("interrupted"):
         for path in [find_report(decision, data_dir) for decision in decisions]:
-            story = read_context(path, data_dir, check=check_data)
-            title, blocks = f"Decision: {story.report.task.name}", list(sections(story))
+            context = read_context(path, data_dir, check=check_data)
             stem = (out or path.parent) / f"{path.parent.name if path.stem == 'report' else path.stem}-decision"
             html, text = stem.with_name(f"{stem.name}.html"), stem.with_name(f"{stem.name}.md")
-            for file, content in ((html, html_page(title, blocks)), (text, markdown(title, blocks))):
+            for file, content in ((html, html_page(context)), (text, markdown(context))):
                 with replacing(file) as handle:
                     handle.write(content)
-            verdict = outcome(story.report)
+            verdict = outcome(context.report)
             written.append(
                 {"verdict": verdict.words, "why": verdict.sentence, "html": str(html), "markdown": str(text)}
             )

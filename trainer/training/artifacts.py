@@ -6,7 +6,7 @@ training.json                                     the facts of the run
 parity.json                                       log-probabilities to compare a server with
 rows.jsonl                                        which rows were seen: lineage
 run.json                                          where recipe and data lay on this machine; stays here
-metrics.jsonl, loss.png                           the loss, step by step
+metrics.jsonl, loss.svg                           the loss, step by step
 README.md                                         the model card, generated from the facts
 
 The baseline of a run: what the answers that it learnt from are like, for comparing live answers with them.
@@ -132,7 +132,7 @@ def _write_account(directory: Path, recipe: Recipe, account: RunRecord, digest: 
         lines = (json.dumps(row, ensure_ascii=False) for row in account.rows)
         (directory / ROWS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
-        save_loss_curve(directory / "loss.png", recipe.name, account.metrics)
+        save_loss_curve(directory / "loss.svg", recipe.name, account.metrics)
     return facts
 
 

@@ -25,6 +25,8 @@ tags: [{tags}]
 | trainable parameters | {trainable_parameters:,} |
 | time | {wall_s:.0f} s on {device} |
 
+![training loss and eval loss over the steps](loss.svg)
+
 The loss was taken over assistant messages and their stop tokens only, rendered with the base model's own chat template
 (`{template}`). The recipe has the hash `{recipe}`, the base model's config `{base}` and its weights `{weights}`;
 training.json holds the record.

@@ -81,7 +81,7 @@ def train_sweep(
     advice: dict[str, Any] | None = None,
     check: Callable[[PreparedData], None] | None = None,
 ) -> Outcome:
-    """Train every trial of a recipe; the best one's run, with sweep.json and sweep.png, goes to `out`.
+    """Train every trial of a recipe; the best one's run, with sweep.json and sweep.svg, goes to `out`.
 
     `check` is as in a run's `Options`.
 
@@ -180,7 +180,7 @@ def _write(
         document = {"format": 1, "trials": facts["sweep"]}
         (folder / SWEEP_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         points = [(t.learning_rate, t.valid_loss, f"r {t.r}") for t in results]
-        save_sweep(folder / "sweep.png", best.recipe.name, points)
+        save_sweep(folder / "sweep.svg", best.recipe.name, points)
     return write_run(folder, material, best.recipe, best.trained, facts, best.metrics), best.metrics
 
 

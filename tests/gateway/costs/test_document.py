@@ -21,8 +21,8 @@ from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
-from gateway.costs.html import html_page
 from gateway.costs.inputs import CostQuery
+from gateway.costs.page import html_page
 from gateway.costs.plan import PLAN_FILE, PlanError, read_plan, read_presets
 from gateway.costs.prices.book import SNAPSHOT_FILE
 from gateway.costs.refresh import CostGauges, CostRefresher
