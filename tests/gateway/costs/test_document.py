@@ -99,6 +99,15 @@ def test_the_lines_of_every_grouping_add_up_to_the_bill(reports: CostReports, gr
     assert elsewhere == [200 * 1_664_000]
 
 
+def test_one_document_reads_runs_and_window_once(reports: CostReports, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for owner, name in ((EngineRuns, "list"), (UsageSummary, "first_us"), (UsageSummary, "window")):
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, m=method, n=name: (calls.append(n), m(*args))[1])
+    assert reports.document(CostQuery(SINCE, NOW)).bill_nano_usd
+    assert sorted(calls) == ["first_us", "list", "window"]
+
+
 def test_the_three_numbers_and_the_utilisation_tax(reports: CostReports) -> None:
     before = reports.document(CostQuery(SINCE, NOW)).levels[0]
     assert (before.floor_nano_usd, before.slo_nano_usd, before.utilisation_tax_nano_usd) == (None, None, None)
