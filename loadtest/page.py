@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loadtest.comparison import MEASURES, Json, Measure, levels_of, mean
+from loadtest.run import provenance_line
 from loadtest.sentences import asked_in_words, backlog_sentence, cached_sentence, verdict_in_words
 from turntable.pages import charts
 from turntable.pages.charts import Axis, Bar, Limit, Series
