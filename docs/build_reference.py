@@ -25,9 +25,9 @@ from gateway.costs import docs_tables as costs
 from gateway.engines.slot_plan import SlotPlan
 from gateway.money import usd_text
 from gateway.settings import Settings
-from loadtest.adapters_bench import results
-from loadtest.adapters_bench.results import AdapterResult
-from loadtest.bench import page as bench_page
+from loadtest.bench import adapters
+from loadtest.bench import results as bench_page
+from loadtest.bench.adapters import AdapterResult
 from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
 from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
@@ -367,7 +367,7 @@ def adapters_table(document: dict[str, Any]) -> str:
     """What `make bench-adapters` found, with the plan it ran under and where it was measured."""
     found = document["machine"]
     origin = f"{document['started']}, {found['processor']}, {found['cores']} cores. Planned: {document['plan']}."
-    return f"{results.table(AdapterResult.from_json(document), document['resolve_pin_us'])}\n\n{origin}"
+    return f"{adapters.table(AdapterResult.from_json(document), document['resolve_pin_us'])}\n\n{origin}"
 
 
 def kills(found: dict[str, Any]) -> str:
@@ -390,17 +390,17 @@ BUILDERS: dict[str, Callable[[], str]] = {
     "cost_factors": costs.factors,
     "cost_example": costs.example,
     "cost_bench": lambda: costs.bench(measured("costs")),
-    "bench_bars": bench(bench_page.bars),
-    "bench_ratios": bench(bench_page.ratios),
-    "bench_figures": bench(bench_page.figures),
-    "bench_bottleneck": bench(bench_page.bottleneck),
-    "bench_origin": bench(bench_page.origin),
+    "bench_bars": bench(bench_page.bars_table),
+    "bench_ratios": bench(bench_page.ratios_table),
+    "bench_figures": bench(bench_page.figures_table),
+    "bench_bottleneck": bench(bench_page.bottleneck_table),
+    "bench_origin": bench(bench_page.origin_lines),
     "bench_adapters": lambda: adapters_table(measured("adapters")),
     "bench_kills": lambda: kills(measured("kills")),
     "bench_trainer_bars": lambda: trainer_page.bars(measured("trainer")),
     "bench_trainer_figures": lambda: trainer_page.figures(measured("trainer")),
     "bench_trainer_origin": lambda: trainer_page.origin(measured("trainer")),
-    "bench_soak": lambda: bench_page.soak(Soak(**measured("soak"))),
+    "bench_soak": lambda: bench_page.soak_table(Soak(**measured("soak"))),
 }
 
 REFERENCE_PAGES: dict[str, Callable[[], str]] = {

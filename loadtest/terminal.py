@@ -9,13 +9,12 @@ import typer
 
 from loadtest.collector import Snapshot
 from loadtest.comparison import ReportComparison, estimates
-from loadtest.confidence import MeanEstimate
 from loadtest.metrics import Summary
-from loadtest.provenance import in_words
 from loadtest.report import Report
+from loadtest.run import provenance_line
 from loadtest.runner import OnSnapshot
-from loadtest.samples import Distribution
 from loadtest.sentences import backlog_sentence, cached_sentence
+from loadtest.statistics import Distribution, MeanEstimate
 from loadtest.study import Study
 from turntable.console import Column, Table, figures, say, show
 from turntable.pages.numbers import number
@@ -80,9 +79,7 @@ def _print_warning(text: str) -> None:
 
 def _warning(report: Report) -> str:
     if report.invalid:
-        return "\n".join(
-            [f"{report.verdict}: these figures are about the load tester, not the server.", *report.invalid]
-        )
+        return "\n".join([f"{report.verdict}: these figures measure the load tester, not the server.", *report.invalid])
     return "PARTIAL: interrupted before the end."
 
 
@@ -91,8 +88,8 @@ def _tables(report: Report) -> tuple[Table, Table]:
     rows = [*busiest, *([("all models", report.total)] if len(report.models) > 1 else [])]
     if report.cold and report.warm:
         rows += [("of these: cold", report.cold), ("of these: warm", report.warm)]
-    if report.near_swap:
-        rows.append(("of these: near a promotion", report.near_swap))
+    if report.near_promotion:
+        rows.append(("of these: near a promotion", report.near_promotion))
     throughput = Table("model", *figures("ok", "good", "failed", "req/s", "good/s", "tok/s"))
     latency = Table("model", "metric", *figures("p50 ms", "p90 ms", "p99 ms"))
     for place, (name, row) in enumerate(rows):
@@ -122,13 +119,13 @@ def remarks(report: Report) -> list[str]:
     if slowest and len(report.models) > 1:
         fairness = f"; Jain's fairness of mean TTFT {report.fairness_ttft:.3f}" if report.fairness_ttft else ""
         lines.append(f"slowest model: {slowest[0]}, TTFT p99 {_p99(slowest):.1f} ms{fairness}.")
-    if report.swaps:
-        failed = [swap for swap in report.swaps if swap.error]
+    if report.promotions:
+        failed = [promotion for promotion in report.promotions if promotion.error]
         reason = f" ({failed[0].error})" if failed else ""
-        lines.append(f"{len(report.swaps)} promotions, {len(failed)} of them failed{reason}.")
+        lines.append(f"{len(report.promotions)} promotions, {len(failed)} of them failed{reason}.")
     if report.client.processes:
         lines.append(f"client: {report.client.cpu_share:.0%} of a core in {report.client.processes} process(es).")
-    lines.append(in_words(report.provenance.as_json()))
+    lines.append(provenance_line(report.provenance.as_json()))
     if report.cost:
         cost = report.cost
         lines.append(
@@ -190,7 +187,7 @@ def print_study(study: Study) -> None:
     if sentence := cached_sentence(reports):
         say(sentence)
     if reports:
-        say(in_words(reports[0]["provenance"]))
+        say(provenance_line(reports[0]["provenance"]))
     say(f"Verdict: {study.verdict}. {study.conclusion}")
 
 

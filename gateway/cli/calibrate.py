@@ -246,8 +246,8 @@ async def _post(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Non
 
 def _no_answer(error: httpx.HTTPError) -> AdapterError:
     return AdapterError(
-        f"The gateway does not answer ({error or type(error).__name__}); name another with --gateway, or start one "
-        "with `turntable serve`."
+        f"The gateway does not answer ({error or type(error).__name__}); give another --gateway, or start one with "
+        "`turntable serve`."
     )
 
 

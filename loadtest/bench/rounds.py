@@ -11,10 +11,22 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from loadtest.bench import machine
-from loadtest.bench.driver import Phase, PhaseOutcome, drive
+from loadtest.bench.client import (
+    LOAD,
+    LOAD70,
+    PLAIN,
+    PLAIN_WORDS,
+    STAGES,
+    STREAM_WORDS,
+    STREAMS256,
+    Phase,
+    PhaseOutcome,
+    Stage,
+    phase,
+    run_phase,
+)
 from loadtest.bench.results import Result, Sample
 from loadtest.bench.systems import DIRECT, SYSTEMS, TURNTABLE, Running, running_engine, running_system
-from loadtest.bench.workloads import LOAD, LOAD70, PLAIN, PLAIN_WORDS, STAGES, STREAM_WORDS, STREAMS256, Stage, phase
 from loadtest.metrics import Distribution
 
 WARM_UP_S = 1.0
@@ -33,7 +45,7 @@ class Meter:
     def run(self, system: Running, asked: Phase) -> tuple[PhaseOutcome, dict[str, float]]:
         """One phase: what the client saw, and the CPU seconds of the system, the engine and the whole machine."""
         before = self._cpu_s(system)
-        outcome = self.client.submit(drive, asked).result()
+        outcome = self.client.submit(run_phase, asked).result()
         after = self._cpu_s(system)
         return outcome, {name: after[name] - before[name] for name in after}
 
@@ -124,7 +136,7 @@ def _figures(distribution: Distribution | None) -> dict[str, float] | None:
     return {name: round(value, 3) for name, value in asdict(distribution).items()}
 
 
-def soak(requests: int, venvs: Path, say: Say) -> tuple[int, list[float]]:
+def measure_soak(requests: int, venvs: Path, say: Say) -> tuple[int, list[float]]:
     """Send the requests in blocks; returns how many failed, and Turntable's RSS in MiB before and after each block."""
     failed, per_block = 0, max(1, requests // SOAK_BLOCKS)
     with (
@@ -138,7 +150,7 @@ def soak(requests: int, venvs: Path, say: Say) -> tuple[int, list[float]]:
         )
         rss_mib = [machine.rss_mib(server.pid)]
         for number in range(1, SOAK_BLOCKS + 1):
-            failed += client.submit(drive, block).result().failed
+            failed += client.submit(run_phase, block).result().failed
             rss_mib.append(round(machine.rss_mib(server.pid), 2))
             say(f"{number * per_block:,} requests: {rss_mib[-1]:.1f} MiB")
     return failed, rss_mib

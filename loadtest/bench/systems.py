@@ -17,7 +17,7 @@ from textwrap import dedent
 
 import httpx
 
-from loadtest.bench.driver import Phase, drive
+from loadtest.bench.client import Phase, run_phase
 from loadtest.errors import InvalidWorkloadError, ServerError
 
 DIRECT = "direct"
@@ -220,7 +220,7 @@ class _Started:
         """Ask until the answer is right; returns the seconds since the start, and the key that was let in."""
         while True:
             phase = Phase(port, key(), stream=False, words=1, duration_s=START_LIMIT_S, concurrency=1, requests=1)
-            if drive(phase).completed:
+            if run_phase(phase).completed:
                 return time.perf_counter() - self.start_s, phase.key
             self._wait_a_little()
 

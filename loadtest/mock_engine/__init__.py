@@ -4,7 +4,7 @@ It generates nothing: every answer is the same numbered words at the pace asked 
 and the gateway can be tested and measured without a model, and is never a default of the product.
 """
 
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import Fault, MockEngine, MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 
 __all__ = ["Fault", "MockEngine", "MockServer", "MockSettings", "serving"]

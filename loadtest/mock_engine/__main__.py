@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from loadtest.mock_engine.app import serve
 from loadtest.mock_engine.engine import Fault, MockEngine, MockSettings
-from loadtest.mock_engine.server import serve
 
 
 def main(

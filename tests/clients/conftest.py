@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.settings import Settings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 
 QUESTION = "My parcel with the desk lamp has not arrived and tracking shows nothing."

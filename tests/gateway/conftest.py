@@ -16,8 +16,8 @@ from gateway.app import Setup, Turntable
 from gateway.cli.listening import server_config
 from gateway.cli.startup import plan_for
 from gateway.settings import Settings
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.canaries import ADMIN_KEY, leaks
 
 KEY = ADMIN_KEY

@@ -17,8 +17,8 @@ from sqlalchemy.exc import OperationalError
 from gateway.data_dir import InUseError, lock_data_dir
 from gateway.database import away_error, open_database
 from gateway.settings import Settings
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.databases import Postgres, running_postgres
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready

@@ -14,9 +14,9 @@ import pytest
 from openai import APIError, AuthenticationError, InternalServerError, NotFoundError, OpenAI
 
 from gateway.settings import Settings
-from loadtest.mock_engine.chat import LEAKED_PATH
+from loadtest.mock_engine.app import serving
+from loadtest.mock_engine.completions import LEAKED_PATH
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 
 

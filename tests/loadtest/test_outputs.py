@@ -16,10 +16,9 @@ from loadtest.collector import LiveTotals, Snapshot
 from loadtest.metrics import Slo
 from loadtest.outputs import csv_text
 from loadtest.page import charts_over_load, frontier, html_page
-from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
-from loadtest.run import LoadRun
+from loadtest.run import LoadRun, Provenance
 from loadtest.settings import PromotionPlan, RunSettings
 from loadtest.study import Level, Study
 from loadtest.terminal import print_report, print_study, snapshot_table
@@ -29,14 +28,14 @@ SETTINGS = RunSettings("http://127.0.0.1:1", ("base", NASTY), usd_per_hour=2.0, 
 
 
 def report(ttft_ms: float = 20, cpu_share: float = 0.1, settings: RunSettings = SETTINGS) -> Report:
-    tallies = LiveTotals.empty(settings.slo, settings.models)
+    totals = LiveTotals.empty(settings.slo, settings.models)
     for index in range(10):
         first_s = index + ttft_ms / 1000
         record = RequestRecord(index, settings.models[index % 2], index, index, first_s + 0.1, 200, [first_s])
         record.cold = index < 2
-        tallies.add(record)
+        totals.add(record)
     provenance = Provenance.now(settings.url, settings.models, "0.32.0")
-    return Report.of(settings, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), False, provenance))
+    return Report.of(settings, LoadRun(totals, ClientLoad(1, 0.1, cpu_share, None), False, provenance))
 
 
 def study() -> Study:
@@ -126,13 +125,13 @@ def test_levels_under_one_load_are_bars_under_their_names() -> None:
 
 def test_the_page_says_in_plain_words_what_was_asked() -> None:
     settings = replace(
-        SETTINGS, slo=Slo(ttft_ms=200, e2e_ms=1500), swaps=PromotionPlan("base", (2, 3), 5.0, "http://x")
+        SETTINGS, slo=Slo(ttft_ms=200, e2e_ms=1500), promotions=PromotionPlan("base", (2, 3), 5.0, "http://x")
     )
     page = html_page(report(settings=settings).as_json())
     words = re.sub(r"<[^>]+>", " ", page)
     for nonsense in ("{'", "('", "None", "e+0", "poisson", "Poisson", "ttft_ms"):
         assert nonsense not in words
-    assert "closed loop: 8 users, each of whom waits for the answer" in words
+    assert "closed loop: 8 concurrent users; each waits for its answer" in words
     assert "TTFT up to 200 ms, E2E up to 1500 ms" in words
     assert "base: v2, v3 in turn, every 5 s" in words
     open_loop = html_page(report(settings=replace(SETTINGS, rate_per_s=4.0)).as_json())

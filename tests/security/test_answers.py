@@ -11,7 +11,7 @@ import pytest
 
 from gateway.log_lines import OneLineFormatter
 from gateway.settings import Settings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 from tests.conftest import ROOT
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready

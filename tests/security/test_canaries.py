@@ -11,8 +11,8 @@ import pytest
 
 from gateway.inference.formats import APIS
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import serving
 from tests import canaries
 from tests.canaries import MARK, PROMPT
 from tests.e2e.test_serving import eventually

@@ -17,10 +17,10 @@ from trainer.data.prepare import Policy, prepare
 from trainer.data.rendering import first_rows, render_rows
 from trainer.data.split import SplitPlan, write_split
 from trainer.errors import RunError
-from trainer.training.base import Base, find_base
+from trainer.training.base import BASE_MODEL_FOLDER, Base, find_base
 from trainer.training.publish import other_tokens
 from trainer.training.recipe import EMBEDDED
-from turntable.console import FAILED, CommandError, print_json
+from turntable.console import FAILED, CommandError, print_json, say
 from turntable.options import DEFAULT_DATA_DIR, AsJson, DataDir
 
 if TYPE_CHECKING:
@@ -86,6 +86,12 @@ def check(
 
 
 def _base(base_model: str, data_dir: Path) -> Base:
+    if base_model == EMBEDDED and not (data_dir / BASE_MODEL_FOLDER / "config.json").is_file():
+        say(
+            "note: the chat template is that of the embedded base model, built first (once, some minutes on two "
+            "CPU cores); give --base-model to use your model's template.",
+            err=True,
+        )
     return find_base(base_model, relative_to=Path(), data_dir=data_dir, console=Console(stderr=True))
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -97,6 +97,19 @@ def test_the_lines_of_every_grouping_add_up_to_the_bill(reports: CostReports, gr
     assert sum(line.requests for line in document.data) == 200
     elsewhere = [sum(line.elsewhere_nano_usd["openai:gpt-6.1-terra"] or 0 for line in document.data)]
     assert elsewhere == [200 * 1_664_000]
+
+
+def test_one_document_reads_runs_and_window_once(reports: CostReports, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for owner, name in ((EngineRuns, "list"), (UsageSummary, "first_us"), (UsageSummary, "window")):
+
+        def counted(*args: object, method: Callable[..., object] = getattr(owner, name), name: str = name) -> object:
+            calls.append(name)
+            return method(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+    assert reports.document(CostQuery(SINCE, NOW)).bill_nano_usd
+    assert sorted(calls) == ["first_us", "list", "window"]
 
 
 def test_the_three_numbers_and_the_utilisation_tax(reports: CostReports) -> None:

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
 from tests.gateway.engines.test_pool import eventually
 

@@ -42,7 +42,7 @@ _ENGINE = """
 import json, sys
 from dataclasses import asdict
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 
 with serving(MockSettings(tokens=12, ttft_ms=2, itl_ms=4, tells_tokens=True)) as server:
     print(server.url, flush=True)

@@ -13,7 +13,7 @@ import httpx
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
 from gateway.database import open_database
 from gateway.settings import Settings
-from loadtest.mock_engine.server import MockServer
+from loadtest.mock_engine.app import MockServer
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 
 ANSWER_NANO_USD, PROMPT_NANO_USD = 10_000, 1_000

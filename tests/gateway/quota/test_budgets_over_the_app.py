@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import create_engine, func, select
 
 from gateway.metering import usage_ledger
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.gateway.conftest import Attached
 from tests.gateway.quota.conftest import ANSWER_NANO_USD, PROMPT_NANO_USD, Key, new_key, priced_gateway
 from tests.gateway.releases.conftest import eventually

@@ -16,8 +16,8 @@ from adapters.cli import app
 from gateway.errors import ConflictError
 from gateway.releases.gate import EvidenceRecorder, PromotionGate, ServedBase
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora, write_base
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.releases.conftest import gateway_with_versions, ready_versions

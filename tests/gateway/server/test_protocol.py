@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.test_faults import eventually
 

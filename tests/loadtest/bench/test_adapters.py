@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from adapters import BaseModel, preflight
-from loadtest.adapters_bench.results import AdapterResult, Kill, Many, rows, table
-from loadtest.adapters_bench.server import closest, distance, write_adapters
+from loadtest.bench.adapters import AdapterResult, Kill, Many, rows, table
+from loadtest.bench.adapters_server import closest, distance, write_adapters
 
 MANY = Many(
     registered=1000,

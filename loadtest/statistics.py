@@ -1,13 +1,20 @@
-"""Many measured milliseconds in little memory: kept one by one up to a limit, counted in narrow bins beyond it."""
+"""Percentiles of many measured times in bounded memory, and confidence intervals for means of repeated runs.
 
+Samples are kept one by one up to a limit and counted in narrow logarithmic bins beyond it. Confidence intervals use
+Student's t; two sets of repeats are compared by Welch's test, which does not assume that they vary alike.
+"""
+
+import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, variance
 from typing import Self
 
 import numpy as np
 
+LEVEL = 0.95
 EXACT_SAMPLES = 100_000
 """Up to so many samples percentiles are exact; beyond, they are right within half a bin."""
 BIN_RATIO = 1.005
@@ -98,3 +105,73 @@ class Samples:
         low = float(_EDGES[place])
         high = float(_EDGES[min(place + 1, len(_EDGES) - 1)])
         return low + within * (high - low)
+
+
+@dataclass(frozen=True, slots=True)
+class MeanEstimate:
+    """A mean over repeats and the half width of its 95 % confidence interval, None with fewer than two repeats."""
+
+    mean: float
+    half_width: float | None
+    repeats: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "MeanEstimate":
+        """The estimate from one value per repeat."""
+        count = len(values)
+        if count < 2:
+            return cls(values[0], None, count)
+        half_width = t_quantile(LEVEL, count - 1) * math.sqrt(variance(values) / count)
+        return cls(fmean(values), half_width, count)
+
+
+def difference(before: Sequence[float], after: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Mean change and half width of its confidence interval (Welch); None when a side has fewer than two values."""
+    if len(before) < 2 or len(after) < 2:
+        return None
+    change = fmean(after) - fmean(before)
+    parts = [variance(side) / len(side) for side in (before, after)]
+    if sum(parts) == 0:
+        return change, 0.0
+    degrees = sum(parts) ** 2 / sum(
+        part**2 / (len(side) - 1) for part, side in zip(parts, (before, after), strict=True)
+    )
+    return change, t_quantile(level, degrees) * math.sqrt(sum(parts))
+
+
+def t_quantile(level: float, degrees: float) -> float:
+    """Return the t between whose negative and itself a share `level` of Student's distribution lies.
+
+    `degrees` of freedom need not be whole. scipy would do it, and is not installed with the gateway.
+    """
+    # The share beyond t to both sides is the incomplete beta function of degrees / (degrees + t^2).
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        if _incomplete_beta(degrees / 2, 0.5, middle) < 1 - level:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees * (1 - high) / high)
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """Return the regularised incomplete beta function, by its continued fraction (DLMF 8.17.22)."""
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    fraction, upper, lower, term = 1.0, 1.0, 0.0, 0
+    while True:
+        half, is_odd = divmod(term, 2)
+        if term == 0:
+            step = 1.0
+        elif is_odd:
+            step = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
+        else:
+            step = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
+        lower = 1 / (1 + step * lower)
+        upper = 1 + step / upper
+        fraction *= upper * lower
+        term += 1
+        if abs(1 - upper * lower) < 1e-15 and term > 1:
+            break
+    log_scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log_scale) * (fraction - 1) / a

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loadtest.samples import EXACT_SAMPLES, Distribution, Samples
+from loadtest.statistics import EXACT_SAMPLES, Distribution, Samples
 
 
 def lognormal(count: int, seed: int = 0) -> list[float]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.bench.driver import Answer, Phase, drive, problem
+from loadtest.bench.client import Answer, Phase, problem, run_phase
 from loadtest.mock_engine import Fault, MockSettings, serving
 
 
@@ -42,7 +42,7 @@ def test_the_first_word_is_timed_also_when_it_comes_in_pieces() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_right_answers_are_counted_and_timed(stream: bool) -> None:
     with serving() as server:
-        outcome = drive(phase(server.url, stream=stream))
+        outcome = run_phase(phase(server.url, stream=stream))
     assert (outcome.completed, outcome.failed, outcome.peak_running) == (6, 0, 2)
     assert outcome.latency is not None
     assert outcome.latency.count == 6
@@ -60,7 +60,7 @@ def test_right_answers_are_counted_and_timed(stream: bool) -> None:
 )
 def test_nobody_wins_by_failing(fault: Fault, stream: bool, kind: str) -> None:
     with serving(MockSettings(fault=fault)) as server:
-        outcome = drive(phase(server.url, stream=stream, requests=3))
+        outcome = run_phase(phase(server.url, stream=stream, requests=3))
     assert (outcome.completed, outcome.errors) == (0, {kind: 3})
     assert outcome.latency is None
 
@@ -68,7 +68,7 @@ def test_nobody_wins_by_failing(fault: Fault, stream: bool, kind: str) -> None:
 def test_an_open_loop_sends_at_its_rate_and_keeps_the_ramp_out_of_the_latencies() -> None:
     with serving() as server:
         port = int(server.url.rpartition(":")[2])
-        outcome = drive(Phase(port, "", False, 3, 1, rate_per_s=40, even=True, ramp_s=0.5))
+        outcome = run_phase(Phase(port, "", False, 3, 1, rate_per_s=40, even=True, ramp_s=0.5))
     assert (outcome.completed, outcome.failed) == (40, 0)
     assert outcome.latency is not None
     assert outcome.latency.count == 20
