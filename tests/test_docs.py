@@ -172,6 +172,22 @@ def test_modules_and_pages_that_prose_names_exist() -> None:
     assert not lost, f"these are named and do not exist: {'; '.join(sorted(lost))}"
 
 
+def test_metrics_and_settings_that_prose_names_exist() -> None:
+    metrics = set(re.findall(r"(?m)^\| `(\w+)` \|", (DOCS / "reference" / "metrics.md").read_text()))
+    metrics |= {"turntable_shields", "turntable_residency"}  # vLLM's plugins of this package
+    variables = set(re.findall(r"TURNTABLE_\w+", (DOCS / "reference" / "settings.md").read_text()))
+    variables |= {"TURNTABLE_GATEWAY_URL"}  # read by commands, not by the gateway
+    lost = set()
+    for page in PAGES:
+        if page.name != "CHANGELOG.md" and page.parent.name != "decisions":
+            text = page.read_text()
+            lost |= {
+                f"{page.name}: {name}" for name in re.findall(r"`(turntable_\w+)[`{]", text) if name not in metrics
+            }
+            lost |= {f"{page.name}: {name}" for name in re.findall(r"TURNTABLE_\w+", text) if name not in variables}
+    assert not lost, f"these are named and do not exist: {'; '.join(sorted(lost))}"
+
+
 def test_pages_that_code_names_exist() -> None:
     lost = []
     for folder in ("turntable", "adapters", "gateway", "trainer", "loadtest", "examples", "tests"):
