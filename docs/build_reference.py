@@ -198,7 +198,17 @@ def described_command(command: Any) -> Iterator[str]:
     yield from [""] if options else []
     for option in options:
         names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
-        yield f"* {names}: {' '.join((getattr(option, 'help', None) or '').split())}".rstrip(": ")
+        text = " ".join((getattr(option, "help", None) or "").split())
+        yield f"* {names}: {text}{note(option, text)}".rstrip(": ")
+
+
+def note(option: Any, text: str) -> str:
+    """Whether an option is required, or its default where its help does not say it."""
+    if option.required:
+        return " (required)"
+    default = option.default
+    is_said = isinstance(default, bool) or "default" in text.lower() or default in ("", None)
+    return "" if is_said or not isinstance(default, int | float | str) else f" (default: `{default}`)"
 
 
 def first_paragraph(command: Any) -> str:
