@@ -99,15 +99,18 @@ def test_the_lines_of_every_grouping_add_up_to_the_bill(reports: CostReports, gr
     assert elsewhere == [200 * 1_664_000]
 
 
+def _counted(method: Callable[..., object], name: str, calls: list[str]) -> Callable[..., object]:
+    def counted(*args: object) -> object:
+        calls.append(name)
+        return method(*args)
+
+    return counted
+
+
 def test_one_document_reads_runs_and_window_once(reports: CostReports, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for owner, name in ((EngineRuns, "list"), (UsageSummary, "first_us"), (UsageSummary, "window")):
-
-        def counted(*args: object, method: Callable[..., object] = getattr(owner, name), name: str = name) -> object:
-            calls.append(name)
-            return method(*args)
-
-        monkeypatch.setattr(owner, name, counted)
+        monkeypatch.setattr(owner, name, _counted(getattr(owner, name), name, calls))
     assert reports.document(CostQuery(SINCE, NOW)).bill_nano_usd
     assert sorted(calls) == ["first_us", "list", "window"]
 
