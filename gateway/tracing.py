@@ -8,8 +8,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.clock import now_us
 from gateway.core import RequestContext
-from gateway.metering import Entry, now_us
+from gateway.metering import Entry
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat",

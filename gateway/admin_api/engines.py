@@ -1,4 +1,4 @@
-"""GET /admin/v1/engines: what each engine does, which adapters are where, what shields it, how it was planned."""
+"""GET /admin/v1/engines: state, resident adapters, patches and slot plan of each engine."""
 
 from dataclasses import asdict
 from typing import Any
@@ -19,12 +19,12 @@ _DEGRADED = (
 
 
 def engine_routes(pool: EnginePool, plan: SlotPlan, *, admin: Any) -> APIRouter:
-    """Routes for operators; `admin` is the dependency that demands an admin key."""
+    """Build the route; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(tags=["engines"])
 
     @routes.get("/admin/v1/engines", dependencies=[Depends(admin)])
-    def engines() -> dict[str, Any]:
-        """Every engine: state, circuit, version, adapters per tier, shields, and the slot plan with its reason."""
+    async def engines() -> dict[str, Any]:
+        """List the engines: state, circuit breaker, version, adapters per tier, patches, slot plan with its reason."""
         return {"object": "list", "data": [_describe(engine, plan) for engine in pool.engines]}
 
     return routes
@@ -82,7 +82,7 @@ def _tell(shield: EnginePatch, engine: Engine) -> dict[str, Any]:
 
 
 def _applied(shield: EnginePatch, engine: Engine) -> tuple[bool, str]:
-    """Whether an engine has this shield, and for which reason."""
+    """Whether an engine has this patch, and why."""
     version, residents = engine.supervisor.status.version, engine.reconciler.residents
     if shield.place is Place.GATEWAY:
         return True, "The gateway does this for every engine."

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from gateway.clock import now_us
 from gateway.core import RequestContext
 from gateway.errors import GatewayError, InternalError, MethodNotAllowedError
 from gateway.inference.formats import APIS
 from gateway.inference.pipeline import InferencePipeline
-from gateway.metering import now_us
 from gateway.metering.refusal_log import CLIENT_GONE, Refusal, RefusalLog, without_secrets
 from gateway.server import ClientCycle, cycle_of
 from gateway.server.cycle import Receive, Send

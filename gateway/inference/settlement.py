@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.background import Group
+from gateway.clock import now_us
 from gateway.core import MOST_TOKENS, RequestContext, Usage, UsageSource
 from gateway.costs.request_price import RequestPrices, WorkPrice
 from gateway.engines.client import EngineUsage
@@ -20,7 +21,7 @@ from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
 from gateway.errors import GatewayError, InternalError
 from gateway.inference.request_run import RequestRun
-from gateway.metering import Entry, Finish, Ledger, now_us
+from gateway.metering import Entry, Finish, Ledger
 from gateway.metering.refusal_log import without_secrets
 from gateway.metrics import Metrics
 from gateway.quota.manager import QuotaGrant

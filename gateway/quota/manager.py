@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter
 
 from gateway.auth import Caller
+from gateway.clock import DAY_US, now_us
 from gateway.core import RequestContext
 from gateway.costs.request_price import WorkPrice
 from gateway.errors import GatewayError, InvalidRequestError
-from gateway.metering import Entry, now_us
+from gateway.metering import Entry
 from gateway.quota import Budgets, RateLimiter, RateLimitGrant, RequestSize, Reservation, measure_request
 from gateway.quota.errors import BudgetUncheckedError, RateLimitError
-
-_DAY_US = 86_400 * 10**6
 
 
 class QuotaManager:
@@ -127,8 +126,8 @@ class QuotaGrant:
         which its money was reserved.
         """
         entry.is_charged = self.is_charged
-        first_us = self.at_us // _DAY_US * _DAY_US
-        entry.opened_us = min(max(entry.opened_us, first_us), first_us + _DAY_US - 1)
+        first_us = self.at_us // DAY_US * DAY_US
+        entry.opened_us = min(max(entry.opened_us, first_us), first_us + DAY_US - 1)
 
     def release_rate(self, entry: Entry) -> None:
         """Correct the rate limits to the tokens of an ended request, and hold its money until `settle`."""

@@ -6,7 +6,6 @@ A mirrored request goes the way of every other one, so its tokens are on the led
 starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
 """
 
-import asyncio
 import difflib
 import logging
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from adapters import Registry
 from gateway.auth import Caller, Scope
 from gateway.background import Group
+from gateway.clock import now_us
 from gateway.core import RequestContext, Track, Usage
 from gateway.errors import GatewayError
 from gateway.inference.admission import Admission
@@ -23,9 +23,10 @@ from gateway.inference.formats.base import dump
 from gateway.inference.pipeline import InferencePipeline
 from gateway.inference.request_guards import UNSERVED_FIELDS
 from gateway.inference.request_run import NoClient
-from gateway.metering import SHADOW_KEY, Entry, Finish, now_us
+from gateway.metering import SHADOW_KEY, Entry, Finish
 from gateway.metrics import TrafficMetrics
 from gateway.releases.answer_text import text_of
+from gateway.threads import REPORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ class Shadows:
         self._tasks.start(self._compare(pair, shadow, name))
 
     async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
-        alike = await asyncio.to_thread(similarity, pair.live.text, shadow.text)
+        alike = await REPORTS.run(similarity, pair.live.text, shadow.text)
         pair.mirror.answered_greedily(pair.live, shadow, alike)
         self._metrics.shadow_requests.labels(name, "equal" if alike == 1 else "different").inc()
 
