@@ -261,8 +261,8 @@ def test_a_cache_elsewhere_has_to_be_written_before_it_is_read(database: Engine,
     assert flash is not None
     assert flash.typical == 512 * 75 + 512 * 750 + 128 * 3750  # writing has no price of its own
     page = html_page(document)
-    assert "the most there can be to write" in page
-    assert "Least lengths that a provider caches" in page
+    assert "an upper bound" in page
+    assert "Minimum cacheable lengths" in page
 
 
 def test_a_comparator_priced_by_another_entry_says_so_everywhere(reports: CostReports) -> None:
