@@ -23,9 +23,9 @@ REASONING = (Decimal(1), Decimal(3), Decimal(10))
 VARIANTS = ("standard", "cached", "reasoning", "batch")
 CACHE_ASSUMPTIONS = (
     "In the variant `cached`, prompt tokens that were read from the cache here are priced as cache reads there; the "
-    "rest of these prompts is priced as cache writes (typical and high figure: an upper bound) or as ordinary input (low "
-    "figure). Minimum cacheable lengths, often 1,024 tokens and more, and cache lifetimes are not considered: short "
-    "prompts cost what `standard` says."
+    "rest of these prompts is priced as cache writes (typical and high figure: an upper bound) or as ordinary input "
+    "(low figure). Minimum cacheable lengths, often 1,024 tokens and more, and cache lifetimes are not considered: "
+    "short prompts cost what `standard` says."
 )
 """Assumptions of the variant `cached`."""
 
