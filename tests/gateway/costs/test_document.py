@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
@@ -270,7 +270,7 @@ def test_a_comparator_priced_by_another_entry_says_so_everywhere(reports: CostRe
     document = reports.document(CostQuery(SINCE, NOW, vs=(name,)))
     assert document.comparators[0].entry == entry
     assert f"Priced as {entry}" in html_page(document)
-    assert f"{name} is priced as {entry}, the nearest name that the price data knows." in list(shown(document))
+    assert f"{name} is priced as {entry}, the nearest name in the price data." in list(shown(document))
 
 
 def test_more_than_the_measured_capacity_allows_is_no_negative_tax(reports: CostReports) -> None:

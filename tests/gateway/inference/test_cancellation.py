@@ -12,8 +12,8 @@ from adapters import Registry, Store
 from gateway.database import open_database
 from gateway.inference.pipeline import InferencePipeline
 from gateway.settings import Settings
+from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import in_process_gateway
 from tests.gateway.releases.conftest import ready_versions
 
