@@ -230,13 +230,8 @@ def _show(run: "Run", published: "PublishedVersion | None", *, promoted: bool) -
     if facts["method"] == "qlora" and facts["on_bf16_base"]["eval_loss"] is not None:
         served = facts["on_bf16_base"]
         typer.echo(
-            f"eval loss {facts['valid_loss_before']:.3f} before, {facts['valid_loss']:.3f} after ({best} kept{early})"
-        )
-    if facts["method"] == "qlora" and facts["on_served_base"]["valid_loss"] is not None:
-        served = facts["on_served_base"]
-        typer.echo(
-            f"served    {served['valid_loss_before']:.3f} before, {served['valid_loss']:.3f} after on the bf16 base; "
-            f"NF4 differs from it by {served['nf4_drift']:.3f} per token"
+            f"on bf16   {served['eval_loss_before']:.3f} before, {served['eval_loss']:.3f} after on the bf16 base; "
+            f"quantization error {served['quantization_error']:.3f} per token"
         )
     typer.echo(f"time      {facts['wall_s']:.1f} s, {facts['steps']} steps, {speed:,.0f} tokens/s while training")
     typer.echo(f"{'model    ' if facts['method'] == 'full' else 'adapter  '} {run.directory}")
