@@ -25,7 +25,7 @@ from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import office_of, run_of
+from tests.gateway.costs.test_document import reports_of, run_of
 from tests.gateway.quota.conftest import new_key
 
 ASKED = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -73,7 +73,7 @@ def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: M
 
 def refresher_of(database: Engine, data_dir: Path, stated: int | None) -> tuple[CostRefresher, RequestPrices]:
     prices = RequestPrices()
-    return CostRefresher(office_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
+    return CostRefresher(reports_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
 
 
 def test_before_any_traffic_work_costs_what_a_slow_engine_would_take(database: Engine, tmp_path: Path) -> None:
