@@ -177,7 +177,7 @@ def test_metrics_and_settings_that_prose_names_exist() -> None:
     metrics |= {"turntable_shields", "turntable_residency"}  # vLLM's plugins of this package
     variables = set(re.findall(r"TURNTABLE_\w+", (DOCS / "reference" / "settings.md").read_text()))
     variables |= {"TURNTABLE_GATEWAY_URL"}  # read by commands, not by the gateway
-    lost = set()
+    lost: set[str] = set()
     for page in PAGES:
         if page.name != "CHANGELOG.md" and page.parent.name != "decisions":
             text = page.read_text()
