@@ -22,7 +22,8 @@ from gateway.server.request_id import RequestIds
 from gateway.settings import Settings
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached
-from tests.gateway.releases.conftest import eventually, gateway_with_versions
+from tests.gateway.releases.conftest import gateway_with_versions
+from tests.waiting import eventually
 
 KEYS, TENANTS = "/admin/v1/keys", "/admin/v1/tenants"
 OPEN = {"/health", "/ready", "/docs", "/openapi.json"}
