@@ -22,9 +22,9 @@ from gateway.server.middleware import is_public
 from gateway.settings import Settings
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY
 from tests.security.certificates import Authority, Pem
+from tests.waiting import eventually
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
 BEARER = {"authorization": f"Bearer {KEY}"}
