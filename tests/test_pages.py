@@ -21,7 +21,7 @@ from tests.trainer.cli.test_commands import run
 from tests.trainer.human_eval.contests import ITEMS, SYSTEM, compared
 from tests.trainer.report.comparisons import HOSTILE, report, saved
 from trainer.eval.task import read_task
-from trainer.human_eval.pairs import read_contest
+from trainer.human_eval.pairs import read_pairwise_eval
 from trainer.human_eval.ratings import Ratings
 from trainer.human_eval.server import Session, serving
 
@@ -91,7 +91,7 @@ def test_hostile_answers_run_nothing_in_the_report(page: Page, tmp_path: Path) -
 
 def test_a_rater_rates_by_keyboard_undoes_comes_back_and_finishes(page: Page, tmp_path: Path) -> None:
     task_file, path = compared(tmp_path)
-    contest = read_contest(read_task(task_file), path, arm=None, against=None, seed=0)
+    contest = read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)
     with Ratings(contest) as ratings, serving(Session(contest, ratings, show_expected=True)) as url:
         begin(page, url)
         assert SYSTEM in page.evaluate("document.getElementById('messages').textContent")
@@ -123,7 +123,7 @@ def test_a_rater_rates_by_keyboard_undoes_comes_back_and_finishes(page: Page, tm
 
 def test_a_server_that_is_gone_is_said_on_the_page(page: Page, tmp_path: Path) -> None:
     task_file, path = compared(tmp_path)
-    contest = read_contest(read_task(task_file), path, arm=None, against=None, seed=0)
+    contest = read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)
     with Ratings(contest) as ratings, serving(Session(contest, ratings, show_expected=False)) as url:
         begin(page, url)
     page.press("1")

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from trainer.cli.options import trainer_app
 from trainer.training.base import BASE_MODEL_FOLDER, prepare_libraries
-from trainer.training.progress import base_model_progress
+from trainer.training.metrics_log import base_model_progress
 from turntable.options import DEFAULT_DATA_DIR, DataDir
 
 app = trainer_app(help="Build the embedded base model.", no_args_is_help=True)

@@ -20,7 +20,7 @@ from turntable.console import FAILED, CommandError, Group, print_json, progress
 from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, DataDir, Gateway
 
 if TYPE_CHECKING:
-    from trainer.eval.comparison import ComparisonRequest, Outcome
+    from trainer.eval.comparison import ComparisonOutcome, ComparisonRequest
 
 _REPORT, _ANSWERS = "report.json", "answers.jsonl"
 
@@ -137,7 +137,7 @@ def _finished(folder: Path) -> bool:
     return not (folder / _ANSWERS).is_file() or (report.is_file() and Report.read(report).complete)
 
 
-def _ask(request: "ComparisonRequest", gateway: str, key: str, answers: Path, *, resume: bool) -> "Outcome":
+def _ask(request: "ComparisonRequest", gateway: str, key: str, answers: Path, *, resume: bool) -> "ComparisonOutcome":
     from trainer.eval.comparison import compare
 
     with progress("evaluating") as shown:
@@ -147,13 +147,13 @@ def _ask(request: "ComparisonRequest", gateway: str, key: str, answers: Path, *,
 
 
 def _record(report: Report, gateway: str, data_dir: Path) -> None:
-    from trainer.eval.record import record
+    from trainer.eval.endpoints import record_verdict
 
-    version = record(report, gateway, data_dir)
+    version = record_verdict(report, gateway, data_dir)
     typer.echo(f"recorded {report.gate.verdict} on {version}", err=True)
 
 
-def _passes(outcome: "Outcome", required: Sequence[Requirement]) -> bool:
+def _passes(outcome: "ComparisonOutcome", required: Sequence[Requirement]) -> bool:
     """Whether the verdict is PROMOTE, or there is none, and all requirements are met; print the missed ones."""
     report = outcome.report
     if outcome.problems:

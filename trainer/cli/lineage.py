@@ -32,10 +32,10 @@ def find_row(
     as_json: AsJson = False,
 ) -> None:
     """List every run that read an example, by its id or FILE:LINE; adapters trained on it may need retraining."""
-    from trainer.lineage import resolve_row, sightings
+    from trainer.training.lineage import find_row_uses, resolve_row
 
     row_id = resolve_row(row)
-    search = sightings(row_id, data_dir, runs or ())
+    search = find_row_uses(row_id, data_dir, runs or ())
     if as_json:
         searched = {"folders": [str(folder) for folder in search.folders], "runs": search.runs}
         print_json({"row_id": row_id, "runs": [asdict(one) for one in search.found], "searched": searched})

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from trainer.cli.options import trainer_app
-from trainer.eval.record import record
+from trainer.eval.endpoints import record_verdict
 from trainer.eval.report import Report
 from trainer.eval.task import read_task
-from trainer.human_eval.judgement import Judgement, export_pairs
-from trainer.human_eval.pairs import PairwiseEval, read_contest
+from trainer.human_eval.judgement import HumanEvalResult, export_pairs
+from trainer.human_eval.pairs import PairwiseEval, read_pairwise_eval
 from trainer.human_eval.ratings import Ratings, Votes, read_votes
 from trainer.report.context import decided, find_report, outcome, people_object
 from turntable.console import FAILED, count, print_json
@@ -82,7 +82,7 @@ def results(
     judgement = _save(contest, read_votes(contest))
     report = Report.read(contest.report)
     if record_it:
-        typer.echo(f"recorded on {record(decided(report), gateway, data_dir)}", err=True)
+        typer.echo(f"recorded on {record_verdict(decided(report), gateway, data_dir)}", err=True)
     if as_json:
         print_json(judgement.as_json())
     else:
@@ -116,17 +116,17 @@ def _contest(
 ) -> PairwiseEval:
     task = read_task(task_file)
     path = find_report(comparison or task.name, data_dir)
-    return read_contest(task, path, arm=arm, against=against, seed=seed)
+    return read_pairwise_eval(task, path, arm=arm, against=against, seed=seed)
 
 
-def _save(contest: PairwiseEval, votes: Votes) -> Judgement:
+def _save(contest: PairwiseEval, votes: Votes) -> HumanEvalResult:
     """Write the result of the ratings into the report."""
-    judgement = Judgement.of(contest, votes)
+    judgement = HumanEvalResult.of(contest, votes)
     Report.read(contest.report).model_copy(update={"human": judgement.as_json()}).save(contest.report)
     return judgement
 
 
-def _show(judgement: Judgement, report: Report) -> None:
+def _show(judgement: HumanEvalResult, report: Report) -> None:
     typer.echo(judgement.sentence)
     typer.echo(
         f"{judgement.rated} of {judgement.items} items rated by {count(judgement.raters, 'rater')}: "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from adapters import PublishedVersion
-    from trainer.training.prepare import PreparedData
+    from trainer.training.dataset import PreparedData
     from trainer.training.publish import Promotion
     from trainer.training.recipe import Recipe
     from trainer.training.run import Run, TrainOptions
@@ -44,12 +44,15 @@ ReportTo = Annotated[list[str] | None, typer.Option(help="Also log to tensorboar
 FrozenTask = Annotated[
     Path | None, typer.Option("--task", help="The frozen task that will evaluate the run; its hash is recorded.")
 ]
-
 VerifyRun = Annotated[
     Path | None,
     typer.Option(
         "--verify-run", help="Repeat this finished run and compare the adapter digests; exit code 1 if they differ."
     ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FINDING", help="Train despite this red finding of `turntable data check`; repeatable."),
 ]
 
 
@@ -70,6 +73,7 @@ def train_recipe(
     verify_run: VerifyRun = None,
     report_to: ReportTo = None,
     task: FrozenTask = None,
+    allow: Allow = None,
     publish_it: Annotated[bool, typer.Option("--publish", help="Upload the adapter to the gateway.")] = False,
     publish_name: Annotated[
         str | None, typer.Option("--as", help="Publish under this name instead of the recipe's.")
@@ -96,7 +100,7 @@ def train_recipe(
     promotion = _promotion(promote, override, by)
     publishing = publish_it or promotion is not None or bool(publish_name)
     check = _check_for_publishing(recipe, gateway, data_dir, promotion, sweep=sweep) if publishing else None
-    options = _options(resume, auto_batch, report_to, advice, _judge(task, recipe), check)
+    options = _options(resume, auto_batch, report_to, advice, _judge(task, recipe), check, allow)
     run = _train(recipe, data_dir, console, out, options, sweep=sweep)
     if run is not None:
         name = (publish_name or recipe.name) if publishing else None
@@ -153,10 +157,11 @@ def _options(
     advice: dict[str, Any] | None,
     task: dict[str, Any] | None,
     check: "Callable[[PreparedData], None] | None",
+    allow: list[str] | None,
 ) -> "TrainOptions":
     from trainer.training.run import TrainOptions
 
-    return TrainOptions(resume, auto_batch, tuple(report_to or ()), advice, task, check)
+    return TrainOptions(resume, auto_batch, tuple(report_to or ()), advice, task, check, tuple(allow or ()))
 
 
 def _train(
@@ -179,6 +184,7 @@ def _train(
             auto_batch=options.auto_batch,
             advice=options.advice,
             check=options.check,
+            allow=options.allow,
         )
         show_trials(outcome, console)
         return outcome.run
@@ -200,12 +206,12 @@ def _check_for_publishing(
     recipe: "Recipe", gateway: str, data_dir: Path, promotion: "Promotion | None", *, sweep: bool
 ) -> "Callable[[PreparedData], None]":
     """Check before a long run whether its adapter can be published; the returned check needs the prepared data."""
-    from trainer.training.publish import refuse_other_tokens_than_served, refuse_what_is_not_served
+    from trainer.training.publish import refuse_other_tokens_than_served, refuse_unpublishable
 
     if recipe.method == "full":
         raise RecipeError('method = "full" gives a base model, which is served with --model, not published.')
     ranks = [trial.lora.r for trial in (recipe.trials() if sweep else [recipe])]
-    refuse_what_is_not_served(ranks, gateway_url=gateway, data_dir=data_dir, promotion=promotion)
+    refuse_unpublishable(ranks, gateway_url=gateway, data_dir=data_dir, promotion=promotion)
     return refuse_other_tokens_than_served(gateway, data_dir)
 
 
@@ -216,17 +222,15 @@ def _show(run: "Run", published: "PublishedVersion | None", *, promoted: bool) -
     losses = [step.loss for step in run.metrics if step.loss is not None]
     speed = facts["input_tokens"] / facts["steps_s"]
     typer.echo(f"loss      {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
-    if facts["valid_loss"] is not None:
-        best = f"epoch {facts['best_epoch']} of {facts['epochs']}"
+    if facts["eval_loss"] is not None:
+        best = f"best epoch {facts['best_epoch']} of {facts['epochs']}"
         early = ", stopped early" if facts["epochs"] < facts["recipe"]["training"]["num_train_epochs"] else ""
+        typer.echo(f"eval loss {facts['eval_loss_before']:.3f} before, {facts['eval_loss']:.3f} after ({best}{early})")
+    if facts["method"] == "qlora" and facts["on_bf16_base"]["eval_loss"] is not None:
+        served = facts["on_bf16_base"]
         typer.echo(
-            f"eval loss {facts['valid_loss_before']:.3f} before, {facts['valid_loss']:.3f} after ({best} kept{early})"
-        )
-    if facts["method"] == "qlora" and facts["on_served_base"]["valid_loss"] is not None:
-        served = facts["on_served_base"]
-        typer.echo(
-            f"served    {served['valid_loss_before']:.3f} before, {served['valid_loss']:.3f} after on the bf16 base; "
-            f"NF4 differs from it by {served['nf4_drift']:.3f} per token"
+            f"on bf16   {served['eval_loss_before']:.3f} before, {served['eval_loss']:.3f} after on the bf16 base; "
+            f"quantization error {served['quantization_error']:.3f} per token"
         )
     typer.echo(f"time      {facts['wall_s']:.1f} s, {facts['steps']} steps, {speed:,.0f} tokens/s while training")
     typer.echo(f"{'model    ' if facts['method'] == 'full' else 'adapter  '} {run.directory}")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from adapters import AdapterError, AdapterRef
 from adapters.peft_config import ENGINE_RANKS
-from trainer.toml_file import read_toml
+from trainer.files import read_toml
 
 EMBEDDED = "embedded"
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -22,7 +22,7 @@ from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora, write_
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.releases.conftest import gateway_with_versions, ready_versions
 from trainer.errors import RunError
-from trainer.training.publish import Promotion, refuse_what_is_not_served
+from trainer.training.publish import Promotion, refuse_unpublishable
 
 MINE = "/admin/v1/adapters/mine"
 TASK = "7" * 64
@@ -160,10 +160,10 @@ def test_training_for_a_closed_gate_is_refused_before_it_begins(
     gated: Attached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURNTABLE_ADMIN_KEY", KEY)
-    check = partial(refuse_what_is_not_served, [8], gateway_url=gated.url, data_dir=tmp_path)
+    check = partial(refuse_unpublishable, [8], gateway_url=gated.url, data_dir=tmp_path)
     check(promotion=Promotion(OVERRIDE))
     check(promotion=None)
-    with pytest.raises(RunError, match="wants a verdict, which a version gets after it is published"):
+    with pytest.raises(RunError, match="requires a verdict, which a version gets after it is published"):
         check(promotion=Promotion())
 
 

@@ -1,4 +1,4 @@
-"""Lineage: which runs, and so which adapters, saw a row. It answers what a deletion request must retrain."""
+"""Data lineage: find the runs, and so the adapters, that read a row, to answer deletion requests."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ _SHORTEST_PREFIX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """A run that read the row; `part` is train, valid (only measured on) or dropped (too long, never used).
+class RowUse:
+    """A run that read the row; `part` is train, valid (evaluated only) or dropped (too long, never used).
 
     `digest` is the adapter's, the one in refs such as `name@digest12`.
     """
@@ -32,40 +32,40 @@ class Sighting:
 
 
 def resolve_row(text: str) -> str:
-    """The row id that `text` gives: an id, the first 8 or more digits of one, or FILE:LINE. Raises `RunError`."""
+    """Return the row id for an id, the first 8 or more digits of one, or FILE:LINE; raises `RunError`."""
     file, colon, line = text.rpartition(":")
     if colon and line.isdigit():
         return _id_at(Path(file), int(line))
     if _SHORTEST_PREFIX <= len(text) <= _ID_DIGITS and all(digit in "0123456789abcdef" for digit in text.lower()):
         return text.lower()
-    raise RunError(f"{text} is no row; give its id (at least {_SHORTEST_PREFIX} digits) or FILE:LINE.")
+    raise RunError(f"{text} is not a row; give its id (at least {_SHORTEST_PREFIX} digits) or FILE:LINE.")
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """What a search for a row found, in which folders it looked, and in how many runs."""
+class RowSearch:
+    """The uses of a row, with the folders and the number of runs that were searched."""
 
-    found: tuple[Sighting, ...]
+    found: tuple[RowUse, ...]
     folders: tuple[Path, ...]
     runs: int
 
 
-def sightings(row: str, data_dir: Path, others: Sequence[Path] = ()) -> Search:
-    """Every run that read the row: those of the data directory, and those at or below the other folders.
+def find_row_uses(row: str, data_dir: Path, others: Sequence[Path] = ()) -> RowSearch:
+    """Find every run that read the row, in the data directory and at or below the other folders.
 
-    Interrupted runs saw nothing that is kept. Raises `RunError` when another folder is none.
+    Interrupted runs are not searched: they leave no adapter. Raises `RunError` when another folder does not exist.
     """
     if missing := [folder for folder in others if not folder.is_dir()]:
-        raise RunError(f"{missing[0]} is no folder; give the folder of a run, or one that holds runs.")
+        raise RunError(f"{missing[0]} is not a folder; give the folder of a run, or one that contains runs.")
     paths = set(files_in_runs(data_dir / RUNS_FOLDER, ROWS_FILE))
     for folder in others:
         paths |= set(folder.rglob(ROWS_FILE))
     runs = {path.resolve(): path for path in sorted(paths)}.values()
-    found = tuple(sighting for path in runs for sighting in _in_run(path, row))
-    return Search(found, (data_dir / RUNS_FOLDER, *others), len(runs))
+    found = tuple(use for path in runs for use in _in_run(path, row))
+    return RowSearch(found, (data_dir / RUNS_FOLDER, *others), len(runs))
 
 
-def _in_run(path: Path, row: str) -> Iterator[Sighting]:
+def _in_run(path: Path, row: str) -> Iterator[RowUse]:
     facts = None
     with path.open(encoding="utf-8") as lines:
         for line in lines:
@@ -75,7 +75,7 @@ def _in_run(path: Path, row: str) -> Iterator[Sighting]:
             if seen["row_id"].startswith(row):
                 facts = facts or json.loads((path.parent / TRAINING_FILE).read_bytes())
                 where = (seen["part"], seen["file"], seen["line"])
-                yield Sighting(path.parent.name, facts["name"], facts["digest"], *where)
+                yield RowUse(path.parent.name, facts["name"], facts["digest"], *where)
 
 
 def _id_at(path: Path, line: int) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.conftest import WriteJsonl, chat
 from trainer.data.schema import row_id
-from trainer.data.split import Plan, assign, join_groups, split
+from trainer.data.split import SplitPlan, assign, join_groups, write_split
 from trainer.errors import DataError, RunError
 
 
@@ -67,7 +67,7 @@ def test_a_split_depends_on_the_rows_and_the_seed_and_not_on_their_order(jsonl: 
     random.Random(3).shuffle(shuffled)
     one, other = jsonl(*rows(), name="a.jsonl"), jsonl(*shuffled, name="b.jsonl")
     parts = [
-        split(path, tmp_path / str(n), Plan(seed=seed))
+        write_split(path, tmp_path / str(n), SplitPlan(seed=seed))
         for n, (path, seed) in enumerate([(one, 1), (other, 1), (one, 2)])
     ]
     test_ids = [ids(part.paths["test"]) for part in parts]
@@ -80,19 +80,21 @@ def test_a_split_depends_on_the_rows_and_the_seed_and_not_on_their_order(jsonl: 
 
 def test_rows_are_written_as_they_stand(jsonl: WriteJsonl, tmp_path: Path) -> None:
     lines = ['{"note": 1.50,  "messages": ' + json.dumps(chat(f"q{n}")["messages"]) + "}" for n in range(20)]
-    parts = split(jsonl(*lines), tmp_path, Plan(valid=0, test=0.2))
+    parts = write_split(jsonl(*lines), tmp_path, SplitPlan(valid=0, test=0.2))
     written = [line for path in parts.paths.values() for line in path.read_text().splitlines()]
     assert sorted(written) == sorted(lines)
     assert parts.paths.keys() == {"train", "test"}
 
 
 def test_what_cannot_be_split_is_refused_and_nothing_is_written(jsonl: WriteJsonl, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="leaves no row for valid: 6 rows make 1 clusters of near copies and groups"):
-        split(jsonl(*[chat()] * 6), tmp_path / "parts", Plan())
+    with pytest.raises(
+        DataError, match="leaves no row for valid: 6 rows make 1 clusters of near-duplicates and groups"
+    ):
+        write_split(jsonl(*[chat()] * 6), tmp_path / "parts", SplitPlan())
     with pytest.raises(DataError, match="is not JSON"):
-        split(jsonl(chat(), "{"), tmp_path / "parts", Plan())
+        write_split(jsonl(chat(), "{"), tmp_path / "parts", SplitPlan())
     assert not (tmp_path / "parts").exists()
     (tmp_path / "train.test.jsonl").write_text("precious")
     with pytest.raises(RunError, match=r"train\.test\.jsonl exists already; choose another --out-dir or pass --force"):
-        split(jsonl(*rows()), tmp_path, Plan())
+        write_split(jsonl(*rows()), tmp_path, SplitPlan())
     assert (tmp_path / "train.test.jsonl").read_text() == "precious"
