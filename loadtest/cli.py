@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from loadtest.adapters_bench.cli import app as adapters_bench_app
 from loadtest.bench.cli import app as bench_app
 from loadtest.capacity import SloLimits, find_capacity
 from loadtest.comparison import WORSE, compare
@@ -19,7 +18,7 @@ from loadtest.errors import InvalidWorkloadError, LoadtestError
 from loadtest.metrics import Slo
 from loadtest.options import Limit, LoadOptions, ReportFiles, UsdPerHour, command_of
 from loadtest.outputs import read_json, read_records
-from loadtest.report import Report, tallied
+from loadtest.report import Report, report_of_records
 from loadtest.schedule import planned_trace
 from loadtest.settings import RunSettings
 from loadtest.study import Study, compare_mixes, geometric, sweep
@@ -33,7 +32,6 @@ app = App(
     no_args_is_help=True,
 )
 app.add_typer(bench_app)
-app.add_typer(adapters_bench_app)
 
 DEFAULT_LEVEL_S = 15.0
 _INTERRUPTED = "interrupted before anything was measured; there is no report"
@@ -166,7 +164,7 @@ def report_records(options: RecordsOptions) -> None:
         delivery = Delivery(options, files)
         slo = Slo(options.slo_ttft_ms, options.slo_itl_ms, options.slo_tpot_ms, options.slo_e2e_ms)
         settings = RunSettings("http://unknown", ("-",), slo=slo, usd_per_hour=options.usd_per_hour)
-        delivery.deliver(tallied(read_records(options.records), settings))
+        delivery.deliver(report_of_records(read_records(options.records), settings))
 
 
 app.command("report")(command_of(RecordsOptions, report_records))

@@ -142,7 +142,7 @@ class LoadOptions(ReportFiles):
             key=key,
             processes=self.processes or (1 + int(self.rate or 0) // MOST_RATE_PER_PROCESS),
             slo=Slo(self.slo_ttft_ms, self.slo_itl_ms, self.slo_tpot_ms, self.slo_e2e_ms),
-            swaps=PromotionPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key)
+            promotions=PromotionPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key)
             if self.promote
             else None,
             **{name: getattr(self, name) for name in _SAME},
@@ -155,7 +155,7 @@ class LoadOptions(ReportFiles):
 
 _NAMES = {option.name for option in fields(LoadOptions)}
 _SAME = sorted(_NAMES.intersection(option.name for option in fields(RunSettings)) - {
-    "url", "url_from", "models", "requests", "concurrency", "key", "processes", "slo", "swaps"
+    "url", "url_from", "models", "requests", "concurrency", "key", "processes", "slo", "promotions"
 })  # fmt: skip
 
 Options = TypeVar("Options", bound=ReportFiles)

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 import numpy as np
 import typer
 
-from loadtest.chart import in_digits
 from loadtest.collector import Snapshot
 from loadtest.comparison import ReportComparison, estimates
-from loadtest.confidence import MeanEstimate
 from loadtest.metrics import Summary
-from loadtest.provenance import in_words
 from loadtest.report import Report
+from loadtest.run import provenance_line
 from loadtest.runner import OnSnapshot
-from loadtest.samples import Distribution
 from loadtest.sentences import backlog_sentence, cached_sentence
+from loadtest.statistics import Distribution, MeanEstimate
 from loadtest.study import Study
 from turntable.console import Column, Table, figures, say, show
+from turntable.pages.numbers import number
 
 MOST_ROWS = 20
 """Rows of models; the busiest are shown."""
@@ -89,14 +88,14 @@ def _tables(report: Report) -> tuple[Table, Table]:
     rows = [*busiest, *([("all models", report.total)] if len(report.models) > 1 else [])]
     if report.cold and report.warm:
         rows += [("of these: cold", report.cold), ("of these: warm", report.warm)]
-    if report.near_swap:
-        rows.append(("of these: near a promotion", report.near_swap))
+    if report.near_promotion:
+        rows.append(("of these: near a promotion", report.near_promotion))
     throughput = Table("model", *figures("ok", "good", "failed", "req/s", "good/s", "tok/s"))
     latency = Table("model", "metric", *figures("p50 ms", "p90 ms", "p99 ms"))
-    for number, (name, row) in enumerate(rows):
+    for place, (name, row) in enumerate(rows):
         rates = (f"{row.requests_per_s:.1f}", f"{row.good_per_s:.1f}", f"{row.output_tokens_per_s:.0f}")
         throughput.add(name, str(row.succeeded), str(row.good), str(row.failed), *rates)
-        if number:
+        if place:
             latency.rule()
         for metric in LATENCIES:
             latency.add(name, metric.upper(), *_percentiles(getattr(row, metric)))
@@ -120,13 +119,13 @@ def remarks(report: Report) -> list[str]:
     if slowest and len(report.models) > 1:
         fairness = f"; Jain's fairness of mean TTFT {report.fairness_ttft:.3f}" if report.fairness_ttft else ""
         lines.append(f"slowest model: {slowest[0]}, TTFT p99 {_p99(slowest):.1f} ms{fairness}.")
-    if report.swaps:
-        failed = [swap for swap in report.swaps if swap.error]
+    if report.promotions:
+        failed = [promotion for promotion in report.promotions if promotion.error]
         reason = f" ({failed[0].error})" if failed else ""
-        lines.append(f"{len(report.swaps)} promotions, {len(failed)} of them failed{reason}.")
+        lines.append(f"{len(report.promotions)} promotions, {len(failed)} of them failed{reason}.")
     if report.client.processes:
         lines.append(f"client: {report.client.cpu_share:.0%} of a core in {report.client.processes} process(es).")
-    lines.append(in_words(report.provenance.as_json()))
+    lines.append(provenance_line(report.provenance.as_json()))
     if report.cost:
         cost = report.cost
         lines.append(
@@ -188,7 +187,7 @@ def print_study(study: Study) -> None:
     if sentence := cached_sentence(reports):
         say(sentence)
     if reports:
-        say(in_words(reports[0]["provenance"]))
+        say(provenance_line(reports[0]["provenance"]))
     say(f"Verdict: {study.verdict}. {study.conclusion}")
 
 
@@ -198,7 +197,7 @@ def print_comparison(comparison: ReportComparison) -> None:
     for change in comparison.changes:
         percent = "-" if change.percent is None else f"{change.percent:+.1f}%"
         figure = f"{change.measure.label}, {change.measure.unit}"
-        table.add(change.level, figure, in_digits(change.before), in_digits(change.after), percent, change.verdict)
+        table.add(change.level, figure, number(change.before), number(change.after), percent, change.verdict)
     show(table)
     for warning in comparison.warnings:
         say(warning)
@@ -206,4 +205,4 @@ def print_comparison(comparison: ReportComparison) -> None:
 
 
 def _estimate(estimate: MeanEstimate | None) -> str:
-    return "-" if estimate is None else in_digits(estimate.mean)
+    return "-" if estimate is None else number(estimate.mean)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.clock import moment
+from gateway.clock import parse_moment
 from gateway.costs.breakeven import DAY_S, BreakEven, Fleet, break_even, payback_days
 from gateway.costs.plan import read_presets
 from gateway.costs.prices.rates import PricedTokens, rates_for
@@ -53,7 +53,7 @@ def breakeven(
     fleets = {name: Fleet(usd, capacity, peak, min_replicas) for name, usd in rates.items()}
     volume = _volume(fleets, requests_per_day, utilisation)
     invested = _number("investment-usd", investment_usd, Decimal(0))
-    charges = _charges(data_dir, vs, tokens, moment(on), batch=batch)
+    charges = _charges(data_dir, vs, tokens, parse_moment(on), batch=batch)
     rows = [
         _row(fleet_name, fleet, name, usd, volume, invested)
         for fleet_name, fleet in fleets.items()

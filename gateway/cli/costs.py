@@ -15,7 +15,7 @@ from gateway.cli import breakeven as breakeven_command
 from gateway.cli import calibrate as calibrate_command
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import EvidenceKind, Provenance, from_file
-from gateway.costs.html import html_page
+from gateway.costs.page import html_page
 from gateway.costs.terminal import as_csv, shown
 from gateway.errors import GatewayError
 from turntable.console import App, CommandError, Table, print_json, say, show

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adapters.admin_client import AdminClient
-from gateway.clock import moment
+from gateway.clock import parse_moment
 from gateway.errors import InvalidRequestError
 from turntable.console import CommandError, say, usd
 
@@ -57,7 +57,7 @@ def expiry_of(text: str) -> str | None:
     if (seconds := _seconds(text)) is not None:
         return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
     try:
-        return moment(text).isoformat()
+        return parse_moment(text).isoformat()
     except InvalidRequestError as error:
         raise CommandError(f"'{text}' is not an expiry time; write it like 2027-01-01, 30d or none.") from error
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.clock import moment
+from gateway.clock import parse_moment
 from gateway.costs.prices.book import PRICE_FILE, PriceBook
 from gateway.costs.prices.rates import Listing, PriceError, PriceTier
 from gateway.costs.prices.update import DEFAULT_COMPARISON, DEFAULT_URL, changed_prices, update_snapshot
@@ -33,7 +33,7 @@ def list_prices(
     as_json: AsJson = False,
 ) -> None:
     """List prices per million tokens of the default comparison, or of all models whose name contains a text."""
-    book, at = PriceBook.open(data_dir), moment(on)
+    book, at = PriceBook.open(data_dir), parse_moment(on)
     if text is None:
         names = sorted({*DEFAULT_COMPARISON, *book.file_names})
     else:
@@ -58,7 +58,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one price: tiers, batch price, announced changes, source, when it was checked, what it leaves out."""
-    book, at = PriceBook.open(data_dir), moment(on)
+    book, at = PriceBook.open(data_dir), parse_moment(on)
     listing = book.find(model)
     later = [datetime.combine(day, time(), UTC) for day in listing.changes() if day > at.date()]
     rows = [row for then in (at, *later) for row in rows_of(listing, then, batch=True)]
@@ -91,7 +91,7 @@ def update(
     before = PriceBook.open(data_dir)
     update_snapshot(data_dir, url=url, source=from_file)
     after = PriceBook.open(data_dir)
-    changes = list(changed_prices(before, after, moment(None)))
+    changes = list(changed_prices(before, after, parse_moment(None)))
     say(f"{len(after.names()):,} models; {len(changes):,} prices changed. {after.age(today())}")
 
 
@@ -102,7 +102,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare your prices and updates with the price data bundled with this version."""
-    at, bundled = moment(on), PriceBook.shipped()
+    at, bundled = parse_moment(on), PriceBook.shipped()
     changes = list(changed_prices(bundled, PriceBook.open(data_dir), at))
     if as_json:
         print_json({"on": at.isoformat(), "data": changes})

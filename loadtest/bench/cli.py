@@ -1,24 +1,25 @@
-"""`turntable loadtest bench` and `soak`: benchmark the gateway beside other gateways, and its memory over time."""
+"""Commands `turntable loadtest bench`, `bench-adapters` and `soak`: run a benchmark and write its samples as JSON."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import orjson
 import typer
 
-from loadtest.bench import page
+from loadtest.bench import adapters, results
+from loadtest.bench.adapters_server import CACHED
 from loadtest.bench.machine import machine
-from loadtest.bench.results import BARS, Result
+from loadtest.bench.results import BARS, SLOPE_LIMIT_MIB, Result, Soak
 from loadtest.bench.rounds import measure
-from loadtest.bench.soak import SLOPE_LIMIT_MIB, Soak
-from loadtest.bench.soak import soak as run_soak
+from loadtest.bench.rounds import measure_soak as run_soak
 from loadtest.bench.systems import DIRECT, NAMES, SYSTEMS, TURNTABLE, chosen
 from loadtest.errors import InvalidWorkloadError, LoadtestError
 from turntable.console import FAILED, App
 
-app = App(errors=(LoadtestError,))
+app = App(errors=(LoadtestError, httpx.HTTPError))
 
 ALL = ",".join(NAMES)
 
@@ -46,7 +47,12 @@ def bench(
     result = Result(_now(), command, machine(), versions, left_out, rounds, seconds)
     measure(result, names, venvs, _say)
     _write(json_out, result.as_json())
-    for text in (page.bars(result), page.ratios(result), page.figures(result), page.bottleneck(result)):
+    for text in (
+        results.bars_table(result),
+        results.ratios_table(result),
+        results.figures_table(result),
+        results.bottleneck_table(result),
+    ):
         typer.echo(f"\n{text}")
     if result.faults() or any(bar.verdict(result) == "missed" for bar in BARS):
         raise typer.Exit(FAILED)
@@ -59,8 +65,29 @@ def soak(requests: Requests = 100_000, json_out: JsonOut = None, venvs: Venvs = 
     failed, rss_mib = run_soak(requests, venvs, _say)
     found = Soak(started, machine(), versions, requests, failed, rss_mib)
     _write(json_out, asdict(found))
-    typer.echo(page.soak(found))
+    typer.echo(results.soak_table(found))
     if failed or found.slope_mib > SLOPE_LIMIT_MIB:
+        raise typer.Exit(FAILED)
+
+
+@app.command("bench-adapters")
+def bench_adapters(
+    model: Annotated[Path, typer.Option(help="The base model directory.")] = Path("var/base-model"),
+    registered: Annotated[int, typer.Option(min=CACHED + 20, help="Adapters to register.")] = 1_000,
+    active: Annotated[int, typer.Option(min=20, help="Adapters that get traffic.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of throughput measurements.")] = 9,
+    resolve_pin_us: Annotated[
+        float | None,
+        typer.Option(help="Time to resolve and pin a version in us, measured separately."),
+    ] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Benchmark cold starts, slots, a thousand adapters and a killed engine on a real vLLM behind Turntable."""
+    found = adapters.measure_adapters(model, registered, min(active, registered), rounds, _say)
+    origin = {"started": _now(), "machine": machine(), "resolve_pin_us": resolve_pin_us}
+    _write(json_out, origin | asdict(found))
+    typer.echo(f"\n{adapters.table(found, resolve_pin_us)}")
+    if not all(row.is_met for row in adapters.rows(found, resolve_pin_us)):
         raise typer.Exit(FAILED)
 
 

@@ -20,8 +20,8 @@ from gateway.cli.startup import ServeError, plan_for
 from gateway.inference.formats import APIS
 from gateway.server.middleware import is_public
 from gateway.settings import Settings
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY
 from tests.security.certificates import Authority, Pem

@@ -191,7 +191,7 @@ def test_each_trial_of_a_sweep_is_the_run_its_recipe_would_be_alone(tmp_path: Pa
     alone = train(swept.trials()[1], tmp_path / "alone", QUIET)
     assert alone is not None
     assert outcome.run.facts["digest"] == alone.facts["digest"]
-    assert (outcome.run.directory / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (outcome.run.directory / "sweep.svg").read_text().startswith("<svg ")
     assert len(json.loads((outcome.run.directory / "sweep.json").read_bytes())["trials"]) == 2
 
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_one_complete_directory(finished: tuple[Recipe, Run]) -> No
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
-        "loss.png",
+        "loss.svg",
         "metrics.jsonl",
         "parity.json",
         "rows.jsonl",

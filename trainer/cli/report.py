@@ -8,9 +8,7 @@ import typer
 from trainer.cli.options import trainer_app
 from trainer.files import replacing
 from trainer.report.context import find_report, outcome, read_context
-from trainer.report.html import html_page
-from trainer.report.markdown import markdown
-from trainer.report.sections import sections
+from trainer.report.page import html_page, markdown
 from turntable.console import print_json
 from turntable.options import DEFAULT_DATA_DIR, AsJson, DataDir
 
@@ -33,10 +31,9 @@ def report_decision(
     written = []
     for path in [find_report(decision, data_dir) for decision in decisions]:
         context = read_context(path, data_dir, check=check_data)
-        title, blocks = f"Decision: {context.report.task.name}", list(sections(context))
         stem = (out or path.parent) / f"{path.parent.name if path.stem == 'report' else path.stem}-decision"
         html, text = stem.with_name(f"{stem.name}.html"), stem.with_name(f"{stem.name}.md")
-        for file, content in ((html, html_page(title, blocks)), (text, markdown(title, blocks))):
+        for file, content in ((html, html_page(context)), (text, markdown(context))):
             with replacing(file) as handle:
                 handle.write(content)
         verdict = outcome(context.report)

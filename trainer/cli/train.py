@@ -173,7 +173,7 @@ def _train(
         if options.resume:
             raise RecipeError("--resume continues one run, not a sweep; start the sweep again.")
         if options.report_to:
-            raise RecipeError("--report-to follows one run, not a sweep, which writes sweep.json and sweep.png.")
+            raise RecipeError("--report-to follows one run, not a sweep, which writes sweep.json and sweep.svg.")
         if options.task:
             raise RecipeError("--task is recorded with one run, not with a sweep; train the best setting with --task.")
         outcome = train_sweep(

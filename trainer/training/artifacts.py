@@ -6,7 +6,7 @@ training.json                                     the metadata of the run
 parity.json                                       log-probabilities to compare a server with
 rows.jsonl                                        the rows that the run read, for lineage
 run.json                                          the folders of recipe and base; stays on this machine
-metrics.jsonl, loss.png                           the loss, step by step
+metrics.jsonl, loss.svg                           the loss, step by step
 README.md                                         the model card, generated from training.json
 """
 
@@ -70,6 +70,8 @@ tags: [{tags}]
 {method_rows}| learning rate, seed | {learning_rate}, {seed} |
 | trainable parameters | {trainable_parameters:,} |
 | time | {wall_s:.0f} s on {device} |
+
+![training loss and eval loss over the steps](loss.svg)
 
 The loss was taken over assistant messages and their stop tokens only, rendered with the base model's own chat template
 (`{template}`). The recipe has the hash `{recipe}`, the base model's config `{base}` and its weights `{weights}`;
@@ -189,7 +191,7 @@ def _write_record(directory: Path, recipe: Recipe, record: RunRecord, digest: st
         lines = (json.dumps(row, ensure_ascii=False) for row in record.rows)
         (directory / ROWS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
-        save_loss_curve(directory / "loss.png", recipe.name, record.metrics)
+        save_loss_curve(directory / "loss.svg", recipe.name, record.metrics)
     return facts
 
 

@@ -7,8 +7,8 @@
     loss          the logits of one chunk, three times in fp32
 
 With `shards`, each rank holds that fraction of the base's layers and of the trainable parameters in them, beside the
-scales of NF4 and two layers that are gathered while they are computed. docs/training.md shows the formula with an
-example. The libraries themselves are not included.
+scales of NF4 and two layers that are gathered while they are computed. docs/explanation/training-run.md has the
+formula with an example. The libraries themselves are not included.
 """
 
 import json

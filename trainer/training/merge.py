@@ -48,7 +48,7 @@ def merge(adapter: Path, base_model: str | None, out: Path, data_dir: Path, cons
     """Write base and adapter as one model to `out`; raises `RunError` when its log-probabilities differ too much.
 
     Without `base_model`, the base is the one that the adapter was trained on. The sum is taken in fp32 and rounded to
-    bf16 once, which may change log-probabilities by as much as computing in bf16 does (docs/training.md has figures).
+    bf16 once, which may change log-probabilities by as much as computing in bf16 does (docs/how-to/train.md).
     """
     prepare_libraries()
     base = _base(adapter, base_model, data_dir, console)

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from trainer.files import disk
+from turntable.pages.charts import Axis, Series, lines
+from turntable.pages.svg import Drawing
 
 if TYPE_CHECKING:
     from trainer.base_model import BuildProgress
@@ -115,38 +117,26 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def save_loss_curve(path: Path, title: str, metrics: Sequence[StepMetrics]) -> None:
-    """Draw training and eval loss over steps into a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="loss", title=title)
-    trained = [(m.step, m.loss) for m in metrics if m.loss is not None]
-    held_out = [(m.step, m.eval_loss) for m in metrics if m.eval_loss is not None]
-    axes.plot(*zip(*trained, strict=True), label="training", color="tab:blue", linewidth=1)
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), label="eval", color="tab:orange", marker="o")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    """Draw the training loss and the eval loss over steps into an SVG file."""
+    series = [
+        Series("training loss", [(m.step, m.loss) for m in metrics if m.loss is not None], has_markers=False),
+        Series("eval loss", [(m.step, m.eval_loss) for m in metrics if m.eval_loss is not None]),
+    ]
+    _save(path, lines(f"Loss of {title}", Axis("step"), Axis("loss, nats per token"), series))
 
 
 def save_sweep(path: Path, title: str, points: Sequence[tuple[float, float, str]]) -> None:
-    """Draw the eval loss of a sweep's trials over their learning rates into a PNG, one line for each label."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Draw the eval loss of a sweep's trials over their learning rates into an SVG file, one line for each label."""
+    series = [
+        Series(label, sorted((rate, loss) for rate, loss, of in points if of == label))
+        for label in dict.fromkeys(label for _, _, label in points)
+    ]
+    y = Axis("eval loss, nats per token", low=min(loss for _, loss, _ in points))
+    _save(path, lines(f"Sweep of {title}", Axis("learning rate", is_log=True), y, series))
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="learning rate", ylabel="eval loss", title=title, xscale="log")
-    for label in dict.fromkeys(label for _, _, label in points):
-        line = sorted((rate, loss) for rate, loss, of in points if of == label)
-        axes.plot(*zip(*line, strict=True), label=label, marker="o", linewidth=1)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+
+def _save(path: Path, drawing: Drawing | None) -> None:
+    path.write_text(drawing.file() if drawing else "", encoding="utf-8")
 
 
 METRICS_FILE = "metrics.jsonl"

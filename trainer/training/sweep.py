@@ -90,7 +90,7 @@ def train_sweep(
     check: Callable[[PreparedData], None] | None = None,
     allow: tuple[str, ...] = (),
 ) -> SweepOutcome:
-    """Train every trial of a recipe; the run of the best one, with sweep.json and sweep.png, goes to `out`.
+    """Train every trial of a recipe; the run of the best one, with sweep.json and sweep.svg, goes to `out`.
 
     `check` and `allow` are as in `TrainOptions`. Raises `RecipeError` without trials or validation rows, `DataError`
     and `RunError` as training does.
@@ -189,7 +189,7 @@ def _write(
         document = {"format": 2, "trials": facts["sweep"]}
         (folder / SWEEP_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         points = [(t.learning_rate, t.eval_loss, f"r {t.r}") for t in results]
-        save_sweep(folder / "sweep.png", best.recipe.name, points)
+        save_sweep(folder / "sweep.svg", best.recipe.name, points)
     return write_run(folder, data, best.recipe, best.trained, facts, best.metrics), best.metrics
 
 

@@ -173,7 +173,7 @@ def test_own_prices_may_have_tiers_peaks_and_batches(tmp_path: Path) -> None:
             entry() + '[[price.peak]]\nbegin = "01:00"\nend = "02:00"\ndays = "monday"\nmultiplier = 2\n',
             "write days like 'mon-fri'",
         ),
-        ("[[price]\n", "no valid TOML"),
+        ("[[price]\n", "not valid TOML"),
         ("[prices]\n", r"only \[\[price\]\]"),
     ],
 )

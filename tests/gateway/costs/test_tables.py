@@ -12,13 +12,13 @@ from sqlalchemy import Engine
 from gateway.cli.breakeven import _table as breakeven_table
 from gateway.cli.prices import as_table, rows_of
 from gateway.cli.usage import _comparison
+from gateway.clock import HOUR_US
 from gateway.costs.docs_tables import EXAMPLE_AT
 from gateway.costs.evidence import EvidenceKind
+from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE, IdlePolicy
 from gateway.costs.prices.book import PriceBook
-from gateway.costs.report import CostQuery
 from gateway.costs.terminal import shown
-from gateway.money import HOUR_US
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import CAPACITY, SINCE, office_of, run_of
 from tests.gateway.costs.test_document import database as database
@@ -65,15 +65,15 @@ def cost_tables(database: Engine, data_dir: Path) -> list[Table]:
     )
     plan = '[[adapter]]\nname = "{}"\ntraining_usd = 12345.67\ntrained_on = 2020-01-01\nlife_days = 9000\n'
     (data_dir / PLAN_FILE).write_text(plan.format(names[1]) + plan.format("a"))
-    office = office_of(database, data_dir)
-    office.store.add(EvidenceKind.CAPACITY, CAPACITY)
+    reports = office_of(database, data_dir)
+    reports.store.add(EvidenceKind.CAPACITY, CAPACITY)
     score = {"requests": 100, "prompt_tokens": 102_400, "cached_tokens": 90_000, "completion_tokens": 12_800}
     rates = {"rates": {"correct": {"hits": 80, "of": 100}}}
-    office.store.add(
+    reports.store.add(
         EvidenceKind.QUALITY, {"task": "triage", "models": {"base": score | rates, str(names[1]): score | rates}}
     )
     question = CostQuery(SINCE, SINCE + 2 * HOUR_US, ("adapter", "tenant", "key", "day"), idle=IdlePolicy.EVEN)
-    return [part for part in shown(office.document(question)) if isinstance(part, Table)]
+    return [part for part in shown(reports.document(question)) if isinstance(part, Table)]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 100_000])

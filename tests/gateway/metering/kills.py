@@ -1,6 +1,6 @@
 """Killing a gateway at random moments under load, again and again, and what its ledger says afterwards.
 
-The engine is canned and attached: it outlives every gateway, and what it counted is the truth. `python -m
+The engine is a mock and attached: it outlives every gateway, and what it counted is the truth. `python -m
 tests.gateway.metering.kills` does this a thousand times for `make soak`.
 """
 
@@ -32,8 +32,8 @@ from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
 from gateway.database import open_database
 from gateway.metering import spending, usage_ledger
 from loadtest.bench.machine import machine
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockEngine, MockSettings, MockUsage
-from loadtest.mock_engine.server import serving
 from tests.gateway.quota.conftest import WEIGHTS
 
 KEY = "tt-kill-test"

@@ -7,8 +7,9 @@ import pytest
 
 from adapters import Registry, State, Version
 from gateway.auth import Caller, Scope
+from gateway.core import Track
 from gateway.errors import ModelNotFoundError
-from gateway.inference.routing import Resolver, Track, choose, mirrored_to, stickiness
+from gateway.inference.routing import Resolver, choose_shadow, choose_target, routing_key
 
 ADMIN = Caller("admin", "default", frozenset(Scope))
 KEY = Caller("key-7", "acme", frozenset({Scope.INFERENCE}))
@@ -17,7 +18,7 @@ USERS = [f"user-{number}" for number in range(10_000)]
 
 def on_canary(resolver: Resolver) -> set[str]:
     route = resolver.route("mine")
-    return {user for user in USERS if choose(route, user).track is Track.CANARY}
+    return {user for user in USERS if choose_target(route, user).track is Track.CANARY}
 
 
 def test_a_canary_gets_its_share_of_users_and_always_the_same_ones(
@@ -46,7 +47,7 @@ def test_the_answering_version_is_named_whichever_it_is(registry: Registry, vers
     resolver = Resolver(registry, "base")
     assert resolver.route("mine").target.engine_model == versions[0].engine_name
     registry.set_canary("mine", 2, 100, actor="test")
-    target = choose(resolver.route("mine"), "anybody")
+    target = choose_target(resolver.route("mine"), "anybody")
     assert (target.engine_model, target.model, target.label) == (versions[1].engine_name, "mine", "mine")
 
 
@@ -55,8 +56,8 @@ def test_a_ref_is_never_divided_or_mirrored(registry: Registry, versions: Sequen
     registry.set_shadow("mine", 3, 100, actor="test")
     for ref in ("mine@v1", versions[0].engine_name):
         route = Resolver(registry, "base").route(ref)
-        assert choose(route, "anybody").version == versions[0]
-        assert mirrored_to(route, "request") is None
+        assert choose_target(route, "anybody").version == versions[0]
+        assert choose_shadow(route, "request") is None
         assert route.target.track is None
 
 
@@ -68,7 +69,7 @@ def test_a_name_without_a_canary_is_on_no_track(registry: Registry, versions: Se
 def test_the_share_of_a_shadow_is_of_requests(registry: Registry, versions: Sequence[Version]) -> None:
     registry.set_shadow("mine", 3, 20, actor="test")
     route = Resolver(registry, "base").route("mine")
-    targets = [mirrored_to(route, f"req_{number:08x}") for number in range(10_000)]
+    targets = [choose_shadow(route, f"req_{number:08x}") for number in range(10_000)]
     mirrored = [target for target in targets if target is not None]
     assert 1850 < len(mirrored) < 2150
     assert {(target.engine_model, target.label) for target in mirrored} == {(versions[2].engine_name, "mine (shadow)")}
@@ -79,9 +80,9 @@ def test_a_change_is_seen_by_the_next_request_and_nothing_unready_is_routed_to(
 ) -> None:
     resolver = Resolver(registry, "base")
     registry.set_canary("mine", 2, 100, actor="test")
-    assert choose(resolver.route("mine"), "anybody").track is Track.CANARY
+    assert choose_target(resolver.route("mine"), "anybody").track is Track.CANARY
     registry.set_state(versions[1], State.QUARANTINED, "broken", actor="test")
-    assert choose(resolver.route("mine"), "anybody").version == versions[0]
+    assert choose_target(resolver.route("mine"), "anybody").version == versions[0]
     with pytest.raises(ModelNotFoundError):
         resolver.route("mine@v2")
     with pytest.raises(ModelNotFoundError):
@@ -116,7 +117,7 @@ DEEP = '{"a":' + "[" * 300 + "]" * 300 + "}"
 def test_a_request_sticks_to_its_end_user_else_to_the_application_else_to_nothing(
     document: dict[str, Any], caller: Caller, who: str
 ) -> None:
-    assert stickiness(document, caller, "req_1") == who
+    assert routing_key(document, caller, "req_1") == who
 
 
 SESSIONS = [
@@ -137,7 +138,7 @@ def test_one_person_stays_on_one_version_through_all_sessions(
         {"metadata": {"user_id": name.format(session)}, "prompt_cache_key": f"conversation-{session}"}
         for session in range(200)
     ]
-    assert len({choose(route, stickiness(document, KEY, "req_1")).track for document in documents}) == 1
+    assert len({choose_target(route, routing_key(document, KEY, "req_1")).track for document in documents}) == 1
 
 
 @pytest.mark.parametrize("hint", [{"prompt_cache_key": "the system prompt"}, {"session_id": "one"}, {}])
@@ -147,11 +148,11 @@ def test_keys_are_divided_as_the_canary_says_whatever_they_all_send_as_a_hint(
     registry.set_canary("mine", 2, 10, actor="test")
     route = Resolver(registry, "base").route("mine")
     keys = [Caller(key_id=f"key-{number}", tenant="acme", scopes=frozenset()) for number in range(2_000)]
-    tracks = [choose(route, stickiness(hint, key, "req_1")).track for key in keys]
+    tracks = [choose_target(route, routing_key(hint, key, "req_1")).track for key in keys]
     assert 150 < tracks.count(Track.CANARY) < 250
-    assert tracks == [choose(route, stickiness(hint, key, "req_2")).track for key in keys]
+    assert tracks == [choose_target(route, routing_key(hint, key, "req_2")).track for key in keys]
 
 
 def test_odd_user_names_fall_somewhere_too(registry: Registry, versions: Sequence[Version]) -> None:
     registry.set_canary("mine", 2, 50, actor="test")
-    assert choose(Resolver(registry, "base").route("mine"), "\ud800\0").track in (Track.CANARY, Track.LIVE)
+    assert choose_target(Resolver(registry, "base").route("mine"), "\ud800\0").track in (Track.CANARY, Track.LIVE)

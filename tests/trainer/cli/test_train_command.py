@@ -131,4 +131,4 @@ def test_a_sweep_shows_its_trials_and_keeps_the_best(typed: Typed, finished: dic
     kept = json.loads(swept.stdout)
     assert kept["recipe"]["training"]["learning_rate"] == 1e-3
     assert kept["digest"] == finished["digest"], "the best trial is the run that its recipe alone would be"
-    assert (Path(kept["directory"]) / "sweep.png").is_file()
+    assert (Path(kept["directory"]) / "sweep.svg").is_file()

@@ -1,4 +1,4 @@
-"""docs/data.md says what the code does."""
+"""docs/reference/training-data.md says what the code does."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from trainer.data.rendering import MOST_RENDERED
 from trainer.data.row_checks import check_row
 from trainer.data.row_signs import SIGNS
 
-PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "training-data.md").read_text(encoding="utf-8")
 ROWS = [line for line in re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL) if '"action"' not in line]
 
 
