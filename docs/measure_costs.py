@@ -15,13 +15,14 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine, text
 
+from gateway.clock import DAY_US, now_us
 from gateway.costs.evidence import CostEvidenceStore
-from gateway.costs.report import CostQuery, CostReports
+from gateway.costs.inputs import CostQuery
+from gateway.costs.report import CostReports
 from gateway.database import open_database
-from gateway.metering import now_us, usage_ledger
+from gateway.metering import usage_ledger
 from gateway.metering.engine_uptime import EngineRuns
 from gateway.metering.usage_summary import UsageSummary
-from gateway.money import DAY_US
 from tests.databases import running_postgres
 
 ROWS, DAYS, ADAPTERS, TENANTS = 1_000_000, 30, 20, 10
@@ -57,15 +58,15 @@ def measured(url: str, data_dir: Path) -> dict[str, float]:
     summary.close_hours()
     first_s = time.perf_counter() - began
     runs = EngineRuns(database, lambda _: None)
-    office = CostReports(summary, runs, CostEvidenceStore(database), data_dir, base="base")
+    reports = CostReports(summary, runs, CostEvidenceStore(database), data_dir, base="base")
     until = now_us()
-    question = CostQuery(0, until, ("adapter", "tenant", "day"))
-    rows = sum(line.requests for line in office.document(question).data)
+    query = CostQuery(0, until, ("adapter", "tenant", "day"))
+    rows = sum(line.requests for line in reports.document(query).data)
     assert rows == ROWS, f"{rows} of {ROWS} rows were summed"
     found = {"first_s": first_s}
     works: dict[str, Callable[[], object]] = {
         "summary": lambda: summary.window(0, until),
-        "document": lambda: office.document(question),
+        "document": lambda: reports.document(query),
     }
     for name, work in works.items():
         found[f"{name}_s"], found[f"{name}_cpu_s"] = median_s(work)

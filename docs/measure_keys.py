@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gateway.auth import ApiKeyService, KeyRecord, Keyring, Limits, Scope, Tenant
 from gateway.auth.secrets import KeyHash, new_id, new_key
-from gateway.auth.tables import begin_change, settle_pepper, write_key
+from gateway.auth.tables import begin_change, store_pepper_check, write_key
 from gateway.database import open_database
 from gateway.errors import AuthenticationError
 
@@ -39,7 +39,7 @@ def main() -> None:
         key_hash, secrets = KeyHash(PEPPER), [new_key(new_id()) for _ in range(KEYS)]
         with database.begin() as connection:
             revision, _ = begin_change(connection)
-            settle_pepper(connection, key_hash.check)
+            store_pepper_check(connection, key_hash.check)
             for secret in secrets:
                 digest = key_hash.digest(secret.encode())
                 write_key(connection, replace(DRAFT, id=secret.split("-")[1], digest=digest), revision)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -27,7 +28,6 @@ from gateway.admin_api.usage import request_routes, usage_routes
 from gateway.admin_api.vllm_lora import vllm_lora_routes
 from gateway.auth.service import open_keys
 from gateway.background import Background, Periodic
-from gateway.costs.bill import AdapterLoads
 from gateway.costs.evidence import CostEvidenceStore
 from gateway.costs.plan import UNPRICED, EnginePrices
 from gateway.costs.refresh import CostGauges, CostRefresher
@@ -46,16 +46,23 @@ from gateway.engines.slot_plan import SlotPlan
 from gateway.engines.supervisor import Patience, Supervisor
 from gateway.every_second import EverySecond
 from gateway.inference.admission import Admission
-from gateway.inference.endpoint import InferenceEndpoint, Receive, Scope, Send
+from gateway.inference.cache_salts import CacheSalts
+from gateway.inference.endpoint import InferenceEndpoint, Scope
 from gateway.inference.formats import APIS
-from gateway.inference.pipeline import CacheSalts, Inference
+from gateway.inference.pipeline import InferencePipeline
 from gateway.inference.poison_requests import PoisonRequests
-from gateway.inference.relay import Timeouts
+from gateway.inference.request_run import Timeouts
 from gateway.inference.routing import Resolver
-from gateway.metering import Ledger
-from gateway.metering.engine_uptime import EngineRuns
+from gateway.inference.settlement import Settlement
+from gateway.metering import Ledger, OwnRequests
+from gateway.metering.engine_uptime import AdapterLoads, EngineRuns
+from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore
+from gateway.metering.reconcile.ledger_totals import keep_pruned_totals
+from gateway.metering.reconcile.reconciliation import ReconcileGauges, ReconcileMonitor, Reconciliation
+from gateway.metering.reconcile.recovery import Recovery
 from gateway.metering.refusal_log import RefusalLog
 from gateway.metering.request_history import RequestHistory
+from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.service import Metering
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
@@ -66,11 +73,12 @@ from gateway.releases.gate import EvidenceRecorder, build_gate
 from gateway.releases.publish import build_publisher
 from gateway.releases.rollout import Rollout
 from gateway.releases.shadow import Shadows
-from gateway.server.middleware import with_cors, with_middleware
+from gateway.server.cycle import Receive, Send
+from gateway.server.middleware import middleware, with_middleware
 from gateway.server.request_body import BodyReader
 from gateway.server.request_id import RequestIds
 from gateway.settings import Settings
-from gateway.threads import short_work_threads
+from gateway.threads import REPORTS, bound_route_threads, join_all
 from gateway.tracing import Telemetry
 
 log = logging.getLogger(__name__)
@@ -118,47 +126,38 @@ class Turntable:
         self._pool = build_pool(setup, registry, store, metrics, self._suspects, AdapterLoads(database))
         self._telemetry = Telemetry(settings.otlp_endpoint) if settings.otlp_endpoint else None
         self._accounting = QuotaService.build(database, self._ledger, self._pool.engines, metrics.registry, background)
-        inference = Inference(
-            self._admission,
-            self._suspects,
-            self._ledger,
-            self._pool,
-            metrics,
-            Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s),
-            request_prices,
-            self._accounting.allowance,
-            background,
-            salt_of=CacheSalts(self._keys.digest, is_shared=settings.share_prefix_cache),
-            max_sequences=settings.max_sequences,
-        )
         self._gate = gate = build_gate(settings, setup.base_dir)
         self._watching = build_quality_monitoring(
             settings, database, registry, gate.served, self._ledger.flush, metrics.registry
         )
-        self._observe(inference, setup.settings)
+        inference = self._build_pipeline(settings, resolver, request_prices)
+        self._observe(inference, settings)
         self._refusals = RefusalLog(settings.data_dir / "refusals")
-        self._inference = self._build_endpoint(settings, inference, resolver, ids)
+        self._inference = InferenceEndpoint(inference, ids, self._refusals, keep_alive_s=settings.keep_alive_s)
         self._heart = self._build_heart()
-        self._books = Metering(settings, database, self._ledger, inference, self._usage, metrics, request_prices)
+        self._metering = self._build_metering(settings, inference, request_prices)
         leaving = background.group("leaving_versions")
         self._rollout = Rollout(registry, store, self._pool, self._gate, leaving, drain_s=settings.drain_timeout_s)
-        self._rest = with_middleware(self._build_rest(setup, registry, store, resolver), ids, settings)
-        self._entrance = with_cors(self._dispatch, settings.cors_origins)
+        stack = middleware(settings=settings, ids=ids, paths=APIS, inference=self._inference)
+        self._app = with_middleware(self._build_rest(setup, registry, store, resolver), stack)
 
-    def _build_endpoint(
-        self, settings: Settings, inference: Inference, resolver: Resolver, ids: RequestIds
-    ) -> InferenceEndpoint:
-        return InferenceEndpoint(
-            inference,
-            self._keys.keyring,
-            resolver,
-            ids,
-            self._watching.answers.wants,
-            self._accounting.allowance,
-            BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
-            self._refusals,
+    def _build_pipeline(self, settings: Settings, resolver: Resolver, prices: RequestPrices) -> InferencePipeline:
+        asking = self._background.group("settlement")
+        return InferencePipeline(
+            keyring=self._keys.keyring,
+            bodies=BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
+            resolver=resolver,
+            samples=self._watching.sampler.should_sample,
+            poison=self._suspects,
+            quota=self._accounting.allowance,
+            prices=prices,
+            admission=self._admission,
+            salts=CacheSalts(self._keys.digest, is_shared=settings.share_prefix_cache),
+            settlement=Settlement(self._ledger, self._pool, prices, self._metrics, asking),
+            pool=self._pool,
+            timeouts=Timeouts(settings.first_byte_timeout_s, settings.total_timeout_s),
             base=settings.served_model_name,
-            keep_alive_s=settings.keep_alive_s,
+            max_sequences=settings.max_sequences,
         )
 
     def _build_heart(self) -> EverySecond:
@@ -174,7 +173,7 @@ class Turntable:
             database_file(self._database),
         )
 
-    def _observe(self, inference: Inference, settings: Settings) -> None:
+    def _observe(self, inference: InferencePipeline, settings: Settings) -> None:
         """Have everybody see each request at its end who learns from it."""
         registry, traffic, background = self._registry, self._metrics.traffic, self._background
         self._watch = CanaryMonitor(registry, traffic, background.group("canary_rollbacks"))
@@ -186,9 +185,9 @@ class Turntable:
             background.group("shadows"),
             most_running=settings.max_shadowed,
         )
-        inference.observe(self._watch.ended, self._shadows.ended, self._watching.answers.ended)
+        inference.settlement.observe(self._watch.ended, self._shadows.ended, self._watching.sampler.ended)
         if self._telemetry is not None:
-            inference.observe(self._telemetry.record)
+            inference.settlement.observe(self._telemetry.record)
 
     def _build_costs(
         self, settings: Settings, database: Database, usd_per_hour: Callable[[], int | None]
@@ -201,11 +200,41 @@ class Turntable:
         self._cost_watch.begin()
         return request_prices
 
+    def _build_metering(self, settings: Settings, inference: InferencePipeline, prices: RequestPrices) -> Metering:
+        database, ledger, pool = self._database, self._ledger, self._pool
+        counters = EngineCounterStore(database, ledger.run)
+        reader = EngineCounterReader(counters)
+        for engine in pool.engines:
+            engine.supervisor.on_start(partial(reader.read, engine.name, engine.client))
+            engine.client.record_own_requests(_own_requests(ledger, engine, inference))
+        reconciliation = Reconciliation(database, counters, ledger.flush)
+        monitor = ReconcileMonitor(
+            pool,
+            reader=reader,
+            counters=counters,
+            reconciliation=reconciliation,
+            gauges=ReconcileGauges(self._metrics.registry),
+            recovery=Recovery(database, pool, ledger.gateway, prices),
+        )
+        return Metering(
+            database=database,
+            ledger=ledger,
+            summary=self._usage,
+            retention=Retention(database, self._usage, keep_pruned_totals),
+            erasure=TenantErasure(database, ledger.flush),
+            reconciliation=reconciliation,
+            monitor=monitor,
+            note_progress=inference.settlement.note_progress,
+            settle_all=inference.settlement.close,
+            retention_days=settings.ledger_retention_days,
+            reconcile_every_s=settings.reconcile_every_s,
+        )
+
     def _build_rest(self, setup: Setup, registry: Registry, store: Store, resolver: Resolver) -> FastAPI:
         settings, base = setup.settings, setup.settings.served_model_name
-        evidences, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
+        recorder, guards, watching = EvidenceRecorder(registry, self._gate), Guards(self._keys.keyring), self._watching
         publisher = build_publisher(
-            settings, registry, store, self._pool, evidences, self._gate.served.files, max_rank=setup.plan.max_lora_rank
+            settings, registry, store, self._pool, recorder, self._gate.served.files, max_rank=setup.plan.max_lora_rank
         )
         rollout, documents = self._rollout, AdapterDocuments(registry, self._pool, publisher, self._gate)
         services = AdapterServices(
@@ -216,10 +245,14 @@ class Turntable:
             model_routes(registry, resolver, base, guards.inference),
             adapter_routes(services, guards.admin),
             rollout_routes(rollout, documents, guards.admin),
-            gate_routes(evidences, self._gate, documents, guards.admin),
+            gate_routes(recorder, self._gate, documents, guards.admin),
             vllm_lora_routes(publisher, rollout, registry, base, guards.admin),
             usage_routes(
-                self._books, base=base, usage=guards.usage, admin=guards.admin, forgotten_as=self._refusals.forget
+                self._metering,
+                base=base,
+                usage=guards.usage,
+                admin=guards.admin,
+                erase_refusals=self._refusals.erase_tenant,
             ),
             request_routes(RequestHistory(self._database, self._refusals, self._ledger.flush), guards.admin),
             cost_routes(self._cost_office, self._cost_watch, usage=guards.usage, admin=guards.admin),
@@ -231,8 +264,8 @@ class Turntable:
                 None if settings.public_metrics else guards.metrics,
             ),
             engine_routes(self._pool, setup.plan, admin=guards.admin),
-            key_routes(self._keys, self._accounting.standings, guards.admin, watching.book.forget),
-            feedback_routes(watching.book, guards.inference, guards.admin),
+            key_routes(self._keys, self._accounting.standings, guards.admin, watching.feedback.erase_tenant),
+            feedback_routes(watching.feedback, guards.inference, guards.admin),
             watching_routes(watching, guards.admin),
         ):
             rest.include_router(routes)
@@ -242,30 +275,23 @@ class Turntable:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
-        await self._entrance(scope, receive, send)
-
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in APIS:
-            await self._inference(scope, receive, send)
-        else:
-            await self._rest(scope, receive, send)
+        await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_default_executor(short_work_threads())
+        bound_route_threads()
         async with contextlib.AsyncExitStack() as closing:  # whatever one part does, the next is closed as well
             closing.callback(self._database.dispose)
-            # threads of what was cancelled use the database
-            closing.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
+            closing.push_async_callback(join_all)  # work of cancelled callers uses the database
             if self._telemetry is not None:
-                closing.push_async_callback(asyncio.to_thread, self._telemetry.close)
-            closing.push_async_callback(asyncio.to_thread, self._accounting.close)
-            closing.push_async_callback(asyncio.to_thread, self._ledger.close)
-            closing.push_async_callback(asyncio.to_thread, self._refusals.flush)
+                closing.push_async_callback(REPORTS.run, self._telemetry.close)
+            closing.push_async_callback(REPORTS.run, self._accounting.close)
+            closing.push_async_callback(REPORTS.run, self._ledger.close)
+            closing.push_async_callback(REPORTS.run, self._refusals.flush)
             closing.callback(self._pool.leases.close)
             for engine in self._pool.engines:
                 closing.callback(engine.client.close)
-            for part in (self._watching, self._books, self._rollout, self._shadows, self._watch, self._background):
+            for part in (self._watching, self._metering, self._rollout, self._shadows, self._watch, self._background):
                 closing.push_async_callback(part.close)
             for engine in self._pool.engines:
                 closing.push_async_callback(_cancelled, asyncio.create_task(self._supervise(engine)))
@@ -277,7 +303,7 @@ class Turntable:
         background = self._background
         yield from self._heart.periodic(background)
         yield from self._cost_watch.periodic(background)
-        yield from self._books.periodic(background)
+        yield from self._metering.periodic(background)
         yield from self._accounting.periodic()
         yield from self._watching.periodic(background)
         yield from self._watch.periodic()
@@ -294,6 +320,10 @@ class Turntable:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _own_requests(ledger: Ledger, engine: Engine, inference: InferencePipeline) -> OwnRequests:
+    return OwnRequests(ledger, engine.name, lambda: engine.run, inference.settlement.settle)
 
 
 def _soon(call: Callable[[], None]) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import EngineUnavailableError
+from gateway.threads import PERIODIC_THREADS, WorkerPool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,7 +25,6 @@ _IN_A_ROW = 3
 """So often in a row work has to fail before `/ready` names it."""
 _STUCK_S = 60.0
 _LONGEST_PAUSE_S = 30.0
-_THREADS = 16  # more than there are rows: none waits for another
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Background:
         self._health: dict[str, _Health] = {}
         self._loops: list[asyncio.Task[None]] = []
         # Of their own: uploads that fill the shared threads do not keep a key from being revoked.
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="background")
+        self._threads = WorkerPool("background", PERIODIC_THREADS)
 
     def start(self, rows: Iterable[Periodic]) -> None:
         """Do the work of these rows from now on, until `close`."""
@@ -108,7 +107,7 @@ class Background:
 
     def blocking(self, work: Callable[[], object]) -> Callable[[], Awaitable[object]]:
         """Work that blocks, to be done in a thread that nothing but background work uses."""
-        return lambda: asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return lambda: self._threads.run(work)
 
     def group(self, name: str) -> "Group":
         """A group of work that is started once."""
@@ -119,7 +118,7 @@ class Background:
         """The names of periodic work that fails again and again, or of essential work that hangs."""
         return sorted(health.row.name for health in self._health.values() if health.is_failing)
 
-    def require_sound(self) -> None:
+    def require_healthy(self) -> None:
         """Raise `WorkFailedError` while work fails that keeps the gateway safe."""
         for health in self._health.values():
             if health.row.is_essential and health.is_failing and health.is_own_fault:
@@ -131,7 +130,7 @@ class Background:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
-        await asyncio.to_thread(self._threads.shutdown)
+        await self._threads.join()
 
     async def _once(self, health: _Health) -> None:
         health.began_s = time.monotonic()

@@ -1,15 +1,124 @@
-"""Usage: the tokens of one request, as the engine counted them, and how well they are known."""
+"""The data of one inference request: read this file first.
+
+`RequestContext` is one request of one client. `gateway.inference.pipeline` fills it in step by step: its caller once
+the key is known, its `InferenceRequest` once the body is parsed, its `Target` once it is routed. `Usage` and
+`UsageSource` are what the ledger keeps of it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from adapters import Version
+
+if TYPE_CHECKING:
+    from gateway.auth.caller import Caller
+    from gateway.inference.formats.base import Api
 
 MOST_TOKENS = (1 << 31) - 1
 """More than any request can take, and little enough for sums of them to fit a database."""
 
-
+SHADOW_SUFFIX = " (shadow)"
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
 _NO_COUNT = ""
+
+
+def shadow_label(adapter: str) -> str:
+    """Return the name that shadow requests of an adapter are summed up under, apart from clients' requests."""
+    return adapter + SHADOW_SUFFIX
+
+
+class Track(StrEnum):
+    """Which version of a name a request was routed to; a `Target` whose name has no canary has no track."""
+
+    LIVE = "live"
+    CANARY = "canary"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request is routed: `model` is the client's name, `engine_model` the engine's; the base has no version."""
+
+    model: str
+    engine_model: str
+    version: Version | None
+    track: Track | None = None
+
+    @property
+    def label(self) -> str:
+        """The adapter's name, or the base's: a value from a closed list, fit for metrics and reports."""
+        if self.version is None:
+            return self.engine_model
+        return shadow_label(self.version.name) if self.track is Track.SHADOW else self.version.name
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """All targets of a model name; the shares of canary and shadow are parts of 2**64."""
+
+    target: Target
+    canary: Target | None = None
+    canary_share: int = 0
+    shadow: Target | None = None
+    shadow_share: int = 0
+
+
+@dataclass(slots=True)
+class InferenceRequest:
+    """A parsed request body: `document` is its JSON, never changed; `body` its bytes.
+
+    The engine runs `sequences` sequences for it: prompts times answers to each.
+    """
+
+    model: str
+    stream: bool
+    document: dict[str, Any]
+    body: bytes
+    sequences: int = 1
+    token_limit: tuple[str, int] | None = None
+    """Field and value of the maximum of tokens that the gateway adds for the engine, where the client named none."""
+
+    def limit(self, name: str) -> Any:
+        """Return a field that limits tokens as the engine gets it; None when it gets none."""
+        if self.token_limit is not None and self.token_limit[0] == name:
+            return self.token_limit[1]
+        return self.document.get(name)
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request of one client; `id` is ours and unique, `client_id` the `x-request-id` that the client sent."""
+
+    id: str
+    client_id: str | None
+    api: "Api"
+    headers: Mapping[bytes, bytes]
+    """The client's request headers, names in lower case."""
+    caller: "Caller" = field(init=False)
+    """Set once the key is known. Before that, and before the two steps below, reading it is an `AttributeError`."""
+    request: InferenceRequest = field(init=False)
+    """Set once the body is parsed."""
+    target: Target = field(init=False)
+    """Set once the request is routed."""
+    received_s: float = 0.0
+    """When the body was complete, on `time.perf_counter`."""
+    shadow_target: Target | None = None
+    """The shadow that gets this request too, once the client has its answer."""
+    is_sampled: bool = False
+    """The answer is part of the sample that drift is measured on."""
+    captured: list[bytes] | None = None
+    """Collects the response body for a shadow or for the sample; None when neither needs it."""
+    is_on_ledger: bool = False
+    """It has a ledger row, which says how it ended."""
+    response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Headers of the response besides those of its content: ids, rate limits, cost."""
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """The client's W3C trace headers, which the engine gets too."""
+        return {name.decode(): self.headers[name].decode("latin-1") for name in _TRACE_HEADERS if name in self.headers}
 
 
 class UsageSource(StrEnum):

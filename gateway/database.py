@@ -5,17 +5,20 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.errors import DatabaseAwayError
+from gateway.threads import MOST_THREADS
 
 log = logging.getLogger(__name__)
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
@@ -24,6 +27,7 @@ _GONE = "was moved, deleted or replaced while the gateway runs"
 # Any number will do, as long as every gateway takes the same.
 _MIGRATION_LOCK = 0x7475726E
 _CONNECT_S = 10
+_IDLE_CONNECTIONS = 5
 
 
 def open_database(url: str) -> Engine:
@@ -37,6 +41,7 @@ def open_database(url: str) -> Engine:
         hide_parameters=True,  # errors are logged, hashes are not
         pool_pre_ping=parsed.get_backend_name() != "sqlite",  # its server may have been restarted meanwhile
         connect_args=_patience(parsed),
+        **_pool(parsed),
     )
     if database.dialect.name == "sqlite":
         event.listen(database, "connect", _set_pragmas)
@@ -107,6 +112,21 @@ def database_file(database: Engine) -> DatabaseFile:
     return file
 
 
+def upsert(
+    dialect: str, table: Table, *, replace: Iterable[str] = (), add: Iterable[str] = (), keep: Iterable[str] = ()
+) -> Any:
+    """Build an INSERT that updates the row with the same primary key, for SQLite or PostgreSQL.
+
+    Columns in `replace` take the new value, those in `add` become the sum of both, those in `keep` stay, which still
+    locks the row.
+    """
+    insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    changes = {name: insert.excluded[name] for name in replace}
+    changes |= {name: table.c[name] + insert.excluded[name] for name in add}
+    changes |= {name: table.c[name] for name in keep}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changes)
+
+
 def away_error(error: BaseException) -> DatabaseAwayError:
     """What a client is told of one of `AWAY`."""
     text = str(error)
@@ -123,6 +143,13 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _pool(url: URL) -> dict[str, Any]:
+    """As many connections as threads may want one: a report never keeps a budget from being leased."""
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        return {}
+    return {"pool_size": _IDLE_CONNECTIONS, "max_overflow": MOST_THREADS - _IDLE_CONNECTIONS}
 
 
 def _patience(url: URL) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class EverySecond:
         metrics.ledger.journal_bytes.set(self.ledger.waiting_bytes)
         for engine in self.pool.engines:
             engine.thrash.look(engine.loader.slots)
-            engine.turns.slots = engine.known_slots
+            engine.scheduler.slots = engine.known_slots
             metrics.in_flight.labels(engine.name).set(engine.running)
-            metrics.traffic.waiting_turns.labels(engine.name).set(engine.turns.waiting)
+            metrics.traffic.waiting_turns.labels(engine.name).set(engine.scheduler.waiting)
             metrics.adapters.resident.labels(engine.name).set(len(engine.loader.resident))

@@ -134,7 +134,9 @@ class LedgerMetrics:
             "turntable_ledger_unsettled", "Rows that wait for the disk to be settled.", registry=registry
         )
         self.rejected_lines = Gauge(
-            "turntable_ledger_rejected_lines", "Damaged lines of the journal that were put aside.", registry=registry
+            "turntable_ledger_rejected_lines",
+            "Invalid journal lines that were rejected and kept aside.",
+            registry=registry,
         )
         self.journal_bytes = Gauge(
             "turntable_ledger_journal_bytes", "Size of what the database does not have yet.", registry=registry

@@ -1,26 +1,30 @@
-"""Amounts of money: integer nano-USD, so that sums are exact, and the division of an amount into exact parts."""
+"""Money: integer nano-USD, so that sums are exact; the exact division of an amount; and the texts of amounts."""
 
 from collections.abc import Hashable, Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TypeVar
 
 NANO = 10**9
+"""Nano-USD in a dollar."""
 MOST_USD_PER_HOUR = 10_000
-"""More than this an hour of no engine costs: a slip of the pen, such as a price in cents or for a whole year."""
-HOUR_US = 3_600 * 10**6
-DAY_US = 24 * HOUR_US
+"""Upper bound of an engine's price, to catch slips such as a price in cents or for a whole year."""
 Key = TypeVar("Key", bound=Hashable)
 
 
 def nano(usd: Decimal) -> int:
-    """Dollars as whole nano-dollars."""
+    """Convert dollars to whole nano-USD, half to even."""
     return int((usd * NANO).to_integral_value(ROUND_HALF_EVEN))
+
+
+def usd(nano_usd: int) -> Decimal:
+    """Convert nano-USD to dollars, exactly."""
+    return Decimal(nano_usd).scaleb(-9)
 
 
 def split(amount: int, weights: Mapping[Key, int]) -> dict[Key, int]:
     """Divide an amount by weights so that the parts add up to it: the largest remainders get the last units.
 
-    All parts are 0 when all weights are; ties go by the key's text, so that the same division comes out every time.
+    All parts are 0 when all weights are 0. Ties are broken by the key's text, so the division is deterministic.
     """
     total = sum(weights.values())
     if not total:
@@ -33,13 +37,23 @@ def split(amount: int, weights: Mapping[Key, int]) -> dict[Key, int]:
 
 
 def usd_text(nano_usd: int | None, digits: int | None = None) -> str:
-    """An amount for people, with as many decimals as its size makes sense of; what is not known is `unpriced`."""
-    return "unpriced" if nano_usd is None else dollars(Decimal(nano_usd) / NANO, digits)
+    """Format an amount for people, with decimals according to its size; None is `unpriced`."""
+    return "unpriced" if nano_usd is None else dollars(usd(nano_usd), digits)
 
 
-def dollars(usd: Decimal | float, digits: int | None = None) -> str:
-    """Dollars for people: $1,184.69, $0.000013, -$1.00."""
-    size = abs(Decimal(usd))
+def dollars(amount: Decimal | float, digits: int | None = None) -> str:
+    """Format dollars for people: $1,184.69, $0.000013, -$1.00."""
+    size = abs(Decimal(amount))
     if digits is None:
         digits = 2 if size >= 1 else 6
-    return f"{'-' if usd < 0 else ''}${size:,.{digits}f}"
+    return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
+
+
+def usd_exact(nano_usd: int) -> str:
+    """Format an amount for JSON and headers with all nine decimals: 25.000000000."""
+    return f"{usd(nano_usd):.9f}"
+
+
+def usd_plain(nano_usd: int) -> str:
+    """Format an amount for JSON as a person would type it, exactly: 25, 0.5."""
+    return format(usd(nano_usd).normalize(), "f")

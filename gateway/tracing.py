@@ -8,8 +8,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.inference.relay import RequestContext
-from gateway.metering import Entry, now_us
+from gateway.clock import now_us
+from gateway.core import RequestContext
+from gateway.metering import Entry
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -55,7 +56,7 @@ class Telemetry:
             return
         span = self._tracer.start_span(
             f"{operation} {call.target.label}",
-            context=self._propagation.TraceContextTextMapPropagator().extract(dict(call.headers)),
+            context=self._propagation.TraceContextTextMapPropagator().extract(call.trace_headers),
             kind=self._api.SpanKind.SERVER,
             start_time=entry.opened_us * 1000,
             attributes=_attributes(operation, call, entry),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loadtest.comparison import MEASURES, Json, Measure, levels_of, mean
-from loadtest.provenance import in_words
+from loadtest.run import provenance_line
 from loadtest.sentences import asked_in_words, backlog_sentence, cached_sentence, verdict_in_words
 from turntable.pages import charts
 from turntable.pages.charts import Axis, Bar, Limit, Series
@@ -34,7 +34,7 @@ def html_page(document: Mapping[str, Any]) -> str:
         headline=headline,
         tone=tone,
         sentences=list(_sentences(document, levels)),
-        provenance=in_words(provenance) if provenance else "",
+        provenance=provenance_line(provenance) if provenance else "",
         tiles=list(_tiles(levels, document)),
         charts=drawings,
         levels_title="The whole run" if len(levels) == 1 else "Load levels",
@@ -233,7 +233,7 @@ def _models_table(level: Json) -> Table:
         named.append(("all models", report["total"]))
     if report["cold"]:
         named += [("of these: cold models", report["cold"]), ("of these: warm models", report["warm"])]
-    named.append(("of these: near a promotion", report["near_swap"]))
+    named.append(("of these: near a promotion", report["near_promotion"]))
     rows = []
     for name, row in named:
         if row:

@@ -25,8 +25,8 @@ FORBIDDEN_IMPORTS = {
     "trainer": ("gateway", "loadtest"),
     "loadtest": ("adapters", "gateway", "trainer", *HEAVY),
 }
-# The only modules of `turntable` that the others may import: how results are shown.
-PRESENTATION = ("turntable.console", "turntable.pages")
+# The only modules of `turntable` that the others may import: how commands are read and results are shown.
+PRESENTATION = ("turntable.console", "turntable.options", "turntable.pages")
 # Runs inside the vLLM process, where torch and vllm are at home.
 ENGINE_PLUGIN = "gateway/engines/plugin/"
 FASTAPI_HOMES = ("gateway/admin_api/", "gateway/app.py", "gateway/server/middleware.py")

@@ -1,4 +1,4 @@
-"""How adapters and their versions look in JSON, and how bodies of the admin surface are read and described."""
+"""JSON of adapters and their versions, and reading and describing the request bodies of the admin API."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
@@ -11,17 +11,19 @@ from adapters.audit import storable
 from adapters.manifest import PARITY_FILE
 from gateway.engines.pool import EnginePool
 from gateway.errors import InvalidRequestError
-from gateway.releases.gate import SHOWN, PromotionGate
+from gateway.releases.gate import STATUS_EVIDENCE, PromotionGate
 from gateway.releases.publish import PARITY_EVIDENCE, PREFLIGHT_EVIDENCE, Publisher
 
-_READ = (*SHOWN, PREFLIGHT_EVIDENCE, PARITY_EVIDENCE)
+_READ = (*STATUS_EVIDENCE, PREFLIGHT_EVIDENCE, PARITY_EVIDENCE)
 _Body = TypeVar("_Body", bound=Schema)
-Said = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(storable)]
-"""A sentence or a name that somebody must give and that is kept."""
+FreeText = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(storable)
+]
+"""Required free text that is stored, such as a reason."""
 
 
 def read_body(kind: type[_Body], body: bytes) -> _Body:
-    """A JSON body as `kind`, whatever content type it came with; raises `InvalidRequestError` naming the field."""
+    """Parse a JSON body, whatever its content type; raises `InvalidRequestError` naming the field."""
     if rb"\u0000" in body:
         raise InvalidRequestError("The body holds a NUL character, which no database keeps; leave it out.")
     try:
@@ -33,13 +35,13 @@ def read_body(kind: type[_Body], body: bytes) -> _Body:
 
 
 def body_of(kind: type[Schema], *, required: bool = True) -> dict[str, Any]:
-    """What OpenAPI is told about an operation whose body `read_body` reads."""
+    """Return the OpenAPI description of a body that `read_body` parses."""
     schema = kind.model_json_schema()
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 class AdapterDocuments:
-    """Puts together what the registry wants, what the engines have, and what is being done."""
+    """Combines registry, engines and running work into JSON."""
 
     def __init__(self, registry: Registry, pool: EnginePool, publisher: Publisher, gate: PromotionGate) -> None:
         self._registry = registry
@@ -48,32 +50,32 @@ class AdapterDocuments:
         self._gate = gate
 
     def versions(self, versions: Iterable[Version]) -> list[dict[str, Any]]:
-        """Versions as rows, with where each stands before its gate; asks the database once."""
+        """Return versions as rows with their gate status, in one database query."""
         resident, evidence = self._resident(), self._registry.evidence_of(_READ)
         none: dict[str, Evidence] = {}
         return [
-            self._row(version, resident) | self._standing(version, evidence.get((version.name, version.version), none))
+            self._row(version, resident) | self._status(version, evidence.get((version.name, version.version), none))
             for version in versions
         ]
 
     def whole_row(self, version: Version) -> dict[str, Any]:
-        """One version as a row of `versions`."""
+        """Return one version as a row of `versions`."""
         found = self._registry.evidence(version.name, version.version)
-        return self.version(version) | self._standing(version, {one.kind: one for one in found})
+        return self.version(version) | self._status(version, {one.kind: one for one in found})
 
-    def _standing(self, version: Version, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
-        """What speaks for and against a version, in short."""
+    def _status(self, version: Version, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
+        """Summarise the evidence of a version."""
         preflight, parity = evidence.get(PREFLIGHT_EVIDENCE), evidence.get(PARITY_EVIDENCE)
         vectors = "not compared" if PARITY_FILE in version.manifest.files else "no vectors"
         converted = version.manifest.converted
-        return self._gate.standing(evidence) | {
+        return self._gate.status(evidence) | {
             "parity": parity.document["verdict"] if parity else vectors,
             "warnings": list(preflight.document["warnings"]) if preflight else [],
             "converted": list(converted.steps) if converted else [],
         }
 
     def version(self, version: Version) -> dict[str, Any]:
-        """One version as a row: its state, its traffic, where it is resident, and what is being done with it."""
+        """Return state, traffic, resident engines and running step of a version; no database query."""
         return self._row(version, self._resident())
 
     def _resident(self) -> dict[str, frozenset[str]]:
@@ -81,7 +83,7 @@ class AdapterDocuments:
 
     def _row(self, version: Version, resident: Mapping[str, Collection[str]]) -> dict[str, Any]:
         policy = self._registry.snapshot.policies.get(version.name, Policy())
-        steps = [w.step for w in self._publisher.work if (w.name, w.version) == (version.name, version.version)]
+        steps = [w.step for w in self._publisher.jobs if (w.name, w.version) == (version.name, version.version)]
         return {
             "name": version.name,
             "version": f"v{version.version}",
@@ -96,18 +98,18 @@ class AdapterDocuments:
         }
 
     def work(self, name: str) -> list[dict[str, Any]]:
-        """What is being done for a name now; its version is known once it is registered."""
-        work = [work for work in self._publisher.work if work.name == name]
+        """List the running work of a name; its version is null until it is registered."""
+        work = [work for work in self._publisher.jobs if work.name == name]
         return [{"version": _label(one.version), "step": one.step} for one in work]
 
     def whole_version(self, version: Version) -> dict[str, Any]:
-        """One version with its manifest, every state it was in, and the evidence for or against it."""
+        """Return a version with its manifest, state history and evidence."""
         history = self._registry.history(version.name, version.version)
         evidence = self._registry.evidence(version.name, version.version)
-        standing = self._standing(version, {found.kind: found for found in evidence})
+        status = self._status(version, {found.kind: found for found in evidence})
         return (
             self.version(version)
-            | standing
+            | status
             | {
                 "manifest": version.manifest.model_dump(mode="json"),
                 "history": [
@@ -122,7 +124,7 @@ class AdapterDocuments:
         )
 
     def policy(self, name: str) -> dict[str, Any]:
-        """The traffic policy of a name."""
+        """Return the traffic policy of a name."""
         policy = self._registry.snapshot.policies.get(name, Policy())
         return {
             "live": _label(policy.live),
@@ -142,7 +144,7 @@ def _split(split: Split | None) -> dict[str, Any] | None:
 
 
 def _traffic(policy: Policy, number: int) -> str:
-    """What a version's traffic is, in a word or two."""
+    """Summarise the traffic of a version."""
     if policy.live == number:
         return f"live {100 - policy.canary.percent:g}%" if policy.canary else "live"
     roles = [

@@ -1,6 +1,5 @@
-"""The admin surface for versions: publish, list, show, verify, retire, and the audit log."""
+"""Admin API for adapter versions: publish, list, show, verify, retire, and the audit log."""
 
-import asyncio
 import contextlib
 import shutil
 from dataclasses import asdict, dataclass
@@ -25,11 +24,11 @@ from gateway.releases.errors import parse_version, translated_errors
 from gateway.releases.publish import Publisher
 from gateway.releases.rollout import Rollout
 from gateway.releases.shadow import Shadows
-from gateway.threads import entered_in_file_thread, in_file_thread
+from gateway.threads import FILES, REPORTS, entered_in_file_thread
 
 
 class PublishSource(Schema):
-    """JSON body of a publish from a place that the operator allowed in `adapter_sources`."""
+    """JSON body of a publish from a source that `adapter_sources` allows."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -53,7 +52,7 @@ _PUBLISH["requestBody"]["content"]["multipart/form-data"] = {"schema": _UPLOAD}
 
 @dataclass(frozen=True)
 class AdapterServices:
-    """What the routes of adapters call."""
+    """Services that the adapter routes call."""
 
     publisher: Publisher
     rollout: Rollout
@@ -66,7 +65,7 @@ class AdapterServices:
 
 
 def adapter_routes(services: AdapterServices, admin: Any) -> APIRouter:
-    """Routes below /admin/v1/adapters, and /admin/v1/audit; `admin` is the dependency that demands an admin key."""
+    """Build the routes of adapters and of the audit log; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(prefix="/admin/v1", tags=["adapters"])
     _add_reading(routes, services, admin)
     _add_changes(routes, services, admin)
@@ -78,13 +77,13 @@ def _add_reading(routes: APIRouter, services: AdapterServices, admin: Any) -> No
 
     @routes.get("/adapters", dependencies=[Depends(admin)])
     def list_adapters() -> dict[str, Any]:
-        """Every version of every adapter, with its traffic and the engines where it is resident."""
+        """List all versions of all adapters, with their traffic and the engines where they are resident."""
         versions = [version for all_of_name in registry.snapshot.versions.values() for version in all_of_name]
         return {"object": "list", "data": documents.versions(versions)}
 
     @routes.get("/adapters/{name}", dependencies=[Depends(admin)])
     def get_adapter(name: str) -> dict[str, Any]:
-        """One adapter: its traffic policy, what canary and shadow have shown so far, and its versions with evidence."""
+        """Get an adapter: traffic policy, results of canary and shadow so far, and its versions with their evidence."""
         with translated_errors():
             check_name(name)
         work = documents.work(name)
@@ -103,13 +102,13 @@ def _add_reading(routes: APIRouter, services: AdapterServices, admin: Any) -> No
 
     @routes.get("/adapters/{name}/work", dependencies=[Depends(admin)])
     async def get_work(name: str) -> dict[str, Any]:
-        """What is being done for a name right now, step by step: for watching a publish or a verify."""
+        """Get the progress of running publishes and verifications of a name."""
         with translated_errors():
             return {"name": check_name(name), "in_work": documents.work(name)}
 
     @routes.get("/adapters/{name}/versions/{version}", dependencies=[Depends(admin)])
     def get_version(name: str, version: str) -> dict[str, Any]:
-        """One version with its manifest, history and evidence."""
+        """Get a version with its manifest, history and evidence."""
         return documents.whole_version(_find(registry, name, version))
 
     @routes.get("/audit", dependencies=[Depends(admin)])
@@ -119,7 +118,7 @@ def _add_reading(routes: APIRouter, services: AdapterServices, admin: Any) -> No
             str | None, Query(description="A name with all its versions, one like name@v3, or key: for all keys.")
         ] = None,
     ) -> dict[str, Any]:
-        """Who did what to which version on which evidence, newest first."""
+        """List the audit log: who did what to which version on which evidence, newest first."""
         return {"object": "list", "data": registry.audit(min(max(limit, 1), 1_000), subject)}
 
 
@@ -130,26 +129,26 @@ def _add_changes(routes: APIRouter, services: AdapterServices, admin: Any) -> No
     async def publish(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Publish an adapter: multipart with name and file (tar.gz or zip), or JSON with name and source.
 
-        `convert` brings another tool's adapter into PEFT's layout first; `warnings` in the answer say what is odd.
+        `convert` converts another tool's layout to PEFT's first; `warnings` in the response list what looks wrong.
         """
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             version = await _publish_upload(request, publisher, services.store, caller)
         else:
             body = read_body(PublishSource, await request.body())
             version = await publisher.publish_source(body.name, body.source, actor=caller.key_id, convert=body.convert)
-        return await asyncio.to_thread(documents.whole_row, version)
+        return await REPORTS.run(documents.whole_row, version)
 
     @routes.post("/adapters/{name}/versions/{version}/verify")
     async def verify(name: str, version: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Re-hash the stored files, check and probe the version anew; `ok` says whether it passed."""
+        """Verify a version: re-hash its stored files, repeat preflight and probe; `ok` says whether it passed."""
         found = _find(registry, name, version)
         reason = await publisher.verify(name, found.version, actor=caller.key_id)
-        whole = await asyncio.to_thread(documents.whole_version, _find(registry, name, version))
+        whole = await REPORTS.run(documents.whole_version, _find(registry, name, version))
         return {"ok": not reason, "failure": reason} | whole
 
     @routes.delete("/adapters/{name}/versions/{version}")
     async def retire(name: str, version: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Drain a version that takes no traffic, unload it, verify that it is gone, release its files."""
+        """Retire a version without traffic: drain it, unload it, verify that it is gone, delete its files."""
         found = _find(registry, name, version)
         retired = await services.rollout.retire(name, found.version, actor=caller.key_id)
         engines = [asdict(left) for left in retired.engines]
@@ -178,12 +177,12 @@ async def _publish_upload(request: Request, publisher: Publisher, store: Store, 
         with translated_errors():
             scratch = await stack.enter_async_context(entered_in_file_thread(store.incoming()))
             archive = scratch / "upload"
-            await in_file_thread(_copy, upload.file, archive)
+            await FILES.run(_copy, upload.file, archive)
             return await publisher.publish_archive(name, archive, actor=caller.key_id, convert=convert == "true")
 
 
 def _bounded(request: Request, max_bytes: int) -> Request:
-    """The request, whose body ends in `RequestTooLargeError` as soon as it is larger than an adapter may be."""
+    """Limit the body of an upload; reading past the limit raises `RequestTooLargeError`."""
     room = max_bytes + _FORM_BYTES
 
     async def receive() -> Message:

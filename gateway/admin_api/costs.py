@@ -1,6 +1,5 @@
 """GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
 
-import asyncio
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -10,25 +9,26 @@ from pydantic import RootModel
 from gateway.admin_api.adapter_documents import body_of, read_body
 from gateway.auth import Caller
 from gateway.clock import parse_us
-from gateway.costs.evidence import EvidenceKind, checked
+from gateway.costs.evidence import EvidenceKind, validate_fact
+from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import IdlePolicy
 from gateway.costs.refresh import CostRefresher
-from gateway.costs.report import CostQuery, CostReports
-from gateway.costs.tenant_view import asked_by_tenant, only_of
+from gateway.costs.report import CostReports
 from gateway.errors import InvalidRequestError
 from gateway.money import MOST_USD_PER_HOUR
+from gateway.threads import REPORTS
 
 
 class Measurement(RootModel[dict[str, Any]]):
     """JSON body of a measurement, as its kind has it."""
 
 
-def cost_routes(office: CostReports, watch: CostRefresher, *, usage: Any, admin: Any) -> APIRouter:
+def cost_routes(reports: CostReports, refresher: CostRefresher, *, usage: Any, admin: Any) -> APIRouter:
     """Routes about money; times are ISO 8601, all history by default. Each guard demands the scope of its name."""
     routes = APIRouter(prefix="/admin/v1/costs", tags=["costs"])
 
     @routes.get("")
-    def costs(
+    async def costs(
         caller: Annotated[Caller, Depends(usage)],
         since: str | None = None,
         until: str | None = None,
@@ -44,7 +44,7 @@ def cost_routes(office: CostReports, watch: CostRefresher, *, usage: Any, admin:
         nothing else, and may ask neither for `idle` nor for `usd_per_hour`.
         """
         columns = tuple(column for column in group_by.split(",") if column)
-        question = CostQuery(
+        query = CostQuery(
             since_us=parse_us(since, "since") or 0,
             until_us=parse_us(until, "until"),
             group_by=columns,
@@ -53,23 +53,23 @@ def cost_routes(office: CostReports, watch: CostRefresher, *, usage: Any, admin:
             usd_per_hour=_usd(usd_per_hour),
         )
         if caller.is_admin:
-            return office.document(question).model_dump(mode="json")
-        return only_of(caller.tenant, office.document(asked_by_tenant(question))).model_dump(mode="json")
+            return (await REPORTS.run(reports.document, query)).model_dump(mode="json")
+        return (await REPORTS.run(reports.tenant_document, query, caller.tenant)).model_dump(mode="json")
 
-    _add_evidence(routes, office, watch, admin)
+    _add_evidence(routes, reports, refresher, admin)
     return routes
 
 
-def _add_evidence(routes: APIRouter, office: CostReports, watch: CostRefresher, admin: Any) -> None:
+def _add_evidence(routes: APIRouter, reports: CostReports, refresher: CostRefresher, admin: Any) -> None:
     @routes.get("/price", dependencies=[Depends(admin)])
-    def price() -> dict[str, Any]:
+    async def price() -> dict[str, Any]:
         """The price of work that requests cost now; its basis is `unpriced` where nobody stated a price per hour."""
-        return {"version": watch.price().version, **watch.price().document()}
+        return {"version": refresher.price().version, **refresher.price().document()}
 
     @routes.get("/evidence", dependencies=[Depends(admin)])
     def evidence() -> dict[str, Any]:
         """The newest measurement of each kind."""
-        found = {kind: office.store.newest(kind) for kind in EvidenceKind}
+        found = {kind: reports.store.newest(kind) for kind in EvidenceKind}
         return {kind: {"made_on": one.made_on, **one.document} for kind, one in found.items() if one is not None}
 
     @routes.post(
@@ -80,9 +80,9 @@ def _add_evidence(routes: APIRouter, office: CostReports, watch: CostRefresher, 
     )
     async def record(kind: EvidenceKind, request: Request) -> dict[str, Any]:
         """Keep a measurement: weights, capacity or quality. From now on it is the one that counts."""
-        fact = checked(kind, read_body(Measurement, await request.body()).root)
-        await asyncio.to_thread(office.store.add, kind, fact)
-        await asyncio.to_thread(watch.renew)
+        fact = validate_fact(kind, read_body(Measurement, await request.body()).root)
+        await REPORTS.run(reports.store.add, kind, fact)
+        await REPORTS.run(refresher.refresh)
         return {"kind": kind, **fact}
 
 

@@ -1,4 +1,4 @@
-"""GET /admin/v1/engines: what each engine does, which adapters are where, what shields it, how it was planned."""
+"""GET /admin/v1/engines: state, resident adapters, patches and slot plan of each engine."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,7 @@ from gateway.engines.engine import Engine
 from gateway.engines.plugin.patches import SHIELDS, EnginePatch, Place
 from gateway.engines.pool import EnginePool
 from gateway.engines.slot_plan import SlotPlan
-from gateway.inference.request_guards import REQUEST_SHIELDS
+from gateway.inference.request_guards import guard_defects
 
 _DEGRADED = (
     "This engine runs without our plugin: an unload only forgets the name, residency is what the gateway believes, and "
@@ -19,12 +19,12 @@ _DEGRADED = (
 
 
 def engine_routes(pool: EnginePool, plan: SlotPlan, *, admin: Any) -> APIRouter:
-    """Routes for operators; `admin` is the dependency that demands an admin key."""
+    """Build the route; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(tags=["engines"])
 
     @routes.get("/admin/v1/engines", dependencies=[Depends(admin)])
-    def engines() -> dict[str, Any]:
-        """Every engine: state, circuit, version, adapters per tier, shields, and the slot plan with its reason."""
+    async def engines() -> dict[str, Any]:
+        """List the engines: state, circuit breaker, version, adapters per tier, patches, slot plan with its reason."""
         return {"object": "list", "data": [_describe(engine, plan) for engine in pool.engines]}
 
     return routes
@@ -55,7 +55,7 @@ def _describe(engine: Engine, plan: SlotPlan) -> dict[str, Any]:
         "load_ms": {adapter.name: adapter.load_ms for adapter in residents.adapters} if residents else None,
         "working_set": loader.used.names(),
         "warning": engine.thrash.warning,
-        "waiting_for_a_turn": engine.turns.waiting,
+        "waiting_for_a_turn": engine.scheduler.waiting,
         "plan": asdict(plan),
         "shields": _shields(engine),
     }
@@ -63,8 +63,7 @@ def _describe(engine: Engine, plan: SlotPlan) -> dict[str, Any]:
 
 def _shields(engine: Engine) -> list[dict[str, Any]]:
     told = [_tell(shield, engine) for shield in SHIELDS]
-    for name, apply in REQUEST_SHIELDS.items():
-        defect = " ".join((apply.__doc__ or "").split())
+    for name, defect in guard_defects().items():
         told.append(
             {"name": name, "place": Place.GATEWAY, "defect": defect, "measure": "Refused or cut back.", "applied": True}
         )
@@ -83,7 +82,7 @@ def _tell(shield: EnginePatch, engine: Engine) -> dict[str, Any]:
 
 
 def _applied(shield: EnginePatch, engine: Engine) -> tuple[bool, str]:
-    """Whether an engine has this shield, and for which reason."""
+    """Whether an engine has this patch, and why."""
     version, residents = engine.supervisor.status.version, engine.reconciler.residents
     if shield.place is Place.GATEWAY:
         return True, "The gateway does this for every engine."

@@ -1,7 +1,4 @@
-"""Every error of the FastAPI part in OpenAI's shape.
-
-The path that a client probably meant: the usual slips with a base URL, told in the 404.
-"""
+"""Error handlers of the FastAPI app: every error in OpenAI's shape, and in a 404 the path that was probably meant."""
 
 import logging
 import re
@@ -17,11 +14,12 @@ from gateway.database import AWAY, away_error
 from gateway.errors import GatewayError, InternalError, InvalidRequestError, MethodNotAllowedError, UnknownUrlError
 from gateway.inference.formats import APIS
 
+log = logging.getLogger(__name__)
 _SLASHES = re.compile(r"/{2,}")
 
 
-def nearest(path: str, exists: Callable[[str], bool]) -> str | None:
-    """A path that exists and differs only by slashes, or by a `/v1` that is missing, doubled or behind something."""
+def nearest_path(path: str, exists: Callable[[str], bool]) -> str | None:
+    """Find an existing path that differs by slashes only, or by a `/v1` that is missing, doubled or misplaced."""
     if len(path) > 200:
         return None
     plain = "/" + _SLASHES.sub("/", path).strip("/")
@@ -33,7 +31,7 @@ def nearest(path: str, exists: Callable[[str], bool]) -> str | None:
 
 
 def _routes_of(request: Request, path: str) -> list[BaseRoute]:
-    """The routes that serve a path by any method."""
+    """Find the routes of a path, for any method."""
     scope = {**request.scope, "path": path}
     return [route for route in request.app.routes if route.matches(scope)[0] is not Match.NONE]
 
@@ -42,11 +40,8 @@ def _with_head(methods: set[str]) -> set[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-log = logging.getLogger(__name__)
-
-
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error of the FastAPI part in OpenAI's shape."""
+    """Register the handlers."""
 
     def render(_request: Request, error: Exception) -> Response:
         shown = error if isinstance(error, GatewayError) else InternalError()
@@ -59,7 +54,7 @@ def add_error_handlers(app: FastAPI) -> None:
         if error.status_code == MethodNotAllowedError.status:
             allowed = set().union(*(getattr(route, "methods", None) or () for route in _routes_of(request, path)))
             return render(request, MethodNotAllowedError(request.method, path, _with_head(allowed)))
-        near = nearest(path, lambda other: bool(_routes_of(request, other)))
+        near = nearest_path(path, lambda other: bool(_routes_of(request, other)))
         return render(request, UnknownUrlError(request.method, path, near))
 
     def invalid(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""/health (alive), /ready (an engine serves), /metrics (Prometheus)."""
+"""/health (the process is alive), /ready (requests can be served) and /metrics (Prometheus)."""
 
 from typing import Any
 
@@ -13,29 +13,28 @@ from gateway.metrics import Metrics
 def health_routes(
     pool: EnginePool, metrics: Metrics, background: Background, database: DatabaseFile, scraper: Any | None
 ) -> APIRouter:
-    """Routes for load balancers and Prometheus; `scraper` is the dependency that demands a key for the metrics, None
-    where they are public.
-    """
+    """Build the routes for load balancers and Prometheus; without `scraper`, a dependency, the metrics are public."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health")
-    def health() -> dict[str, str]:
-        """200 while the process lives."""
+    async def health() -> dict[str, str]:
+        """200 while the process is alive."""
         return {"status": "ok"}
 
     @routes.get("/ready")
-    def ready() -> dict[str, Any]:
-        """200 while requests can be served; 503 with the reason otherwise. `failing` names background tasks that fail
-        again and again and that requests do not need.
+    async def ready() -> dict[str, Any]:
+        """200 while requests can be served, else 503 with the reason.
+
+        `failing` names background tasks that fail repeatedly without being essential to requests.
         """
         pool.require_ready()
         database.require()
-        background.require_sound()
+        background.require_healthy()
         return {"status": "ready"} | ({"failing": background.failing} if background.failing else {})
 
     @routes.get("/metrics", dependencies=[] if scraper is None else [Depends(scraper)])
     def prometheus() -> Response:
-        """Prometheus exposition; it names every adapter that is used, so it takes a key."""
+        """Prometheus exposition; requires a key because it names every adapter in use."""
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

@@ -12,9 +12,9 @@ from gateway.inference.routing import Resolver
 
 
 def model_routes(registry: Registry, resolver: Resolver, base: str, inference: Any) -> APIRouter:
-    """Routes that list what a caller may name as the model; `inference` is the dependency that demands that scope.
+    """Build the routes that list the models a caller may use; `inference` is the dependency that requires that scope.
 
-    A version was created when it was published, the base when this gateway began to serve it.
+    `created` is when a version was published, and when this gateway started for the base.
     """
     routes = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -28,15 +28,15 @@ def model_routes(registry: Registry, resolver: Resolver, base: str, inference: A
         return model
 
     @routes.get("")
-    def list_models(caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
-        """The base model and every live adapter that this key may use."""
+    async def list_models(caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
+        """List the base model and the live adapters that this key may use."""
         live = registry.snapshot.live_versions()
         models = [describe(base, None), *(describe(v.name, v) for v in live)]
         return {"object": "list", "data": [model for model in models if caller.may_use(model["id"])]}
 
     @routes.get("/{name:path}")
-    def get_model(name: str, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
-        """One model by name or ref."""
+    async def get_model(name: str, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
+        """Get a model by name or ref."""
         if not name:
             raise UnknownUrlError("GET", "/v1/models/", "/v1/models")
         return describe(name, resolver.route_for(caller, name).target.version)

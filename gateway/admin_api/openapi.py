@@ -1,4 +1,4 @@
-"""/docs and /openapi.json: every path of the gateway, the inference ones included, on a page that loads nothing."""
+"""/docs and /openapi.json: every path of the gateway, inference included; the page loads nothing from elsewhere."""
 
 import inspect
 from html import escape
@@ -19,7 +19,7 @@ _JSON_TYPES = {str: "string", list: "array", int: "integer", dict: "object"}
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve the page, and make the app's OpenAPI document complete."""
+    """Add /docs, and the inference paths to the app's OpenAPI document."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -30,7 +30,7 @@ def add_docs(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
-        """The API on a page."""
+        """Show the API as a page."""
         rows = [
             f"<tr><td><code>{method.upper()} {escape(path)}</code><td>{escape(operation.get('description', ''))}"
             for path, methods in document()["paths"].items()

@@ -1,39 +1,41 @@
-"""The guards of routes: FastAPI dependencies that let in who holds a key with the right scope, and tell who it is."""
+"""Permissions of routes: FastAPI dependencies that require an API key with a scope and return its caller."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import Request
 
 from gateway.auth import Caller, Keyring, Scope
 
-Guard = Callable[[Request], Caller]
+Guard = Callable[[Request], Awaitable[Caller]]
 
 
 class Guards:
-    """One guard per scope. Each raises `AuthenticationError` (401) without a key and `MissingScopeError` (403) when
-    the key does not open the scope.
+    """One dependency per scope.
+
+    Each raises `AuthenticationError` (401) without a valid key and `MissingScopeError` (403) when the key lacks the
+    scope. They are coroutines because FastAPI runs plain functions in a thread, and a revocation must not wait for one.
     """
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
 
-    def inference(self, request: Request) -> Caller:
-        """Who may ask models."""
-        return self._let_in(request, Scope.INFERENCE)
+    async def inference(self, request: Request) -> Caller:
+        """Require the scope for models and feedback."""
+        return self._require(request, Scope.INFERENCE)
 
-    def usage(self, request: Request) -> Caller:
-        """Who may read what its tenant used; an admin reads everybody's."""
-        return self._let_in(request, Scope.USAGE)
+    async def usage(self, request: Request) -> Caller:
+        """Require the scope to read the usage of one's tenant; an admin may read all."""
+        return self._require(request, Scope.USAGE)
 
-    def metrics(self, request: Request) -> Caller:
-        """Who may read the metrics, which name every adapter."""
-        return self._let_in(request, Scope.METRICS)
+    async def metrics(self, request: Request) -> Caller:
+        """Require the scope for Prometheus metrics, which name every adapter."""
+        return self._require(request, Scope.METRICS)
 
-    def admin(self, request: Request) -> Caller:
-        """Who may operate the gateway."""
-        return self._let_in(request, Scope.ADMIN)
+    async def admin(self, request: Request) -> Caller:
+        """Require the admin scope."""
+        return self._require(request, Scope.ADMIN)
 
-    def _let_in(self, request: Request, scope: Scope) -> Caller:
+    def _require(self, request: Request, scope: Scope) -> Caller:
         caller = self._keyring.authenticate(dict(request.scope["headers"]))
         caller.demand(scope)
         return caller

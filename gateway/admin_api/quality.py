@@ -3,8 +3,6 @@
 GET /admin/v1/adapters/{name}/drift: live answers beside those learnt from, and whether to train again.
 """
 
-import asyncio
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -15,13 +13,15 @@ from adapters.audit import storable
 from adapters.ref import check_name
 from gateway.admin_api.adapter_documents import body_of, read_body
 from gateway.auth import Caller
-from gateway.clock import parse_us
+from gateway.clock import iso, parse_us
 from gateway.errors import RequestTooLargeError
 from gateway.quality.feedback import Feedback, FeedbackStore, chat_rows, pair_rows
 from gateway.quality.service import QualityMonitoring
 from gateway.releases.errors import parse_version, translated_errors
+from gateway.threads import REPORTS
 
 MOST_BYTES = 64 << 10
+_MOST_ROWS = 100_000
 _Tag = Annotated[str, StringConstraints(pattern=r"^[\w.:-]{1,64}$")]
 _WORDS = {"good": 1.0, "bad": -1.0}
 _Kind = Literal["chat", "pairs"]
@@ -72,7 +72,7 @@ class FeedbackBody(Schema):
         return Feedback(self.request_id, self.rating, tuple(self.tags), self.comment, self.expected, turns)
 
 
-def feedback_routes(book: FeedbackStore, inference: Any, admin: Any) -> APIRouter:
+def feedback_routes(store: FeedbackStore, inference: Any, admin: Any) -> APIRouter:
     """The routes; `inference` and `admin` are the dependencies that demand a key of that scope."""
     routes = APIRouter(tags=["feedback"])
 
@@ -80,33 +80,35 @@ def feedback_routes(book: FeedbackStore, inference: Any, admin: Any) -> APIRoute
     async def give(request: Request, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
         """Say how good an answer was; saying it again with the same key replaces what was said before."""
         said = read_body(FeedbackBody, await _bounded_body(request)).said()
-        kept = await asyncio.to_thread(book.keep, said, caller)
+        kept = await REPORTS.run(store.store, said, caller)
         return {"object": "feedback", **_shown(kept)}
 
     @routes.get("/admin/v1/feedback", dependencies=[Depends(admin)])
-    def list_feedback(
+    async def list_feedback(
         adapter: str | None = None,
         tenant: str | None = None,
         since: str | None = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
     ) -> dict[str, Any]:
         """What was said, the newest first."""
-        rows = book.rows(adapter=adapter, tenant=tenant, since_us=parse_us(since, "since") or 0, limit=limit)
+        since_us = parse_us(since, "since") or 0
+        rows = await REPORTS.run(store.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=limit)
         return {"object": "list", "data": [_shown(row) for row in rows]}
 
     @routes.get("/admin/v1/feedback/rows", dependencies=[Depends(admin)])
-    def next_round(
+    async def next_round(
         kind: _Kind = "chat", adapter: str | None = None, tenant: str | None = None, since: str | None = None
     ) -> dict[str, Any]:
         """Training rows of the next round: chat rows with what was expected, or pairs with what was given as well."""
-        kept = book.rows(adapter=adapter, tenant=tenant, since_us=parse_us(since, "since") or 0, limit=100_000)
+        since_us = parse_us(since, "since") or 0
+        kept = await REPORTS.run(store.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=_MOST_ROWS)
         rows = chat_rows(reversed(kept)) if kind == "chat" else pair_rows(reversed(kept))
         return {"object": "list", "feedback": len(kept), "data": list(rows)}
 
     @routes.delete("/admin/v1/feedback")
     async def forget(tenant: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Delete everything that a tenant's keys ever said."""
-        return {"tenant": tenant, "deleted": await asyncio.to_thread(book.forget, tenant, actor=caller.key_id)}
+        return {"tenant": tenant, "deleted": await REPORTS.run(store.erase_tenant, tenant, actor=caller.key_id)}
 
     return routes
 
@@ -122,9 +124,9 @@ async def _bounded_body(request: Request) -> bytes:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    digest, at = row["digest"], datetime.fromtimestamp(row["at_us"] / 1e6, UTC)
+    digest = row["digest"]
     shown = {name: value for name, value in row.items() if name != "at_us"}
-    return shown | {"digest": digest and digest[:12], "at": at.isoformat(timespec="seconds")}
+    return shown | {"digest": digest and digest[:12], "at": iso(row["at_us"], "seconds")}
 
 
 def watching_routes(watching: QualityMonitoring, admin: Any) -> APIRouter:
@@ -132,13 +134,16 @@ def watching_routes(watching: QualityMonitoring, admin: Any) -> APIRouter:
     routes = APIRouter(prefix="/admin/v1/adapters", tags=["watching"], dependencies=[Depends(admin)])
 
     @routes.get("/{name}/drift")
-    def drift(name: str, version: str | None = None, days: Annotated[int, Query(ge=1, le=400)] = 7) -> dict[str, Any]:
+    async def drift(
+        name: str, version: str | None = None, days: Annotated[int, Query(ge=1, le=400)] = 7
+    ) -> dict[str, Any]:
         """The live version's answers of the last days by length, ending, format and class mix; `retrain` says what is
         due. Another version by `version`.
         """
         with translated_errors():
             number = None if version is None else parse_version(version)
-            watching.answers.flush()
-            return watching.reviewer.review(check_name(name), number, days=days).document()
+            await REPORTS.run(watching.sampler.flush)
+            review = await REPORTS.run(watching.reviewer.review, check_name(name), number, days=days)
+            return review.document()
 
     return routes

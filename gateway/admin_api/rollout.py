@@ -1,9 +1,5 @@
-"""The admin surface of gates: post a verdict, approve a version, ask what a promotion needs.
+"""Admin API for traffic: verdicts and approvals, then promote, roll back, canary, shadow, pin and withdraw."""
 
-The admin surface for traffic: promote, roll back, canary, shadow, pin, withdraw.
-"""
-
-import asyncio
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,13 +8,14 @@ from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, Field
 
 from adapters.ref import check_name
-from gateway.admin_api.adapter_documents import AdapterDocuments, Said, body_of, read_body
+from gateway.admin_api.adapter_documents import AdapterDocuments, FreeText, body_of, read_body
 from gateway.auth import Caller
 from gateway.releases.canary import CanaryLimits
 from gateway.releases.errors import parse_version, translated_errors
 from gateway.releases.gate import EvidenceRecorder, Override, PromotionGate
 from gateway.releases.rollout import Rollout
 from gateway.releases.verdict import Verdict
+from gateway.threads import CRITICAL
 
 
 class Approval(Schema):
@@ -26,44 +23,44 @@ class Approval(Schema):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Said
+    reason: FreeText
 
 
-def gate_routes(evidences: EvidenceRecorder, gate: PromotionGate, documents: AdapterDocuments, admin: Any) -> APIRouter:
-    """Routes below /admin/v1; `admin` is the dependency that demands an admin key."""
+def gate_routes(recorder: EvidenceRecorder, gate: PromotionGate, documents: AdapterDocuments, admin: Any) -> APIRouter:
+    """Build the routes of the promotion gate; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(prefix="/admin/v1", tags=["gates"])
 
     @routes.get("/gate", dependencies=[Depends(admin)])
-    def get_gate() -> dict[str, Any]:
-        """What a promotion needs here: a verdict, an approval."""
+    async def get_gate() -> dict[str, Any]:
+        """Get what a promotion requires: a verdict, an approval."""
         return {"require_verdict": gate.require_verdict, "require_approval": gate.require_approval}
 
     @routes.get("/base", dependencies=[Depends(admin)])
     def get_base() -> dict[str, Any]:
-        """The base model and chat template that are served now, by their hashes; null where they are not at hand."""
+        """Get the hashes of the served base model and chat template; null where its files are not available."""
         return gate.served.document()
 
     @routes.post("/adapters/{name}/versions/{version}/verdict", status_code=201, openapi_extra=body_of(Verdict))
     async def record_verdict(
         name: str, version: str, request: Request, caller: Annotated[Caller, Depends(admin)]
     ) -> dict[str, Any]:
-        """Keep the outcome of a comparison with the version it is about; the newest one counts."""
+        """Record the verdict of a comparison for a version; the newest one counts."""
         verdict = read_body(Verdict, await request.body())
-        record = partial(evidences.record_verdict, verdict=verdict, actor=caller.key_id)
+        record = partial(recorder.record_verdict, verdict=verdict, actor=caller.key_id)
         return await _recorded(record, name, version)
 
     @routes.post("/adapters/{name}/versions/{version}/approve", status_code=201, openapi_extra=body_of(Approval))
     async def approve(
         name: str, version: str, request: Request, caller: Annotated[Caller, Depends(admin)]
     ) -> dict[str, Any]:
-        """Agree to a version going live; not with the key that published it."""
+        """Approve a version for promotion; not with the key that published it."""
         reason = read_body(Approval, await request.body()).reason
-        return await _recorded(partial(evidences.approve, reason=reason, actor=caller.key_id), name, version)
+        return await _recorded(partial(recorder.approve, reason=reason, actor=caller.key_id), name, version)
 
     async def _recorded(record: Any, name: str, version: str) -> dict[str, Any]:
         with translated_errors():
-            found = await asyncio.to_thread(record, check_name(name), parse_version(version))
-            return await asyncio.to_thread(lambda: documents.versions([found])[0])
+            found = await CRITICAL.run(record, check_name(name), parse_version(version))
+            return await CRITICAL.run(lambda: documents.versions([found])[0])
 
     return routes
 
@@ -78,7 +75,7 @@ class _Body(Schema):
 
 
 class CanaryBounds(_Body):
-    """How much worse than the live version a canary may be before it is taken back."""
+    """JSON of canary limits: how much worse than the live version a canary may be before it is rolled back."""
 
     max_extra_error_rate: float = Field(_DEFAULT.max_extra_error_rate, ge=0, le=1)
     max_latency_ratio: float = Field(_DEFAULT.max_latency_ratio, ge=1, le=1_000)
@@ -87,14 +84,14 @@ class CanaryBounds(_Body):
 
 
 class Overriding(_Body):
-    """Why a version goes live without a verdict that counts, and who answers for that; both are on the audit log."""
+    """JSON of an override: why a version goes live without a valid verdict, and who is responsible. Audited."""
 
-    reason: Said
-    by: Said
+    reason: FreeText
+    by: FreeText
 
 
 class Promotion(_Body):
-    """JSON body of a promotion; `canary_percent` begins a canary instead, `expect_live` makes it a compare-and-swap."""
+    """JSON body of a promotion; `canary_percent` starts a canary instead, `expect_live` makes it a compare-and-swap."""
 
     version: _Number
     canary_percent: _Percent | None = None
@@ -102,7 +99,7 @@ class Promotion(_Body):
     override: Overriding | None = None
 
 
-class Back(_Body):
+class Rollback(_Body):
     """JSON body of a rollback; may be empty."""
 
     expect_live: _Number | None = None
@@ -130,7 +127,7 @@ class Pin(_Body):
 
 
 def rollout_routes(rollout: Rollout, documents: AdapterDocuments, admin: Any) -> APIRouter:
-    """Routes below /admin/v1/adapters/{name}; `admin` is the dependency that demands an admin key."""
+    """Build the routes below /admin/v1/adapters/{name}; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(prefix="/admin/v1/adapters/{name}", tags=["traffic"])
     _add_pointers(routes, rollout, documents, admin)
     _add_splits(routes, rollout, documents, admin)
@@ -140,8 +137,9 @@ def rollout_routes(rollout: Rollout, documents: AdapterDocuments, admin: Any) ->
 def _add_pointers(routes: APIRouter, rollout: Rollout, documents: AdapterDocuments, admin: Any) -> None:
     @routes.post("/promote", openapi_extra=body_of(Promotion))
     async def promote(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Make a version live, or with `canary_percent` the canary; 409 when `expect_live` is not live any more, or
-        nothing (a verdict that counts, an override, where asked an approval) allows it.
+        """Promote a version to live, or with `canary_percent` to canary.
+
+        409 when `expect_live` is no longer live, or without a passing verdict or override, or a required approval.
         """
         body = read_body(Promotion, await request.body())
         number, actor = parse_version(body.version), _actor(name, caller)
@@ -155,21 +153,21 @@ def _add_pointers(routes: APIRouter, rollout: Rollout, documents: AdapterDocumen
             )
         return documents.version(version)
 
-    @routes.post("/rollback", openapi_extra=body_of(Back, required=False))
+    @routes.post("/rollback", openapi_extra=body_of(Rollback, required=False))
     async def rollback(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Make the version live again that was live before."""
-        body = read_body(Back, await request.body())
+        """Roll back to the version that was live before."""
+        body = read_body(Rollback, await request.body())
         expected = None if body.expect_live is None else parse_version(body.expect_live)
         return documents.version(await rollout.rollback(name, expect_live=expected, actor=_actor(name, caller)))
 
     @routes.delete("/live")
     async def withdraw(name: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Take a name out of traffic: its live version answers only by its full ref; a rollback brings it back."""
+        """Withdraw a name from traffic: its live version answers by its full ref only; a rollback reverts this."""
         return documents.version(await rollout.withdraw(name, actor=_actor(name, caller)))
 
     @routes.post("/pin", openapi_extra=body_of(Pin, required=False))
     async def pin(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Keep the live version of a name resident in every engine, or with `pinned` false no longer."""
+        """Pin the live version of a name in every engine, or with `pinned` false unpin it."""
         body = read_body(Pin, await request.body())
         await rollout.set_pinned(name, body.pinned, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
@@ -178,7 +176,7 @@ def _add_pointers(routes: APIRouter, rollout: Rollout, documents: AdapterDocumen
 def _add_splits(routes: APIRouter, rollout: Rollout, documents: AdapterDocuments, admin: Any) -> None:
     @routes.post("/canary", openapi_extra=body_of(Canary))
     async def canary(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Have a version answer a share of the requests; the gateway takes it back when it breaks its bounds."""
+        """Start a canary: a version answers a share of the requests, and is rolled back when it exceeds its limits."""
         body = read_body(Canary, await request.body())
         bounds = CanaryLimits(**body.bounds.model_dump())
         await rollout.set_canary(name, parse_version(body.version), body.percent, bounds, actor=_actor(name, caller))
@@ -186,26 +184,26 @@ def _add_splits(routes: APIRouter, rollout: Rollout, documents: AdapterDocuments
 
     @routes.delete("/canary")
     async def clear_canary(name: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """All requests go to the live version again."""
+        """End the canary: all requests go to the live version again."""
         await rollout.clear_canary(name, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
 
     @routes.post("/shadow", openapi_extra=body_of(Shadow))
     async def shadow(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Ask a share of the answered requests again of a version, and compare; nobody is answered from it."""
+        """Start a shadow: a version gets a copy of a share of the requests; clients never see its answers."""
         body = read_body(Shadow, await request.body())
         await rollout.set_shadow(name, parse_version(body.version), body.percent, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
 
     @routes.delete("/shadow")
     async def clear_shadow(name: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Mirror nothing any more."""
+        """End the shadow."""
         await rollout.clear_shadow(name, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
 
 
 def _actor(name: str, caller: Caller) -> str:
-    """Who is doing this; raises `InvalidRequestError` when what they do it to is no adapter name."""
+    """Return the actor for the audit log; raises `InvalidRequestError` when `name` is not an adapter name."""
     with translated_errors():
         check_name(name)
     return caller.key_id

@@ -3,10 +3,8 @@
 /admin/v1/usage: requests and tokens from the ledger, its rows, their retention, and the engines' own counters.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -16,15 +14,14 @@ from pydantic import ConfigDict
 
 from gateway.admin_api.adapter_documents import body_of, read_body
 from gateway.auth import Caller
-from gateway.clock import parse_us
+from gateway.clock import DAY_US, iso_date, now_us, parse_us
 from gateway.errors import InvalidRequestError, NotFoundError
-from gateway.metering import now_us
-from gateway.metering.export import CONTENT_TYPES, exported
-from gateway.metering.reconcile.report import document
-from gateway.metering.request_history import Filter, RequestHistory
+from gateway.metering.export import CONTENT_TYPES, encode_pages
+from gateway.metering.reconcile.verdict import reconciliation_document
+from gateway.metering.request_history import RequestFilter, RequestHistory
 from gateway.metering.service import Metering
-from gateway.metering.usage_queries import COUNTS, Sums
-from gateway.money import DAY_US
+from gateway.metering.usage_queries import COUNTS, UsageSums
+from gateway.threads import REPORTS
 
 
 def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
@@ -46,13 +43,13 @@ def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
                 raise InvalidRequestError(f"'{name}' holds characters that no name has.", param=name)
         since_us = parse_us(since, "since")
         least, most = _statuses(status)
-        wanted = Filter(now_us() - DAY_US if since_us is None else since_us, least, most, key, tenant, model)
-        return {"object": "list", "data": await asyncio.to_thread(history.newest, wanted, limit)}
+        wanted = RequestFilter(now_us() - DAY_US if since_us is None else since_us, least, most, key, tenant, model)
+        return {"object": "list", "data": await REPORTS.run(history.newest, wanted, limit)}
 
     @routes.get("/{request_id:path}")
     async def shown(request_id: str) -> dict[str, Any]:
         """Every request of this id: ours, or one that clients chose themselves, which several may share."""
-        if request_id.isprintable() and (found := await asyncio.to_thread(history.find, request_id)):
+        if request_id.isprintable() and (found := await REPORTS.run(history.find, request_id)):
             return {"object": "list", "data": found}
         raise NotFoundError(
             f"There is no request '{request_id[:128]}' here: its row was deleted, another gateway refused it, newer "
@@ -88,13 +85,13 @@ class ErasureBody(Schema):
 
 
 def usage_routes(
-    books: Metering, *, base: str, usage: Any, admin: Any, forgotten_as: Callable[[str, str], object]
+    metering: Metering, *, base: str, usage: Any, admin: Any, erase_refusals: Callable[[str, str], object]
 ) -> APIRouter:
     """Routes about usage; times are ISO 8601, all history by default. `usage` and `admin` demand these scopes."""
     routes = APIRouter(prefix="/admin/v1/usage", tags=["usage"])
 
     @routes.get("")
-    def summed_up(
+    async def summed_up(
         caller: Annotated[Caller, Depends(usage)],
         group_by: str = "adapter",
         since: str | None = None,
@@ -109,11 +106,11 @@ def usage_routes(
         wanted = {
             name: value for name, value in zip(_FILTERS, (adapter, tenant, key), strict=True) if value is not None
         }
-        sums = books.summary.window(*_window(since, until)).sums
-        return _grouped([one for one in sums if caller.may_see(one.tenant)], _columns(group_by), wanted, base)
+        columns, window = _columns(group_by), await REPORTS.run(metering.summary.window, *_window(since, until))
+        return _grouped([one for one in window.sums if caller.may_see(one.tenant)], columns, wanted, base)
 
     @routes.get("/rows")
-    def rows(
+    async def rows(
         caller: Annotated[Caller, Depends(usage)],
         format: str = "jsonl",  # noqa: A002
         since: str | None = None,
@@ -124,40 +121,42 @@ def usage_routes(
         if format not in CONTENT_TYPES:
             raise InvalidRequestError(f"There is no format '{format}'; use jsonl or csv.", param="format")
         whose = tenant if caller.is_admin else caller.tenant
-        pages = books.rows(*_window(since, until), whose)
-        return StreamingResponse(exported(pages, format), media_type=CONTENT_TYPES[format])
+        pages = await REPORTS.run(metering.pages, *_window(since, until), whose)
+        return StreamingResponse(REPORTS.iterate(encode_pages(pages, format)), media_type=CONTENT_TYPES[format])
 
-    _add_upkeep(routes, books, admin, forgotten_as)
+    _add_upkeep(routes, metering, admin, erase_refusals)
     return routes
 
 
-def _add_upkeep(routes: APIRouter, books: Metering, admin: Any, forgotten_as: Callable[[str, str], object]) -> None:
+def _add_upkeep(
+    routes: APIRouter, metering: Metering, admin: Any, erase_refusals: Callable[[str, str], object]
+) -> None:
     @routes.get("/reconciliation", dependencies=[Depends(admin)])
     async def reconciliation(since: str | None = None) -> dict[str, Any]:
         """The ledger's tokens beside what each run of an engine counted itself; the engines are asked now."""
-        judgements, unattributed = await books.judge(parse_us(since, "since") or 0)
-        return document(judgements, unattributed)
+        results, unattributed = await metering.reconcile(parse_us(since, "since") or 0)
+        return reconciliation_document(results, unattributed)
 
     @routes.post("/prune", openapi_extra=body_of(PruneBody))
     async def prune(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Delete the ledger's rows before a moment; their hours are summed up first, so no sum changes."""
         before_us = parse_us(read_body(PruneBody, await request.body()).before, "before") or 0
-        deleted = await asyncio.to_thread(books.prune, min(before_us, now_us()), actor=caller.key_id)
+        deleted = await REPORTS.run(metering.prune, min(before_us, now_us()), actor=caller.key_id)
         return {"deleted_rows": deleted}
 
     @routes.post("/forget", openapi_extra=body_of(ErasureBody))
     async def forget(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Replace a tenant's name and the ids of its keys in old usage by pseudonyms; sums stay as they are."""
         tenant = read_body(ErasureBody, await request.body()).tenant
-        forgotten = await asyncio.to_thread(books.forgetting.forget, tenant, actor=caller.key_id)
-        await asyncio.to_thread(forgotten_as, tenant, forgotten.pseudonym)
-        return {"pseudonym": forgotten.pseudonym, "rows": forgotten.rows, "keys": forgotten.keys}
+        erased = await REPORTS.run(metering.erasure.erase, tenant, actor=caller.key_id)
+        await REPORTS.run(erase_refusals, tenant, erased.pseudonym)
+        return {"pseudonym": erased.pseudonym, "rows": erased.rows, "keys": erased.keys}
 
 
 _FILTERS = ("adapter", "tenant", "key")
 
 
-def _grouped(sums: Iterable[Sums], columns: list[str], wanted: dict[str, str], base: str) -> dict[str, Any]:
+def _grouped(sums: Iterable[UsageSums], columns: list[str], wanted: dict[str, str], base: str) -> dict[str, Any]:
     groups: dict[tuple[str, ...], dict[str, int]] = {}
     for one in sums:
         if all(_value(one, name, base) == wanted[name] for name in wanted):
@@ -181,7 +180,7 @@ def _window(since: str | None, until: str | None) -> tuple[int, int]:
     return parse_us(since, "since") or 0, parse_us(until, "until") or now_us() + 1
 
 
-def _value(sums: Sums, column: str, base: str) -> str:
+def _value(sums: UsageSums, column: str, base: str) -> str:
     if column == "day":
-        return datetime.fromtimestamp(sums.period * DAY_US // 10**6, UTC).date().isoformat()
+        return iso_date(sums.period * DAY_US)
     return {"adapter": sums.adapter or base, "tenant": sums.tenant, "key": sums.key_id}[column]

@@ -1,9 +1,8 @@
-"""vLLM's own calls for loading and unloading adapters, for tooling that knows nothing else: mapped onto the registry.
+"""vLLM's own API for loading and unloading LoRA adapters, mapped onto the registry, for tools that use only that.
 
-A load is a publish and a promotion, an unload takes the name out of traffic and retires the version. The call has no
-place for a verdict, and who calls it asks for these very weights: without one that counts, it is an override by its
-key, on record like any other. An approval, where one is asked for, it needs all the same. Answers are those of vLLM
-0.32: a line of text, or its error object, whose `code` repeats the status.
+A load publishes and promotes, an unload withdraws the name and retires its version. The call has no field for a
+verdict, so a load without one is recorded as an override by its key; a required approval is still required. Responses
+are those of vLLM 0.32: a line of text, or its error object, whose `code` repeats the status.
 """
 
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from gateway.releases.rollout import Rollout
 
 
 class LoadLoRAAdapterRequest(Schema):
-    """vLLM's body of a load; `lora_path` is a source that `adapter_sources` allows."""
+    """vLLM's request body of a load; `lora_path` is a source that `adapter_sources` allows."""
 
     lora_name: str
     lora_path: str
@@ -31,19 +30,19 @@ class LoadLoRAAdapterRequest(Schema):
 
 
 class UnloadLoRAAdapterRequest(Schema):
-    """vLLM's body of an unload; vLLM ignores the number, and so does this."""
+    """vLLM's request body of an unload; like vLLM, it ignores `lora_int_id`."""
 
     lora_name: str
     lora_int_id: int | None = None
 
 
 def vllm_lora_routes(publisher: Publisher, rollout: Rollout, registry: Registry, base: str, admin: Any) -> APIRouter:
-    """The two routes; `admin` is the dependency that demands an admin key."""
+    """Build the two routes; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(prefix="/v1", tags=["vLLM's adapter calls"])
 
     @routes.post("/load_lora_adapter", openapi_extra=body_of(LoadLoRAAdapterRequest))
     async def load(request: Request, caller: Annotated[Caller, Depends(admin)]) -> Response:
-        """Publish what lies at `lora_path` as the next version of `lora_name` and make it live."""
+        """Publish the adapter at `lora_path` as the next version of `lora_name` and promote it."""
         body = read_body(LoadLoRAAdapterRequest, await request.body())
         name = body.lora_name
         if refusal := _refusal_to_load(body, registry, base):
@@ -60,7 +59,7 @@ def vllm_lora_routes(publisher: Publisher, rollout: Rollout, registry: Registry,
 
     @routes.post("/unload_lora_adapter", openapi_extra=body_of(UnloadLoRAAdapterRequest))
     async def unload(request: Request, caller: Annotated[Caller, Depends(admin)]) -> Response:
-        """Take `lora_name` out of traffic, then drain, unload and retire its live version."""
+        """Withdraw `lora_name` from traffic, then drain, unload and retire its live version."""
         name = read_body(UnloadLoRAAdapterRequest, await request.body()).lora_name
         if not name:
             return _error(400, "InvalidUserInput", "'lora_name' needs to be provided to unload a LoRA adapter.")
@@ -77,12 +76,12 @@ _TYPES = {404: "NotFoundError"}
 
 
 def _refusal_to_load(body: LoadLoRAAdapterRequest, registry: Registry, base: str) -> Response | None:
-    """What vLLM refuses as well, in its words, and what it should not do."""
+    """Return the refusal of a load in vLLM's words; raises `InvalidRequestError` for `load_inplace`."""
     name = body.lora_name
     if body.load_inplace:
         raise InvalidRequestError(
-            "'load_inplace' would swap the weights under running requests and leave stale cache behind; publish a new "
-            "version with POST /admin/v1/adapters and promote it.",
+            "'load_inplace' would replace the weights under running requests and leave a stale prefix cache; publish a "
+            "new version with POST /admin/v1/adapters and promote it.",
             param="load_inplace",
         )
     if not name or not body.lora_path:

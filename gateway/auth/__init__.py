@@ -1,4 +1,4 @@
-"""Keys and tenants: who may call, for what, and within which limits and budgets."""
+"""API keys and tenants: authentication, scopes, limits and budgets."""
 
 from gateway.auth.caller import Account, Budget, Caller, Limits, Period, Scope
 from gateway.auth.keyring import Keyring

@@ -1,4 +1,4 @@
-"""Who is calling: what a key may do, and which accounts its requests are limited and paid by."""
+"""The caller of a request: scopes, allowed models, and the accounts whose limits and budgets apply."""
 
 import fnmatch
 import functools
@@ -10,7 +10,7 @@ from gateway.errors import MissingScopeError
 
 
 class Scope(StrEnum):
-    """What a key opens; `ADMIN` opens everything."""
+    """Permissions of an API key; `ADMIN` includes all others."""
 
     INFERENCE = "inference"
     USAGE = "usage"
@@ -19,7 +19,7 @@ class Scope(StrEnum):
 
 
 class Period(StrEnum):
-    """How long a budget lasts before it begins anew, by the UTC calendar; `TOTAL` never does."""
+    """Renewal period of a budget, by the UTC calendar; `TOTAL` never renews."""
 
     DAY = "day"
     MONTH = "month"
@@ -28,7 +28,7 @@ class Period(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Requests and tokens per minute, requests at a time, tokens that one request may ask for; None is no limit."""
+    """Rate limits: requests and tokens per minute, concurrent requests, output tokens per request; None is no limit."""
 
     rpm: int | None = None
     tpm: int | None = None
@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Money that may be spent per period."""
+    """Maximum spend per period."""
 
     nano_usd: int
     period: Period
@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What limits and budgets are kept for: `key:<key id>` or `tenant:<name>`."""
+    """Holder of limits and budgets: `key:<key id>` or `tenant:<name>`."""
 
     id: str
     limits: Limits
@@ -55,10 +55,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request: `key_id` is public and may be logged, the key itself never is.
+    """The sender of a request; `key_id` is public and may be logged, the key itself never is.
 
-    `adapters` are patterns of the model names that it may use (`*` for all; the base goes by its served name);
-    `accounts` are its key's, then its tenant's, and none for the admin key, which is never limited.
+    `adapters` are patterns of allowed model names (`*` for all; the base goes by its served name). `accounts` are those
+    of the key and of its tenant, in this order; the admin key has none, so it is never limited.
     """
 
     key_id: str
@@ -69,24 +69,24 @@ class Caller:
 
     @property
     def is_admin(self) -> bool:
-        """Whether it may operate the gateway."""
+        """Whether the key has the admin scope."""
         return Scope.ADMIN in self.scopes
 
     def demand(self, scope: Scope) -> None:
-        """Raise `MissingScopeError` unless its key opens `scope`."""
+        """Raise `MissingScopeError` unless the key has `scope`."""
         if scope not in self.scopes and Scope.ADMIN not in self.scopes:
             raise MissingScopeError(scope)
 
     def may_see(self, tenant: str) -> bool:
-        """Whether it may read what a tenant used: its own, or anybody's as an admin."""
+        """Whether the key may read the usage of a tenant: its own, or any with the admin scope."""
         return tenant == self.tenant or self.is_admin
 
     def may_use(self, name: str) -> bool:
-        """Whether it may ask the base or an adapter of this name, in any version."""
+        """Whether the key may use the base model or an adapter of this name, in any version."""
         return "*" in self.adapters or _pattern(self.adapters).fullmatch(name) is not None
 
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(adapters: tuple[str, ...]) -> re.Pattern[str]:
-    """One expression for all patterns, since many keys share them; no pattern allows nothing."""
+    """Compile all patterns into one, which many keys share; no pattern allows nothing."""
     return re.compile("|".join(map(fnmatch.translate, adapters)) or r"(?!)")

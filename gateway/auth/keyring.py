@@ -1,4 +1,4 @@
-"""The keyring: from the key that a request carries to its caller, in memory and in constant time."""
+"""Authentication of requests: looks an API key up in memory and compares its hash in constant time."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -14,29 +14,29 @@ _ADMIN = Caller(key_id="admin", tenant="default", scopes=frozenset(Scope))
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A key as requests meet it; times are seconds since the epoch."""
+class _Credential:
+    """A key's current and previous secret hash; times are seconds since the epoch."""
 
     caller: Caller
     digest: bytes
-    ends_s: float | None = None
+    expires_s: float | None = None
     old_digest: bytes = b""
-    old_ends_s: float = 0
+    old_expires_s: float = 0
 
 
 class Keyring:
-    """Looks up the caller of a key: one dictionary access by its public id, and one comparison of keyed hashes.
+    """In-memory lookup of API keys by public id; one comparison of keyed hashes per request.
 
-    A key that nobody gave out is compared too, with the admin key, so that time tells nothing.
+    An unknown key is compared with the admin key, so that the time taken does not reveal whether an id exists.
     """
 
     def __init__(self, admin_key: str, key_hash: KeyHash) -> None:
         self._hash = key_hash
-        self._admin = _Held(_ADMIN, key_hash.digest(admin_key.encode()))
-        self._held: Mapping[bytes, _Held] = {}
+        self._admin = _Credential(_ADMIN, key_hash.digest(admin_key.encode()))
+        self._credentials: Mapping[bytes, _Credential] = {}
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
-        """The caller of `Authorization: Bearer tt-…`, or of Anthropic's `x-api-key`; raises `AuthenticationError`."""
+        """Return the caller by `Authorization: Bearer tt-…` or `x-api-key`; raises `AuthenticationError`."""
         given = headers.get(b"authorization", b"")
         key = (given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")).strip()
         if not key:
@@ -44,34 +44,38 @@ class Keyring:
                 "You did not provide an API key; send it as 'Authorization: Bearer tt-…'.", code="missing_api_key"
             )
         digest = self._hash.digest(key)
-        held = self._held.get(key[PUBLIC_ID], self._admin)
-        ends_s = held.ends_s
-        if not compare_digest(digest, held.digest):
-            ends_s = _end_of_old(held, digest)
-        if ends_s is not None and ends_s <= time.time():
+        credential = self._credentials.get(key[PUBLIC_ID], self._admin)
+        expires_s = credential.expires_s
+        if not compare_digest(digest, credential.digest):
+            expires_s = _old_expiry(credential, digest)
+        if expires_s is not None and expires_s <= time.time():
             raise AuthenticationError("This API key has expired or was revoked; ask the operator for another one.")
-        return held.caller
+        return credential.caller
 
     def update(self, keys: Iterable[KeyRecord], tenants: Mapping[str, Account]) -> None:
-        """Take in keys that are new or have changed, each with its tenant's account; all at once."""
-        changed = {key.id.encode(): _hold(key, tenants) for key in keys}
-        self._held = {**self._held, **changed}
+        """Replace new and changed keys, each with its tenant's account, in one step."""
+        changed = {key.id.encode(): _credential(key, tenants) for key in keys}
+        self._credentials = {**self._credentials, **changed}
 
 
-def _end_of_old(held: _Held, digest: bytes) -> float | None:
-    """When a secret ends that a rotation has replaced; raises `AuthenticationError` for whatever never was one."""
-    if not held.old_digest or not compare_digest(digest, held.old_digest):
+def _old_expiry(credential: _Credential, digest: bytes) -> float | None:
+    """Return when the previous secret expires; raises `AuthenticationError` when `digest` is not its hash."""
+    if not credential.old_digest or not compare_digest(digest, credential.old_digest):
         raise AuthenticationError("Incorrect API key provided; check the key or ask the operator for one.")
-    return held.old_ends_s if held.ends_s is None else min(held.ends_s, held.old_ends_s)
+    return (
+        credential.old_expires_s
+        if credential.expires_s is None
+        else min(credential.expires_s, credential.old_expires_s)
+    )
 
 
-def _hold(key: KeyRecord, tenants: Mapping[str, Account]) -> _Held:
+def _credential(key: KeyRecord, tenants: Mapping[str, Account]) -> _Credential:
     tenant = tenants.get(key.tenant) or tenant_account(key.tenant, Limits(), ())
-    ends_us = key.ends_us
-    return _Held(
+    expiry_us = key.expiry_us
+    return _Credential(
         key.caller(tenant),
         key.digest,
-        None if ends_us is None else ends_us / 1e6,
+        None if expiry_us is None else expiry_us / 1e6,
         key.old_digest or b"",
         (key.old_until_us or 0) / 1e6,
     )

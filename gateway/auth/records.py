@@ -1,20 +1,17 @@
-"""How keys and tenants look in JSON: on the admin surface and on the audit log, never with a secret or its hash.
-
-Keys and tenants as they are stored.
-"""
+"""Records of API keys and tenants, and their JSON for the admin API and the audit log: never a secret or its hash."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from gateway.auth.caller import Account, Budget, Caller, Limits, Scope
+from gateway.clock import iso_or_none
+from gateway.money import usd_plain
 
 
 class KeyState(StrEnum):
-    """Whether a key opens anything."""
+    """Lifecycle of an API key."""
 
     ACTIVE = "active"
     EXPIRED = "expired"
@@ -23,7 +20,7 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who pays for a group of keys, with limits and budgets over all of them; `deleted_us` when there is none now."""
+    """A group of keys with limits and budgets over all of them; `deleted_us` is set once it was deleted."""
 
     name: str
     limits: Limits
@@ -33,18 +30,18 @@ class Tenant:
 
     @property
     def account(self) -> Account:
-        """What its limits and budgets are kept for."""
+        """The tenant's account."""
         return tenant_account(self.name, self.limits, self.budgets)
 
 
 def tenant_account(name: str, limits: Limits, budgets: tuple[Budget, ...]) -> Account:
-    """The account of a tenant, which needs no row: without one it has neither limits nor budgets."""
+    """Return the account of a tenant; a tenant without a row has neither limits nor budgets."""
     return Account(f"tenant:{name}", limits, budgets)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """One key. Times are microseconds since the epoch; `old_digest` is what a rotation replaced, good until then."""
+    """One API key. After a rotation the secret with `old_digest` is valid until `old_until_us`."""
 
     id: str
     name: str
@@ -61,7 +58,7 @@ class KeyRecord:
     revoked_us: int | None = None
 
     def state(self, now_us: int) -> KeyState:
-        """Whether it opens anything at that moment."""
+        """Return the state of the key at a time."""
         if self.revoked_us is not None:
             return KeyState.REVOKED
         if self.expires_us is not None and self.expires_us <= now_us:
@@ -69,64 +66,55 @@ class KeyRecord:
         return KeyState.ACTIVE
 
     @property
-    def ends_us(self) -> int | None:
-        """From when on it opens nothing."""
+    def expiry_us(self) -> int | None:
+        """When the key stops working; 0 for a revoked key, None for never."""
         return self.expires_us if self.revoked_us is None else 0
 
     @property
     def account(self) -> Account:
-        """What its limits and budgets are kept for."""
+        """The key's account."""
         return Account(f"key:{self.id}", self.limits, self.budgets)
 
     def caller(self, tenant: Account) -> Caller:
-        """Who sends requests with it."""
+        """Return the caller of requests with this key; `tenant` is the account of its tenant."""
         return Caller(self.id, self.tenant, self.scopes, self.adapters, (self.account, tenant))
 
 
 def key_document(key: KeyRecord, now_us: int) -> dict[str, Any]:
-    """A key as the admin surface shows it; amounts are decimal text, times ISO 8601."""
+    """Return a key as JSON for the admin API; amounts are decimal text, times ISO 8601."""
     return {
         "id": key.id,
         "state": key.state(now_us),
         **key_settings(key),
-        "created_at": iso(key.created_us),
-        "revoked_at": iso(key.revoked_us),
+        "created_at": iso_or_none(key.created_us),
+        "revoked_at": iso_or_none(key.revoked_us),
     }
 
 
 def key_settings(key: KeyRecord) -> dict[str, Any]:
-    """What can be chosen about a key; `old_secret_until` is when the one before the last rotation ends."""
+    """Return the settings of a key as JSON; `old_secret_until` is when the previous secret expires."""
     return {
         "name": key.name,
         "tenant": key.tenant,
         "scopes": sorted(key.scopes),
         "adapters": list(key.adapters),
         **asdict(key.limits),
-        "budgets": budgets(key.budgets),
-        "expires_at": iso(key.expires_us),
-        "old_secret_until": iso(key.old_until_us),
+        "budgets": _budgets(key.budgets),
+        "expires_at": iso_or_none(key.expires_us),
+        "old_secret_until": iso_or_none(key.old_until_us),
     }
 
 
 def tenant_document(tenant: Tenant) -> dict[str, Any]:
-    """A tenant as the admin surface shows it."""
-    return {"name": tenant.name, **tenant_settings(tenant), "created_at": iso(tenant.created_us)}
+    """Return a tenant as JSON for the admin API."""
+    return {"name": tenant.name, **tenant_settings(tenant), "created_at": iso_or_none(tenant.created_us)}
 
 
 def tenant_settings(tenant: Tenant) -> dict[str, Any]:
-    """What can be chosen about a tenant."""
-    return {**asdict(tenant.limits), "budgets": budgets(tenant.budgets)}
+    """Return the settings of a tenant as JSON."""
+    return {**asdict(tenant.limits), "budgets": _budgets(tenant.budgets)}
 
 
-def budgets(chosen: Iterable[Budget]) -> list[dict[str, str]]:
-    """Budgets in dollars, exactly, like `{"usd": "25", "period": "month"}`."""
-    return [{"usd": _usd(budget.nano_usd), "period": budget.period} for budget in chosen]
-
-
-def iso(at_us: int | None) -> str | None:
-    """Microseconds since the epoch as ISO 8601 in UTC."""
-    return None if at_us is None else datetime.fromtimestamp(at_us / 1e6, UTC).isoformat()
-
-
-def _usd(nano_usd: int) -> str:
-    return format((Decimal(nano_usd) / 10**9).normalize(), "f")
+def _budgets(chosen: Iterable[Budget]) -> list[dict[str, str]]:
+    """Return budgets in dollars, exactly, like `{"usd": "25", "period": "month"}`."""
+    return [{"usd": usd_plain(budget.nano_usd), "period": budget.period} for budget in chosen]

@@ -1,11 +1,8 @@
-"""The pepper: the secret that keys are hashed under, kept beside the data and never in the database.
+"""API key format and hashing, and the secrets kept in files of the data directory: the admin key and the pepper.
 
-What a key looks like, and what is kept of it: `tt-<public id>-<secret>`, of which only a keyed hash is stored.
-
-The public id (60 bits) names the key in logs, bills and commands; the secret (160 bits) cannot be guessed, so that one
-keyed hash is enough and a slow one, made for passwords, would only be paid on every request.
-
-Secrets kept in files of the data directory, readable by their owner alone: the admin key, the pepper.
+A key is `tt-<public id>-<secret>`, and only a keyed hash of it is stored. The public id (60 bits) names the key in
+logs, reports and commands. The secret (160 bits) cannot be guessed, so one fast keyed hash is enough: a slow password
+hash would be paid on every request. The pepper, the key of that hash, is never in the database.
 """
 
 import base64
@@ -19,62 +16,61 @@ KEY_PREFIX = "tt-"
 ID_CHARS = 12
 SECRET_CHARS = 32
 PUBLIC_ID = slice(len(KEY_PREFIX), len(KEY_PREFIX) + ID_CHARS)
-"""Where the public id stands in a key; in anything else, whatever stands there."""
+"""Position of the public id in a key."""
+ADMIN_KEY_FILE = "admin.key"
+PEPPER_FILE = "key.pepper"
+MIN_CHARS = 32
+"""Minimum length of the admin key and of the pepper: shorter ones can be guessed, or were cut off."""
 _DIGEST_BYTES = 32
 
 
-def new_id() -> str:
-    """A public id: 12 characters of a-z and 2-7."""
-    return _random(ID_CHARS)
+class WeakSecretError(Exception):
+    """A secret is too short; the message says how to make a better one."""
 
 
-def new_key(key_id: str) -> str:
-    """A key with a new secret under a public id."""
-    return f"{KEY_PREFIX}{key_id}-{_random(SECRET_CHARS)}"
+class PepperError(Exception):
+    """The pepper cannot be used; the message says how to get the right one."""
 
 
 class KeyHash:
-    """Hashes keys under a pepper, so that whoever reads the database has nothing to test guesses against."""
+    """Keyed hash of API keys: without the pepper, nobody can test guesses against a stolen database."""
 
     def __init__(self, pepper: str) -> None:
-        secret = hashlib.blake2b(pepper.encode(), digest_size=64).digest()  # whatever its length was
+        secret = hashlib.blake2b(pepper.encode(), digest_size=64).digest()  # of one length, whatever the pepper's
         self._keyed = hashlib.blake2b(key=secret, digest_size=_DIGEST_BYTES)
         self.check = self.digest(b"which pepper is this").hex()
-        """Tells whether two gateways have the same pepper, and nothing else."""
+        """Check value: equal for gateways with the same pepper, and reveals nothing else."""
 
     def digest(self, key: bytes) -> bytes:
-        """The keyed hash of a whole key. A copy of the prepared state costs half of preparing it anew."""
-        state = self._keyed.copy()
+        """Hash a whole key."""
+        state = self._keyed.copy()  # half the cost of preparing it anew
         state.update(key)
         return state.digest()
 
 
-def _random(chars: int) -> str:
-    return base64.b32encode(secrets.token_bytes(chars * 5 // 8 + 1)).decode().lower()[:chars]
+def new_id() -> str:
+    """Make a public id: 12 characters of a-z and 2-7."""
+    return _random(ID_CHARS)
 
 
-ADMIN_KEY_FILE = "admin.key"
-MIN_CHARS = 32
-"""Of the admin key and of the pepper: what is shorter can be guessed, or was cut off."""
-
-
-class WeakSecretError(Exception):
-    """A secret is too short to be one; the message says how to come by a better one."""
+def new_key(key_id: str) -> str:
+    """Make a key with a new secret for a public id."""
+    return f"{KEY_PREFIX}{key_id}-{_random(SECRET_CHARS)}"
 
 
 def load_or_create_admin_key(data_dir: Path) -> tuple[str, bool]:
-    """The key kept in `<data dir>/admin.key` (mode 0600), and whether it was made just now."""
+    """Read `<data dir>/admin.key` (mode 0600), made when it is missing; also returns whether it was made now."""
     return load_or_create_secret(data_dir / ADMIN_KEY_FILE, KEY_PREFIX + secrets.token_urlsafe(32))
 
 
 def load_or_create_secret(path: Path, fresh: str) -> tuple[str, bool]:
-    """The secret kept in a file: the one that is there, else `fresh`; and whether it was made just now."""
+    """Read the secret in a file, after writing `fresh` into a missing one; also returns whether it was missing."""
     is_new = not path.exists() and create_whole(path, fresh + "\n")
     return path.read_text(encoding="utf-8").strip(), is_new
 
 
 def strong_admin_key(key: str, where: str) -> str:
-    """The key, unless it is too short; raises `WeakSecretError`."""
+    """Return the admin key; raises `WeakSecretError` when it is too short."""
     if len(key) < MIN_CHARS:
         raise WeakSecretError(
             f"The admin key in {where} has {len(key)} characters and needs {MIN_CHARS} or more, or it can be guessed. "
@@ -83,15 +79,11 @@ def strong_admin_key(key: str, where: str) -> str:
     return key
 
 
-PEPPER_FILE = "key.pepper"
-
-
-class PepperError(Exception):
-    """The pepper cannot be used; the message says how to come by the right one."""
-
-
 def load_pepper(data_dir: Path, given: str | None) -> str:
-    """The pepper from the settings, else the one in `<data dir>/key.pepper` (mode 0600, made when first needed)."""
+    """Return the pepper from the settings, else from `<data dir>/key.pepper` (mode 0600, made when it is missing).
+
+    Raises `PepperError`.
+    """
     if given is not None:
         return _long_enough(given, "The setting key_pepper")
     path = data_dir / PEPPER_FILE
@@ -102,8 +94,8 @@ def load_pepper(data_dir: Path, given: str | None) -> str:
     return _long_enough(kept, f"The pepper in {path}")
 
 
-def mismatch() -> PepperError:
-    """Keys in this database were hashed under another pepper."""
+def pepper_mismatch() -> PepperError:
+    """Make the error for a database whose keys were hashed with another pepper."""
     return PepperError(
         "The keys in this database were made with another pepper, so none of them would be accepted: give this gateway "
         f"the {PEPPER_FILE} or the setting key_pepper of the gateway that made them."
@@ -117,3 +109,7 @@ def _long_enough(pepper: str, what: str) -> str:
             "made with, or make one with `openssl rand -hex 32`."
         )
     return pepper
+
+
+def _random(chars: int) -> str:
+    return base64.b32encode(secrets.token_bytes(chars * 5 // 8 + 1)).decode().lower()[:chars]

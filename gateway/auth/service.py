@@ -1,10 +1,6 @@
-"""One change of keys and tenants while its transaction is open: what is true now, and the rows it writes.
+"""API key service: creates, changes, rotates and revokes API keys and tenants, durably in the database.
 
-The key office: gives out keys, changes and revokes them, and keeps the keyring true to the database.
-
-Several gateways may share one database: changes wait for each other, and `refresh` brings in what the others did.
-
-Opening the key office with what the settings say.
+Several gateways may share one database: a change locks the others out, and `refresh` reads what they changed.
 """
 
 import logging
@@ -18,24 +14,26 @@ from sqlalchemy import Connection, Engine
 
 from adapters.audit import storable, write_entry
 from gateway.auth.keyring import Keyring
-from gateway.auth.records import KeyRecord, KeyState, Tenant, iso, key_settings, tenant_settings
-from gateway.auth.secrets import KeyHash, load_pepper, mismatch, new_id, new_key
+from gateway.auth.records import KeyRecord, KeyState, Tenant, key_settings, tenant_settings
+from gateway.auth.secrets import KeyHash, load_pepper, new_id, new_key, pepper_mismatch
 from gateway.auth.tables import (
     begin_change,
     changed_keys,
     changed_tenants,
-    newest,
-    settle_pepper,
+    read_revision,
+    store_pepper_check,
     write_key,
     write_tenant,
 )
+from gateway.clock import iso_or_none, now_us
 from gateway.errors import ConflictError, NotFoundError
-from gateway.metering import now_us
 from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class KeyTransaction:
-    """`keys` and `tenants` are the truth, what this change did so far included: no other happens until it is over."""
+    """An open change of keys and tenants; `keys` and `tenants` hold the newest state, this change included."""
 
     def __init__(
         self,
@@ -54,7 +52,7 @@ class KeyTransaction:
         self._actor = actor
 
     def put_key(self, key: KeyRecord, action: str) -> KeyRecord:
-        """Write a key, and onto the audit log what it may do now."""
+        """Write a key, and its settings to the audit log."""
         key = replace(key, name=storable(key.name))
         write_key(self.connection, key, self._revision)
         self.keys = {**self.keys, key.id: key}
@@ -62,7 +60,7 @@ class KeyTransaction:
         return key
 
     def put_tenant(self, tenant: Tenant, action: str) -> Tenant:
-        """Write a tenant, and onto the audit log its limits and budgets."""
+        """Write a tenant, and its settings to the audit log."""
         write_tenant(self.connection, tenant, self._revision)
         self.tenants = {**self.tenants, tenant.name: tenant}
         self._log(action, f"tenant:{tenant.name}", tenant_settings(tenant))
@@ -72,13 +70,10 @@ class KeyTransaction:
         write_entry(self.connection, self._actor, action, subject, settings)
 
 
-log = logging.getLogger(__name__)
-
-
 class ApiKeyService:
-    """Durable keys and tenants over one SQLAlchemy engine; methods block, so event loops call them in a thread.
+    """API keys and tenants of one database. All methods block.
 
-    A change is all or nothing, is on the audit log without any secret, and is in `keyring` once it is committed.
+    A change is atomic, is written to the audit log without any secret, and is in `keyring` once it is committed.
     """
 
     def __init__(self, database: Engine, admin_key: str, pepper: str) -> None:
@@ -90,51 +85,49 @@ class ApiKeyService:
         self._keys: Mapping[str, KeyRecord] = {}
         self._tenants: Mapping[str, Tenant] = {}
         with database.connect() as connection:
-            if newest(connection)[1] not in (None, self._hash.check):
-                raise mismatch()
+            if read_revision(connection)[1] not in (None, self._hash.check):
+                raise pepper_mismatch()
         self.refresh()
 
     def digest(self, text: bytes) -> bytes:
-        """A hash under the pepper of something that is no key: the same on every gateway of this database."""
+        """Hash any bytes with the pepper: equal on every gateway of this database."""
         return self._hash.digest(text)
 
     def refresh(self) -> bool:
-        """Bring in what other gateways changed; True when there was something. Cheap when there was nothing."""
+        """Read what other gateways changed; returns whether there was anything. One short query when there was not."""
         with self._lock, self._database.connect() as connection:
-            revision, check = newest(connection)
+            revision, check = read_revision(connection)
             if revision == self._seen:
                 return False
             if check not in (None, self._hash.check):
-                log.error("%s", mismatch())
+                log.error("%s", pepper_mismatch())
             keys = {key.id: key for key in changed_keys(connection, self._seen)}
             tenants = {tenant.name: tenant for tenant in changed_tenants(connection, self._seen)}
-            self._take_in(keys, tenants, revision)
+            self._publish(keys, tenants, revision)
             return True
 
     def keys(self, tenant: str | None = None) -> list[KeyRecord]:
-        """All keys that ever were, or a tenant's, the oldest first."""
+        """List all keys ever created, or those of a tenant, the oldest first."""
         found = (key for key in self._keys.values() if tenant in (None, key.tenant))
         return sorted(found, key=lambda key: (key.created_us, key.id))
 
     def key(self, key_id: str) -> KeyRecord:
-        """One key; raises `NotFoundError`."""
+        """Return a key by its public id; raises `NotFoundError`."""
         return _key_in(self._keys, key_id)
 
     def tenants(self) -> list[Tenant]:
-        """All tenants with limits or budgets of their own, by name."""
+        """List the tenants with limits or budgets of their own, by name."""
         there = (tenant for tenant in self._tenants.values() if tenant.deleted_us is None)
         return sorted(there, key=lambda tenant: tenant.name)
 
     def tenant(self, name: str) -> Tenant:
-        """One tenant; raises `NotFoundError`."""
+        """Return a tenant by name; raises `NotFoundError`."""
         return _tenant_in(self._tenants, name)
 
     def create(self, draft: KeyRecord, *, actor: str) -> tuple[KeyRecord, str]:
-        """Give out a key like `draft`, whose id, digest and time of birth are made here; the key itself comes second,
-        and nobody can ever read it again.
-        """
+        """Create a key with the settings of `draft`. Returns its record and the key itself, which is stored nowhere."""
         with self._change(actor) as change:
-            self._demand_pepper(change)
+            self._require_pepper(change)
             key_id = new_id()
             secret = new_key(key_id)
             made = replace(draft, id=key_id, digest=self._hash.digest(secret.encode()), created_us=now_us())
@@ -142,25 +135,25 @@ class ApiKeyService:
             return made, secret
 
     def change(self, key_id: str, values: Callable[[KeyRecord], Mapping[str, Any]], *, actor: str) -> KeyRecord:
-        """Change the fields that `values` makes of the key as it is; `ConflictError` when it is revoked."""
+        """Update the fields that `values` returns for the key; raises `ConflictError` when it is revoked."""
         with self._change(actor) as change:
             key = _usable(change.keys, key_id)
             return change.put_key(replace(key, **values(key)), "change_key")
 
     def rotate(self, key_id: str, *, overlap_us: int, actor: str) -> tuple[KeyRecord, str]:
-        """Give a key a new secret, which comes second; the one it had is good for `overlap_us` more.
+        """Give a key a new secret, returned second; the previous one stays valid for `overlap_us`.
 
-        A key has one earlier secret: while that is promised to somebody, only a rotation without an overlap, which is
-        there to end all that was, replaces it. Else `ConflictError`.
+        A key has one previous secret. While an earlier rotation still keeps that valid, only a rotation without overlap
+        may replace it; raises `ConflictError` otherwise.
         """
         with self._change(actor) as change:
-            self._demand_pepper(change)
+            self._require_pepper(change)
             key = _usable(change.keys, key_id)
             if overlap_us and (key.old_until_us or 0) > now_us():
                 raise ConflictError(
-                    f"The secret that the key {key_id} had before is good until {iso(key.old_until_us)}, as was "
-                    "promised when it was rotated; rotate it again after that, or without an overlap, which ends every "
-                    "earlier secret at once."
+                    f"The previous secret of key {key_id} is valid until {iso_or_none(key.old_until_us)}, as promised "
+                    "by its last rotation; rotate again after that, or with overlap_s 0, which ends every earlier "
+                    "secret at once."
                 )
             secret = new_key(key_id)
             rotated = replace(
@@ -172,7 +165,7 @@ class ApiKeyService:
             return change.put_key(rotated, "rotate_key"), secret
 
     def revoke(self, key_id: str, *, actor: str) -> KeyRecord:
-        """End a key for good, with every secret it has; a key that is revoked already stays so."""
+        """Revoke a key for good, with every secret it has; revoking it again changes nothing."""
         with self._change(actor) as change:
             key = _key_in(change.keys, key_id)
             if key.revoked_us is not None:
@@ -180,33 +173,33 @@ class ApiKeyService:
             return change.put_key(replace(key, revoked_us=now_us()), "revoke_key")
 
     def put_tenant(self, draft: Tenant, *, actor: str) -> Tenant:
-        """Make a tenant, or replace its limits and budgets."""
+        """Create a tenant, or replace its limits and budgets."""
         with self._change(actor) as change:
-            there = change.tenants.get(draft.name)
-            born_us = now_us() if there is None or there.deleted_us is not None else there.created_us
-            return change.put_tenant(replace(draft, created_us=born_us, deleted_us=None), "set_tenant")
+            known = change.tenants.get(draft.name)
+            created_us = now_us() if known is None or known.deleted_us is not None else known.created_us
+            return change.put_tenant(replace(draft, created_us=created_us, deleted_us=None), "set_tenant")
 
     def change_tenant(self, name: str, values: Callable[[Tenant], Mapping[str, Any]], *, actor: str) -> Tenant:
-        """Change the fields that `values` makes of the tenant as it is; raises `NotFoundError`."""
+        """Update the fields that `values` returns for the tenant; raises `NotFoundError`."""
         with self._change(actor) as change:
             tenant = _tenant_in(change.tenants, name)
             return change.put_tenant(replace(tenant, **values(tenant)), "set_tenant")
 
     def delete_tenant(self, name: str, *, actor: str) -> Tenant:
-        """Forget the limits and budgets of a tenant; `ConflictError` while keys of it work, which they held back."""
+        """Delete the limits and budgets of a tenant; raises `ConflictError` while it has active keys."""
         with self._change(actor) as change:
             tenant, now = _tenant_in(change.tenants, name), now_us()
-            working = [k.id for k in change.keys.values() if k.tenant == name and k.state(now) is KeyState.ACTIVE]
-            if working:
+            active = [k.id for k in change.keys.values() if k.tenant == name and k.state(now) is KeyState.ACTIVE]
+            if active:
                 raise ConflictError(
-                    f"{len(working)} keys of the tenant '{name}' still work, {min(working)} among them, and would "
-                    "have no limits; revoke them first."
+                    f"Tenant '{name}' has {len(active)} active keys, {min(active)} among them, which would have no "
+                    "limits; revoke them first."
                 )
             return change.put_tenant(replace(tenant, deleted_us=now), "delete_tenant")
 
     @contextmanager
     def _change(self, actor: str) -> Iterator[KeyTransaction]:
-        """One transaction, alone on the database, that begins with what is true now."""
+        """Open a transaction that excludes all other changes and starts from the newest state."""
         with self._lock:
             with self._database.begin() as connection:
                 revision, check = begin_change(connection)
@@ -214,10 +207,10 @@ class ApiKeyService:
                 tenants = {**self._tenants, **{one.name: one for one in changed_tenants(connection, self._seen)}}
                 change = KeyTransaction(connection, keys, tenants, revision, check, actor)
                 yield change
-            self._take_in(change.keys, change.tenants, revision)
+            self._publish(change.keys, change.tenants, revision)
 
-    def _take_in(self, keys: Mapping[str, KeyRecord], tenants: Mapping[str, Tenant], revision: int) -> None:
-        """Make the keyring true: changed keys, and every key of a tenant that changed."""
+    def _publish(self, keys: Mapping[str, KeyRecord], tenants: Mapping[str, Tenant], revision: int) -> None:
+        """Update the keyring: changed keys, and all keys of changed tenants."""
         new_keys = {name: key for name, key in keys.items() if self._keys.get(name) is not key}
         new_tenants = {name: tenant for name, tenant in tenants.items() if self._tenants.get(name) is not tenant}
         self._keys = {**self._keys, **new_keys}
@@ -227,12 +220,19 @@ class ApiKeyService:
         self.keyring.update(touched, accounts)
         self._seen = revision
 
-    def _demand_pepper(self, change: KeyTransaction) -> None:
-        """The first key decides under which pepper all are hashed; `ConflictError` when ours is another."""
+    def _require_pepper(self, change: KeyTransaction) -> None:
+        """Store the pepper's check value with the first key; raises `ConflictError` when it differs later."""
         if change.pepper_check is None:
-            settle_pepper(change.connection, self._hash.check)
+            store_pepper_check(change.connection, self._hash.check)
         elif change.pepper_check != self._hash.check:
-            raise ConflictError(str(mismatch()))
+            raise ConflictError(str(pepper_mismatch()))
+
+
+def open_keys(settings: Settings, database: Engine, admin_key: str) -> ApiKeyService:
+    """Build the service from the settings; raises `PepperError` when this gateway cannot check the stored keys."""
+    given = settings.key_pepper
+    pepper = load_pepper(settings.data_dir, None if given is None else given.get_secret_value())
+    return ApiKeyService(database, admin_key, pepper)
 
 
 def _key_in(keys: Mapping[str, KeyRecord], key_id: str) -> KeyRecord:
@@ -244,7 +244,7 @@ def _key_in(keys: Mapping[str, KeyRecord], key_id: str) -> KeyRecord:
 def _usable(keys: Mapping[str, KeyRecord], key_id: str) -> KeyRecord:
     key = _key_in(keys, key_id)
     if key.revoked_us is not None:
-        raise ConflictError(f"The key {key_id} is revoked, and stays so; create another one.")
+        raise ConflictError(f"Key {key_id} is revoked, which cannot be undone; create another one.")
     return key
 
 
@@ -253,10 +253,3 @@ def _tenant_in(tenants: Mapping[str, Tenant], name: str) -> Tenant:
     if tenant is None or tenant.deleted_us is not None:
         raise NotFoundError(f"The tenant '{name[:100]}' has no limits or budgets; `turntable tenants list` shows all.")
     return tenant
-
-
-def open_keys(settings: Settings, database: Engine, admin_key: str) -> ApiKeyService:
-    """The office over a database; raises `PepperError` when this gateway cannot check the keys in it."""
-    given = settings.key_pepper
-    pepper = load_pepper(settings.data_dir, None if given is None else given.get_secret_value())
-    return ApiKeyService(database, admin_key, pepper)

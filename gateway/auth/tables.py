@@ -1,4 +1,4 @@
-"""The tables of keys and tenants, and how their rows are read and written."""
+"""Database tables of API keys and tenants, and reading and writing their rows."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -64,36 +64,36 @@ tenants = Table(
 )
 
 
-def newest(connection: Connection) -> tuple[int, str | None]:
-    """The revision of the newest change, and which pepper keys are hashed under once there is any."""
+def read_revision(connection: Connection) -> tuple[int, str | None]:
+    """Return the newest revision and the check value of the pepper; None before the first key."""
     row = connection.execute(select(revisions)).one()
     return row.revision, row.pepper_check
 
 
 def begin_change(connection: Connection) -> tuple[int, str | None]:
-    """Wait until every other change is over, on any database, and begin the next one; answers as `newest`."""
+    """Lock keys and tenants against other changes and raise the revision; returns as `read_revision`."""
     raised = update(revisions).values(revision=revisions.c.revision + 1)
     row = connection.execute(raised.returning(revisions.c.revision, revisions.c.pepper_check)).one()
     return row.revision, row.pepper_check
 
 
-def settle_pepper(connection: Connection, check: str) -> None:
-    """From now on all keys are hashed under this pepper."""
+def store_pepper_check(connection: Connection, check: str) -> None:
+    """Store the check value of the pepper that all keys are hashed with from now on."""
     connection.execute(update(revisions).values(pepper_check=check))
 
 
 def changed_keys(connection: Connection, since: int) -> Iterator[KeyRecord]:
-    """Keys that changed after a revision."""
+    """Yield the keys changed after a revision."""
     return map(_key, connection.execute(select(keys).where(keys.c.revision > since)))
 
 
 def changed_tenants(connection: Connection, since: int) -> Iterator[Tenant]:
-    """Tenants that changed after a revision."""
+    """Yield the tenants changed after a revision."""
     return map(_tenant, connection.execute(select(tenants).where(tenants.c.revision > since)))
 
 
 def write_key(connection: Connection, key: KeyRecord, revision: int) -> None:
-    """Store a key, new or changed."""
+    """Insert or update a key."""
     values = {
         "id": key.id,
         "name": key.name,
@@ -115,7 +115,7 @@ def write_key(connection: Connection, key: KeyRecord, revision: int) -> None:
 
 
 def write_tenant(connection: Connection, tenant: Tenant, revision: int) -> None:
-    """Store a tenant, new or changed."""
+    """Insert or replace a tenant."""
     values = {
         "name": tenant.name,
         **asdict(tenant.limits),

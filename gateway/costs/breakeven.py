@@ -1,4 +1,4 @@
-"""Break-even: from how many requests a day own engines pay, in steps of replicas; and when training pays back."""
+"""Break-even volume of own engines in steps of replicas, and the payback time of training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,65 +10,65 @@ _STEPS_SHOWN = 8
 
 @dataclass(frozen=True)
 class Fleet:
-    """Own engines: what a replica costs, and how many requests it takes within the latency limits."""
+    """Own engines: price and capacity of a replica."""
 
     usd_per_hour: Decimal
     capacity_per_s: Decimal | None
-    """None when nobody measured it: then one replica is taken to be enough for everything."""
+    """Requests per second within the latency limits; None when not measured: one replica is then enough."""
     peak_to_mean: Decimal = Decimal(1)
-    """Replicas are needed for the busiest moment, not for the mean of a day."""
+    """Peak load over mean load: replicas are sized for the peak."""
     min_replicas: int = 1
     overhead_usd_per_day: Decimal = Decimal(0)
 
     @property
     def requests_per_day(self) -> Decimal | None:
-        """How many requests a day one replica takes, with the peaks that there are."""
+        """Mean requests per day that one replica takes, given the peaks; None when not measured."""
         return None if self.capacity_per_s is None else self.capacity_per_s * DAY_S / self.peak_to_mean
 
     def replicas(self, requests_per_day: Decimal) -> int:
-        """How many replicas this many requests a day need."""
+        """Return the number of replicas for a volume."""
         if self.requests_per_day is None:
             return self.min_replicas
         needed = (requests_per_day / self.requests_per_day).to_integral_value(ROUND_CEILING)
         return max(self.min_replicas, int(needed))
 
     def usd_per_day(self, replicas: int) -> Decimal:
-        """What so many replicas cost."""
+        """Return the daily cost of a number of replicas, overhead included."""
         return replicas * 24 * self.usd_per_hour + self.overhead_usd_per_day
 
     def floor_usd_per_request(self) -> Decimal | None:
-        """The price of a replica's hour over what it can do in it."""
+        """Return the cost of a request on a saturated replica; None when the capacity is not measured."""
         return None if self.capacity_per_s is None else self.usd_per_hour / 3600 / self.capacity_per_s
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStep:
-    """One number of replicas: own engines pay from `pays_from` requests a day to `up_to`, which they cannot exceed."""
+    """One number of replicas: it pays from `pays_from` requests a day up to its capacity `up_to`."""
 
     replicas: int
     usd_per_day: Decimal
     pays_from: Decimal | None
-    """None when not even a full step pays."""
+    """None when it does not pay even at capacity."""
     up_to: Decimal | None
-    """None when nobody measured the capacity."""
+    """None when the capacity is not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """Where own engines begin to pay against one price per request."""
+    """Break-even against one price per request."""
 
     requests_per_day: Decimal | None
-    """The fewest requests a day that pay; None means never."""
+    """Lowest volume that pays; None means never."""
     share_of_capacity: Decimal | None
-    """Of one replica's requests a day."""
+    """That volume over the daily capacity of one replica."""
     for_good_from: Decimal | None
-    """Beyond this no further replica makes it dearer again; None when that is never or not known."""
+    """Volume beyond which every larger volume pays too; None when there is none, or it is unknown."""
     steps: tuple[ReplicaStep, ...]
     reason: str
 
 
 def break_even(fleet: Fleet, usd_per_request: Decimal) -> BreakEven:
-    """Compare a fleet with a price per request elsewhere."""
+    """Compare a fleet with a price per request of another provider."""
     if usd_per_request <= 0:
         return BreakEven(None, None, None, (), "never: elsewhere the requests cost nothing")
     steps = tuple(_steps(fleet, usd_per_request))
@@ -80,7 +80,7 @@ def break_even(fleet: Fleet, usd_per_request: Decimal) -> BreakEven:
         )
     share = None if capacity is None else first / capacity
     reason = "" if capacity is not None else "the capacity is not measured, so one replica is taken to be enough"
-    return BreakEven(first, share, _for_good(fleet, usd_per_request), steps, reason)
+    return BreakEven(first, share, _pays_for_good_from(fleet, usd_per_request), steps, reason)
 
 
 def _steps(fleet: Fleet, usd_per_request: Decimal) -> Iterator[ReplicaStep]:
@@ -97,7 +97,7 @@ def _steps(fleet: Fleet, usd_per_request: Decimal) -> Iterator[ReplicaStep]:
 
 
 def _step_count(fleet: Fleet, usd_per_request: Decimal) -> int:
-    """Enough steps to see the first that pays, unless none ever does."""
+    """Return enough steps to include the first that pays, if any does."""
     gain = usd_per_request * (fleet.requests_per_day or 0) - 24 * fleet.usd_per_hour
     if gain <= 0:
         return _STEPS_SHOWN
@@ -105,8 +105,8 @@ def _step_count(fleet: Fleet, usd_per_request: Decimal) -> int:
     return max(_STEPS_SHOWN, min(first - fleet.min_replicas + 2, 10_000))
 
 
-def _for_good(fleet: Fleet, usd_per_request: Decimal) -> Decimal | None:
-    """Once a full step saves more than the next replica costs, adding it never makes own engines dearer again."""
+def _pays_for_good_from(fleet: Fleet, usd_per_request: Decimal) -> Decimal | None:
+    """Return the volume from which a full step saves more than the next replica costs."""
     capacity = fleet.requests_per_day
     if capacity is None:
         return None
@@ -122,5 +122,5 @@ def _for_good(fleet: Fleet, usd_per_request: Decimal) -> Decimal | None:
 
 
 def payback_days(investment_usd: Decimal, saving_usd_per_day: Decimal) -> Decimal | None:
-    """After how many days what was saved covers what was invested; None means never: nothing is saved."""
+    """Return the days after which savings cover the investment; None when nothing is saved."""
     return None if saving_usd_per_day <= 0 else max(investment_usd, Decimal(0)) / saving_usd_per_day

@@ -1,4 +1,4 @@
-"""Calibration: which batches of requests to measure, and the weights that fit the engine's busy time best."""
+"""Calibration: design of the request batches to measure, and the least-squares fit of token weights to busy time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ PS_PER_US = 10**6
 
 @dataclass(frozen=True, slots=True)
 class BatchShape:
-    """Requests that look alike: `is_cached` ones repeat a prompt that the engine has just seen."""
+    """Shape of a batch's requests; `is_cached` ones repeat a prompt that the engine has just seen."""
 
     prompt_words: int
     output_tokens: int
@@ -22,14 +22,14 @@ class BatchShape:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Description for tables."""
         cached = ", cached" if self.is_cached else ""
         return f"{self.prompt_words} words{cached}, {self.output_tokens} tokens out"
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a batch of requests of one shape was, by the engine's own counts, and how long the engine was busy."""
+    """A measured batch: tokens by the engine's own counters, and the engine's busy time."""
 
     uncached_tokens: int
     cached_tokens: int
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Picoseconds of engine time per token of each kind, and how well they explain the batches."""
+    """Fitted picoseconds of engine time per token, and the goodness of the fit."""
 
     prompt_ps: int
     cached_ps: int
@@ -50,14 +50,17 @@ class Fit:
 
 
 def design(words: int, tokens: int) -> list[BatchShape]:
-    """Long and short prompts, cached and not, with long and short answers: every pair of kinds varies apart."""
+    """Return all combinations of long and short prompts, cached and not, with long and short answers."""
     lengths = (max(1, words // 8), words)
     outputs = (max(1, tokens // 8), tokens)
     return [BatchShape(w, t, cached) for w in lengths for t in outputs for cached in (False, True)]
 
 
 def fit(batches: Sequence[Batch]) -> Fit:
-    """Non-negative least squares of busy time on token counts; raises when the batches cannot tell kinds apart."""
+    """Fit busy time to token counts by non-negative least squares.
+
+    Raises `InvalidRequestError` when the batches do not vary enough to tell the kinds of tokens apart.
+    """
     counts = np.array([[b.uncached_tokens, b.cached_tokens, b.output_tokens] for b in batches], dtype=float)
     busy = np.array([b.busy_us for b in batches], dtype=float)
     present = [column for column in range(3) if counts[:, column].any()]
@@ -79,7 +82,7 @@ def fit(batches: Sequence[Batch]) -> Fit:
 
 
 def _non_negative(counts: NDArray[Any], busy: NDArray[Any], columns: list[int]) -> NDArray[Any]:
-    """Least squares over the columns; the most negative weight is set to 0 until none is."""
+    """Solve least squares over the columns, dropping the most negative weight until none is negative."""
     weights = np.zeros(counts.shape[1])
     left = list(columns)
     while left:

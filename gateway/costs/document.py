@@ -1,6 +1,6 @@
-"""The cost document: one window's costs with everything they rest on. Tables, JSON, CSV, page and gauges show this.
+"""The cost document: the costs of one window and their basis, as rendered by tables, JSON, CSV, page and gauges.
 
-All amounts are integer nano-USD (a billionth of a dollar). None always means "not known", and a note says why.
+All amounts are integer nano-USD (10^-9 dollars). None always means "not known", and a note says why.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +11,7 @@ class _Part(BaseModel):
 
 
 class Span(_Part):
-    """A range with its likely value, in nano-USD."""
+    """A range with its typical value, in nano-USD."""
 
     low: int
     typical: int
@@ -27,7 +27,7 @@ class WindowPart(_Part):
 
 
 class Line(_Part):
-    """One line of the bill: what one group did and cost. Columns that were not asked for are None."""
+    """One allocated line of the bill; columns that costs are not grouped by are None."""
 
     model: str | None = None
     tenant: str | None = None
@@ -35,25 +35,26 @@ class Line(_Part):
     engine: str | None = None
     day: str | None = None
     requests: int
-    """Of clients, answered."""
+    """Answered requests of clients."""
     unanswered: int
-    """Refused or failed."""
+    """Refused or failed requests."""
     unsettled: int
+    """Requests that still run, or were interrupted."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     active_nano_usd: int | None
-    """Its part of the time in which engines worked."""
+    """Share of busy engine time."""
     idle_share_nano_usd: int | None
-    """Its part of idle time, unless that is a line of its own."""
+    """Share of idle engine time, unless idle time is a line of its own."""
     cost_nano_usd: int | None
     elsewhere_nano_usd: dict[str, int | None]
-    """What each comparator would have charged, at standard prices and its typical token count."""
+    """Charge of each comparator at its standard price and typical token count."""
 
 
 class OverheadPart(_Part):
-    """What is paid whether clients ask or not: `storage`; `training` spread over an adapter's life; `own work` of the
-    gateway, and mirrored requests.
+    """A cost that no client's request causes: `storage`; `training`, spread over an adapter's life; `own work`: probes
+    of the gateway and shadow requests.
     """
 
     name: str
@@ -62,7 +63,7 @@ class OverheadPart(_Part):
 
 
 class EnginePart(_Part):
-    """One engine."""
+    """Time, cost and energy of one engine."""
 
     name: str
     up_s: float
@@ -71,54 +72,54 @@ class EnginePart(_Part):
     bill_nano_usd: int | None
     active_nano_usd: int | None
     idle_nano_usd: int | None
-    """All of it, whoever carries it."""
+    """Cost of all idle time, whoever carries it."""
     nano_usd_per_hour: int | None
     energy_kwh: float | None
     carbon_g: float | None
 
 
 class LevelPart(_Part):
-    """The three numbers, per thousand requests: at saturation, within the latency limits, and what it really was."""
+    """Cost per thousand requests: of a saturated engine, within the latency limits, and as realised."""
 
     name: str
-    """`(all)`, a model, or what stands apart: own work, and idle time when no client came at all."""
+    """`(all)`, a model, own work, or idle time of a window without clients."""
     requests: int
     """Answered requests of clients."""
     cost_nano_usd: int | None
-    """With idle time, that of days on which nobody came included; those of all but `(all)` add up to it."""
+    """Idle time included, also of days without clients; the costs of the other levels add up to that of `(all)`."""
     floor_nano_usd: int | None
     slo_nano_usd: int | None
     realised_nano_usd: int | None
     utilisation_tax_nano_usd: int | None
-    """Realised minus floor: what is paid for time in which the engine could have done more. None where more was
-    answered than the measured capacity allows, which a note says.
+    """Realised minus floor: the cost of idle and half-used engine time. None where more was answered than the measured
+    capacity allows, which a note says.
     """
 
 
 class VariantPart(_Part):
-    """What a comparator would have charged for the whole window in one variant, or why that is not known."""
+    """Charge of a comparator for the whole window in one variant, or the reason why it has no price."""
 
     total: Span | None
     unpriced: str | None = None
 
 
 class BreakEvenPart(_Part):
-    """From how many requests a day on own engines pay against a comparator."""
+    """Break-even volume of own engines against a comparator."""
 
     requests_per_day: float | None
     share_of_capacity: float | None
     for_good_from: float | None
     steps: list[tuple[int, float, float | None, float | None]]
-    """Replicas, USD a day, pays from and up to so many requests a day."""
+    """Replicas, USD per day, and the requests per day from which and up to which they pay."""
     reason: str
 
 
 class ComparatorPart(_Part):
-    """One model elsewhere."""
+    """A model of another provider."""
 
     name: str
     entry: str
-    """Of the price data: another name than `name` where the data knows only this one for it."""
+    """Entry of the price data; differs from `name` where the data only lists a similar name."""
     origin: str
     source: str
     checked_on: str | None
@@ -128,7 +129,7 @@ class ComparatorPart(_Part):
     variants: dict[str, VariantPart]
     per_request: Span | None
     per_thousand_chars: Span | None
-    """None when the lengths of texts are not known: they are never recorded."""
+    """None when the characters per token were not measured: lengths of texts are never recorded."""
     per_million_tokens: Span | None
     """Over our own count of prompt and output tokens."""
     break_even: BreakEvenPart | None
@@ -136,19 +137,19 @@ class ComparatorPart(_Part):
 
 
 class PaybackPart(_Part):
-    """When making an adapter has paid back, at this window's volume."""
+    """Payback time of an adapter's training, at this window's volume."""
 
     adapter: str
     comparator: str
     investment_nano_usd: int
     saving_nano_usd_per_day: int | None
     days: float | None
-    """None means never, or not known; the reason says which."""
+    """None means never or unknown; `reason` says which."""
     reason: str
 
 
 class QualityPart(_Part):
-    """What one right answer costs: by model and by what counts as right."""
+    """Cost of a right answer, by model and by the metric that counts right answers."""
 
     model: str
     right: str
@@ -159,7 +160,7 @@ class QualityPart(_Part):
 
 
 class PricesPart(_Part):
-    """The price data."""
+    """Source and age of the price data."""
 
     source: str
     on: str
@@ -167,7 +168,7 @@ class PricesPart(_Part):
 
 
 class CostDocument(_Part):
-    """Everything about one window."""
+    """All costs of one window."""
 
     window: WindowPart
     group_by: list[str]
@@ -176,11 +177,11 @@ class CostDocument(_Part):
     data: list[Line]
     overhead: list[OverheadPart]
     idle_nano_usd: int | None
-    """What nobody carries."""
+    """Idle time that no line carries."""
     bill_nano_usd: int | None
     booked_nano_usd: int | None
-    """What clients' requests were booked with as they ended, at the price of work of that moment: budgets and cost
-    headers go by it. None where rows were deleted.
+    """Costs booked for clients' requests as they ended, at the work price of that moment, by which budgets and cost
+    headers go. None where rows were deleted.
     """
     engine_up_s: float
     engine_busy_s: float

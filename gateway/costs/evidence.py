@@ -1,26 +1,47 @@
-"""Evidence: measured facts that costs rest on (weights, capacity, quality), kept with their date; the newest counts.
+"""Cost evidence: measured weights, capacity and quality, stored with their date; the newest of a kind counts.
 
-Measurements as files: what costs need of a load test's or a comparison's JSON, checked and cut down to that.
+A measurement is read from the JSON of a load test or of a comparison, and reduced to the facts that costs need.
 """
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import JSON, BigInteger, Column, Engine, Integer, MetaData, String, Table, insert, select
 
+from gateway.clock import iso_date, now_us
 from gateway.errors import InvalidRequestError
-from gateway.metering import now_us
-from gateway.metering.tables import cost_evidence, work_prices
+
+metadata = MetaData()
+cost_evidence = Table(
+    "cost_evidence",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(32), nullable=False),
+    Column("made_us", BigInteger, nullable=False),
+    Column("document", JSON, nullable=False),
+)
+work_prices = Table(
+    "work_prices",
+    metadata,
+    Column("version", String(32), primary_key=True),
+    Column("since_us", BigInteger, nullable=False),
+    Column("document", JSON, nullable=False),
+)
+
+RIGHT = ("correct", "exact_match")
+"""Metrics that say of each answer whether it is right; others say how it ended, or how near it came."""
+_WITHIN = re.compile(r"^([0-9.e+-]+) requests per second are within the limits")
+_SAME_RATE = 0.01
+_ELSEWHERE = ("frontier", "recorded")
 
 
 class EvidenceKind(StrEnum):
-    """What was measured."""
+    """Kind of measurement."""
 
     WEIGHTS = "weights"
     CAPACITY = "capacity"
@@ -29,31 +50,31 @@ class EvidenceKind(StrEnum):
 
 @dataclass(frozen=True)
 class CostEvidence:
-    """One measurement."""
+    """One stored measurement."""
 
     made_us: int
     document: Mapping[str, Any]
 
     @property
     def made_on(self) -> str:
-        """The day, for people."""
-        return datetime.fromtimestamp(self.made_us / 1e6, UTC).date().isoformat()
+        """UTC day of the measurement."""
+        return iso_date(self.made_us)
 
 
 class CostEvidenceStore:
-    """Keeps evidence in the database; nothing is ever deleted. Methods block."""
+    """Stores evidence and work prices in the database; nothing is ever deleted. Methods block."""
 
     def __init__(self, database: Engine) -> None:
         self._database = database
 
     def add(self, kind: EvidenceKind, document: Mapping[str, Any], made_us: int | None = None) -> None:
-        """Keep a measurement; from now on (or from `made_us`) it is the one that counts."""
+        """Store a measurement, which counts from now on, or from `made_us`."""
         with self._database.begin() as connection:
             values = {"kind": kind, "made_us": made_us or now_us(), "document": dict(document)}
             connection.execute(insert(cost_evidence).values(values))
 
     def keep_price(self, version: str, document: Mapping[str, Any]) -> None:
-        """Keep what a price version stands for, so that the costs of its rows can be computed again."""
+        """Store the document of a price version, so that the costs of its rows can be computed again."""
         with self._database.begin() as connection:
             row = work_prices.c
             if connection.execute(select(row.version).where(row.version == version)).first() is None:
@@ -61,7 +82,7 @@ class CostEvidenceStore:
                 connection.execute(insert(work_prices).values(values))
 
     def newest(self, kind: EvidenceKind) -> CostEvidence | None:
-        """The latest measurement of a kind."""
+        """Return the latest measurement of a kind."""
         row = cost_evidence.c
         query = select(row.made_us, row.document).where(row.kind == kind).order_by(row.id.desc()).limit(1)
         with self._database.connect() as connection:
@@ -69,18 +90,11 @@ class CostEvidenceStore:
         return None if found is None else CostEvidence(found.made_us, found.document)
 
     def all(self, kind: EvidenceKind) -> Sequence[CostEvidence]:
-        """Every measurement of a kind, the oldest first."""
+        """Return every measurement of a kind, oldest first."""
         row = cost_evidence.c
         query = select(row.made_us, row.document).where(row.kind == kind).order_by(row.made_us, row.id)
         with self._database.connect() as connection:
             return [CostEvidence(found.made_us, found.document) for found in connection.execute(query)]
-
-
-_WITHIN = re.compile(r"^([0-9.e+-]+) requests per second are within the limits")
-_SAME_RATE = 0.01
-_ELSEWHERE = ("frontier", "recorded")
-RIGHT = ("correct", "exact_match")
-"""The metrics that say of each answer whether it is right; others say how it ended, or how near it came."""
 
 
 class _Fact(BaseModel):
@@ -88,7 +102,7 @@ class _Fact(BaseModel):
 
 
 class WeightsFact(_Fact):
-    """Picoseconds of engine time per token, and how well they fit the batches that they were measured on."""
+    """Measured picoseconds of engine time per token, and their fit to the measured batches."""
 
     prompt_ps: int = Field(ge=0)
     cached_ps: int = Field(ge=0)
@@ -103,7 +117,7 @@ class WeightsFact(_Fact):
 
 
 class Provenance(BaseModel):
-    """Where a load test comes from; what an older load tester did not write is None."""
+    """Where and when a load test was run; fields that older versions did not write are None."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -121,7 +135,7 @@ class Provenance(BaseModel):
         return value
 
     def differences(self, url: str, models: Collection[str], version: str) -> list[str]:
-        """Why this is no measurement of the gateway at `url`, which serves `models`, as sentences' ends."""
+        """Return, as clauses, why the load test did not measure the gateway at `url`, which serves `models`."""
         if self.url is None:
             return ["it does not say which server was measured"]
         found = []
@@ -141,40 +155,40 @@ def _address(url: str) -> tuple[str | None, int | None]:
 
 
 class CapacityFact(_Fact):
-    """What one engine can do, for requests of a mean length, from `turntable loadtest capacity` or `sweep`."""
+    """Capacity of one engine for requests of a mean length, from `turntable loadtest capacity` or `sweep`."""
 
     slo_per_s: float | None = Field(gt=0)
-    """Requests per second within the limits; None when only saturation was looked for."""
+    """Requests per second within the latency limits; None when only saturation was measured."""
     saturated_per_s: float = Field(gt=0)
-    """The most that was answered in a second, whatever the latency."""
+    """Requests answered per second at saturation, whatever the latency."""
     prompt_tokens: float = Field(ge=0)
     output_tokens: float = Field(ge=0)
     conclusion: str
     provenance: Provenance | None = None
     despite: str | None = None
-    """Why it counts although it was not measured here, in the operator's words."""
+    """The operator's reason to use a capacity that was not measured on this gateway."""
 
 
 class RateFact(_Fact):
-    """How often one thing was right."""
+    """Hits of one metric."""
 
     hits: int = Field(ge=0)
     of: int = Field(gt=0)
 
 
 class QualityFact(_Fact):
-    """One model on one task."""
+    """Results of one model on one task."""
 
     requests: int = Field(gt=0)
     prompt_tokens: int = Field(ge=0)
     cached_tokens: int = Field(0, ge=0)
-    """Of the prompts, as far as the comparison recorded it."""
+    """Cached part of `prompt_tokens`, as far as the comparison recorded it."""
     completion_tokens: int = Field(ge=0)
     rates: dict[str, RateFact]
 
 
 class ComparisonFact(_Fact):
-    """Arms on one task, from `turntable compare`."""
+    """Arms of a comparison on one task, from `turntable compare`."""
 
     task: str
     models: dict[str, QualityFact]
@@ -187,22 +201,27 @@ FACTS: Mapping[EvidenceKind, type[_Fact]] = {
 }
 
 
-def checked(kind: EvidenceKind, document: Any) -> dict[str, Any]:
-    """A fact as it is kept; raises `InvalidRequestError` naming the field that is wrong."""
+def validate_fact(kind: EvidenceKind, document: Any) -> dict[str, Any]:
+    """Validate a fact and return it as stored; raises `InvalidRequestError` naming the wrong field."""
     try:
         return FACTS[kind].model_validate(document).model_dump(mode="json")
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "document"
-        raise InvalidRequestError(f"This is no {kind} evidence: '{field}': {first['msg']}.", param=field) from error
+        raise InvalidRequestError(
+            f"This is not valid {kind} evidence: '{field}': {first['msg']}.", param=field
+        ) from error
 
 
 def from_file(document: Any) -> tuple[EvidenceKind, dict[str, Any]]:
-    """The fact in a JSON document that one of our tools wrote; raises `InvalidRequestError` when there is none."""
+    """Extract kind and fact from the JSON of `turntable loadtest` or `turntable compare`.
+
+    Raises `InvalidRequestError` when there is none.
+    """
     if isinstance(document, dict) and document.get("tool") == "turntable loadtest":
-        return EvidenceKind.CAPACITY, checked(EvidenceKind.CAPACITY, _capacity(document))
+        return EvidenceKind.CAPACITY, validate_fact(EvidenceKind.CAPACITY, _capacity(document))
     if isinstance(document, dict) and "arms" in document and "gate" in document:
-        return EvidenceKind.QUALITY, checked(EvidenceKind.QUALITY, _comparison(document))
+        return EvidenceKind.QUALITY, validate_fact(EvidenceKind.QUALITY, _comparison(document))
     raise InvalidRequestError(
         "This file holds no measurement; give the --json of `turntable loadtest capacity`, or of `turntable compare`."
     )
@@ -211,7 +230,7 @@ def from_file(document: Any) -> tuple[EvidenceKind, dict[str, Any]]:
 def _capacity(document: Mapping[str, Any]) -> dict[str, Any]:
     if document.get("kind") not in ("capacity", "sweep"):
         raise InvalidRequestError(
-            f"A load test of kind '{document.get('kind')}' finds no capacity; use `turntable loadtest capacity`."
+            f"A load test of kind '{document.get('kind')}' measures no capacity; use `turntable loadtest capacity`."
         )
     if document.get("verdict") != "valid":
         raise InvalidRequestError(f"This load test is not valid ({document.get('verdict')}); repeat it.")
@@ -242,7 +261,7 @@ def _answered_per_s(level: Mapping[str, Any]) -> float:
 
 
 def _comparison(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The arms that the engine here answered; of their metrics those that count right answers."""
+    """Reduce a comparison to the arms answered by this engine and the metrics that count right answers."""
     if not document.get("complete", False):
         raise InvalidRequestError("This comparison has requests that failed, so it has no verdict; repeat it.")
     models = {
@@ -251,7 +270,7 @@ def _comparison(document: Mapping[str, Any]) -> dict[str, Any]:
             "prompt_tokens": arm["tokens"]["prompt"],
             "cached_tokens": arm["tokens"].get("cached", 0),
             "completion_tokens": arm["tokens"]["completion"],
-            "rates": dict(_rights(arm["metrics"])),
+            "rates": dict(_right_rates(arm["metrics"])),
         }
         for arm in document["arms"]
         if arm["kind"] not in _ELSEWHERE
@@ -259,7 +278,7 @@ def _comparison(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"task": document["task"]["name"], "models": models}
 
 
-def _rights(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
+def _right_rates(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
     for name in RIGHT:
         if (one := metrics.get(name)) is not None and one["of"]:
             yield name, {"hits": round(one["value"] * one["of"]), "of": one["of"]}

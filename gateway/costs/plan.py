@@ -1,13 +1,10 @@
-"""Engine prices: what an hour of an engine costs now, by the cost plan, else by the setting.
-
-The cost plan: what the operator states in `costs.toml` about engines, storage, adapters and idle time.
-"""
+"""The cost plan (`costs.toml`): engines, storage, adapters and idle time as the operator states them; engine prices."""
 
 import fnmatch
 import logging
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, time
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -15,10 +12,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gateway.clock import DAY_US, day_number
 from gateway.errors import InvalidRequestError
-from gateway.money import DAY_US, MOST_USD_PER_HOUR, nano
+from gateway.money import MOST_USD_PER_HOUR, nano
 
+log = logging.getLogger(__name__)
 PLAN_FILE = "costs.toml"
+UNPRICED = (
+    "no engine has a price per hour (--engine-usd-per-hour, or costs.toml): costs are unpriced, and keys and tenants "
+    "with a budget are refused"
+)
 HOURS_PER_MONTH = 730
 HOURS_PER_YEAR = 8_766
 _PRESETS = Path(__file__).with_name("hardware.toml")
@@ -32,7 +35,7 @@ class PlanError(InvalidRequestError):
 
 
 class IdlePolicy(StrEnum):
-    """Who carries the time in which an engine has nothing to do."""
+    """Who carries the cost of idle engine time: a line of its own, users by their share, or adapters evenly."""
 
     OWN_LINE = "own_line"
     PROPORTIONAL = "proportional"
@@ -44,7 +47,7 @@ class _Entry(BaseModel):
 
 
 class Preset(_Entry):
-    """What one accelerator costs per hour, in USD: a range, because offers differ by factors."""
+    """USD per hour of one accelerator: a range, because offers differ by factors."""
 
     label: str
     low: Usd
@@ -56,21 +59,21 @@ class Preset(_Entry):
 
 
 class Owned(_Entry):
-    """Hardware that was bought: its price is spread over its years, and over the share of hours it runs."""
+    """Purchased hardware: its price is spread over all hours of its years."""
 
     purchase_usd: Usd
     years: Decimal = Field(gt=0)
     usd_per_year: Usd = Decimal(0)
-    """Room, network, people, insurance."""
+    """Space, network, people, insurance."""
 
     @property
     def usd_per_hour(self) -> Decimal:
-        """The share of one hour."""
+        """Depreciation and running costs per hour."""
         return (self.purchase_usd / self.years + self.usd_per_year) / HOURS_PER_YEAR
 
 
 class EnginePlan(_Entry):
-    """One `[[engine]]`: hardware and price of the engines whose name fits; the first that fits counts."""
+    """One `[[engine]]`: hardware and price of engines whose name matches; the first match counts."""
 
     name: str = "*"
     hardware: str | None = None
@@ -94,14 +97,14 @@ class EnginePlan(_Entry):
 
 
 class StoragePlan(_Entry):
-    """One `[[storage]]`: what is paid by the month, whether anybody asks anything or not."""
+    """One `[[storage]]`: a fixed cost per month."""
 
     name: str
     usd_per_month: Usd
 
 
 class AdapterPlan(_Entry):
-    """One `[[adapter]]`: what making it cost, spread over its life."""
+    """One `[[adapter]]`: the cost of training it, spread over its life."""
 
     name: str
     training_usd: Usd = Decimal(0)
@@ -112,19 +115,19 @@ class AdapterPlan(_Entry):
 
     @property
     def investment_usd(self) -> Decimal:
-        """Everything that was paid before the first request."""
+        """Cost of training, data and people."""
         return self.training_usd + self.data_usd + self.people_usd
 
     def share_nano_usd(self, since_us: int, until_us: int) -> int:
-        """The part of the investment that falls into a window."""
-        begin = int(datetime.combine(self.trained_on, time(), UTC).timestamp()) * 10**6
+        """Return the part of the investment that falls into a window."""
+        begin = day_number(self.trained_on) * DAY_US
         end = begin + self.life_days * DAY_US
         inside = max(0, min(until_us, end) - max(since_us, begin))
         return nano(self.investment_usd) * inside // (end - begin)
 
 
 class CostPlan(_Entry):
-    """The whole file; without one, engines cost what `engine_usd_per_hour` says."""
+    """The whole file; without it, engines cost the setting `engine_usd_per_hour`."""
 
     idle: IdlePolicy = IdlePolicy.OWN_LINE
     peak_to_mean: Decimal = Field(Decimal(1), ge=1)
@@ -134,11 +137,11 @@ class CostPlan(_Entry):
     adapter: tuple[AdapterPlan, ...] = ()
 
     def engine_plan(self, name: str) -> EnginePlan | None:
-        """What is stated about an engine."""
+        """Return the first entry whose name matches an engine."""
         return next((plan for plan in self.engine if fnmatch.fnmatchcase(name, plan.name)), None)
 
     def nano_usd_per_hour(self, name: str, presets: Mapping[str, Preset]) -> int | None:
-        """What an hour of this engine costs, power included; None when the plan does not name it."""
+        """Return the cost of an engine's hour, power included; None when the plan does not name it."""
         plan = self.engine_plan(name)
         if plan is None:
             return None
@@ -152,7 +155,7 @@ class CostPlan(_Entry):
 
 
 def kw_per_card(plan: EnginePlan, presets: Mapping[str, Preset]) -> Decimal | None:
-    """Power of one accelerator, if anybody stated it."""
+    """Return the power of one accelerator in kW, by the plan or by its preset; None when neither states it."""
     if plan.kw is not None:
         return plan.kw
     preset = presets.get(plan.hardware or "")
@@ -160,13 +163,13 @@ def kw_per_card(plan: EnginePlan, presets: Mapping[str, Preset]) -> Decimal | No
 
 
 def read_presets() -> dict[str, Preset]:
-    """The hardware that comes with this version."""
+    """Read the hardware presets that come with this version."""
     document = tomllib.loads(_PRESETS.read_text(encoding="utf-8"), parse_float=Decimal)
     return {name: Preset.model_validate(raw) for name, raw in document.items()}
 
 
 def read_plan(data_dir: Path) -> CostPlan:
-    """The plan of a data directory; raises `PlanError` for a mistake in it."""
+    """Read the cost plan of a data directory; raises `PlanError` for a mistake in it."""
     path = data_dir / PLAN_FILE
     if not path.exists():
         return CostPlan()
@@ -176,7 +179,7 @@ def read_plan(data_dir: Path) -> CostPlan:
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{PLAN_FILE} cannot be read ({error}).") from error
     except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"{PLAN_FILE} is no valid TOML: {error}.") from error
+        raise PlanError(f"{PLAN_FILE} is not valid TOML: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
@@ -197,15 +200,8 @@ def _preset(plan: EnginePlan, presets: Mapping[str, Preset]) -> Preset:
     return found
 
 
-log = logging.getLogger(__name__)
-UNPRICED = (
-    "no engine has a price per hour (--engine-usd-per-hour, or costs.toml): costs are unpriced, and keys and tenants "
-    "with a budget are refused"
-)
-
-
 class EnginePrices:
-    """The price of each engine; a plan with a mistake leaves the last good one in force and is logged once."""
+    """Present price of each engine; a plan with a mistake is logged once, and the last good one stays in force."""
 
     def __init__(self, data_dir: Path, usd_per_hour: Decimal | None) -> None:
         self._data_dir = data_dir
@@ -215,13 +211,13 @@ class EnginePrices:
         self._presets: dict[str, Preset] = {}
 
     def nano_usd_per_hour(self, engine: str) -> int | None:
-        """What an hour of this engine costs; None when nobody stated it."""
+        """Return the price of an engine's hour by the plan, else by the setting; None when neither states it."""
         self._read()
         planned = self._plan.nano_usd_per_hour(engine, self._presets)
         return self._default if planned is None else planned
 
     def highest(self, engines: Iterable[str]) -> int | None:
-        """The highest price of an hour of these engines; None when none has any."""
+        """Return the highest price per hour of these engines; None when none has one."""
         prices = (self.nano_usd_per_hour(engine) for engine in engines)
         return max((price for price in prices if price is not None), default=None)
 
@@ -234,4 +230,4 @@ class EnginePrices:
         try:
             self._plan, self._presets = read_plan(self._data_dir), read_presets()
         except PlanError as error:
-            log.error("%s The prices from before stay in force.", error)
+            log.error("%s The previous prices stay in force.", error)

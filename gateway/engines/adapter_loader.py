@@ -22,7 +22,7 @@ from gateway.engines.file_locks import AdapterFileLocks
 from gateway.engines.residency import ResidencyReport, ResidencyTier, WorkingSet
 from gateway.errors import AdapterRefusedError, EngineUnavailableError, GatewayError
 from gateway.metrics import AdapterMetrics
-from gateway.threads import in_file_thread
+from gateway.threads import FILES, REPORTS
 
 
 class Left(StrEnum):
@@ -251,7 +251,7 @@ class AdapterLoader:
             self._in_progress = version
             try:
                 self._leases.take(self.name, version)
-                path = await in_file_thread(self._store.verify, version.digest)
+                path = await FILES.run(self._store.verify, version.digest)
                 started = time.perf_counter()
                 if not await self._client.load_adapter(name, str(path.resolve())) and self.has_plugin:
                     await self._client.remove_adapter(name)  # a name from before us: who knows what it leads to
@@ -272,7 +272,7 @@ class AdapterLoader:
             self._lingering.pop(name, None)
             self._resident[name] = version
             if self._loaded is not None:  # nobody waits for it to be written down
-                asyncio.get_running_loop().run_in_executor(None, self._loaded, version.name, load_s)
+                REPORTS.start(self._loaded, version.name, load_s)
 
     async def _make_room(self) -> None:
         while len(self._resident) >= self.capacity:

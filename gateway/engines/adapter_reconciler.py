@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +17,7 @@ from adapters import AdapterError, Registry, Snapshot, State, Version
 from gateway.engines.adapter_loader import AdapterLoader, Left
 from gateway.engines.residency import ResidencyReport
 from gateway.errors import AdapterRefusedError, GatewayError
+from gateway.threads import CRITICAL
 
 log = logging.getLogger(__name__)
 _LOOK_S = 0.25
@@ -77,7 +77,7 @@ class Reconciler:
                 task = asyncio.create_task(self._drain(version))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        await asyncio.to_thread(self._remember)
+        await CRITICAL.run(self._remember)
 
     async def _sync(self) -> None:
         snapshot = self._registry.snapshot
@@ -102,9 +102,8 @@ class Reconciler:
 
     async def quarantine(self, version: Version, reason: str) -> None:
         """Route no more requests to a version."""
-        change = partial(self._registry.set_state, version, State.QUARANTINED, reason, actor="gateway")
         try:
-            await asyncio.to_thread(change)
+            await CRITICAL.run(self._registry.set_state, version, State.QUARANTINED, reason, actor="gateway")
         except (AdapterError, SQLAlchemyError) as error:
             log.warning("%s not quarantined: %s", version.engine_name, error)
 

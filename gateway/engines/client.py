@@ -10,22 +10,30 @@ import contextlib
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from gateway.core import Usage
-from gateway.engines.http import MOST_ANSWER_BYTES, ConnectionPool, Request
+from gateway.engines.http import MOST_ANSWER_BYTES, Connection, ConnectionPool, Request
 from gateway.engines.plugin.finished_requests import TOKENS
 from gateway.engines.plugin.key_guard import PROOF, prove
 from gateway.engines.plugin.residency import ADAPTERS, ALIVE, PIN, REMOVE
 from gateway.engines.residency import ResidencyReport
 from gateway.errors import AdapterRefusedError, EngineFailedError, GatewayError, InvalidRequestError
-from gateway.metering import OwnRequest
+from gateway.metering import OwnRequests
+
+
+class Health(StrEnum):
+    """What came of a health check: an answer of 200, nothing in time, or an error or no connection."""
+
+    UP = "up"
+    SLOW = "slow"
+    DOWN = "down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +123,7 @@ class EngineClient:
         api_key: str | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        self.book: Callable[[str, Mapping[str, Any]], AbstractContextManager[OwnRequest]] | None = None
-        """Puts the gateway's own requests on the ledger."""
+        self._own_requests: OwnRequests | None = None
         self._connections = ConnectionPool(
             self.url,
             connect_timeout_s=connect_timeout_s,
@@ -146,14 +153,31 @@ class EngineClient:
         """
         return self._connections.request("POST", path, body, headers)
 
-    async def is_healthy(self) -> bool:
-        """Whether the engine answers its health check in time."""
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Connection:
+        """Send a request; returns once the response headers are here, and `give_back` must follow.
+
+        Raises `EngineUnreachableError` only when the engine never saw the request.
+        """
+        return await self._connections.send("POST", path, body, headers)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection whose response was read to its end; close any other, so the engine stops working on it."""
+        self._connections.give_back(connection)
+
+    async def health(self) -> Health:
+        """Ask the engine's health check, for `_HEALTHY_S` at most."""
         try:
             async with asyncio.timeout(_HEALTHY_S), self._connections.request("GET", "/health") as answer:
                 await answer.read()
-                return answer.status == 200
-        except (GatewayError, TimeoutError):
-            return False
+                return Health.UP if answer.status == 200 else Health.DOWN
+        except TimeoutError:
+            return Health.SLOW
+        except GatewayError:
+            return Health.DOWN
+
+    async def is_healthy(self) -> bool:
+        """Whether the engine answers its health check in time."""
+        return await self.health() is Health.UP
 
     async def is_alive(self) -> bool:
         """Whether the engine's core and its workers still take turns, by their own answer; returns when they answer, so
@@ -240,14 +264,17 @@ class EngineClient:
         """Keep an adapter in its slot, or let it go again. Needs our plugin."""
         await self._call(PIN, {"name": engine_name, "pinned": pinned}, also=404)
 
+    def record_own_requests(self, own_requests: OwnRequests) -> None:
+        """Register the recorder that books the gateway's own requests to this engine on the ledger."""
+        self._own_requests = own_requests
+
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """One request for completions that is the gateway's own; without "choices" the base completes no texts."""
-        if self.book is None:
+        if self._own_requests is None:
             return await self._call(_COMPLETIONS, body, also=404)
-        with self.book(_COMPLETIONS, body) as booked:
-            answer = await self._call(_COMPLETIONS, body, also=404, headers={"x-request-id": booked.request_id})
-            booked.answer = answer
-            return answer
+        with self._own_requests.record(_COMPLETIONS, body) as own:
+            own.answer = await self._call(_COMPLETIONS, body, also=404, headers={"x-request-id": own.request_id})
+            return own.answer
 
     def close(self) -> None:
         """Close the connections that are idle."""
@@ -299,7 +326,7 @@ def translate(path: str, status: int, body: bytes) -> GatewayError:
         return InvalidRequestError(
             "Tools cannot be called here: the engine runs without a parser for this model's tool calls. Leave out "
             "'tools' and 'tool_choice'. An operator whose model calls tools names its parser in engine_args; "
-            "`turntable serve` says at its start which it chose, and why (docs/clients.md).",
+            "`turntable serve` says at its start which it chose, and why (docs/reference/clients.md).",
             param="tools",
             code="tools_not_supported",
         )

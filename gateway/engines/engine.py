@@ -1,20 +1,22 @@
-"""One engine with everything that belongs to it: client, loader, supervisor, circuit, and what runs on it now."""
+"""One vLLM engine with all that belongs to it, and one request on it: pinned adapter, circuit breaker, poison."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from adapters import Version
 from gateway.engines.adapter_loader import AdapterLoader
 from gateway.engines.adapter_reconciler import Reconciler
 from gateway.engines.circuit_breaker import Breaker
-from gateway.engines.client import EngineClient
-from gateway.engines.http import Connection, Request
+from gateway.engines.client import EngineClient, is_unknown_model
+from gateway.engines.http import Connection
 from gateway.engines.residency import ThrashMonitor
 from gateway.engines.slot_scheduler import SlotScheduler
 from gateway.engines.supervisor import EngineState, Supervisor
-from gateway.errors import EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError, reason_of
+from gateway.errors import AdapterGoneError, EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError, reason_of
 from gateway.inference.poison_requests import PoisonRequests, RunningRequest
 
-_NEWEST = 0.1  # weight of the newest answer in a running mean
+_NEWEST_WEIGHT = 0.1  # of the newest answer in a running mean
 
 
 @dataclass(eq=False)
@@ -27,18 +29,18 @@ class Engine:
     reconciler: Reconciler
     thrash: ThrashMonitor
     supervisor: Supervisor
-    suspects: PoisonRequests
+    poison: PoisonRequests
     breaker: Breaker = field(default_factory=Breaker)
-    turns: SlotScheduler = field(default_factory=SlotScheduler)
+    scheduler: SlotScheduler = field(default_factory=SlotScheduler)
     running: int = 0
     s_per_token: float = 0.0
-    """How long a generated token lately took, waiting and prompt included; 0 until an answer was seen."""
+    """Running mean of seconds per generated token, waiting and prompt included; 0 before the first answer."""
 
     def learn_pace(self, seconds: float, tokens: int) -> None:
-        """Take a finished answer into the running mean of `s_per_token`."""
+        """Add a finished answer to the running mean of `s_per_token`."""
         if tokens:
             newest = seconds / tokens
-            self.s_per_token += (newest - self.s_per_token) * (_NEWEST if self.s_per_token else 1)
+            self.s_per_token += (newest - self.s_per_token) * (_NEWEST_WEIGHT if self.s_per_token else 1)
 
     @property
     def is_ready(self) -> bool:
@@ -47,12 +49,12 @@ class Engine:
 
     @property
     def run(self) -> str | None:
-        """Which run of the engine this is, by its counters' own account; None when it tells none."""
+        """Id of this run of the engine, from its own counters; None when it exposes none."""
         return self.supervisor.run_id
 
     @property
     def known_slots(self) -> int:
-        """Adapters that may run at a time; 0 for an engine that somebody else started and that does not tell."""
+        """Adapters that may run at a time; 0 when unknown: an attached engine without our plugin."""
         return self.loader.slots if self.supervisor.is_managed or self.reconciler.residents is not None else 0
 
     @property
@@ -60,54 +62,87 @@ class Engine:
         """Whether a request may be sent to it now."""
         return self.is_ready and self.breaker.allows
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int) -> "EngineRequest":
-        """A request to send by entering it as a context."""
-        return EngineRequest(self, self.client.post(path, body, headers), fingerprint)
+    async def pin(self, version: Version | None) -> "PinnedEngine":
+        """Count one more request, wait for a slot and load the version if it is cold; the base (None) needs neither.
+
+        `PinnedEngine.release` must follow, once. A failure or cancellation in here leaves nothing behind.
+        """
+        self.running += 1
+        if version is not None:
+            try:
+                await self.scheduler.enter(version.engine_name)
+                try:
+                    await self.loader.hold(version)
+                except BaseException:
+                    self.scheduler.leave(version.engine_name)
+                    raise
+            except BaseException:
+                self.running -= 1
+                raise
+        return PinnedEngine(self, version)
 
 
-class EngineRequest:
-    """A request on an engine: the circuit learns how it fared, and what is running if the engine dies."""
+class PinnedEngine:
+    """An engine in which one request has its version pinned: `send` the request, then `release` once."""
 
-    __slots__ = ("_connection", "_engine", "_fingerprint", "_request", "_run")
+    __slots__ = ("_connection", "_running", "_version", "engine")
 
-    def __init__(self, engine: Engine, request: Request, fingerprint: int) -> None:
-        self._engine = engine
-        self._request = request
-        self._fingerprint = fingerprint
-        self._run: RunningRequest
+    def __init__(self, engine: Engine, version: Version | None) -> None:
+        self.engine = engine
+        self._version = version
+        self._running: RunningRequest | None = None
         self._connection: Connection | None = None
 
-    async def __aenter__(self) -> Connection:
-        self._engine.breaker.begin()
-        self._run = self._engine.suspects.began(self._engine.name, self._fingerprint)
-        try:
-            connection = await self._request.__aenter__()
-        except BaseException as error:
-            self._end(error)
-            raise
-        connection.on_first_piece(self._engine.breaker.heard)
-        self._connection = connection
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int) -> Connection:
+        """Send the request; returns once the response headers are here.
+
+        Raises `EngineUnreachableError` when the engine never saw the request, `AdapterGoneError` when the adapter left
+        the engine in the last moment, `EngineBrokeOffError`, `EngineTimeoutError`.
+        """
+        engine, version = self.engine, self._version
+        engine.breaker.begin()
+        self._running = engine.poison.began(engine.name, fingerprint)
+        sent_s = time.perf_counter()
+        connection = self._connection = await engine.client.send(path, body, headers)
+        connection.on_first_piece(engine.breaker.heard)
+        if connection.status != 404 or version is None:
+            return connection
+        if is_unknown_model(await connection.peek(), version.engine_name):
+            await connection.read()
+            engine.loader.lost(version, sent_s)
+            raise AdapterGoneError
         return connection
 
-    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        await self._request.__aexit__()
-        self._end(error)
+    def release(self, error: BaseException | None) -> None:
+        """Let go of the engine; `error` is how the request ended.
 
-    def _end(self, error: BaseException | None) -> None:
-        error, breaker = reason_of(error), self._engine.breaker
-        self._engine.suspects.ended(self._engine.name, self._run, error)
-        if isinstance(error, EngineUnreachableError | EngineBrokeOffError) or self._was_mute(error):
+        A response that was not read to its end has its connection closed, so that the engine stops working on it. The
+        circuit breaker and the poison list learn from `error`, and so does the loader: a version whose request was not
+        answered may be what broke the engine.
+        """
+        engine, version = self.engine, self._version
+        try:
+            if self._connection is not None:
+                engine.client.give_back(self._connection)
+            if self._running is not None:
+                self._judge(self._running, reason_of(error))
+        finally:
+            engine.running -= 1
+            if version is not None:
+                engine.loader.release(version, answered=error is None)
+                engine.scheduler.leave(version.engine_name)
+
+    def _judge(self, running: RunningRequest, error: BaseException | None) -> None:
+        breaker, connection = self.engine.breaker, self._connection
+        self.engine.poison.ended(self.engine.name, running, error)
+        if isinstance(error, EngineUnreachableError | EngineBrokeOffError) or self._was_silent(error):
             breaker.failed()
-        elif error is None or self._is_answered:
+        elif error is None or (connection is not None and connection.is_complete):
             breaker.succeeded()
         breaker.abandoned()
 
-    @property
-    def _is_answered(self) -> bool:
-        return self._connection is not None and self._connection.is_complete
-
-    def _was_mute(self, error: BaseException | None) -> bool:
-        """Whether a time limit passed in silence: a stream that spoke until its last second was only long."""
+    def _was_silent(self, error: BaseException | None) -> bool:
+        """Whether a time limit passed in silence: a stream that sent something until its last second was only long."""
         if not isinstance(error, EngineTimeoutError):
             return False
         return error.code == "engine_idle_timeout" or self._connection is None or not self._connection.has_spoken

@@ -263,12 +263,7 @@ class Request:
         self._connection: Connection
 
     async def __aenter__(self) -> Connection:
-        self._connection = await self._pool.take()
-        try:
-            await self._connection.send(self._message)
-        except BaseException:
-            self._connection.close()
-            raise
+        self._connection = await self._pool.send_message(self._message)
         return self._connection
 
     async def __aexit__(self, *_: object) -> None:
@@ -302,6 +297,20 @@ class ConnectionPool:
     def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> "Request":
         """A request to send by entering it as a context."""
         return Request(self, self._message(method, path, body, headers))
+
+    async def send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Connection:
+        """Send a request; returns once the response headers are here, and `give_back` must follow. See `Request`."""
+        return await self.send_message(self._message(method, path, body, headers))
+
+    async def send_message(self, message: bytes) -> Connection:
+        """Send the bytes of a whole request on a connection of its own; closes it again when that fails."""
+        connection = await self.take()
+        try:
+            await connection.send(message)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     async def take(self) -> Connection:
         """A connection that nobody uses; raises `EngineUnreachableError` when none can be made."""

@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from gateway.engines.adapter_loader import AdapterLoader
 from gateway.engines.adapter_reconciler import Reconciler
-from gateway.engines.client import EngineClient
+from gateway.engines.client import EngineClient, Health
 from gateway.engines.process import EngineProcess, EngineSpec
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
@@ -98,8 +98,7 @@ class Supervisor:
         self._patience = patience
         self._announce = announce
         self._died = died
-        self.came_up: Callable[[], Awaitable[str | None]] | None = None
-        """Called before the engine gets any request; says what its run is called from now on."""
+        self._read_run: Callable[[], Awaitable[str | None]] | None = None
         self.run_id: str | None = None
         """What the engine's present run is called, by its counters; None when it tells none."""
         self._process: EngineProcess | None = None
@@ -111,6 +110,10 @@ class Supervisor:
     def is_managed(self) -> bool:
         """Whether this gateway started the engine itself."""
         return self._spec is not None
+
+    def on_start(self, read_run: Callable[[], Awaitable[str | None]]) -> None:
+        """Register what is called before a started engine gets its first request; it returns the id of its run."""
+        self._read_run = read_run
 
     async def run(self) -> None:
         """Supervise until cancelled; raises `EngineStartError` when a managed engine fails its very first start, and
@@ -257,9 +260,18 @@ class Supervisor:
             await asyncio.sleep(_ATTACHED_PROBE_S)
 
     async def _look(self, failures: int) -> int:
-        """One look at an attached engine; returns how often it has failed in a row."""
+        """Probe an attached engine once; returns how often in a row nothing answered.
+
+        An engine that is slow to answer has as long as a managed one before it counts as hung. Only one that refuses
+        connections or answers with an error is taken for dead, because its adapters and requests pay for that.
+        """
         is_ready = self.status.state is EngineState.READY
-        is_up = await self._client.is_healthy()
+        health = await self._client.health()
+        if health is Health.SLOW and (is_ready or self.status.state is EngineState.HUNG):
+            if time.monotonic() - self._alive_s >= self._patience.hang_s:
+                self._hangs()
+            return 0
+        is_up = health is Health.UP
         if is_up and (not is_ready or time.monotonic() - self._alive_s >= _LIFE_PROBE_S):
             try:
                 async with asyncio.timeout(self._patience.hang_s):
@@ -285,7 +297,7 @@ class Supervisor:
         """Make true what the registry wants; False when the engine died meanwhile."""
         try:
             version = await self._client.version()
-            self.run_id = None if self.came_up is None else await self.came_up()
+            self.run_id = None if self._read_run is None else await self._read_run()
             await self._reconciler.restore()
         except GatewayError as error:
             why = f"The engine cannot be used: {error}"

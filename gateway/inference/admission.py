@@ -1,6 +1,6 @@
-"""Admission: so many requests at a time, a queue with a deadline behind them, and an honest `retry-after` beyond.
+"""Admission control: a bound on concurrent requests, a queue with a deadline, and a `retry-after` that the rate backs.
 
-What is turned away has consumed nothing: no ledger row, no adapter, no engine.
+A request that is refused here has consumed nothing: no ledger row, no adapter, no engine.
 """
 
 import asyncio
@@ -11,66 +11,65 @@ from collections import deque
 from gateway.errors import OverloadedError
 
 _RATE_WINDOW = 64
-_LONGEST_RETRY_S = 60
+_MAX_RETRY_AFTER_S = 60
 
 
 class Admission:
-    """`slots` requests run at a time; up to `max_waiting` more wait, each for `max_wait_s` at most."""
+    """Let `slots` requests run at a time; up to `max_waiting` more wait in order, each for at most `max_wait_s`."""
 
     def __init__(self, slots: int, *, max_waiting: int, max_wait_s: float) -> None:
         self._slots = slots
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._ended_s: deque[float] = deque(maxlen=_RATE_WINDOW)
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._released_s: deque[float] = deque(maxlen=_RATE_WINDOW)
         self.running = 0
 
     @property
     def waiting(self) -> int:
         """How many requests wait for a slot."""
-        return len(self._waiting)
+        return len(self._waiters)
 
     @property
     def is_quiet(self) -> bool:
-        """Whether at least half of the slots are free: time for work that nobody waits for."""
-        return not self._waiting and 2 * self.running < self._slots
+        """Whether at least half of the slots are free: room for work that can be dropped."""
+        return not self._waiters and 2 * self.running < self._slots
 
-    def slot(self) -> "Slot":
-        """A slot to hold by entering it."""
-        return Slot(self)
+    async def acquire(self) -> float:
+        """Take a slot; returns the seconds waited. `release` must follow, also after a cancellation later on.
 
-    async def take(self) -> float:
-        """Take a slot; returns how many seconds that took. Raises `OverloadedError` when the queue is full or slow."""
+        Raises `OverloadedError` when the queue is full or the wait takes too long.
+        """
         if self.running < self._slots:
             self.running += 1
             return 0.0
-        asked_s = time.monotonic()
+        started_s = time.monotonic()
         await self._wait()
-        return time.monotonic() - asked_s
+        return time.monotonic() - started_s
 
-    def give_back(self) -> None:
-        """A slot is free again: the next in line gets it."""
-        self._ended_s.append(time.monotonic())
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)  # the slot goes to the next in line; `running` stays
+    def release(self) -> None:
+        """Give a slot back: the next request in the queue gets it."""
+        self._released_s.append(time.monotonic())
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)  # `running` stays: the slot changes hands
                 return
         self.running -= 1
 
     async def _wait(self) -> None:
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._waiters) >= self._max_waiting:
             raise self._overloaded("the queue is full")
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
             async with asyncio.timeout(self._max_wait_s):
-                await turn
+                await waiter
         except (TimeoutError, asyncio.CancelledError) as error:
-            if turn.done() and not turn.cancelled():
-                self.give_back()  # the turn came in the very moment in which the wait ended
+            if waiter.done() and not waiter.cancelled():
+                self.release()  # the slot came in the very moment in which the wait ended
             else:
-                self._waiting.remove(turn)
+                self._waiters.remove(waiter)
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"none came free within {self._max_wait_s:g} s") from None
             raise
@@ -82,22 +81,7 @@ class Admission:
 
     def retry_after_s(self) -> int:
         """Seconds until the present queue has drained at the rate of the latest requests."""
-        if len(self._ended_s) < 2:
+        if len(self._released_s) < 2:
             return 1
-        rate_per_s = (len(self._ended_s) - 1) / max(1e-3, time.monotonic() - self._ended_s[0])
-        return min(_LONGEST_RETRY_S, max(1, math.ceil((len(self._waiting) + 1) / rate_per_s)))
-
-
-class Slot:
-    """A slot, held while the context is open; entering it tells how many seconds were waited."""
-
-    __slots__ = ("_admission",)
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-
-    async def __aenter__(self) -> float:
-        return await self._admission.take()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._admission.give_back()
+        rate_per_s = (len(self._released_s) - 1) / max(1e-3, time.monotonic() - self._released_s[0])
+        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil((len(self._waiters) + 1) / rate_per_s)))

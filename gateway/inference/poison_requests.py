@@ -1,13 +1,11 @@
-"""What kind of body a request has: plain, or one of many that an engine may fail on whatever the model is.
+"""Poison requests: a request that was running when an engine died is refused for a while.
 
-Two bodies are of one kind when they ask for the same in everything but their texts: an engine that fails on one fails
-on the other.
+Ordinary-looking requests exist that kill a vLLM engine. A client that sent one usually sends it again, and a gateway
+that replays it elsewhere kills one engine after the other. So nothing is ever replayed, and a request that was running
+at a death is recognised by its bytes when it comes back.
 
-Poison containment: a request that was running when an engine died is not run again for a while.
-
-Ordinary-looking requests exist that kill a vLLM engine. Whoever sends one usually sends it again, and a gateway that
-replays it elsewhere kills one engine after the other. So nothing is ever replayed, and what was running at a death
-is recognised by its bytes when it comes back.
+`body_kind` compares bodies for canaries: two bodies are of one kind when they differ in nothing but their texts. An
+engine that fails on one fails on the other, whatever the adapter.
 """
 
 import hashlib
@@ -21,12 +19,16 @@ from typing import Any
 import orjson
 
 from gateway.errors import EngineFailedError, EngineTimeoutError, SuspectRequestError
+from gateway.inference.request_guards import UNSERVED_FIELDS
 
+_BEFORE_DEATH_S = 10.0  # a dying engine fails its requests a moment before it is known to be dead
+_MAX_FAILED = 10_000
 _TEXTS = ("messages", "input", "prompt", "system", "instructions")
-# What every application sends, and no engine fails on once the fields have been checked.
+# Fields that every application sends and no engine fails on once they have been checked, or never gets.
 _PLAIN = frozenset(
     {
         *_TEXTS,
+        *UNSERVED_FIELDS,
         *("model", "stream", "stream_options", "user", "safety_identifier", "metadata", "store", "prompt_cache_key"),
         *("max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "top_p", "seed", "n", "logprobs"),
         *("frequency_penalty", "presence_penalty", "parallel_tool_calls", "service_tier", "cache_salt", "request_id"),
@@ -36,7 +38,7 @@ _PLAIN_MESSAGE = frozenset({"role", "content"})
 
 
 def body_kind(document: Mapping[str, Any]) -> bytes | None:
-    """A digest of all but the texts of a body; None when there is nothing else in it."""
+    """Hash all but the texts of a request body; None when nothing is left."""
     extras = {name: value for name, value in document.items() if name not in _PLAIN and value is not None}
     shapes = sorted({shape for name in _TEXTS for shape in _shapes(document.get(name))})
     if not extras and not shapes:
@@ -46,7 +48,7 @@ def body_kind(document: Mapping[str, Any]) -> bytes | None:
 
 
 def _shapes(value: Any) -> Iterator[str]:
-    """How the messages and parts within a text are built, where they are more than a role and a text."""
+    """Yield the shapes of messages and parts that are more than a role and a text."""
     left = [value] if isinstance(value, list) else []
     while left:
         for item in left.pop():
@@ -57,13 +59,8 @@ def _shapes(value: Any) -> Iterator[str]:
 
 
 def _word(name: str, value: Any) -> str:
-    """A role or the type of a part as it is, of anything else what it is."""
+    """Return a role or a part's type as it is, and the Python type of any other value."""
     return str(value)[:40] if name in ("role", "type") else type(value).__name__
-
-
-# A dying engine fails its requests a moment before it is known to be dead.
-_BEFORE_DEATH_S = 10.0
-_MOST = 10_000
 
 
 @dataclass(slots=True)
@@ -76,13 +73,16 @@ class RunningRequest:
 
 
 class PoisonRequests:
-    """What runs on which engine, and what was running when one died; requests are known by a hash of their bytes."""
+    """Track the requests that run on each engine, and refuse those that ran when one died, for `ttl_s` seconds.
+
+    A fingerprint is a hash of a request's bytes.
+    """
 
     def __init__(self, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._ttl_s = ttl_s
         self._clock = clock
         self._running: dict[str, dict[int, RunningRequest]] = defaultdict(dict)
-        self._failed: dict[str, deque[RunningRequest]] = defaultdict(lambda: deque(maxlen=_MOST))
+        self._failed: dict[str, deque[RunningRequest]] = defaultdict(lambda: deque(maxlen=_MAX_FAILED))
         self._until_s: dict[int, float] = {}
 
     def check(self, fingerprint: int) -> None:
@@ -94,26 +94,27 @@ class PoisonRequests:
 
     def began(self, engine: str, fingerprint: int) -> RunningRequest:
         """Note that a request runs on an engine; `ended` must follow."""
-        run = RunningRequest(fingerprint, self._clock())
-        self._running[engine][id(run)] = run
-        return run
+        running = RunningRequest(fingerprint, self._clock())
+        self._running[engine][id(running)] = running
+        return running
 
-    def ended(self, engine: str, run: RunningRequest, error: BaseException | None) -> None:
+    def ended(self, engine: str, running: RunningRequest, error: BaseException | None) -> None:
         """Note how the request ended, and when the engine failed it."""
-        del self._running[engine][id(run)]
+        del self._running[engine][id(running)]
         if isinstance(error, EngineFailedError | EngineTimeoutError):
-            run.failed_s = self._clock()
-            self._failed[engine].append(run)
+            running.failed_s = self._clock()
+            self._failed[engine].append(running)
 
     def engine_died(self, engine: str) -> None:
-        """Suspect what was running when the engine began to fail; what came later met an engine already dead."""
-        now = self._clock()
-        runs = [run for run in self._failed.pop(engine, ()) if now - run.failed_s < _BEFORE_DEATH_S]
-        began_s = min((run.failed_s for run in runs), default=now)
-        suspects = {run.fingerprint for run in (*runs, *self._running[engine].values()) if run.started_s <= began_s}
-        self._until_s = {known: until_s for known, until_s in self._until_s.items() if until_s > now}
-        self._until_s |= dict.fromkeys(suspects, now + self._ttl_s)
+        """Refuse from now on what was running when the engine began to fail; later requests met it already dead."""
+        now_s = self._clock()
+        failed = [request for request in self._failed.pop(engine, ()) if now_s - request.failed_s < _BEFORE_DEATH_S]
+        began_s = min((request.failed_s for request in failed), default=now_s)
+        requests = (*failed, *self._running[engine].values())
+        poison = {request.fingerprint for request in requests if request.started_s <= began_s}
+        self._until_s = {fingerprint: until_s for fingerprint, until_s in self._until_s.items() if until_s > now_s}
+        self._until_s |= dict.fromkeys(poison, now_s + self._ttl_s)
 
     def __len__(self) -> int:
-        """How many requests are under suspicion."""
+        """How many requests are refused at present."""
         return len(self._until_s)

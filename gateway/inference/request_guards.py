@@ -1,12 +1,11 @@
-"""Shields against what a request would have the engine fetch, unpickle or run: addresses of media, tensors, templates.
+"""Request guards: refuse what vLLM accepts and then dies of, starves others for, or fetches and runs.
 
-vLLM fetches any address in a request by default, from inside the engine's network; it loads tensors with torch; and a
-chat template is a program. Applications send media as `data:` URLs and let the model's own template be.
+By default vLLM fetches any address in a request from inside its own network, loads tensors with torch, and runs a chat
+template as the program that it is. Applications send media as `data:` URLs and leave the template alone.
 
-Shields against requests that vLLM accepts and that then end it, or keep it from everybody else.
-
-What was seen on a real engine, with causes and measurements, is in docs/decisions/0006. Each shield has a name, shown
-in `GET /admin/v1/engines`; it refuses a request with the field at fault, or removes what no client needs.
+What was seen on a real engine, with causes and measurements, is in docs/decisions/0006. Each guard has a name, shown in
+`GET /admin/v1/engines`. A guard refuses a request and names the field at fault; it never changes the request. Fields
+that no client needs (`UNSERVED_FIELDS`) pass here, and are left out of the engine's body.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +14,39 @@ from typing import Any
 
 from gateway.errors import InvalidRequestError, RequestTooLargeError
 
+MOST_CHOICES = 128  # OpenAI's own limit
+MOST_MESSAGES = 2_048
+MOST_GRAMMAR_BYTES = 64 << 10
+MOST_TRUNCATED_BYTES = 256 << 10
+MOST_TEXT_BYTES = 1 << 20
+UNSERVED_FIELDS = ("kv_transfer_params", "ec_transfer_params", "prompt_logprobs")
+"""Never sent to an engine: transfers of caches end it when nested; `prompt_logprobs` passes the guards only as null."""
+_GRAMMARS = ("structured_outputs", "response_format", "text", "output_config", "tools")
+_CHAT = "/v1/chat/completions"
+_TEXT_ONLY = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
 _WITH_PARTS = ("messages", "input", "system")
 _ADDRESSES = ("image_url", "audio_url", "video_url", "file_url")
 _TENSORS = ("prompt_embeds", "image_embeds", "audio_embeds", "video_embeds")
 _TEMPLATE_WORDS = frozenset({"chat_template", "tokenize"})
 
 
-def foreign_media(_path: str, document: dict[str, Any], _size: int) -> None:
+Guard = Callable[[str, dict[str, Any], int], None]
+"""Takes a path, a document and the size of its body; raises `InvalidRequestError` naming the field."""
+
+
+def guard_request(path: str, document: dict[str, Any], size: int) -> None:
+    """Check a request of `size` bytes with every guard; raises `InvalidRequestError` naming the field at fault."""
+    for check in REQUEST_GUARDS.values():
+        check(path, document, size)
+
+
+def guard_defects() -> dict[str, str]:
+    """Return the defect of the engine that each guard is against, by the guard's name."""
+    defects = {name: " ".join((check.__doc__ or "").split()) for name, check in REQUEST_GUARDS.items()}
+    return defects | {"cache-transfer": "Deeply nested transfers of caches end the engine's worker; none are served."}
+
+
+def _foreign_media(_path: str, document: dict[str, Any], _size: int) -> None:
     """The engine would fetch any address that a request names, also of its own network, and load tensors with torch,
     which has run code and ended engines (CVE-2025-62164).
     """
@@ -37,7 +62,7 @@ def foreign_media(_path: str, document: dict[str, Any], _size: int) -> None:
                     _check(part, name)
 
 
-def chat_templates(_path: str, document: dict[str, Any], _size: int) -> None:
+def _chat_templates(_path: str, document: dict[str, Any], _size: int) -> None:
     """A template is a program that the engine runs: endless loops and more (CVE-2025-61620, CVE-2025-62426)."""
     if document.get("chat_template") is not None:
         raise InvalidRequestError("'chat_template' is not served here; the model's own is used.", param="chat_template")
@@ -49,7 +74,7 @@ def chat_templates(_path: str, document: dict[str, Any], _size: int) -> None:
 
 
 def _check(part: dict[str, Any], name: str) -> None:
-    """One message or part."""
+    """Check one message or part."""
     if part.get("type") in _TENSORS or any(tensor in part for tensor in _TENSORS):
         raise InvalidRequestError(f"'{name}' holds embeddings, which are not served here.", param=name)
     for address in _addresses(part):
@@ -60,7 +85,7 @@ def _check(part: dict[str, Any], name: str) -> None:
 
 
 def _parts(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A message and the parts within it, and within those, as results of tools have them; however deep."""
+    """Yield a message and all parts nested in it, as results of tools have them."""
     left = [message]
     while left:
         part = left.pop()
@@ -78,26 +103,9 @@ def _addresses(part: dict[str, Any]) -> Iterator[Any]:
         yield source.get("url")
 
 
-MOST_CHOICES = 128  # OpenAI's own limit
-MOST_MESSAGES = 2_048
-MOST_GRAMMAR_BYTES = 64 << 10
-MOST_TRUNCATED_BYTES = 256 << 10
-MOST_TEXT_BYTES = 1 << 20
-_CACHE_TRANSFER = ("kv_transfer_params", "ec_transfer_params")
-_GRAMMARS = ("structured_outputs", "response_format", "text", "output_config", "tools")
-_CHAT = "/v1/chat/completions"
-_TEXT_ONLY = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
-
-
-def guard_request(path: str, document: dict[str, Any], size: int) -> None:
-    """Check a request of `size` bytes and cut it back in place; raises `InvalidRequestError` naming the field."""
-    for apply in REQUEST_SHIELDS.values():
-        apply(path, document, size)
-
-
 def _prompt_logprobs(path: str, document: dict[str, Any], _size: int) -> None:
     """With LoRA enabled, log-probabilities of prompt tokens end the engine (vLLM issues 16668, 29955)."""
-    if document.pop("prompt_logprobs", None) is not None:
+    if document.get("prompt_logprobs") is not None:
         raise InvalidRequestError(
             "'prompt_logprobs' is not served here: with adapters it ends the engine; leave it out.",
             param="prompt_logprobs",
@@ -115,21 +123,15 @@ def _prompt_logprobs(path: str, document: dict[str, Any], _size: int) -> None:
         )
 
 
-def _cache_transfer(_path: str, document: dict[str, Any], _size: int) -> None:
-    """Deeply nested, these end the engine when they are handed to its worker; nothing here transfers caches."""
-    for name in _CACHE_TRANSFER:
-        document.pop(name, None)
-
-
 def _many_choices(_path: str, document: dict[str, Any], _size: int) -> None:
-    """Thousands of choices for one prompt keep everybody else waiting for as long as they run."""
+    """Thousands of choices for one prompt block all other requests for as long as they run."""
     for name in ("n", "best_of"):
         if (count := document.get(name) or 1) > MOST_CHOICES:
             raise InvalidRequestError(f"'{name}' is {count}; at most {MOST_CHOICES} are served.", param=name)
 
 
 def _many_messages(_path: str, document: dict[str, Any], _size: int) -> None:
-    """The engine's front end stands still while it renders very many messages."""
+    """The engine's front end blocks while it renders thousands of messages."""
     for name in ("messages", "input"):
         if isinstance(items := document.get(name), list) and len(items) > MOST_MESSAGES:
             raise InvalidRequestError(
@@ -147,7 +149,7 @@ def _large_grammars(_path: str, document: dict[str, Any], size: int) -> None:
 
 
 def _truncated_texts(_path: str, document: dict[str, Any], size: int) -> None:
-    """Truncation switches off the engine's length check, so it tokenises any length, for everybody to wait."""
+    """Truncation switches off the engine's length check, so it tokenises a text of any length and blocks meanwhile."""
     if size <= MOST_TRUNCATED_BYTES:
         return
     for name in ("truncate_prompt_tokens", "truncation"):
@@ -158,13 +160,13 @@ def _truncated_texts(_path: str, document: dict[str, Any], size: int) -> None:
 
 
 def _large_texts(path: str, _document: dict[str, Any], size: int) -> None:
-    """The engine has one thread for tokenising: a huge text holds up everybody's prompts."""
+    """The engine has one thread for tokenising: a huge text blocks all other prompts."""
     if size > MOST_TEXT_BYTES and path in _TEXT_ONLY:
         raise RequestTooLargeError(f"{path} takes up to {MOST_TEXT_BYTES} bytes; send the text in parts.")
 
 
 def _length(value: Any) -> int:
-    """How many characters and values a field holds, however deep."""
+    """Count characters and values of a field, nested ones included."""
     length, left = 0, [value]
     while left:
         value = left.pop()
@@ -180,16 +182,15 @@ def _length(value: Any) -> int:
     return length
 
 
-REQUEST_SHIELDS: Mapping[str, Callable[[str, dict[str, Any], int], None]] = MappingProxyType(
+REQUEST_GUARDS: Mapping[str, Guard] = MappingProxyType(
     {
         "prompt-logprobs": _prompt_logprobs,
-        "cache-transfer": _cache_transfer,
         "many-choices": _many_choices,
         "many-messages": _many_messages,
         "large-grammars": _large_grammars,
         "truncated-texts": _truncated_texts,
         "large-texts": _large_texts,
-        "foreign-media": foreign_media,
-        "chat-templates": chat_templates,
+        "foreign-media": _foreign_media,
+        "chat-templates": _chat_templates,
     }
 )

@@ -1,77 +1,39 @@
-"""Resolve: from the model a client named to the base model or one exact adapter version, canary and shadow included.
+"""Route a request: from the model name a client sent to the base model or one exact adapter version.
 
-A name's requests go to its live version; while it has a canary, a share of them goes there instead, always the same
-callers (`stickiness`); while it has a shadow, a share of the answered ones is asked again of the shadow.
+Requests for a name go to its live version. While the name has a canary, a share of its callers is routed there, always
+the same callers (`routing_key`); while it has a shadow, a share of the answered requests is sent to the shadow too.
 """
 
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import orjson
 
-from adapters import AdapterRef, InvalidRefError, Registry, Snapshot, Split, State, UnknownAdapterError, Version
+from adapters import AdapterRef, InvalidRefError, Registry, Snapshot, Split, State, UnknownAdapterError
 from gateway.auth import Caller
+from gateway.core import Route, Target, Track
 from gateway.errors import ModelNotFoundError
-from gateway.metering import shadow_label
 
 # In this order: what OpenAI calls the end user now, and what it called them before. No hint for a cache: applications
-# send the same one for everybody, or another one for each conversation.
-_WHO = ("safety_identifier", "user")
+# send the same one for all users, or another one for each conversation.
+_USER_FIELDS = ("safety_identifier", "user")
 # Agents put the person and the session into one name: `user_…_account_…_session_…`, or a JSON object of ids.
 _SESSION = re.compile(r"_session_.*", re.DOTALL)
-_SHARES = 1 << 64
-
-
-class Track(StrEnum):
-    """Which way a request of a divided name went; requests of undivided names are on no track."""
-
-    LIVE = "live"
-    CANARY = "canary"
-    SHADOW = "shadow"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a request goes: `model` is the client's word, `engine_model` the engine's; the base has no `version`."""
-
-    model: str
-    engine_model: str
-    version: Version | None
-    track: Track | None = None
-
-    @property
-    def label(self) -> str:
-        """The adapter's name, or the base's: a value from a closed list, fit for metrics and reports."""
-        if self.version is None:
-            return self.engine_model
-        return shadow_label(self.version.name) if self.track is Track.SHADOW else self.version.name
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Everything that a model's name can mean now; the shares are of `_SHARES`."""
-
-    target: Target
-    canary: Target | None = None
-    canary_share: int = 0
-    shadow: Target | None = None
-    shadow_share: int = 0
+_HASHES = 1 << 64
 
 
 class Resolver:
-    """Reads the registry's snapshot; never touches the database or the engine."""
+    """Resolve model names to targets in the registry's snapshot, without the database or an engine."""
 
     def __init__(self, registry: Registry, served_model_name: str) -> None:
         self._registry = registry
         self._base = Route(Target(served_model_name, served_model_name, None))
-        self._known: tuple[Snapshot, dict[str, Route]] = (registry.snapshot, {})
+        self._cached: tuple[Snapshot, dict[str, Route]] = (registry.snapshot, {})
 
     def route_for(self, caller: Caller, model: str) -> Route:
-        """All targets of a model name or ref; what the caller may not use does not exist for it."""
+        """Return the route of a model name or ref; raises `ModelNotFoundError` also for what the caller may not use."""
         route = self.route(model)
         version = route.target.version
         if not caller.may_use(model if version is None else version.name):
@@ -79,10 +41,10 @@ class Resolver:
         return route
 
     def route(self, model: str) -> Route:
-        """All targets of a model name or ref; raises `ModelNotFoundError` for whatever may not be routed to."""
-        snapshot, routes = self._known
+        """Return the route of a model name or ref; raises `ModelNotFoundError` unless it is the base or READY."""
+        snapshot, routes = self._cached
         if snapshot is not self._registry.snapshot:
-            snapshot, routes = self._known = (self._registry.snapshot, {})
+            snapshot, routes = self._cached = (self._registry.snapshot, {})
         route = routes.get(model)
         if route is None:
             route = self._find(snapshot, model)
@@ -102,55 +64,55 @@ class Resolver:
         policy = snapshot.policies.get(ref.name)
         if policy is None or ref.version is not None or ref.digest12:
             return Route(Target(model, version.engine_name, version))
-        canary, canary_share = _part(snapshot, model, policy.canary, Track.CANARY)
-        shadow, shadow_share = _part(snapshot, model, policy.shadow, Track.SHADOW)
+        canary, canary_share = _split_target(snapshot, model, policy.canary, Track.CANARY)
+        shadow, shadow_share = _split_target(snapshot, model, policy.shadow, Track.SHADOW)
         target = Target(model, version.engine_name, version, Track.LIVE if canary else None)
         return Route(target, canary, canary_share, shadow, shadow_share)
 
 
-def _part(snapshot: Snapshot, name: str, split: Split | None, track: Track) -> tuple[Target | None, int]:
-    """The target of a split and its share; nothing while its version may not be routed to."""
+def _split_target(snapshot: Snapshot, name: str, split: Split | None, track: Track) -> tuple[Target | None, int]:
+    """Return the target of a traffic split and its share; none while its version is not READY."""
     if split is None:
         return None, 0
     version = snapshot.resolve(AdapterRef(name, version=split.version))
     if version.state is not State.READY:
         return None, 0
-    return Target(name, version.engine_name, version, track), int(split.percent * _SHARES / 100)
+    return Target(name, version.engine_name, version, track), int(split.percent * _HASHES / 100)
 
 
-def choose(route: Route, who: str) -> Target:
-    """The live or the canary target, always the same one for `who` while the canary stays and does not shrink."""
+def choose_target(route: Route, key: str) -> Target:
+    """Return the live or the canary target: the same one for a key while the canary stays and does not shrink."""
     canary = route.canary
     if canary is None or canary.version is None:
         return route.target
     # With the version in it, the next canary meets other callers first.
-    falls = _fall(f"{canary.model}\0{canary.version.version}\0{who}")
-    return canary if falls < route.canary_share else route.target
+    hashed = _hash64(f"{canary.model}\0{canary.version.version}\0{key}")
+    return canary if hashed < route.canary_share else route.target
 
 
-def mirrored_to(route: Route, request_id: str) -> Target | None:
-    """The shadow target when this request is one of those that are asked again."""
-    if route.shadow is None or _fall(request_id) >= route.shadow_share:
+def choose_shadow(route: Route, request_id: str) -> Target | None:
+    """Return the shadow target for the share of requests that it gets; else None."""
+    if route.shadow is None or _hash64(request_id) >= route.shadow_share:
         return None
     return route.shadow
 
 
-def stickiness(document: Mapping[str, Any], caller: Caller, request_id: str) -> str:
-    """Who a request is from, for a canary: the end user that it names, else the application's key.
+def routing_key(document: Mapping[str, Any], caller: Caller, request_id: str) -> str:
+    """Return what keeps a caller on one side of a canary: the end user named in the request, else the API key.
 
-    The admin key stands for nobody in particular: with it, and without an end user, each request falls by itself.
+    The admin key is shared by many: with it, and without an end user, each request is routed by itself.
     """
     metadata = document.get("metadata")
-    named = [document.get(field) for field in _WHO]
+    named = [document.get(field) for field in _USER_FIELDS]
     named.append(metadata.get("user_id") if isinstance(metadata, dict) else None)
     for name in named:
-        if isinstance(name, str) and (person := _person(name)):
+        if isinstance(name, str) and (person := _without_session(name)):
             return f"{caller.tenant}\0{person}"
     return request_id if caller.is_admin else caller.key_id
 
 
-def _person(name: str) -> str:
-    """What stays of a user's name from one conversation to the next; empty when it names nothing but the session."""
+def _without_session(name: str) -> str:
+    """Return the part of a user's name that stays from one conversation to the next; may be empty."""
     if name.startswith("{"):
         try:
             ids = orjson.loads(name)
@@ -161,7 +123,7 @@ def _person(name: str) -> str:
     return _SESSION.sub("", name)
 
 
-def _fall(text: str) -> int:
-    """Where a text falls on [0, `_SHARES`), evenly."""
+def _hash64(text: str) -> int:
+    """Hash a text evenly onto 64 bits."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest)

@@ -1,7 +1,4 @@
-"""The ledger's rows as they are, one after the other, for exports: in order of time, a page at a time.
-
-Rows as text, page by page, so that an export of any size takes little memory.
-"""
+"""Export of ledger rows as JSON Lines or CSV, in order of time, page by page: any size takes little memory."""
 
 import csv
 import io
@@ -12,38 +9,37 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine, select, tuple_
 
-from gateway.metering.fold import usage_ledger
+from gateway.metering.tables import usage_ledger
 
-_PAGE = 2_000
-
+CONTENT_TYPES: Mapping[str, str] = MappingProxyType({"jsonl": "application/x-ndjson", "csv": "text/csv"})
+_PAGE_ROWS = 2_000
 EXPORTED = tuple(str(column.name) for column in usage_ledger.c)
-"""The columns of an export, in this order; new ones are added at the end."""
+"""Columns of an export, in this order; new ones are added at the end."""
 
 
-def rows(database: Engine, since_us: int, until_us: int, tenant: str | None = None) -> Iterator[list[dict[str, Any]]]:
-    """Pages of rows that were opened in a window, of all tenants or of one. Blocks between pages."""
+def ledger_pages(
+    database: Engine, since_us: int, until_us: int, tenant: str | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield pages of the rows opened in a window, of one tenant or of all; blocks between pages."""
     row = usage_ledger.c
     place = (row.opened_us, row.request_id, row.attempt)
     query = select(usage_ledger).where(row.opened_us >= since_us, row.opened_us < until_us).order_by(*place)
     if tenant is not None:
         query = query.where(row.tenant == tenant)
-    after: tuple[Any, ...] | None = None
+    last: tuple[Any, ...] | None = None
     while True:
-        page = query if after is None else query.where(row.opened_us >= after[0], tuple_(*place) > tuple_(*after))
+        page = query if last is None else query.where(row.opened_us >= last[0], tuple_(*place) > tuple_(*last))
         with database.connect() as connection:
-            found = [dict(zip(EXPORTED, one, strict=True)) for one in connection.execute(page.limit(_PAGE))]
+            found = [dict(zip(EXPORTED, one, strict=True)) for one in connection.execute(page.limit(_PAGE_ROWS))]
         if found:
             yield found
-        if len(found) < _PAGE:
+        if len(found) < _PAGE_ROWS:
             return
-        after = tuple(found[-1][column.name] for column in place)
+        last = tuple(found[-1][column.name] for column in place)
 
 
-CONTENT_TYPES: Mapping[str, str] = MappingProxyType({"jsonl": "application/x-ndjson", "csv": "text/csv"})
-
-
-def exported(pages: Iterable[list[dict[str, Any]]], form: str) -> Iterator[bytes]:
-    """Pages of rows as JSON Lines, or as CSV with a head line."""
+def encode_pages(pages: Iterable[list[dict[str, Any]]], form: str) -> Iterator[bytes]:
+    """Encode pages of rows as JSON Lines, or as CSV with a header line."""
     if form == "jsonl":
         for page in pages:
             yield b"".join([orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in page])
@@ -51,12 +47,12 @@ def exported(pages: Iterable[list[dict[str, Any]]], form: str) -> Iterator[bytes
     yield (",".join(EXPORTED) + "\n").encode()
     for page in pages:
         text = io.StringIO()
-        csv.DictWriter(text, EXPORTED, lineterminator="\n").writerows([_safe(row) for row in page])
+        csv.DictWriter(text, EXPORTED, lineterminator="\n").writerows([_escape_formulas(row) for row in page])
         yield text.getvalue().encode()
 
 
-def _safe(row: dict[str, Any]) -> dict[str, Any]:
-    """A spreadsheet takes text that begins like this for a formula, and clients choose model names and request ids."""
+def _escape_formulas(row: dict[str, Any]) -> dict[str, Any]:
+    """Quote text that a spreadsheet would run as a formula: clients choose model names and request ids."""
     return {
         name: f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
         for name, value in row.items()

@@ -1,9 +1,7 @@
-"""Spending: what keys and tenants have spent by day, booked in the very transaction that settles the ledger's rows.
+"""The fold: journal lines become rows of the ledger, and their costs are booked as spending, in one transaction.
 
-So it cannot differ from the ledger: a row that is settled twice, or folded again after a crash, is booked once, and one
-that arrives late is booked on the day on which its request came.
-
-The ledger's table, and how lines of the journal become its rows. Folding the same lines twice changes nothing.
+So spending cannot differ from the ledger: a row that is settled twice, or folded again after a crash, is booked once,
+and one that arrives late is booked on the day of its request. Folding the same lines twice changes nothing.
 """
 
 from collections import Counter
@@ -13,114 +11,37 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    bindparam,
-    cast,
-    func,
-    or_,
-    select,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import JSON, Connection, String, bindparam, cast, func, or_, select
+from sqlalchemy.dialects import postgresql
 
-from gateway.metering.entry import CHARGED, OPENED, PROGRESS, SETTLED
+from gateway.clock import DAY_US
+from gateway.database import upsert
+from gateway.metering.entry import CHARGED, COLUMNS, OPENED, PROGRESS, SETTLED
+from gateway.metering.tables import spending, usage_ledger
 
-usage_ledger = Table(
-    "usage_ledger",
-    MetaData(),
-    Column("request_id", String(64), primary_key=True),
-    Column("attempt", Integer, primary_key=True),
-    Column("opened_us", BigInteger, nullable=False),
-    Column("settled_us", BigInteger),
-    Column("state", String(16), nullable=False),
-    Column("tenant", String(64), nullable=False),
-    Column("key_id", String(64), nullable=False),
-    Column("model", String(128), nullable=False),
-    Column("adapter", String(64)),
-    Column("digest", String(64)),
-    Column("stream", Boolean, nullable=False),
-    Column("status", Integer),
-    Column("finish", String(16)),
-    Column("evidence", String(16)),
-    Column("prompt_tokens", BigInteger),
-    Column("cached_tokens", BigInteger),
-    Column("completion_tokens", BigInteger),
-    Column("ttft_us", BigInteger),
-    Column("endpoint", String(64)),
-    Column("engine", String(64)),
-    Column("client_request_id", String(128)),
-    Column("cost_nano_usd", BigInteger),
-    Column("gateway", String(16)),
-    Column("gateway_run", String(16)),
-    Column("latency_us", BigInteger),
-    Column("price_version", String(32)),
-    Column("engine_run", String(64)),
-    Column("choices", Integer, nullable=False, server_default="1"),
-    Column("error_code", String(64)),
-    Column("error_message", String(320)),
-    Column("queue_us", BigInteger),
-)
-
-COLUMNS = (
-    "request_id",
-    "opened_us",
-    "tenant",
-    "key_id",
-    "model",
-    "adapter",
-    "digest",
-    "stream",
-    "endpoint",
-    "client_request_id",
-    "state",
-    "settled_us",
-    "status",
-    "finish",
-    "evidence",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "ttft_us",
-    "engine",
-    "cost_nano_usd",
-    "attempt",
-    "gateway",
-    "gateway_run",
-    "latency_us",
-    "price_version",
-    "engine_run",
-    "choices",
-    "error_code",
-    "error_message",
-    "queue_us",
-)
-"""What a line holds, in this order; the lines of older versions end earlier."""
 Row = Sequence[Any]
-"""The values of COLUMNS."""
+"""The values of `COLUMNS`."""
 _KEY = ("request_id", "attempt")
 _ATTEMPT, _CHOICES = COLUMNS.index("attempt"), COLUMNS.index("choices")
 _GATEWAY, _RUN = COLUMNS.index("gateway"), COLUMNS.index("gateway_run")
-_AT_ONCE = (32, 4, 1)
+_BATCHES = (32, 4, 1)
+"""Rows per SQLite statement, largest first."""
+_read_cost = itemgetter(
+    *map(COLUMNS.index, ("request_id", "attempt", "opened_us", "key_id", "tenant", "cost_nano_usd"))
+)
 
 
-def rows_of(lines: Iterable[bytes], gateway: str, run: str) -> tuple[list[Row], list[Row]]:
-    """What lines, each a letter and a JSON array, make of the rows that they are of; and which of these are charged.
+def parse_lines(lines: Iterable[bytes], gateway: str, run: str) -> tuple[list[Row], list[Row]]:
+    """Parse journal lines (kind byte + JSON array) into the latest row of each request and attempt.
 
-    Lines of older versions do not name their gateway: it is the one whose journal they are in. Raises `ValueError`.
+    Also returns the settled rows whose cost is to be charged. Lines of older versions do not name their gateway: it is
+    the one whose journal they are in. Raises `ValueError`.
     """
     running: dict[tuple[str, int], Row] = {}
     settled: dict[tuple[str, int], Row] = {}
     charged = []
     for line in lines:
-        kind, row = line[:1], _whole(orjson.loads(line[1:]), gateway, run)
+        kind, row = line[:1], _complete(orjson.loads(line[1:]), gateway, run)
         key = (row[0], row[_ATTEMPT])
         if kind not in (SETTLED, CHARGED):
             running[key] = row
@@ -131,7 +52,8 @@ def rows_of(lines: Iterable[bytes], gateway: str, run: str) -> tuple[list[Row], 
     return list((running | settled).values()), charged
 
 
-def _whole(values: list[Any], gateway: str, run: str) -> Row:
+def _complete(values: list[Any], gateway: str, run: str) -> Row:
+    """Fill in the columns that lines of older versions lack."""
     if len(values) < len(COLUMNS):
         values += [None] * (len(COLUMNS) - len(values))
         values[_ATTEMPT] = values[_ATTEMPT] or 1
@@ -141,14 +63,14 @@ def _whole(values: list[Any], gateway: str, run: str) -> Row:
     return values
 
 
-def demand_whole(line: bytes) -> None:
-    """Raise `ValueError` unless a line is a letter and an array of what its columns hold.
+def validate_line(line: bytes) -> None:
+    """Raise `ValueError` unless a line is a kind byte and an array of values of its columns' types.
 
-    Only asked of lines of a batch that failed: a line that one database would take as it is may be nonsense to readers.
+    Only called for lines of a batch that failed. SQLite would take values of any type, and readers would fail later.
     """
     values = orjson.loads(line[1:])
     if line[:1] not in (OPENED, PROGRESS, SETTLED, CHARGED) or not isinstance(values, list):
-        raise ValueError("it is no line of a journal")
+        raise ValueError("it is not a journal line")
     if len(values) > len(COLUMNS):
         raise ValueError("it has too many values")
     for name, value in zip(COLUMNS, values, strict=False):
@@ -157,8 +79,8 @@ def demand_whole(line: bytes) -> None:
             raise ValueError(f"its {name} is no {kind.__name__}")
 
 
-class Folding:
-    """The statements that write rows into the table, for one database dialect; what is settled already stays as it is.
+class RowWriter:
+    """Upserts ledger rows, for one database dialect; rows that are settled already stay as they are.
 
     SQLite binds the values of many rows to one statement: it reads JSON three times as slowly, and `executemany` gives
     up Python's interpreter lock, and has to win it back from a busy event loop, at each row. PostgreSQL reads JSON
@@ -169,20 +91,20 @@ class Folding:
     def __init__(self, dialect: str) -> None:
         self._is_sqlite = dialect == "sqlite"
 
-    def fold(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Write rows, no two of the same request and attempt."""
+    def write(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Write rows, no two of them of the same request and attempt."""
         if not self._is_sqlite:
             connection.execute(_FROM_JSON, {"rows": orjson.dumps(rows).decode()})
             return
         start = 0
-        for size in _AT_ONCE:
+        for size in _BATCHES:
             while start + size <= len(rows):
                 values = tuple(chain.from_iterable(rows[start : start + size]))
-                connection.exec_driver_sql(_OF_VALUES[size], values)
+                connection.exec_driver_sql(_FROM_VALUES[size], values)
                 start += size
 
 
-def _of_values(rows: int) -> str:
+def _from_values(rows: int) -> str:
     row = f"({', '.join('?' * len(COLUMNS))})"
     changes = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in _KEY)
     return (
@@ -199,27 +121,12 @@ def _from_json() -> Any:
     return insert.on_conflict_do_update(index_elements=_KEY, set_=changes, where=usage_ledger.c.settled_us.is_(None))
 
 
-_OF_VALUES = {size: _of_values(size) for size in _AT_ONCE}
+_FROM_VALUES = {size: _from_values(size) for size in _BATCHES}
 _FROM_JSON = _from_json()
 
 
-DAY_US = 86_400 * 10**6
-
-spending = Table(
-    "spending",
-    MetaData(),
-    Column("account", String(80), primary_key=True),
-    Column("day", Integer, primary_key=True),
-    Column("nano_usd", BigInteger, nullable=False),
-)
-"""Days are counted since the epoch, by UTC; accounts are `key:<key id>` and `tenant:<name>`."""
-
-
-_read = itemgetter(*map(COLUMNS.index, ("request_id", "attempt", "opened_us", "key_id", "tenant", "cost_nano_usd")))
-
-
 class Cost(NamedTuple):
-    """What one request cost, whose, and the day of which budget pays it."""
+    """The cost of one request, its key and tenant, and the time that decides which day's spending it belongs to."""
 
     opened_us: int
     key_id: str
@@ -227,27 +134,24 @@ class Cost(NamedTuple):
     nano_usd: int
 
 
-class Booking:
-    """The statements that book what rows cost which nobody has booked, for one database dialect."""
+class SpendingWriter:
+    """Adds the cost of settled rows to `spending`, for one database dialect."""
 
     def __init__(self, dialect: str) -> None:
-        is_sqlite = dialect == "sqlite"
         ids: Any = bindparam("ids", type_=String)
+        is_sqlite = dialect == "sqlite"
         each = func.json_each(ids) if is_sqlite else func.json_array_elements_text(cast(ids, JSON))
         row = usage_ledger.c
-        # A row that was cut off has a cost only when it was booked with it, see `reconcile/recovery.py`.
+        # An interrupted row has a cost only when it was booked with it, see `reconcile/recovery.py`.
         is_booked = or_(row.settled_us.is_not(None), row.cost_nano_usd.is_not(None))
         self._booked = select(row.request_id, row.attempt).where(
             row.request_id.in_(select(each.table_valued("value").c.value)), is_booked
         )
-        insert: Any = (sqlite if is_sqlite else postgresql).insert(spending)
-        self._add = insert.on_conflict_do_update(
-            index_elements=["account", "day"], set_={"nano_usd": spending.c.nano_usd + insert.excluded.nano_usd}
-        )
+        self._add = upsert(dialect, spending, add=["nano_usd"])
 
-    def book(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Add what these rows cost; call it before they are written as settled."""
-        costly = [values for values in map(_read, rows) if values[-1]]
+    def add_rows(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Add the cost of newly settled rows, skipping rows already booked; call it before the rows are written."""
+        costly = [values for values in map(_read_cost, rows) if values[-1]]
         if not costly:
             return
         ids = orjson.dumps([request_id for request_id, *_ in costly]).decode()
@@ -257,12 +161,12 @@ class Booking:
         )
 
     def add(self, connection: Connection, costs: Iterable[Cost]) -> None:
-        """Add costs to what keys and tenants have spent."""
+        """Add costs to the spending of their keys and tenants."""
         sums: Counter[tuple[str, int]] = Counter()
         for cost in costs:
             for account in (f"key:{cost.key_id}", f"tenant:{cost.tenant}"):
                 sums[account, cost.opened_us // DAY_US] += cost.nano_usd
         # In order, so that gateways that book at the same moment never wait for each other in a circle.
-        news = [{"account": account, "day": day, "nano_usd": total} for (account, day), total in sorted(sums.items())]
-        if news:
-            connection.execute(self._add, news)
+        rows = [{"account": account, "day": day, "nano_usd": total} for (account, day), total in sorted(sums.items())]
+        if rows:
+            connection.execute(self._add, rows)

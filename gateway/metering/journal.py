@@ -1,10 +1,10 @@
 """The journal: an append-only file that takes a line in one system call, so that a request waits for no database.
 
-    <root>/<id>/lock           held by the process that writes here, for as long as it lives
-    <root>/<id>/00000001       segments of whole lines; each is deleted once all its lines are in the database
+    <root>/<run>/lock           held by the process that writes here, for as long as it lives
+    <root>/<run>/00000001       segments of whole lines; each is deleted once all its lines are in the database
 
-What the operating system has taken survives a killed process. A segment that nobody's lock protects was left by one,
-and the next start folds it. One thread appends and one reads; they may be two.
+What the operating system has taken survives a killed process. A folder whose lock is free was left by a dead process,
+and the next start folds it. One thread appends and one reads; they may be different threads.
 """
 
 import errno
@@ -20,18 +20,18 @@ _UNSEEN = "new-"
 
 
 class JournalFullError(Exception):
-    """More waits to be folded than may wait."""
+    """The journal holds as many bytes that are not folded as it may."""
 
 
 class Journal:
-    """One process's journal below `root`; of `most_bytes` that are not folded yet, no more are taken."""
+    """One process's journal below `root`, of at most `most_bytes` that are not folded yet."""
 
     def __init__(self, root: Path, *, most_bytes: int) -> None:
         self.folder = root / secrets.token_hex(8)
         unseen = root / f"{_UNSEEN}{self.folder.name}"
         unseen.mkdir(parents=True)
         self._lock = _locked(unseen)
-        assert self._lock is not None, "nobody else knows this folder"
+        assert self._lock is not None, "no other process knows this folder"
         unseen.rename(self.folder)  # from now on others see it, and that it is locked
         self._most_bytes = most_bytes
         self._number = 0
@@ -41,23 +41,23 @@ class Journal:
         self._begin_segment()
         self.written_bytes = 0
         """Bytes appended so far."""
-        self.reader = Segments(self.folder)
+        self.reader = SegmentReader(self.folder)
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes that are not folded yet."""
         return self.written_bytes - self.reader.folded_bytes
 
-    def demand_room(self) -> None:
-        """Raise `JournalFullError` when as much waits to be folded as may, `FileNotFoundError` when nobody could fold
-        what is written, because somebody took the segment away.
+    def require_room(self) -> None:
+        """Raise `JournalFullError` at the limit, `FileNotFoundError` when the segment was removed: its lines would
+        never be folded.
         """
         os.stat(self._path)  # noqa: PTH116 - for every request, and a Path costs as much again
         if self.written_bytes - self.reader.folded_bytes > self._most_bytes:
             raise JournalFullError
 
     def append(self, line: bytes) -> None:
-        """Take a line that ends with a line feed, wholly or not at all; raises `OSError`."""
+        """Append a line that ends with a line feed, wholly or not at all; raises `OSError`."""
         if self._segment_bytes > _SEGMENT_BYTES:
             self._begin_segment()
         taken = os.write(self._segment, line)
@@ -84,8 +84,8 @@ class Journal:
         self._segment, self._segment_bytes, self._path = opened, 0, str(path)
 
 
-class Segments:
-    """Reads a folder's segments from where it stopped; `folded_bytes` counts what `done` was told of."""
+class SegmentReader:
+    """Reads the segments of a journal's folder, from the last committed line on."""
 
     def __init__(self, folder: Path, *, is_abandoned: bool = False) -> None:
         self.folder = folder
@@ -94,9 +94,10 @@ class Segments:
         self._offset = 0
         self._read_bytes = 0
         self.folded_bytes = 0
+        """Bytes committed so far."""
 
     def read(self) -> bytes:
-        """The next whole lines; empty when there are none now."""
+        """Return the next whole lines; empty when there are none now."""
         while segments := _segments(self.folder):
             is_ended = self._is_abandoned or len(segments) > 1
             with segments[0].open("rb", buffering=0) as file:
@@ -104,7 +105,7 @@ class Segments:
                 data = file.read(_READ_BYTES)
                 while b"\n" not in data and (more := file.read(_READ_BYTES)):
                     data += more
-            # What ends without a line feed in a segment that has ended is damaged, and not for us to throw away.
+            # An ended segment without a final line feed is damaged; its last line is kept, to be rejected.
             lines = data[: data.rfind(b"\n") + 1] or (data if is_ended else b"")
             if lines or len(segments) == 1:
                 self._read_bytes = len(lines)
@@ -113,26 +114,26 @@ class Segments:
             self._offset = 0
         return b""
 
-    def done(self) -> None:
-        """What `read` returned last is in the database."""
+    def commit(self) -> None:
+        """Mark the lines that `read` returned last as being in the database."""
         self._offset += self._read_bytes
         self.folded_bytes += self._read_bytes
         self._read_bytes = 0
 
 
-def abandoned(root: Path) -> Iterator[Segments]:
-    """The journals below `root` that dead processes left; each is removed once the caller comes back for the next."""
+def abandoned_journals(root: Path) -> Iterator[SegmentReader]:
+    """Yield the journals of dead processes below `root`; each is removed when the caller asks for the next."""
     for folder in _folders(root):
         lock = _locked(folder)
         if lock is None:
             continue
-        yield Segments(folder, is_abandoned=True)
+        yield SegmentReader(folder, is_abandoned=True)
         _remove(folder)
         os.close(lock)
 
 
-def living(root: Path) -> list[str]:
-    """The ids of the journals below `root` that processes write at this moment."""
+def live_journals(root: Path) -> list[str]:
+    """Return the runs whose journals below `root` are written by live processes."""
     found = []
     for folder in _folders(root):
         lock = _locked(folder)
@@ -148,6 +149,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _locked(folder: Path) -> int | None:
+    """Lock a journal's folder and return the lock's file descriptor; None when another process holds it."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The ledger itself: requests append to the journal, one thread folds the journal into the database.
+"""The usage ledger: requests append to the journal, one thread folds the journal into the database.
 
 A row that a crash left open is marked `interrupted`, never lost and never counted twice (`gateways.py`). While the
 database is away, the journal grows; once it holds as much as it may, requests are refused.
@@ -16,67 +16,68 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from gateway.database import database_file
 from gateway.errors import DatabaseAwayError, DiskError
 from gateway.metering.entry import Entry
-from gateway.metering.fold import Booking, Folding, demand_whole, rows_of
-from gateway.metering.gateways import beat, gateway_id, sweep_gone, sweep_own
-from gateway.metering.journal import Journal, JournalFullError, Segments, abandoned, living
+from gateway.metering.fold import RowWriter, SpendingWriter, parse_lines, validate_line
+from gateway.metering.gateways import gateway_id, heartbeat, interrupt_lost_rows, interrupt_own_rows
+from gateway.metering.journal import Journal, JournalFullError, SegmentReader, abandoned_journals, live_journals
 
 log = logging.getLogger(__name__)
-# A fold costs the same for one row as for fifty; nobody waits for it but readers, who hurry it.
+# A fold costs the same for one row as for fifty; only readers wait for it, and they hurry it.
 _GATHER_S = 0.05
 _RETRY_S = 1.0
 _FLUSH_S = 10.0
-_NEVER_TAKEN = (DataError, IntegrityError, ValueError, OverflowError)
-"""What says that it is the line: everything else is taken for the database's fault, and the line waits."""
-
+_BAD_LINE = (DataError, IntegrityError, ValueError, OverflowError)
+"""Errors that are the line's fault. All others are the database's, and the line waits."""
 _AWAY = (OperationalError, DatabaseAwayError, OSError)
-Soon = Callable[[Callable[[], None]], object]
+CallSoon = Callable[[Callable[[], None]], object]
 
 
 class Ledger:
     """The usage ledger of one database, with its journal in `folder`, of at most `most_bytes` not yet folded.
 
-    `soon` calls what it is given in a moment: an event loop's `call_soon`. Rows that are settled until then, or until
-    the next row is opened, go to the disk in one write. Without it each has a write of its own, at once.
+    `soon` is an event loop's `call_soon`: rows settled before it calls back, or before the next row is opened, go to
+    the disk in one write. Without it each row is written at once.
     """
 
-    def __init__(self, database: Engine, folder: Path, *, most_bytes: int = 64 << 20, soon: Soon | None = None) -> None:
+    def __init__(
+        self, database: Engine, folder: Path, *, most_bytes: int = 64 << 20, soon: CallSoon | None = None
+    ) -> None:
         self._database = database
         self._file = database_file(database)
-        self._folding = Folding(database.dialect.name)
-        self._booking = Booking(database.dialect.name)
-        self._rejected = folder / "rejected"
+        self._rows = RowWriter(database.dialect.name)
+        self._spending = SpendingWriter(database.dialect.name)
+        self._rejected_file = folder / "rejected"
         folder.mkdir(parents=True, exist_ok=True)
-        self._rejected_lines = set(_lines_of(self._rejected))
+        self._rejected_lines = set(_lines_of(self._rejected_file))
         self.gateway = gateway_id(folder)
         self.ended_runs: list[str] = []
-        """The runs of dead gateways whose journals were folded at this start."""
+        """Runs of dead gateway processes whose journals were folded at this start."""
         self.interrupted_at_start = self._take_over(folder)
         self._journal = Journal(folder, most_bytes=most_bytes)
         self.run = self._journal.reader.run
-        """A name that only this process has had, ever."""
-        self.beat()
+        """Id of this gateway process, never used before or again."""
+        self.heartbeat()
         self._has_news = threading.Event()
         self._hurry = threading.Event()
         self._folded = threading.Condition()
         self._is_closing = False
         self._unsettled: deque[bytes] = deque()
-        self._soon: Soon = soon or (lambda write: write())
+        self._soon: CallSoon = soon or (lambda write: write())
         self._folder_thread = threading.Thread(target=self._fold_forever, name="ledger", daemon=True)
         self._folder_thread.start()
 
     @property
     def waiting_bytes(self) -> int:
-        """Size of what the database does not have yet."""
+        """Bytes of the journal that are not in the database yet."""
         return self._journal.waiting_bytes
 
     @property
     def unsettled(self) -> int:
-        """Rows that the disk could not take yet."""
+        """Number of settled rows that the disk has not taken yet."""
         return len(self._unsettled)
 
     @property
     def rejected(self) -> int:
-        """Lines that were put aside, in earlier runs as well, because no database would take them."""
+        """Number of rejected journal lines, those of earlier runs included."""
         return len(self._rejected_lines)
 
     def open(self, entry: Entry) -> None:
@@ -84,7 +85,7 @@ class Ledger:
         self._file.require()
         entry.gateway, entry.gateway_run = self.gateway, self.run
         try:
-            self._journal.demand_room()
+            self._journal.require_room()
             self._write(entry.opened_line())
         except OSError as error:
             log.exception("ledger: opening a row failed")
@@ -95,21 +96,21 @@ class Ledger:
             ) from error
 
     def open_next_attempt(self, entry: Entry) -> None:
-        """Book an attempt that no engine saw, and make the next one durable; raises `DiskError` when it cannot be."""
+        """Settle an attempt that no engine saw and open the next one; raises `DiskError` when it cannot be durable."""
         self._unsettled.append(entry.unseen_line())
         entry.attempt += 1
         self.open(entry)
 
     def note(self, entry: Entry) -> None:
-        """Keep what a running request has used so far, for the case that this process ends before the request does."""
+        """Write the usage so far of a running request, in case this process ends before the request does."""
         if not entry.is_settled:
             try:
                 self._write(entry.progress_line())
             except OSError:
-                log.warning("ledger: the progress of a request could not be noted", exc_info=True)
+                log.warning("ledger: the progress of a request could not be written", exc_info=True)
 
     def settle(self, entry: Entry) -> None:
-        """Close a row, once; what the disk does not take now, it gets later."""
+        """Settle a row, once; what the disk does not take now is written later."""
         if entry.is_settled:
             return
         entry.is_settled = True
@@ -118,15 +119,15 @@ class Ledger:
             self._soon(self.retry)
 
     def retry(self) -> None:
-        """Write what the disk does not have yet; a full disk refuses new requests, so this stays a short list."""
+        """Write settled rows that the disk has not taken yet; few, since new requests are refused on a full disk."""
         try:
             if self._unsettled:
                 self._write(b"")
         except OSError:
-            log.exception("ledger: %d rows wait for the disk to be settled", len(self._unsettled))
+            log.exception("ledger: %d settled rows wait for the disk", len(self._unsettled))
 
     def flush(self, wait_s: float = _FLUSH_S) -> bool:
-        """Wait until the database has what was written before this call; False when that takes too long."""
+        """Wait until the database has everything written before this call; False after `wait_s` without that."""
         journal = self._journal
         wanted = journal.written_bytes
         self._hurry.set()
@@ -134,15 +135,15 @@ class Ledger:
         with self._folded:
             return self._folded.wait_for(lambda: journal.reader.folded_bytes >= wanted, wait_s)
 
-    def beat(self) -> None:
-        """Say that this gateway lives, and mark what gateways left open that do no more; blocks."""
+    def heartbeat(self) -> None:
+        """Record that this process is alive, and interrupt the open rows of processes that are not; blocks."""
         with self._database.begin() as connection:
-            beat(connection, self.gateway, self.run)
-            if swept := sweep_gone(connection):
-                log.warning("ledger: %d rows of gateways that are gone are marked as interrupted", swept)
+            heartbeat(connection, self.gateway, self.run)
+            if interrupted := interrupt_lost_rows(connection):
+                log.warning("ledger: %d rows of gateways that are gone are marked as interrupted", interrupted)
 
     def close(self) -> None:
-        """Fold what is there and stop; what the database does not take stays in the journal for the next start."""
+        """Fold what is written and stop; what the database does not take stays in the journal for the next start."""
         self.retry()
         self._is_closing = True
         self._hurry.set()
@@ -151,7 +152,7 @@ class Ledger:
         self._journal.close()
 
     def _write(self, line: bytes) -> None:
-        """Append what waits, then a line: all of it or nothing."""
+        """Append the settled rows that wait, then a line: all or nothing."""
         if waiting := len(self._unsettled):
             line = b"".join(self._unsettled) + line
         self._journal.append(line)
@@ -171,10 +172,9 @@ class Ledger:
             try:
                 self._fold_all(self._journal.reader)
             except Exception as error:  # whatever it is, the thread lives and tries again
-                is_known = isinstance(error, _AWAY)
-                trace = None if is_known else error
+                trace = None if isinstance(error, _AWAY) else error
                 log.error(
-                    "ledger: rows cannot be taken over (%s); they wait in the journal", _reason(error), exc_info=trace
+                    "ledger: rows cannot be folded (%s); they wait in the journal", _reason(error), exc_info=trace
                 )
                 self._has_news.set()
                 if not is_last:
@@ -183,14 +183,14 @@ class Ledger:
                 self._folded.notify_all()
 
     def _take_over(self, folder: Path) -> int:
-        """Fold what dead processes left here, and mark the rows that they left open."""
-        for left in abandoned(folder):
+        """Fold the journals of dead processes and interrupt the rows they left open; returns how many rows."""
+        for left in abandoned_journals(folder):
             self._fold_all(left)
             self.ended_runs.append(left.run)
         with self._database.begin() as connection:
-            return sweep_own(connection, self.gateway, living(folder))
+            return interrupt_own_rows(connection, self.gateway, live_journals(folder))
 
-    def _fold_all(self, segments: Segments) -> None:
+    def _fold_all(self, segments: SegmentReader) -> None:
         while data := segments.read():
             lines = data.splitlines()
             try:
@@ -199,29 +199,29 @@ class Ledger:
                 raise
             except Exception:
                 self._fold_one_by_one(lines, segments.run)
-            segments.done()
+            segments.commit()
 
     def _fold(self, lines: Sequence[bytes], run: str) -> None:
-        rows, charged = rows_of(lines, self.gateway, run)
+        rows, charged = parse_lines(lines, self.gateway, run)
         with self._database.begin() as connection:
-            self._booking.book(connection, charged)
-            self._folding.fold(connection, rows)
+            self._spending.add_rows(connection, charged)
+            self._rows.write(connection, rows)
         self._file.require()  # what was committed into a file that is gone stays in the journal, and is folded again
 
     def _fold_one_by_one(self, lines: Sequence[bytes], run: str) -> None:
-        """Put lines aside that the database will never take, so that they do not stand in everybody's way."""
+        """Reject the lines that no database would take, so that they do not hold up the others."""
         for line in lines:
             try:
-                demand_whole(line)
+                validate_line(line)
                 self._fold([line], run)
-            except _NEVER_TAKEN as error:
-                self._put_aside(line, error)
+            except _BAD_LINE as error:
+                self._reject(line, error)
 
-    def _put_aside(self, line: bytes, error: Exception) -> None:
+    def _reject(self, line: bytes, error: Exception) -> None:
         if line in self._rejected_lines:
             return  # the disk was full, or the database away, before the rest of its batch was through
-        log.error("ledger: a line was put aside in %s (%s)", self._rejected, _reason(error))
-        with self._rejected.open("ab") as rejected:
+        log.error("ledger: a journal line was rejected and kept in %s (%s)", self._rejected_file, _reason(error))
+        with self._rejected_file.open("ab") as rejected:
             rejected.write(line + b"\n")
         self._rejected_lines.add(line)
 

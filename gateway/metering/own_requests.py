@@ -1,6 +1,6 @@
-"""What the gateway itself asks of an engine: on the ledger like every request, under a key and tenant of its own.
+"""The gateway's own requests to an engine, such as probes: booked on the ledger under a key and tenant of their own.
 
-Otherwise the ledger could never agree with what the engine counted.
+Without them the ledger could not agree with the engine's counters.
 """
 
 import itertools
@@ -17,14 +17,14 @@ from gateway.metering.ledger import Ledger
 
 @dataclass(slots=True)
 class OwnRequest:
-    """One request of the gateway's own: the engine is to know it by `request_id`, and `answer` is what it said."""
+    """One own request: the id to send to the engine, and the engine's answer, to be set by the caller."""
 
     request_id: str
     answer: Mapping[str, Any] | None = None
 
 
 class OwnRequests:
-    """Books what one gateway asks one engine for itself; `run` says which run of the engine this is."""
+    """Books the gateway's own requests to one engine; `run()` returns the engine's present run."""
 
     def __init__(self, ledger: Ledger, engine: str, run: Callable[[], str | None], settle: Callable[[Entry], None]):
         self._ledger = ledger
@@ -35,8 +35,8 @@ class OwnRequests:
         self._numbers = itertools.count()
 
     @contextmanager
-    def book(self, path: str, body: Mapping[str, Any]) -> Iterator[OwnRequest]:
-        """Open a row for what is asked inside, and settle it; raises `DiskError` when it cannot be made durable."""
+    def record(self, path: str, body: Mapping[str, Any]) -> Iterator[OwnRequest]:
+        """Open a row for the request made in this context and settle it; raises `DiskError` when it is not durable."""
         entry = self._entry(path, str(body.get("model", "")))
         self._ledger.open(entry)
         entry.mark_sent()

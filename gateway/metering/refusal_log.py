@@ -1,11 +1,10 @@
-"""Requests that got no row on the ledger, with the reason: a bounded log in the data directory, a file per kind.
+"""The refusal log: requests that got no ledger row, with the reason, in bounded files of the data directory.
 
     <data dir>/refusals/<kind>.jsonl       the newest
     <data dir>/refusals/<kind>.old.jsonl   those before; replaced when the newest file is full
 
-Each kind has room of its own, so that a flood of wrong keys drives out nothing but wrong keys. Requests only put a note
-into memory; a thread writes the notes a few times a second, so a killed process loses the last of them. No note holds
-what was asked, or a key.
+Each kind has files of its own, so that a flood of wrong keys drives out nothing but wrong keys. Requests only add to
+memory; a thread writes a few times a second, so a killed process loses the last ones. No entry holds a prompt or a key.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.25
 MOST_FILE_BYTES = 1 << 20
 MOST_PENDING = 2_000
-"""Notes of a kind between two writes; of more, the newest are kept."""
+"""Entries of a kind between two writes; of more, the newest are kept."""
 MOST_MESSAGE = 300
 CLIENT_GONE = 499
 _SECRET = re.compile(r"\b(tt|sk)-[\w-]{6,}")
@@ -55,7 +54,7 @@ class Refusal:
 
     @property
     def kind(self) -> str:
-        """Whose room it takes."""
+        """The file it is written to."""
         if self.status in _KINDS:
             return _KINDS[self.status]
         if self.status < 500:
@@ -64,13 +63,13 @@ class Refusal:
 
 
 def without_secrets(text: str) -> str:
-    """A sentence for the log: of limited length, in one line, and whatever looks like a key is gone from it."""
+    """Make an error message fit for the log: one line of limited length, with anything like a key masked."""
     line = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * MOST_MESSAGE])
     return _SECRET.sub(r"\1-...", line)[:MOST_MESSAGE]
 
 
 class RefusalLog:
-    """Takes notes from the event loop, writes them from a thread, and finds them again after a restart."""
+    """Collects refusals on the event loop, writes them from a thread, and finds them again after a restart."""
 
     def __init__(self, folder: Path, most_file_bytes: int = MOST_FILE_BYTES) -> None:
         self._folder = folder
@@ -79,15 +78,15 @@ class RefusalLog:
         self._writing = threading.Lock()
 
     def add(self, refusal: Refusal) -> None:
-        """Note a refusal; nothing is written here."""
+        """Add a refusal in memory; it is written by `flush`."""
         self._pending[refusal.kind].append(refusal)
 
     def periodic(self, background: Background) -> Periodic:
-        """Write what was noted."""
+        """Return the periodic task that writes collected refusals."""
         return Periodic("refusals", WRITE_EVERY_S, background.blocking(self.flush))
 
     def flush(self) -> None:
-        """Write what was noted so far; a disk that does not take it costs the notes and no request."""
+        """Write the refusals collected so far; on a disk error they are dropped and logged."""
         with self._writing:
             for kind, waiting in list(self._pending.items()):
                 lines = []
@@ -99,19 +98,19 @@ class RefusalLog:
                 try:
                     self._append(kind, b"".join(lines))
                 except OSError as error:
-                    log.warning("refusals of kind %s cannot be kept: %s", kind, error.strerror)
+                    log.warning("refusals of kind %s cannot be written: %s", kind, error.strerror)
 
     def find(self, request_id: str) -> list[Refusal]:
-        """Those of this id, ours or the client's own."""
+        """Return the refusals of a request id, ours or the client's own."""
         wanted = orjson.dumps(request_id)
         return [one for one in self._read(wanted) if request_id in (one.id, one.client_id)]
 
     def all(self) -> Iterator[Refusal]:
-        """Everything that is kept, in no order."""
+        """Yield all kept refusals, in no order."""
         return self._read(b"")
 
-    def forget(self, tenant: str, pseudonym: str) -> None:
-        """Replace a tenant's name, and leave out which of its keys it was."""
+    def erase_tenant(self, tenant: str, pseudonym: str) -> None:
+        """Replace a tenant's name by its pseudonym and delete its key ids."""
         self.flush()
         with self._writing:
             for path in self._files():

@@ -1,28 +1,29 @@
-"""What became of single requests: answered ones from the ledger's rows, refused ones from the log of refusals."""
+"""Look-up of single requests: answered ones from the ledger's rows, refused ones from the refusal log."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, or_, select
 from sqlalchemy.engine import RowMapping
 
-from gateway.metering import OWN_KEY, SHADOW_KEY, usage_ledger
+from gateway.clock import iso_z
+from gateway.metering import OWN_KEY, SHADOW_KEY
 from gateway.metering.refusal_log import Refusal, RefusalLog
+from gateway.metering.tables import usage_ledger
+from gateway.money import NANO
 
-_NANO_PER_USD = 10**9
-_ENDS = {
+_MESSAGES = {
     "client_abort": "The client closed its connection before its answer was complete.",
     "unseen": "No engine saw this attempt; the next one has a row of its own.",
     "interrupted": "The gateway ended while this request ran.",
 }
-"""Why requests ended that nobody refused."""
+"""Messages of requests that ended without an error message."""
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which requests are wanted; None is no wish."""
+class RequestFilter:
+    """Conditions on requests; None matches all."""
 
     since_us: int
     least_status: int | None = None
@@ -31,8 +32,8 @@ class Filter:
     tenant: str | None = None
     model: str | None = None
 
-    def keeps(self, one: Refusal) -> bool:
-        """Whether a refusal is among them."""
+    def matches(self, one: Refusal) -> bool:
+        """Whether a refusal meets the conditions."""
         return (
             one.at_us >= self.since_us
             and (self.least_status is None or self.least_status <= one.status)
@@ -42,8 +43,8 @@ class Filter:
             and (self.model is None or self.model in (one.model, one.version, _name(one.version)))
         )
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """The same for rows of the ledger."""
+    def sql(self) -> list[ColumnElement[bool]]:
+        """Return the conditions in SQL, for ledger rows."""
         row = usage_ledger.c
         found: list[ColumnElement[bool]] = [row.opened_us >= self.since_us]
         if self.least_status is not None:
@@ -62,7 +63,7 @@ class Filter:
 
 
 class RequestHistory:
-    """Looks requests up; `flush` brings what is still on its way into the ledger."""
+    """Finds requests; methods block. `flush` folds pending rows into the ledger first."""
 
     def __init__(self, database: Engine, refusals: RefusalLog, flush: Callable[[], object]) -> None:
         self._database = database
@@ -70,27 +71,27 @@ class RequestHistory:
         self._flush = flush
 
     def find(self, request_id: str) -> list[dict[str, Any]]:
-        """Every request and attempt of this id, ours or the client's own, the newest first. Blocks."""
+        """Return every request and attempt of an id, ours or the client's own, newest first."""
         row = usage_ledger.c
         named = or_(row.request_id == request_id, row.client_request_id == request_id)
-        found = [*self._rows([named], 100), *map(_of_refusal, self._refusals.find(request_id))]
-        return sorted(found, key=_at, reverse=True)
+        found = [*self._rows([named], 100), *map(_refusal_document, self._refusals.find(request_id))]
+        return sorted(found, key=_age, reverse=True)
 
-    def newest(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
-        """The newest requests that a filter keeps. Blocks."""
-        refused = sorted(filter(wanted.keeps, self._refusals.all()), key=lambda one: -one.at_us)[:limit]
-        found = [*self._rows(wanted.conditions(), limit), *map(_of_refusal, refused)]
-        return sorted(found, key=_at, reverse=True)[:limit]
+    def newest(self, conditions: RequestFilter, limit: int) -> list[dict[str, Any]]:
+        """Return the newest requests that match a filter."""
+        refused = sorted(filter(conditions.matches, self._refusals.all()), key=lambda one: -one.at_us)[:limit]
+        found = [*self._rows(conditions.sql(), limit), *map(_refusal_document, refused)]
+        return sorted(found, key=_age, reverse=True)[:limit]
 
     def _rows(self, conditions: list[ColumnElement[bool]], limit: int) -> list[dict[str, Any]]:
         self._flush()
         row = usage_ledger.c
         query = select(usage_ledger).where(*conditions).order_by(row.opened_us.desc(), row.attempt.desc()).limit(limit)
         with self._database.connect() as connection:
-            return [_of_row(one) for one in connection.execute(query).mappings()]
+            return [_row_document(one) for one in connection.execute(query).mappings()]
 
 
-def _at(document: dict[str, Any]) -> tuple[str, int]:
+def _age(document: dict[str, Any]) -> tuple[str, int]:
     return document["at"], document["attempt"]
 
 
@@ -98,23 +99,19 @@ def _name(version: str | None) -> str | None:
     return None if version is None else version.partition("@")[0]
 
 
-def _moment(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _ms(value_us: int | None) -> float | None:
     return None if value_us is None else round(value_us / 1000, 1)
 
 
-def _of_row(row: RowMapping) -> dict[str, Any]:
+def _row_document(row: RowMapping) -> dict[str, Any]:
     outcome = row["finish"] or row["state"]
-    message = row["error_message"] or _ENDS.get(outcome)
+    message = row["error_message"] or _MESSAGES.get(outcome)
     cost = row["cost_nano_usd"]
     return {
         "object": "request",
         "id": row["request_id"],
         "client_request_id": row["client_request_id"],
-        "at": _moment(row["opened_us"]),
+        "at": iso_z(row["opened_us"], "milliseconds"),
         "status": row["status"],
         "outcome": outcome,
         "reason": {"code": row["error_code"] or outcome, "message": message} if message else None,
@@ -138,17 +135,17 @@ def _of_row(row: RowMapping) -> dict[str, Any]:
             "completion": row["completion_tokens"],
             "evidence": row["evidence"],
         },
-        "cost_usd": None if cost is None else cost / _NANO_PER_USD,
+        "cost_usd": None if cost is None else cost / NANO,
         "found_in": "ledger",
     }
 
 
-def _of_refusal(one: Refusal) -> dict[str, Any]:
+def _refusal_document(one: Refusal) -> dict[str, Any]:
     return {
         "object": "request",
         "id": one.id,
         "client_request_id": one.client_id,
-        "at": _moment(one.at_us),
+        "at": iso_z(one.at_us, "milliseconds"),
         "status": one.status,
         "outcome": "client_abort" if one.kind == "cancelled" else "refused" if one.status < 500 else "failed",
         "reason": {"code": one.code, "message": one.message},

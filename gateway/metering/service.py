@@ -1,113 +1,98 @@
-"""The books of one gateway: its ledger summed up, exported, pruned, and held against its engines."""
+"""The metering service of one gateway: usage sums, export, pruning, erasure and reconciliation, and their upkeep."""
 
-import asyncio
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Engine as Database
 
 from adapters.audit import write_entry
 from gateway.background import Background, Periodic
-from gateway.costs.request_price import RequestPrices
-from gateway.engines.engine import Engine
-from gateway.inference.pipeline import Inference
-from gateway.metering import Ledger, OwnRequests, now_us
-from gateway.metering.export import rows
-from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore
-from gateway.metering.reconcile.ledger_totals import keep_booked
-from gateway.metering.reconcile.reconciliation import ReconcileWatch, Reconciliation
-from gateway.metering.reconcile.recovery import Recovery
-from gateway.metering.reconcile.report import ReconcileGauges
+from gateway.clock import DAY_US, iso, now_us
+from gateway.metering import Ledger
+from gateway.metering.export import ledger_pages
+from gateway.metering.reconcile.reconciliation import ReconcileMonitor, Reconciliation
 from gateway.metering.reconcile.verdict import ReconcileResult
 from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.usage_summary import UsageSummary
-from gateway.metrics import Metrics
-from gateway.money import DAY_US
-from gateway.settings import Settings
+from gateway.threads import REPORTS
 
-_BEAT_S = 1.0
+_HEARTBEAT_S = 1.0
 _PRUNE_S = 3600.0
 
 
-def _own_requests(ledger: Ledger, engine: Engine, inference: Inference) -> OwnRequests:
-    return OwnRequests(ledger, engine.name, lambda: engine.run, inference.settlement.settle)
-
-
 class Metering:
-    """What belongs to reconciliation, built in one place; has every engine's counters read before its first request."""
+    """Reads and keeps up the ledger.
+
+    `note_progress` writes the usage so far of running requests, `settle_all` returns once every row is settled;
+    reconciliation and retention are off with 0 seconds or days.
+    """
 
     def __init__(
         self,
-        settings: Settings,
+        *,
         database: Database,
         ledger: Ledger,
-        inference: Inference,
         summary: UsageSummary,
-        metrics: Metrics,
-        prices: RequestPrices,
+        retention: Retention,
+        erasure: TenantErasure,
+        reconciliation: Reconciliation,
+        monitor: ReconcileMonitor,
+        note_progress: Callable[[], object],
+        settle_all: Callable[[], Awaitable[None]],
+        retention_days: int,
+        reconcile_every_s: float,
     ) -> None:
-        pool = inference.pool
-        counts = EngineCounterStore(database, ledger.run)
-        reader = EngineCounterReader(counts)
-        for engine in pool.engines:
-            engine.supervisor.came_up = partial(reader.read, engine.name, engine.client)
-            engine.client.book = _own_requests(ledger, engine, inference).book
-        self._inference = inference
-        self._ledger = ledger
-        self._database = database
-        self._retention_days = settings.ledger_retention_days
         self.summary = summary
-        self.forgetting = TenantErasure(database, ledger.flush)
-        self._retention = Retention(database, summary, keep_booked)
-        self.reconciliation = Reconciliation(database, counts, ledger.flush)
-        self.watch = ReconcileWatch(
-            pool,
-            reader,
-            counts,
-            self.reconciliation,
-            ReconcileGauges(metrics.registry),
-            Recovery(database, pool, ledger.gateway, prices),
-        )
-        self._reconcile_every_s = settings.reconcile_every_s
+        self.erasure = erasure
+        self._database = database
+        self._ledger = ledger
+        self._retention = retention
+        self._reconciliation = reconciliation
+        self._monitor = monitor
+        self._note_progress = note_progress
+        self._settle_all = settle_all
+        self._retention_days = retention_days
+        self._reconcile_every_s = reconcile_every_s
 
     def periodic(self, background: Background) -> Iterator[Periodic]:
-        """Say that this gateway lives, keep what long requests have used so far, compare with the engines, prune."""
-        yield Periodic("progress", _BEAT_S, self._note_progress)
-        yield Periodic("ledger", _BEAT_S, background.blocking(self._ledger.beat))
+        """Yield the periodic tasks: progress of long requests, heartbeat, reconciliation, retention."""
+        yield Periodic("progress", _HEARTBEAT_S, self._write_progress)
+        yield Periodic("ledger", _HEARTBEAT_S, background.blocking(self._ledger.heartbeat))
         if self._reconcile_every_s:
-            yield Periodic("reconcile", self._reconcile_every_s, self.watch.look)
+            yield Periodic("reconcile", self._reconcile_every_s, self._monitor.run)
         if self._retention_days:
             yield Periodic("retention", _PRUNE_S, background.blocking(self._prune_old))
 
     async def close(self) -> None:
         """Return once every row is settled."""
-        await self._inference.settlement.close()
+        await self._settle_all()
 
-    async def judge(self, since_us: int) -> tuple[list[ReconcileResult], int]:
-        """Ask the engines now, and judge every run that was seen since then; with interrupted rows of no known run."""
-        await self.watch.read()
-        judgements = await asyncio.to_thread(self.reconciliation.judge_all, since_us)
-        return judgements, await asyncio.to_thread(self.reconciliation.unattributed, since_us)
+    async def reconcile(self, since_us: int) -> tuple[list[ReconcileResult], int]:
+        """Read the engines' counters now and reconcile every run read since then.
 
-    def rows(self, since_us: int, until_us: int, tenant: str | None) -> Iterator[list[dict[str, Any]]]:
-        """Pages of the ledger's rows; blocks between them."""
+        Also returns the number of interrupted rows of no known run.
+        """
+        await self._monitor.read_counters()
+        results = await REPORTS.run(self._reconciliation.reconcile_all, since_us)
+        return results, await REPORTS.run(self._reconciliation.unattributed, since_us)
+
+    def pages(self, since_us: int, until_us: int, tenant: str | None) -> Iterator[list[dict[str, Any]]]:
+        """Yield pages of the ledger's rows; blocks between them."""
         self._ledger.flush()
-        return rows(self._database, since_us, until_us, tenant)
+        return ledger_pages(self._database, since_us, until_us, tenant)
 
     def prune(self, before_us: int, *, actor: str) -> int:
-        """Delete rows before a moment, their sums kept; returns how many. On the audit log when there were any."""
+        """Delete rows before a time, their sums kept, and write it to the audit log; returns how many. Blocks."""
         self._ledger.flush()
         deleted = self._retention.prune(before_us)
         if deleted:
             with self._database.begin() as connection:
-                before = datetime.fromtimestamp(before_us // 10**6, UTC).isoformat()
+                before = iso(before_us, "seconds")
                 write_entry(connection, actor, "prune", "usage", {"before": before, "rows": deleted})
         return deleted
 
     def _prune_old(self) -> None:
         self.prune(now_us() - self._retention_days * DAY_US, actor="retention")
 
-    async def _note_progress(self) -> None:
-        self._inference.note_progress()
+    async def _write_progress(self) -> None:
+        self._note_progress()

@@ -1,7 +1,4 @@
-"""The SQL that sums up the ledger: tokens by who used them, and the time in which an engine had anything to do.
-
-Sums of usage: requests and tokens of one period by who used them, and adding them up.
-"""
+"""SQL that sums the ledger: requests and tokens by who used them, and the busy time of engines."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,26 +6,27 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, not_, or_, select, text, union_all
 
-from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, SHADOW_SUFFIX, Finish, usage_ledger
-from gateway.metering.tables import adapter_loads, engine_hours, usage_hours
-from gateway.money import HOUR_US
+from gateway.clock import HOUR_US
+from gateway.core import SHADOW_SUFFIX
+from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, Finish
+from gateway.metering.tables import adapter_loads, engine_hours, usage_hours, usage_ledger
 
 SHORT_PROMPT = 16_000
 """Requests with prompts up to this many tokens are summed; longer ones are kept apart by length, for tiered prices."""
 WHO = ("engine", "adapter", "tenant", "key_id", "long_prompt")
 COUNTS = ("requests", "unsettled", "prompt_tokens", "cached_tokens", "completion_tokens", "unanswered")
 OWN_KEYS = frozenset({OWN_KEY, SHADOW_KEY})
-"""Of what no client asked for: the gateway's own requests, and mirrored ones."""
-Span = tuple[int, int]
-"""From (inclusive) to (exclusive), in microseconds since the epoch."""
+"""Keys of requests that no client sent: the gateway's own, and shadow requests."""
+TimeSpan = tuple[int, int]
+"""Begin (inclusive) and end (exclusive)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class UsageSums:
     """Requests and tokens of one period (an hour or a day, counted from the epoch), engine, adapter, tenant and key.
 
-    `adapter` is empty for the base, `engine` for requests that reached none. `long_prompt` is 0, or the length that all
-    prompts summed here have.
+    `adapter` is empty for the base model, `engine` for requests that reached none. `long_prompt` is 0, or the length of
+    all prompts in this sum, in tokens.
     """
 
     period: int
@@ -43,43 +41,43 @@ class Sums:
     cached_tokens: int
     completion_tokens: int
     unanswered: int = 0
-    """Settled without an answer: refused, or failed."""
+    """Settled without an answer: refused or failed."""
 
     @property
     def answered(self) -> int:
-        """Requests that were answered, also those whose client left in the middle."""
+        """Number of requests that were answered, also those whose client left in the middle."""
         return self.requests - self.unsettled - self.unanswered
 
 
-def clients_of(sums: Iterable[Sums]) -> list[Sums]:
-    """What clients asked for, without the gateway's own requests and mirrored ones."""
+def client_sums(sums: Iterable[UsageSums]) -> list[UsageSums]:
+    """Keep the sums of clients' requests, without the gateway's own and shadow requests."""
     return [one for one in sums if one.key_id not in OWN_KEYS]
 
 
-def merged(sums: Iterable[Sums]) -> list[Sums]:
-    """Sums of the same keys added up."""
-    found: dict[tuple[int, str, str, str, str, int], Sums] = {}
+def merge_sums(sums: Iterable[UsageSums]) -> list[UsageSums]:
+    """Add up the sums of the same keys."""
+    found: dict[tuple[int, str, str, str, str, int], UsageSums] = {}
     for one in sums:
         key = (one.period, one.engine, one.adapter, one.tenant, one.key_id, one.long_prompt)
         before = found.get(key)
-        found[key] = one if before is None else added(before, one)
+        found[key] = one if before is None else add_sums(before, one)
     return list(found.values())
 
 
-def added(one: Sums, other: Sums) -> Sums:
-    """Two sums as one, under the keys of the first."""
+def add_sums(one: UsageSums, other: UsageSums) -> UsageSums:
+    """Add two sums, under the keys of the first."""
     return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in COUNTS})
 
 
-def ledger_sums(connection: Connection, span: Span, period_us: int) -> list[Sums]:
-    """Sums straight from the ledger."""
+def ledger_sums(connection: Connection, span: TimeSpan, period_us: int) -> list[UsageSums]:
+    """Sum the ledger's rows of a window by period."""
     row = usage_ledger.c
     prompt = func.coalesce(row.prompt_tokens, 0)
-    own, mirrored = (row.key_id == OWN_KEY, OWN_LABEL), (row.key_id == SHADOW_KEY, row.adapter + SHADOW_SUFFIX)
+    own, shadow = (row.key_id == OWN_KEY, OWN_LABEL), (row.key_id == SHADOW_KEY, row.adapter + SHADOW_SUFFIX)
     keys = [
         (row.opened_us // period_us).label("period"),
         func.coalesce(row.engine, "").label("engine"),
-        case(own, mirrored, else_=func.coalesce(row.adapter, "")).label("adapter"),
+        case(own, shadow, else_=func.coalesce(row.adapter, "")).label("adapter"),
         row.tenant,
         row.key_id,
         case((prompt > SHORT_PROMPT, prompt), else_=0).label("long_prompt"),
@@ -89,11 +87,11 @@ def ledger_sums(connection: Connection, span: Span, period_us: int) -> list[Sums
     is_answer = or_(row.finish == Finish.COMPLETED, and_(row.finish == Finish.CLIENT_ABORT, prompt > 0))
     counts.append(func.sum(case((and_(row.state == "settled", not_(is_answer)), 1), else_=0)))
     query = select(*keys, *counts).where(row.opened_us >= span[0], row.opened_us < span[1])
-    return _sums(connection, query.group_by(*range_of(len(keys))))
+    return _sums(connection, query.group_by(*group_by_positions(len(keys))))
 
 
-def booked_nano_usd(connection: Connection, span: Span) -> int:
-    """What clients' requests were booked with as they ended."""
+def booked_nano_usd(connection: Connection, span: TimeSpan) -> int:
+    """Sum the costs with which clients' requests were booked as they ended."""
     row = usage_ledger.c
     query = select(func.coalesce(func.sum(row.cost_nano_usd), 0)).where(
         row.opened_us >= span[0], row.opened_us < span[1], row.key_id.not_in(OWN_KEYS)
@@ -101,40 +99,40 @@ def booked_nano_usd(connection: Connection, span: Span) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def hour_sums(connection: Connection, hours: Span, period_us: int) -> list[Sums]:
-    """The same from the hours that are summed already; `hours` counts hours since the epoch."""
+def hour_sums(connection: Connection, hours: TimeSpan, period_us: int) -> list[UsageSums]:
+    """Sum closed hours by period; `hours` counts from the epoch."""
     row = usage_hours.c
     period = (row.hour // (period_us // HOUR_US)).label("period")
     query = select(period, *(row[name] for name in WHO), *(func.sum(row[name]) for name in COUNTS))
     query = query.where(row.hour >= hours[0], row.hour < hours[1])
-    return _sums(connection, query.group_by(*range_of(1 + len(WHO))))
+    return _sums(connection, query.group_by(*group_by_positions(1 + len(WHO))))
 
 
-def range_of(count: int) -> list[Any]:
-    """The first `count` columns by their place, which both databases group by without computing them again."""
+def group_by_positions(count: int) -> list[Any]:
+    """Return the GROUP BY positions 1..count: both databases then do not compute the expressions again."""
     return [text(str(place)) for place in range(1, count + 1)]
 
 
-def _sums(connection: Connection, query: Select[Any]) -> list[Sums]:
-    return [Sums(*row[:6], *map(int, row[6:])) for row in connection.execute(query)]
+def _sums(connection: Connection, query: Select[Any]) -> list[UsageSums]:
+    return [UsageSums(*row[:6], *map(int, row[6:])) for row in connection.execute(query)]
 
 
-def reached(connection: Connection, before_hour: int) -> dict[str, int]:
-    """How far the work went on each engine that had begun before an hour."""
+def busy_until_us(connection: Connection, before_hour: int) -> dict[str, int]:
+    """Return when the work that began before an hour ended, by engine."""
     query = select(engine_hours.c.engine, func.max(engine_hours.c.reached_us))
     query = query.where(engine_hours.c.hour < before_hour).group_by(engine_hours.c.engine)
     return {engine: int(until) for engine, until in connection.execute(query)}
 
 
-def busy_us(connection: Connection, begin_us: int, span: Span, carried: Mapping[str, int]) -> dict[str, int]:
-    """Time within the span in which each engine answered a request or loaded an adapter, counted once.
+def busy_us(connection: Connection, begin_us: int, span: TimeSpan, carried: Mapping[str, int]) -> dict[str, int]:
+    """Measure the time within a span in which each engine answered requests or loaded adapters; overlaps count once.
 
-    Work that began before `begin_us` is given by `carried`: until when it went on. The union of intervals is taken in
-    one pass over them in order of their begin: what lies beyond the furthest end so far is new.
+    `carried` holds the end of work that began before `begin_us`, by engine. The union of intervals is taken in one pass
+    in order of their begin: the part beyond the latest end so far is new.
     """
     low, high = span
-    least, most = _of_two(connection)
-    work = _work(begin_us, high)
+    least, most = _min_max(connection)
+    work = _busy_intervals(begin_us, high)
     begin = most(work.c.begin_us, literal(low)).label("begin_us")
     end = least(work.c.end_us, literal(high)).label("end_us")
     clipped = select(work.c.engine, begin, end).subquery()
@@ -154,23 +152,24 @@ def busy_us(connection: Connection, begin_us: int, span: Span, carried: Mapping[
     return {engine: us for engine, us in busy.items() if us}
 
 
-def furthest(connection: Connection, span: Span) -> dict[str, int]:
-    """When the last work that began in a span ended, by engine."""
-    work = _work(*span)
+def last_end_us(connection: Connection, span: TimeSpan) -> dict[str, int]:
+    """Return when the last work that began in a span ended, by engine."""
+    work = _busy_intervals(*span)
     query = select(work.c.engine, func.max(work.c.end_us)).group_by(work.c.engine)
     return {engine: int(end) for engine, end in connection.execute(query)}
 
 
-def load_us(connection: Connection, span: Span, period_us: int) -> dict[tuple[int, str, str], int]:
-    """Time spent on loading adapters, by period, engine and adapter."""
+def load_us(connection: Connection, span: TimeSpan, period_us: int) -> dict[tuple[int, str, str], int]:
+    """Sum the time spent loading adapters, by period, engine and adapter."""
     row = adapter_loads.c
     period = (row.at_us // period_us).label("period")
     query = select(period, row.engine, row.adapter, func.sum(row.load_us))
-    query = query.where(row.at_us >= span[0], row.at_us < span[1]).group_by(*range_of(3))
+    query = query.where(row.at_us >= span[0], row.at_us < span[1]).group_by(*group_by_positions(3))
     return {(int(at), engine, adapter): int(us) for at, engine, adapter, us in connection.execute(query)}
 
 
-def _work(begin_us: int, until_us: int) -> Any:
+def _busy_intervals(begin_us: int, until_us: int) -> Any:
+    """Select engine, begin and end of the requests and adapter loads that began in a span."""
     row, load = usage_ledger.c, adapter_loads.c
     requests = select(
         func.coalesce(row.engine, "").label("engine"),
@@ -183,13 +182,13 @@ def _work(begin_us: int, until_us: int) -> Any:
     return union_all(requests, loads).subquery()
 
 
-def _of_two(connection: Connection) -> tuple[Any, Any]:
-    """The smaller and the larger of two values, as this database calls them."""
+def _min_max(connection: Connection) -> tuple[Any, Any]:
+    """Return the SQL functions for the smaller and the larger of two values."""
     if connection.dialect.name == "sqlite":
         return func.min, func.max
     return func.least, func.greatest
 
 
-def rows_of(sums: Sequence[Sums]) -> list[dict[str, Any]]:
-    """Sums by the hour as rows of `usage_hours`."""
+def rows_of(sums: Sequence[UsageSums]) -> list[dict[str, Any]]:
+    """Convert hourly sums to rows of `usage_hours`."""
     return [{"hour": one.period} | {name: getattr(one, name) for name in (*WHO, *COUNTS)} for one in sums]

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the numbered migrations on the connection that `gateway.database` opened."""
+"""Alembic environment: runs the migrations on the connection that `gateway.database` opened."""
 
 from alembic import context
 

@@ -1,28 +1,59 @@
-"""Feedback: what a client says of an answer that it got; content is kept only when the client sends it.
+"""Feedback: clients' ratings of answers, and training examples made of it. Content is stored only if a client sends it.
 
-From feedback to the next round's data: chat rows with the answer that was expected, and pairs of a better and a
-worse answer, both in the formats that `turntable data check` and the trainer read.
+Examples are chat rows with the expected answer, or preference pairs of expected and given answer, in the formats that
+`turntable data check` and the trainer read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, delete, func, or_, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Engine,
+    Float,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    func,
+    or_,
+    select,
+)
 
 from adapters.audit import write_entry
 from gateway.auth import Caller
+from gateway.clock import now_us
+from gateway.database import upsert
 from gateway.errors import NotFoundError
-from gateway.metering import now_us, usage_ledger
-from gateway.quality.tables import feedback, inserting
+from gateway.metering import usage_ledger
+
+feedback = Table(
+    "feedback",
+    MetaData(),
+    Column("request_id", String(64), primary_key=True),
+    Column("key_id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("adapter", String(64), index=True),
+    Column("digest", String(64)),
+    Column("rating", Float, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("comment", Text),
+    Column("expected", Text),
+    Column("messages", JSON(none_as_null=True)),
+    Column("at_us", BigInteger, nullable=False, index=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a client says of one of its requests: a rating from -1 to 1, and content if it chose to send some.
+    """A client's feedback on one of its requests: a rating from -1 to 1, and optional content.
 
-    `messages` is the conversation, with the answer that was given as its last message if the client likes; `expected`
-    is the answer that would have been right.
+    `messages` is the conversation, optionally with the given answer as its last message; `expected` is the answer that
+    would have been right.
     """
 
     request_id: str
@@ -34,48 +65,46 @@ class Feedback:
 
 
 class FeedbackStore:
-    """Keeps feedback by request and key; methods block on the database. `flush` brings the ledger up to date first."""
+    """Stores feedback by request and key; methods block. `flush` folds pending rows into the ledger."""
 
     def __init__(self, database: Engine, flush: Callable[[], object]) -> None:
         self._database = database
         self._flush = flush
 
-    def keep(self, said: Feedback, caller: Caller) -> dict[str, Any]:
-        """Keep feedback on a request of the caller's own tenant, in place of what the same key said before.
+    def store(self, given: Feedback, caller: Caller) -> dict[str, Any]:
+        """Store feedback on a request of the caller's own tenant, replacing earlier feedback of the same key.
 
         Raises `NotFoundError` when the tenant has no such request.
         """
-        asked = self._request(said.request_id, caller.tenant)
-        if asked is None:
+        request = self._request(given.request_id, caller.tenant)
+        if request is None:
             self._flush()
-            asked = self._request(said.request_id, caller.tenant)
-        if asked is None:
+            request = self._request(given.request_id, caller.tenant)
+        if request is None:
             raise NotFoundError(
-                f"There is no request '{said.request_id[:100]}' of yours; send the x-request-id of its answer."
+                f"There is no request '{given.request_id[:100]}' of yours; send the x-request-id of its answer."
             )
         row = {
-            "request_id": asked["request_id"],
+            "request_id": request["request_id"],
             "key_id": caller.key_id,
             "tenant": caller.tenant,
-            "adapter": asked["adapter"],
-            "digest": asked["digest"],
-            "rating": said.rating,
-            "tags": list(said.tags),
-            "comment": said.comment,
-            "expected": said.expected,
-            "messages": None if said.messages is None else [dict(message) for message in said.messages],
+            "adapter": request["adapter"],
+            "digest": request["digest"],
+            "rating": given.rating,
+            "tags": list(given.tags),
+            "comment": given.comment,
+            "expected": given.expected,
+            "messages": None if given.messages is None else [dict(message) for message in given.messages],
             "at_us": now_us(),
         }
         with self._database.begin() as connection:
-            insert = inserting(connection, feedback).values(**row)
-            kept = {name: insert.excluded[name] for name in row}
-            connection.execute(insert.on_conflict_do_update(index_elements=("request_id", "key_id"), set_=kept))
+            connection.execute(upsert(connection.dialect.name, feedback, replace=row), row)
         return row
 
     def rows(
         self, *, adapter: str | None = None, tenant: str | None = None, since_us: int = 0, limit: int = 1_000
     ) -> list[dict[str, Any]]:
-        """The newest feedback first."""
+        """Return feedback, newest first."""
         query = select(feedback).where(feedback.c.at_us >= since_us).order_by(feedback.c.at_us.desc()).limit(limit)
         for column, value in ((feedback.c.adapter, adapter), (feedback.c.tenant, tenant)):
             if value is not None:
@@ -84,15 +113,15 @@ class FeedbackStore:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def count(self, adapter: str, since_us: int) -> tuple[int, int]:
-        """How many pieces of feedback an adapter got since then, and how many of them were bad."""
+        """Count an adapter's feedback since then, and how much of it has a negative rating."""
         bad = func.count().filter(feedback.c.rating < 0)
         query = select(func.count(), bad).where(feedback.c.adapter == adapter, feedback.c.at_us >= since_us)
         with self._database.connect() as connection:
             found = connection.execute(query).one()
         return int(found[0]), int(found[1])
 
-    def forget(self, tenant: str, *, actor: str) -> int:
-        """Delete all feedback of a tenant, and say so on the audit log; returns how much there was."""
+    def erase_tenant(self, tenant: str, *, actor: str) -> int:
+        """Delete all feedback of a tenant and write it to the audit log; returns how many rows."""
         with self._database.begin() as connection:
             deleted = connection.execute(delete(feedback).where(feedback.c.tenant == tenant)).rowcount
             if deleted:
@@ -100,7 +129,7 @@ class FeedbackStore:
         return deleted
 
     def _request(self, request_id: str, tenant: str) -> dict[str, Any] | None:
-        """The newest request of a tenant by our id or by the client's own."""
+        """Find the newest request of a tenant by our id or the client's own."""
         ledger = usage_ledger.c
         query = (
             select(ledger.request_id, ledger.adapter, ledger.digest)
@@ -114,20 +143,20 @@ class FeedbackStore:
         return None if found is None else dict(found)
 
 
-def chat_rows(kept: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row for each piece of feedback that holds a conversation and the answer that was expected."""
-    for one in kept:
+def chat_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a chat example for each feedback with a conversation and an expected answer."""
+    for one in rows:
         if one["messages"] and one["expected"]:
-            yield {"messages": [*_asked(one["messages"]), _answer(one["expected"])]}
+            yield {"messages": [*_prompt(one["messages"]), _answer(one["expected"])]}
 
 
-def pair_rows(kept: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One preference for each piece of feedback that also holds the answer that was given, where the two differ."""
-    for one in kept:
+def pair_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a preference pair for each feedback whose given and expected answers differ."""
+    for one in rows:
         given = _given(one["messages"] or [])
         if given is not None and one["expected"] and one["expected"] != given:
             yield {
-                "input": {"messages": _asked(one["messages"])},
+                "input": {"messages": _prompt(one["messages"])},
                 "preferred_output": [_answer(one["expected"])],
                 "non_preferred_output": [_answer(given)],
             }
@@ -137,10 +166,10 @@ def _given(messages: list[dict[str, str]]) -> str | None:
     return messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
 
 
-def _asked(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The conversation up to the answer; earlier turns of the assistant are context, not something to learn."""
-    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    return [{**message, "weight": 0} if message["role"] == "assistant" else message for message in asked]
+def _prompt(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return the conversation up to the answer; the assistant's earlier turns get weight 0 in training."""
+    prompt = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    return [{**message, "weight": 0} if message["role"] == "assistant" else message for message in prompt]
 
 
 def _answer(text: str) -> dict[str, str]:

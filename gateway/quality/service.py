@@ -1,9 +1,5 @@
-"""Builds watching from the settings: the sample of answers, feedback, and the reviews made of both.
+"""Quality monitoring of one gateway: answer sampler, feedback store and quality reviews, with their periodic work."""
 
-Gauges of drift and of what is due, renewed once a minute; labels are live names, and closed lists beside them.
-"""
-
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,16 +9,20 @@ from sqlalchemy import Engine
 from adapters import Registry
 from adapters.answer_profile import FIELD
 from gateway.background import Background, Periodic
-from gateway.quality.drift import AnswerProfileStore, Drift
+from gateway.quality.drift import Drift
 from gateway.quality.feedback import FeedbackStore
-from gateway.quality.review import QualityReview, Reviewer, Rules
-from gateway.quality.sampler import AnswerSampler
+from gateway.quality.review import QualityReview, RetrainRules, Reviewer
+from gateway.quality.sampler import AnswerProfileStore, AnswerSampler
 from gateway.releases.gate import ServedBase
 from gateway.settings import Settings
+from gateway.threads import REPORTS
+
+_FLUSH_S = 5.0
+_REVIEW_S = 60.0
 
 
 class QualityGauges:
-    """What `show` was told last."""
+    """Prometheus gauges of drift and due retraining; labels are live adapters and closed lists."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._due = Gauge(
@@ -39,8 +39,8 @@ class QualityGauges:
             registry=registry,
         )
 
-    def show(self, reviews: list[QualityReview]) -> None:
-        """Replace all gauges."""
+    def set(self, reviews: list[QualityReview]) -> None:
+        """Replace all gauges by the values of these reviews."""
         self._due.clear()
         self._drift.clear()
         for review in reviews:
@@ -55,34 +55,30 @@ class QualityGauges:
                 self._drift.labels(name, measure).set(distance)
 
 
-_COUNT_S = 5.0
-_RENEW_S = 60.0
-
-
 @dataclass(frozen=True)
 class QualityMonitoring:
-    """Everything that watches, and the work that it does besides requests."""
+    """The parts of quality monitoring, and their work besides requests."""
 
     registry: Registry
-    answers: AnswerSampler
-    counts: AnswerProfileStore
-    book: FeedbackStore
+    sampler: AnswerSampler
+    profiles: AnswerProfileStore
+    feedback: FeedbackStore
     reviewer: Reviewer
     gauges: QualityGauges
 
     def periodic(self, background: Background) -> Iterator[Periodic]:
-        """Count the sample, renew the gauges, forget old counts."""
-        yield Periodic("answers", _COUNT_S, background.blocking(self.answers.flush))
-        yield Periodic("reviews", _RENEW_S, background.blocking(self.renew))
-        yield Periodic("answer_counts", _RENEW_S, background.blocking(self.counts.prune))
+        """Yield the periodic tasks: measure the sample, review live adapters, delete old counts."""
+        yield Periodic("answers", _FLUSH_S, background.blocking(self.sampler.flush))
+        yield Periodic("reviews", _REVIEW_S, background.blocking(self.review))
+        yield Periodic("answer_counts", _REVIEW_S, background.blocking(self.profiles.prune))
 
     async def close(self) -> None:
-        """Count what is left of the sample."""
-        await asyncio.to_thread(self.answers.flush)
+        """Measure what is left of the sample."""
+        await REPORTS.run(self.sampler.flush)
 
-    def renew(self) -> None:
-        """Renew the gauges now; blocks."""
-        self.gauges.show([self.reviewer.review(name) for name in self.registry.snapshot.live])
+    def review(self) -> None:
+        """Review all live adapters and set the gauges; blocks."""
+        self.gauges.set([self.reviewer.review(name) for name in self.registry.snapshot.live])
 
 
 def build_quality_monitoring(
@@ -93,9 +89,9 @@ def build_quality_monitoring(
     flush_ledger: Callable[[], object],
     metrics: CollectorRegistry,
 ) -> QualityMonitoring:
-    """Watching over one gateway's answers, and what all gateways of its database have counted."""
-    counts, book = AnswerProfileStore(database), FeedbackStore(database, flush_ledger)
-    answers = AnswerSampler(counts, metrics, percent=settings.watch_percent)
-    rules = Rules(settings.retrain_feedback, settings.retrain_days)
-    reviewer = Reviewer(registry, answers, counts, book, served, rules)
-    return QualityMonitoring(registry, answers, counts, book, reviewer, QualityGauges(metrics))
+    """Build quality monitoring from the settings; counts and feedback are shared by all gateways of the database."""
+    profiles, feedback = AnswerProfileStore(database), FeedbackStore(database, flush_ledger)
+    sampler = AnswerSampler(profiles, metrics, percent=settings.watch_percent)
+    rules = RetrainRules(settings.retrain_feedback, settings.retrain_days)
+    reviewer = Reviewer(registry, sampler, profiles, feedback, served, rules)
+    return QualityMonitoring(registry, sampler, profiles, feedback, reviewer, QualityGauges(metrics))

@@ -10,7 +10,7 @@ A purse: the money of one budget that this gateway holds, and what its requests 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -30,14 +30,12 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.auth import Period
-from gateway.metering import now_us, spending
+from gateway.clock import date_of, day_number, now_us
+from gateway.database import upsert
+from gateway.metering import spending
 from gateway.money import usd_text
-
-DAY_US = 86_400 * 10**6
-_EPOCH = date(1970, 1, 1)
 
 
 def first_day(period: Period, day: int) -> int:
@@ -46,7 +44,7 @@ def first_day(period: Period, day: int) -> int:
         case Period.DAY:
             return day
         case Period.MONTH:
-            return (_date(day).replace(day=1) - _EPOCH).days
+            return day_number(date_of(day).replace(day=1))
         case Period.TOTAL:
             return 0
 
@@ -55,9 +53,9 @@ def renews_at(period: Period, first: int) -> datetime | None:
     """When the period that began on day `first` is over; None for the one that never is."""
     match period:
         case Period.DAY:
-            after = _date(first) + timedelta(days=1)
+            after = date_of(first) + timedelta(days=1)
         case Period.MONTH:
-            after = (_date(first) + timedelta(days=31)).replace(day=1)
+            after = (date_of(first) + timedelta(days=31)).replace(day=1)
         case Period.TOTAL:
             return None
     return datetime(after.year, after.month, after.day, tzinfo=UTC)
@@ -66,11 +64,7 @@ def renews_at(period: Period, first: int) -> datetime | None:
 def last_day(period: Period, first: int) -> int | None:
     """The last day of the period that began on day `first`; None for the one without."""
     after = renews_at(period, first)
-    return None if after is None else (after.date() - _EPOCH).days - 1
-
-
-def _date(day: int) -> date:
-    return _EPOCH + timedelta(days=day)
+    return None if after is None else day_number(after.date()) - 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -250,21 +244,14 @@ class _Statements:
     """The statements of an exchange, made once: making one takes longer than running it."""
 
     def __init__(self, dialect: str) -> None:
-        insert = (sqlite if dialect == "sqlite" else postgresql).insert
         lease, row = budget_leases.c, spending.c
         # Written rather than selected: SQLite begins its transaction with it, PostgreSQL locks the row, new or old.
-        self.lock = insert(budget_periods).on_conflict_do_update(
-            index_elements=_KEY, set_={"wanted_us": budget_periods.c.wanted_us}
-        )
+        self.lock = upsert(dialect, budget_periods, keep=["wanted_us"])
         self.want = update(budget_periods).where(*_is(budget_periods)).values(wanted_us=bindparam("now"))
         self.held_elsewhere = select(func.coalesce(func.sum(lease.nano_usd), 0)).where(
             *_is(budget_leases), lease.gateway != bindparam("run"), lease.until_us > bindparam("now")
         )
-        hold = insert(budget_leases)
-        self.hold = hold.on_conflict_do_update(
-            index_elements=[*_KEY, "gateway"],
-            set_={"nano_usd": hold.excluded.nano_usd, "until_us": hold.excluded.until_us},
-        )
+        self.hold = upsert(dialect, budget_leases, replace=["nano_usd", "until_us"])
         self.spent = select(func.coalesce(func.sum(row.nano_usd), 0)).where(
             row.account == bindparam("of"), row.day >= bindparam("first"), row.day <= bindparam("last")
         )

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from gateway.auth import Account, Period
-from gateway.metering import Ledger, now_us
-from gateway.money import NANO
-from gateway.quota.budget_leases import DAY_US, BudgetKey, BudgetLeaseStore, first_day, renews_at
+from gateway.clock import DAY_US, now_us
+from gateway.metering import Ledger
+from gateway.money import usd_exact
+from gateway.quota.budget_leases import BudgetKey, BudgetLeaseStore, first_day, renews_at
 from gateway.quota.budgets import Budgets
 
 
@@ -31,10 +31,10 @@ class BudgetStatus:
         """As JSON has it, in dollars."""
         return {
             "period": self.period.value,
-            "budget_usd": _usd(self.budget),
-            "spent_usd": _usd(self.spent),
-            "reserved_usd": _usd(self.reserved),
-            "left_usd": _usd(self.left),
+            "budget_usd": usd_exact(self.budget),
+            "spent_usd": usd_exact(self.spent),
+            "reserved_usd": usd_exact(self.reserved),
+            "left_usd": usd_exact(self.left),
             "renews_at": None if self.renews_at is None else self.renews_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
@@ -62,7 +62,3 @@ class BudgetStatuses:
             renewed = renews_at(budget.period, key.first_day)
             standings.append(BudgetStatus(budget.period, budget.nano_usd, spent, reserved, renewed))
         return standings
-
-
-def _usd(nano_usd: int) -> str:
-    return f"{Decimal(nano_usd) / NANO:.9f}"

@@ -4,7 +4,6 @@ In the common case that is a few additions in memory: the gateway holds some mon
 and asks for more when that runs short. At its end the request settles at what it really cost.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +13,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.auth import Account
 from gateway.background import Group
-from gateway.metering import Ledger, now_us
+from gateway.clock import DAY_US, now_us
+from gateway.metering import Ledger
 from gateway.money import usd_text
-from gateway.quota.budget_leases import DAY_US, LEASE_US, BudgetKey, BudgetLease, BudgetLeaseStore, first_day
+from gateway.quota.budget_leases import LEASE_US, BudgetKey, BudgetLease, BudgetLeaseStore, first_day
 from gateway.quota.errors import BudgetHeldError, BudgetSpentError, BudgetUncheckedError, RateLimitError
 from gateway.quota.lease_renewal import LeaseRenewer
+from gateway.threads import CRITICAL
 
 log = logging.getLogger(__name__)
 _AT_ONCE = 100
@@ -75,7 +76,7 @@ class Budgets:
     async def beat(self, *, is_shared: bool) -> None:
         """Renew in time what is in use and give back what others ask for; what nobody uses lapses by itself."""
         now_s = self._clock_s()
-        wanted = await asyncio.to_thread(self._bank.wanted) if is_shared else set()
+        wanted = await CRITICAL.run(self._bank.wanted) if is_shared else set()
         used = [purse for purse in self._purses.values() if purse.reserved or now_s - purse.used_s < LEASE_US / 2e6]
         lapsed = [purse for purse in used if purse.reserved and purse.until_s < now_s]
         for some in _batched([purse for purse in self._purses.values() if purse.key in wanted and purse.held] + lapsed):
@@ -127,7 +128,7 @@ class Budgets:
         if today == self._tidied:
             return
         self._tidied = today
-        await asyncio.to_thread(self._bank.sweep)
+        await CRITICAL.run(self._bank.sweep)
         now_s = self._clock_s()
         for key, purse in list(self._purses.items()):
             if not purse.reserved and now_s - max(purse.until_s, purse.used_s) > LEASE_US / 1e6:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from gateway.background import Group
 from gateway.metering import Ledger
 from gateway.quota.budget_leases import LEASE_US, BudgetLease, BudgetLeaseStore, LeaseGrant, LeaseRequest
+from gateway.threads import CRITICAL
 
 _MARGIN_S = 5.0
 _FLUSH_S = 2.0
@@ -66,7 +67,7 @@ class LeaseRenewer:
         self._ledger.retry()  # what these parts have spent is in the journal now, unless its disk is full
         is_written = not self._ledger.unsettled
         try:
-            is_booked, holdings = await asyncio.to_thread(self._ask, parts, is_written)
+            is_booked, holdings = await CRITICAL.run(self._ask, parts, is_written)
         finally:
             for part in parts:
                 part.purse.is_frozen = False

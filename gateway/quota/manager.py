@@ -1,26 +1,25 @@
-"""The allowance: what a caller may still use, taken before its request runs and settled when that has ended.
+"""Quota manager: grant a request its rate limits and its budgets before it runs, all of them or none.
 
-A caller without accounts (the admin key, a mirrored request) passes without a look.
+A caller without accounts (the admin key, a shadow request) needs no grant.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter
 
-from gateway.auth import Account, Caller
+from gateway.auth import Caller
+from gateway.clock import DAY_US, now_us
+from gateway.core import RequestContext
 from gateway.costs.request_price import WorkPrice
 from gateway.errors import GatewayError, InvalidRequestError
-from gateway.inference.formats import Api
-from gateway.inference.relay import RequestContext
-from gateway.metering import Entry, now_us
+from gateway.metering import Entry
 from gateway.quota import Budgets, RateLimiter, RateLimitGrant, RequestSize, Reservation, measure_request
 from gateway.quota.errors import BudgetUncheckedError, RateLimitError
 
-_DAY_US = 86_400 * 10**6
-
 
 class QuotaManager:
-    """Admits requests; `context_tokens` tells how long prompt and answer can be together, None when nobody knows."""
+    """Check rate limits and budgets; `context_tokens` returns the engines' context length, None when unknown."""
 
     def __init__(
         self,
@@ -36,12 +35,9 @@ class QuotaManager:
             "turntable_limit_refusals", "Requests refused by limits and budgets.", ("reason",), registry=registry
         )
 
-    def admit(self, call: RequestContext, price: WorkPrice) -> "QuotaGrant":
-        """A context for the life of a request; entering it raises an error of `limit_errors`, having taken nothing."""
-        return QuotaGrant(self, call, price)
-
-    def refuse_early(self, caller: Caller, api: Api, headers: list[tuple[bytes, bytes]]) -> None:
-        """Raise what `admit` would raise whatever the request's body says; takes nothing."""
+    def refuse_early(self, context: RequestContext) -> None:
+        """Raise what `admit` would raise whatever the body says, before it is read; takes nothing."""
+        caller, api = context.caller, context.api
         if not caller.accounts:
             return
         try:
@@ -49,53 +45,62 @@ class QuotaManager:
             if api.metered:
                 self.budgets.refuse_spent(caller.accounts, now_us())
         except GatewayError as error:
-            self._refused(caller, headers, error)
+            self._count_refusal(caller, context.response_headers, error)
             raise
 
-    async def take(
-        self, call: RequestContext, price: WorkPrice, at_us: int
-    ) -> tuple[RateLimitGrant, Reservation | None]:
-        """Everything a request may use, or nothing."""
-        accounts = call.caller.accounts
-        own = [account.limits.max_tokens for account in accounts if account.limits.max_tokens is not None]
-        most = min(own, default=None)
+    async def admit(self, context: RequestContext, price: WorkPrice) -> "QuotaGrant | None":
+        """Take what a request may use from rate limits and budgets; None for a caller without accounts.
+
+        Writes the key's maximum of tokens onto the request and the limits' headers onto the context. Raises an error
+        of `gateway.quota.errors`, having taken nothing. `QuotaGrant.settle` or `cancel` must follow.
+        """
+        caller, request, headers = context.caller, context.request, context.response_headers
+        if not caller.accounts:
+            return None
+        at_us = now_us()
+        maxima = [account.limits.max_tokens for account in caller.accounts if account.limits.max_tokens is not None]
+        max_tokens = min(maxima, default=None)
         try:
-            context = None if most is None else await self._context_tokens()
-            demand = measure_request(call.api, call.request, most, context)
-            take = self.limiter.take(accounts, demand.likely_tokens() if call.api.metered else 0)
-            call.limit_headers += take.headers
+            context_tokens = None if max_tokens is None else await self._context_tokens()
+            size = measure_request(context.api, request, max_tokens, context_tokens)
+            rate = self.limiter.take(caller.accounts, size.likely_tokens() if context.api.metered else 0)
+            headers += rate.headers
             try:
-                return take, await self._reserve(call, accounts, demand, price, at_us)
+                reservation = await self._reserve(context, size, price, at_us)
             except BaseException:
-                take.end(None)
+                rate.end(None)
                 raise
         except GatewayError as error:
-            self._refused(call.caller, call.limit_headers, error)
+            self._count_refusal(caller, headers, error)
             raise
+        request.token_limit = size.added_limit
+        return QuotaGrant(rate, reservation, at_us, is_charged=context.api.metered)
 
     async def _reserve(
-        self, call: RequestContext, accounts: Sequence[Account], demand: RequestSize, price: WorkPrice, at_us: int
+        self, context: RequestContext, size: RequestSize, price: WorkPrice, at_us: int
     ) -> Reservation | None:
-        if not call.api.metered or not any(account.budgets for account in accounts):
+        """Reserve the most that a request can cost in every budget of its caller; None without budgets."""
+        accounts = context.caller.accounts
+        if not context.api.metered or not any(account.budgets for account in accounts):
             return None
-        answer = demand.most_answer_tokens(None)
-        context = None if answer is not None else await self._context_tokens()
-        if answer is None and (answer := demand.most_answer_tokens(context)) is None:
+        answer_tokens = size.most_answer_tokens(None)
+        context_tokens = None if answer_tokens is not None else await self._context_tokens()
+        if answer_tokens is None and (answer_tokens := size.most_answer_tokens(context_tokens)) is None:
             raise InvalidRequestError(
                 "This key has a budget, and nothing says how long the answer may become; name a maximum of tokens.",
                 param="max_tokens",
             )
-        most = price.most_nano_usd(demand.most_prompt_tokens(context), answer)
-        if most is None:
+        most_nano_usd = price.most_nano_usd(size.most_prompt_tokens(context_tokens), answer_tokens)
+        if most_nano_usd is None:
             raise BudgetUncheckedError(
                 "This key has a budget, and nobody has stated what an engine costs here. The operator states it with "
                 "`turntable serve --engine-usd-per-hour`, or in costs.toml.",
                 reason="unpriced",
                 retry_after_s=30,
             )
-        return await self.budgets.reserve(accounts, at_us, most)
+        return await self.budgets.reserve(accounts, at_us, most_nano_usd)
 
-    def _refused(self, caller: Caller, headers: list[tuple[bytes, bytes]], error: GatewayError) -> None:
+    def _count_refusal(self, caller: Caller, headers: list[tuple[bytes, bytes]], error: GatewayError) -> None:
         reason = getattr(error, "reason", None) or ("max_tokens" if error.code == "max_tokens_exceeded" else None)
         if reason is not None:
             self._refusals.labels(reason).inc()
@@ -103,58 +108,48 @@ class QuotaManager:
             headers += self.limiter.headers(caller.accounts)
 
 
+@dataclass(slots=True)
 class QuotaGrant:
-    """One request's allowance: taken on entering; settled by `settle`, or given back whole on leaving without it."""
+    """What one request took from its limits and budgets at `at_us`, until `settle` or `cancel`: once, and then never.
 
-    __slots__ = ("_allowance", "_at_us", "_call", "_is_kept", "_reservation", "_take", "price")
+    `release_rate` may come first, for a request that has ended while its cost is not known yet.
+    """
 
-    def __init__(self, allowance: QuotaManager, call: RequestContext, price: WorkPrice) -> None:
-        self._allowance = allowance
-        self._call = call
-        self.price = price
-        """The price of work for the whole request, whatever becomes of prices meanwhile."""
-        self._at_us = 0
-        self._take: RateLimitGrant | None = None
-        self._reservation: Reservation | None = None
-        self._is_kept = False
+    rate: RateLimitGrant | None
+    reservation: Reservation | None
+    at_us: int
+    is_charged: bool
+    """Whether its key and tenant pay for it."""
 
-    async def __aenter__(self) -> "QuotaGrant":
-        if self._call.caller.accounts:
-            self._at_us = now_us()
-            self._take, self._reservation = await self._allowance.take(self._call, self.price, self._at_us)
-        return self
+    def date(self, entry: Entry) -> None:
+        """Note on a ledger row who pays, and since when: a request that waited past midnight belongs to the day on
+        which its money was reserved.
+        """
+        entry.is_charged = self.is_charged
+        first_us = self.at_us // DAY_US * DAY_US
+        entry.opened_us = min(max(entry.opened_us, first_us), first_us + DAY_US - 1)
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._take is not None and not self._is_kept:
-            self._end(None, 0)
-
-    def keep(self, entry: Entry) -> None:
-        """Give back the place of a request that has ended, and hold its money until `settle` is called."""
-        if self._take is not None:
-            self._take.end(_tokens(entry))
-            self._is_kept = True
-
-    def begin(self, entry: Entry) -> None:
-        """Note on a row who pays for it. One that waited until after midnight belongs to the day of its money."""
-        if self._take is not None:
-            entry.is_charged = self._call.api.metered
-            first_us = self._at_us // _DAY_US * _DAY_US
-            entry.opened_us = min(max(entry.opened_us, first_us), first_us + _DAY_US - 1)
+    def release_rate(self, entry: Entry) -> None:
+        """Correct the rate limits to the tokens of an ended request, and hold its money until `settle`."""
+        self._end_rate(None if entry.engine is None else entry.usage.prompt_tokens + entry.usage.completion_tokens)
 
     def settle(self, entry: Entry) -> None:
-        """The request has ended: what the engine never saw counts for nothing."""
-        if self._take is not None:
-            self._end(_tokens(entry), entry.cost_nano_usd or 0)
+        """Charge what an ended request used; one that no engine saw counts for nothing."""
+        self.release_rate(entry)
+        self._end_reservation(entry.cost_nano_usd or 0)
 
-    def _end(self, tokens: int | None, cost_nano_usd: int) -> None:
-        assert self._take is not None, "entered, and not ended yet"
-        if not self._is_kept:
-            self._take.end(tokens)
-        if self._reservation is not None:
-            self._reservation.settle(cost_nano_usd)
-        self._take = self._reservation = None
+    def cancel(self) -> None:
+        """Give everything back, unless the request has been settled or will be, after `release_rate`."""
+        if self.rate is not None:
+            self._end_rate(None)
+            self._end_reservation(0)
 
+    def _end_rate(self, tokens: int | None) -> None:
+        if self.rate is not None:
+            self.rate.end(tokens)
+            self.rate = None
 
-def _tokens(entry: Entry) -> int | None:
-    """What a request counts for; None when no engine saw it."""
-    return None if entry.engine is None else entry.usage.prompt_tokens + entry.usage.completion_tokens
+    def _end_reservation(self, cost_nano_usd: int) -> None:
+        if self.reservation is not None:
+            self.reservation.settle(cost_nano_usd)
+            self.reservation = None

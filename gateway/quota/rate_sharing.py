@@ -4,7 +4,6 @@ Each gives at most its part of a limit at once, and pays for what the others let
 together they let through what one alone would, plus at most what the limit allows in a beat for each further gateway.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -23,10 +22,11 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import insert
 
 from gateway.auth import Limits
+from gateway.database import upsert
 from gateway.quota.rate_limits import Meter, RateLimiter
+from gateway.threads import CRITICAL
 
 _ALIVE_US = 5 * 10**6
 _KEPT_US = 600 * 10**6
@@ -70,7 +70,7 @@ class LimitSharing:
         told, limiter.used = limiter.used, set()
         rows = [self._row(account, limiter.meters[account]) for account in told]
         try:
-            now_us, limiter.gateways, heard = await asyncio.to_thread(self._visit, rows)
+            now_us, limiter.gateways, heard = await CRITICAL.run(self._visit, rows)
         except BaseException:
             limiter.used |= told
             raise
@@ -99,9 +99,7 @@ class LimitSharing:
         with self._database.begin() as connection:
             now = int(connection.execute(text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")).scalar_one())
             told = [row | {"gateway": self._run, "seen_us": now} for row in (_NOTHING, *rows)]
-            upsert = insert(limit_use)
-            said = {name: upsert.excluded[name] for name in _SAID}
-            connection.execute(upsert.on_conflict_do_update(index_elements=["gateway", "account"], set_=said), told)
+            connection.execute(upsert(connection.dialect.name, limit_use, replace=_SAID), told)
             return now, self._alive(connection, now), self._others(connection, now)
 
     @staticmethod

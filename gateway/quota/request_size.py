@@ -1,10 +1,10 @@
-"""What a request may use at the most, read from its body; a key's own maximum is written into it."""
+"""Measure the most tokens that a request may use, from its body and the maximum of its key."""
 
 from dataclasses import dataclass
 
-from gateway.core import MOST_TOKENS
+from gateway.core import MOST_TOKENS, InferenceRequest
 from gateway.errors import InvalidRequestError
-from gateway.inference.formats import Api, InferenceRequest
+from gateway.inference.formats import Api
 
 # The field that the engine obeys; for chat it takes the first one that is there.
 _FIELDS = {
@@ -32,6 +32,8 @@ class RequestSize:
     body_bytes: int
     answers: int
     answer_tokens: int | None
+    added_limit: tuple[str, int] | None = None
+    """Field and value of the maximum that the engine has to be sent, where the client named none."""
 
     def likely_tokens(self) -> int:
         """An estimate of prompt and answers: four bytes are about a token. Sums of them fit a database."""
@@ -56,31 +58,29 @@ class RequestSize:
 def measure_request(
     api: Api, request: InferenceRequest, most_tokens: int | None, context_tokens: int | None = None
 ) -> RequestSize:
-    """Read a request; raises `InvalidRequestError` for one that asks for more than `most_tokens` in one answer.
+    """Measure a request; raises `InvalidRequestError` when it asks for more than `most_tokens` in one answer.
 
-    One that names no maximum gets `most_tokens` written into its body, unless the context is shorter anyway: the engine
-    refuses whoever asks for more than that.
+    A request that names no maximum gets `most_tokens` as its `added_limit`, unless the context is shorter anyway: the
+    engine refuses a maximum that is longer than its context.
     """
     fields = _FIELDS.get(api.path)
-    size = len(request.body)
+    body_bytes = len(request.body)
     if not api.metered or fields is None:
-        return RequestSize(size, 0, 0)
-    document = request.document
-    asked = [document.get(name) for name in fields]
-    tokens = next((count for count in asked if count is not None), None)
+        return RequestSize(body_bytes, 0, 0)
+    named = [request.document.get(name) for name in fields]
+    tokens = next((count for count in named if count is not None), None)
+    added = None
     if tokens is None and api.path == _COMPLETIONS:
-        tokens = _COMPLETIONS_DEFAULT if most_tokens is None else min(_COMPLETIONS_DEFAULT, most_tokens)
-        document[fields[0]] = tokens
-    if most_tokens is not None:
-        if tokens is None and context_tokens is not None and most_tokens >= context_tokens:
-            pass
-        elif tokens is None:
-            tokens = document[fields[0]] = most_tokens
-        elif tokens > most_tokens:
-            name = next(name for name, count in zip(fields, asked, strict=True) if count is not None)
-            raise InvalidRequestError(
-                f"'{name}' is {tokens}, and this key may ask for at most {most_tokens} tokens; ask for fewer.",
-                param=name,
-                code="max_tokens_exceeded",
-            )
-    return RequestSize(size, request.sequences, tokens)
+        added = _COMPLETIONS_DEFAULT if most_tokens is None else min(_COMPLETIONS_DEFAULT, most_tokens)
+    elif tokens is None and most_tokens is not None and (context_tokens is None or most_tokens < context_tokens):
+        added = most_tokens
+    elif tokens is not None and most_tokens is not None and tokens > most_tokens:
+        name = next(name for name, count in zip(fields, named, strict=True) if count is not None)
+        raise InvalidRequestError(
+            f"'{name}' is {tokens}, and this key may ask for at most {most_tokens} tokens; ask for fewer.",
+            param=name,
+            code="max_tokens_exceeded",
+        )
+    if added is not None:
+        return RequestSize(body_bytes, request.sequences, added, (fields[0], added))
+    return RequestSize(body_bytes, request.sequences, tokens)

@@ -6,7 +6,6 @@ that left, says nothing about a version.
 A sliding window over the latest requests of one version: how many, how many failed, how slow.
 """
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -17,11 +16,12 @@ from typing import Any
 
 from adapters import Registry, Snapshot, StaleLiveError
 from gateway.background import Group, Periodic
+from gateway.clock import now_us
+from gateway.core import RequestContext, Track
 from gateway.inference.poison_requests import body_kind
-from gateway.inference.relay import RequestContext
-from gateway.inference.routing import Track
-from gateway.metering import Entry, Finish, now_us
+from gateway.metering import Entry, Finish
 from gateway.metrics import TrafficMetrics
+from gateway.threads import CRITICAL
 
 _MOST_SAMPLES = 1_000
 
@@ -271,7 +271,7 @@ class CanaryMonitor:
         snapshot = self._registry.snapshot
         if snapshot is comparison.read_from or not self._is_current(name, comparison):
             return
-        kept = await asyncio.to_thread(self._registry.evidence, name, comparison.canary_version)
+        kept = await CRITICAL.run(self._registry.evidence, name, comparison.canary_version)
         document = next((found.document for found in kept if found.kind == BOUNDS_EVIDENCE), {})
         comparison.keep_to(CanaryLimits(**document))
         comparison.read_from = snapshot
@@ -304,7 +304,7 @@ class CanaryMonitor:
             evidence=evidence,
         )
         try:
-            await asyncio.to_thread(clear)
+            await CRITICAL.run(clear)
         except StaleLiveError:
             return  # an operator was faster, and what is there now is not what was judged
         except BaseException:

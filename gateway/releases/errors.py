@@ -1,4 +1,4 @@
-"""Errors of the adapters package as what an HTTP client sees."""
+"""Translation of the adapters package's errors into HTTP errors."""
 
 import contextlib
 import logging
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def parse_version(text: str | int) -> int:
-    """`v3`, `3` or 3 as 3; raises `InvalidRequestError`."""
+    """Parse `v3`, `3` or 3; raises `InvalidRequestError`."""
     with contextlib.suppress(AdapterError):
         number = AdapterRef.parse(f"x@v{str(text).removeprefix('v')}").version
         if number is not None:
@@ -41,7 +41,7 @@ def parse_version(text: str | int) -> int:
 
 @contextlib.contextmanager
 def translated_errors() -> Iterator[None]:
-    """Errors of the adapters package as HTTP errors."""
+    """Raise errors of the adapters package as `GatewayError`."""
     try:
         yield
     except AdapterError as error:

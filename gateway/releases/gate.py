@@ -1,13 +1,7 @@
-"""Builds the gate of a gateway from its settings.
+"""Promotion gate: requires a valid verdict or a recorded override, and on request the approval of a second person.
 
-Which base model and chat template are served right now: what a verdict must have been reached on.
-
-The gate before a promotion: a verdict that counts now, or an override on record; and a second person when asked.
-
-A verdict counts when it says PROMOTE on complete data, and was reached on the base and the chat template that are
-served at this moment. Nothing here touches the database: it judges a dossier that somebody read.
-
-Bringing evidence to a version: a comparison's verdict, somebody's approval, and the end of an approval.
+A verdict is valid when it says PROMOTE on complete data for the base model and chat template that are served now. The
+gate itself does not read the database; `EvidenceRecorder` writes verdicts and approvals into the registry.
 """
 
 from collections.abc import Mapping
@@ -24,9 +18,9 @@ from gateway.settings import Settings
 
 @dataclass(frozen=True)
 class ServedBase:
-    """The base as requests meet it; `files` is None when the gateway is attached to engines and has none at hand.
+    """The base model that is served; `files` is None for a gateway attached to engines without the model's files.
 
-    Hashes of what is not at hand are None and are not compared with anything.
+    Hashes of missing files are None and are not compared.
     """
 
     name: str
@@ -34,29 +28,29 @@ class ServedBase:
 
     @property
     def base_sha256(self) -> str | None:
-        """Identity of the very weights; reads them on first use, which may take seconds."""
+        """Hash of the weights; reads them on first use, which may take seconds."""
         return self.files.weights_sha256 if self.files else None
 
     @property
     def template_sha256(self) -> str | None:
-        """Identity of the chat template."""
+        """Hash of the chat template."""
         return self.files.chat_template_sha256 if self.files else None
 
     def document(self) -> dict[str, Any]:
-        """As JSON, in the words of a verdict."""
+        """Return JSON with the field names of a verdict."""
         return {"model": self.name, "base_sha256": self.base_sha256, "template_sha256": self.template_sha256}
 
 
 APPROVAL = "approval"
-"""Under which the registry keeps that somebody else agreed, or that this was withdrawn."""
-SHOWN = (VERDICT, APPROVAL, PROMOTION)
-"""The kinds of evidence that `standing` reads."""
+"""Kind of evidence: an approval, or its withdrawal."""
+STATUS_EVIDENCE = (VERDICT, APPROVAL, PROMOTION)
+"""Kinds of evidence that `status` reads."""
 _HASHES = {"base_sha256": "base model", "template_sha256": "chat template"}
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Somebody's decision to promote without a verdict that counts: why, and who answers for it."""
+    """Decision to promote without a valid verdict: the reason, and who is responsible."""
 
     reason: str
     by: str
@@ -64,31 +58,31 @@ class Override:
 
 @dataclass(frozen=True)
 class PromotionGate:
-    """The rules in force; `judge` applies them to one version."""
+    """Promotion rules; `judge` applies them to a version."""
 
     served: ServedBase
     require_verdict: bool
     require_approval: bool
 
     def judge(self, dossier: Dossier, actor: str, override: Override | None) -> dict[str, Any]:
-        """On which grounds `actor` may promote the version; raises `ConflictError` with what is missing."""
+        """Return the grounds on which `actor` may promote the version; raises `ConflictError` if any are missing."""
         grounds: dict[str, Any] = {}
         objection = self.objection(dossier.evidence.get(VERDICT))
         if objection is None:
-            grounds["verdict"] = _told(dossier.evidence[VERDICT])
+            grounds["verdict"] = _summary(dossier.evidence[VERDICT])
         elif override is not None:
             grounds |= {"override": asdict(override), "overridden": objection}
         elif self.require_verdict:
             raise _refused(dossier, objection)
-        approval = standing_approval(dossier)
+        approval = valid_approval(dossier)
         if self.require_approval:
-            _demand_second_person(dossier, approval, actor)
+            _require_second_person(dossier, approval, actor)
         if approval is not None:
             grounds["approval"] = {"by": approval.actor, "reason": approval.document["reason"]}
         return grounds
 
     def objection(self, verdict: Evidence | None) -> str | None:
-        """Why a verdict does not open the gate at this moment, as the rest of a sentence; None when it does."""
+        """Return why a verdict does not pass now, as the rest of a sentence; None when it passes."""
         if verdict is None:
             return "has no verdict"
         found = verdict.document
@@ -103,26 +97,26 @@ class PromotionGate:
                 return f"has a verdict on another {what}: it was {was}, now {now:.12} is served"
         return None
 
-    def standing(self, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
-        """Verdict, approval and override of a version for listings; None where there is none."""
+    def status(self, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
+        """Return verdict, approval and override of a version for listings; None where there is none."""
         verdict, approval = evidence.get(VERDICT), evidence.get(APPROVAL)
         promotion = evidence.get(PROMOTION)
         override = promotion.document.get("override") if promotion else None
         return {
             "verdict": None if verdict is None else verdict.document["verdict"],
             "verdict_counts": verdict is not None and self.objection(verdict) is None,
-            "approval": None if approval is None else _approval_told(approval),
+            "approval": None if approval is None else _approval_text(approval),
             "override": f"{override['by']}: {override['reason']}" if override else None,
         }
 
 
 def publishers(dossier: Dossier) -> set[str]:
-    """Everybody who ever published the version's content under its name."""
+    """Return all actors that published this version's content under its name."""
     return {change.actor for change in dossier.history if change.state is State.REGISTERED}
 
 
-def standing_approval(dossier: Dossier) -> Evidence | None:
-    """The approval in force: not withdrawn, and given to what was published last."""
+def valid_approval(dossier: Dossier) -> Evidence | None:
+    """Return the approval if it is not withdrawn and not older than the last publish."""
     approval = dossier.evidence.get(APPROVAL)
     if approval is None or approval.document.get("withdrawn"):
         return None
@@ -130,20 +124,20 @@ def standing_approval(dossier: Dossier) -> Evidence | None:
     return approval if not published or approval.at >= published[-1] else None
 
 
-def _demand_second_person(dossier: Dossier, approval: Evidence | None, actor: str) -> None:
+def _require_second_person(dossier: Dossier, approval: Evidence | None, actor: str) -> None:
     version = dossier.version
     subject = f"{version.name}@v{version.version}"
     if approval is None:
         withdrawn = dossier.evidence.get(APPROVAL)
         why = f" ({withdrawn.document['withdrawn']})" if withdrawn and withdrawn.document.get("withdrawn") else ""
         raise ConflictError(
-            f"{subject} is not approved{why}; have somebody with another admin key run "
+            f"{subject} is not approved{why}; have a person with another admin key run "
             f"`turntable adapters approve {version.name} v{version.version} --reason …`.",
             code="approval_required",
         )
     if approval.actor == actor:
         raise ConflictError(
-            f"{subject} was approved with the key that now promotes it ('{actor}'); approval and promotion take two.",
+            f"{subject} was approved with the key that promotes it ('{actor}'); a promotion needs two people.",
             code="approval_required",
         )
 
@@ -151,26 +145,26 @@ def _demand_second_person(dossier: Dossier, approval: Evidence | None, actor: st
 def _refused(dossier: Dossier, objection: str) -> ConflictError:
     version = dossier.version
     return ConflictError(
-        f"{version.name}@v{version.version} {objection}, so it may not go live; run `turntable compare TASK "
-        "--record`, or promote it with an override that says why and who answers for it (--override REASON --by NAME).",
+        f"{version.name}@v{version.version} {objection}, so it cannot be promoted; run `turntable compare TASK "
+        "--record`, or promote it with an override (--override REASON --by NAME).",
         code="verdict_required",
     )
 
 
-def _told(verdict: Evidence) -> dict[str, Any]:
-    """What the log keeps of a verdict; the whole of it is the version's evidence."""
+def _summary(verdict: Evidence) -> dict[str, Any]:
+    """Summarise a verdict for the audit log; the whole of it is the version's evidence."""
     kept = ("verdict", "task_sha256", "base_sha256", "template_sha256", "summary")
     return {name: verdict.document[name] for name in kept} | {"by": verdict.actor, "at": verdict.at.isoformat()}
 
 
-def _approval_told(approval: Evidence) -> str:
+def _approval_text(approval: Evidence) -> str:
     if withdrawn := approval.document.get("withdrawn"):
         return f"withdrawn: {withdrawn}"
     return f"by {approval.actor}: {approval.document['reason']}"
 
 
 def build_gate(settings: Settings, base_dir: Path | None) -> PromotionGate:
-    """The gate before promotions, over the base whose files are in `base_dir` when they are at hand."""
+    """Build the gate from the settings; `base_dir` holds the base model's files, if there are any."""
     base = BaseModel.read(base_dir) if base_dir else None
     return PromotionGate(
         ServedBase(settings.served_model_name, base), settings.require_verdict, settings.require_approval
@@ -178,19 +172,19 @@ def build_gate(settings: Settings, base_dir: Path | None) -> PromotionGate:
 
 
 class EvidenceRecorder:
-    """What operators and comparisons say about versions; methods block on the database."""
+    """Records verdicts and approvals of versions. Methods block."""
 
     def __init__(self, registry: Registry, gate: PromotionGate) -> None:
         self._registry = registry
         self._gate = gate
 
     def record_verdict(self, name: str, number: int, verdict: Verdict, *, actor: str) -> Version:
-        """Keep a verdict with the version that it is about; raises `ConflictError` when that is another one."""
+        """Record a verdict; raises `ConflictError` when it is about other content than this version's."""
         version = self._version(name, number)
         if verdict.digest != version.digest:
             raise ConflictError(
-                f"This verdict is about the digest {verdict.digest:.12}, but {name}@v{number} is {version.digest:.12}; "
-                "compare the version that is to go live.",
+                f"This verdict is for digest {verdict.digest:.12}, but {name}@v{number} has {version.digest:.12}; "
+                "compare the version that you want to promote.",
                 code="verdict_of_another_version",
             )
         document = verdict.model_dump(mode="json")
@@ -201,21 +195,21 @@ class EvidenceRecorder:
         return version
 
     def approve(self, name: str, number: int, reason: str, *, actor: str) -> Version:
-        """Keep that `actor` agrees to the version going live; raises `ConflictError` when it is theirs."""
+        """Record an approval; raises `ConflictError` when `actor` published the version."""
         version = self._version(name, number)
         if version.state is not State.READY:
             raise ConflictError(f"{name}@v{number} is {version.state}; only a ready version can be approved.")
         if actor in publishers(self._registry.dossier(version)):
             raise ConflictError(
-                f"{name}@v{number} was published with this very key ('{actor}'); approval takes somebody with another "
-                "admin key.",
+                f"{name}@v{number} was published with this key ('{actor}'); an approval needs another person's admin "
+                "key.",
                 code="approval_by_publisher",
             )
         self._registry.record_evidence(version, APPROVAL, {"reason": reason}, actor=actor)
         return version
 
     def withdraw_approval(self, version: Version, why: str, *, actor: str) -> None:
-        """An approval, if there is one, holds no longer."""
+        """Withdraw the approval of a version, if it has one."""
         found = {one.kind: one for one in self._registry.evidence(version.name, version.version)}.get(APPROVAL)
         if found is not None and not found.document.get("withdrawn"):
             document = {**found.document, "approved_by": found.actor, "withdrawn": why}

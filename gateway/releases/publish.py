@@ -1,18 +1,17 @@
-"""Publish: from an upload or a source to a version that may be routed to, each step durable.
+"""Publish an adapter: from an upload or a source to a version that is ready for traffic, each step durable.
 
 fetch -> preflight -> store -> REGISTERED -> load into the engines -> effect probe -> parity, where the trainer left
-vectors -> READY. What fails before it is registered leaves nothing behind. A refusal by the engine, the probe or parity
-leaves the version QUARANTINED with the reason. Anything else that ends it in between, a crash included, leaves it
-REGISTERED: publishing the same content again, or `verify`, goes on from there.
+vectors -> READY. A failure before REGISTERED leaves nothing behind. A refusal by the engine, the probe or parity leaves
+the version QUARANTINED with the reason. Any other failure in between, a crash included, leaves it REGISTERED:
+publishing the same content again, or `verify`, resumes from there.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +42,20 @@ from gateway.errors import AdapterRefusedError, ConflictError, GatewayError, Inv
 from gateway.releases.errors import translated_errors
 from gateway.releases.gate import EvidenceRecorder
 from gateway.settings import Settings
-from gateway.threads import entered_in_file_thread, in_file_thread
+from gateway.threads import CRITICAL, FILES, entered_in_file_thread
 
 log = logging.getLogger(__name__)
-_SOON_S = 5.0
+_UNLOAD_S = 5.0
 PREFLIGHT_EVIDENCE = "preflight"
-"""Under which the registry keeps what preflight remarked of a version that it let pass."""
+"""Kind of evidence: warnings of the preflight of a version that passed it."""
 PROBE_EVIDENCE = "probe"
-"""Under which the registry keeps what the effect probe found."""
+"""Kind of evidence: result of the effect probe."""
 PARITY_EVIDENCE = "parity"
-"""Under which it keeps how the engine's log-probabilities compare with the trainer's."""
+"""Kind of evidence: the engine's log-probabilities compared with the trainer's."""
 
 
 class PublishStep(StrEnum):
-    """What is being done for a version right now."""
+    """Running step of a publish or verification."""
 
     FETCHING = "fetching"
     UNPACKING = "unpacking"
@@ -71,7 +70,7 @@ class PublishStep(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class PublishJob:
-    """One publish or verify while it runs; `version` is known once it is registered."""
+    """A running publish or verification; `version` is None until it is registered."""
 
     name: str
     step: PublishStep
@@ -79,7 +78,7 @@ class PublishJob:
 
 
 class Publisher:
-    """Brings versions in and proves them; `work` is what it is doing now."""
+    """Publishes and verifies versions; `jobs` are those running now."""
 
     def __init__(
         self,
@@ -88,7 +87,7 @@ class Publisher:
         pool: EnginePool,
         sources: AllowedSources,
         *,
-        evidences: EvidenceRecorder,
+        recorder: EvidenceRecorder,
         base: BaseModel | None,
         base_name: str,
         max_rank: int,
@@ -98,60 +97,60 @@ class Publisher:
         self._store = store
         self._pool = pool
         self._sources = sources
-        self._evidences = evidences
+        self._recorder = recorder
         self._base = base
         self._base_name = base_name
         self._max_rank = max_rank
         self.max_bytes = max_bytes
-        self._one_proof = asyncio.Lock()
-        self.work: list[PublishJob] = []
+        self._one_at_a_time = asyncio.Lock()
+        self.jobs: list[PublishJob] = []
 
     async def publish_archive(self, name: str, archive: Path, *, actor: str, convert: bool = False) -> Version:
-        """Publish an uploaded archive as the next version of `name`; `convert` brings it into PEFT's layout first."""
-        self._check(name)
-        with translated_errors(), self._working(name, PublishStep.UNPACKING) as work:
+        """Publish an uploaded archive as the next version of `name`; `convert` converts it to PEFT's layout first."""
+        self._require_publishable(name)
+        with translated_errors(), self._job(name, PublishStep.UNPACKING) as job:
             async with entered_in_file_thread(self._store.incoming()) as scratch:
-                await in_file_thread(unpack, archive, scratch, max_bytes=self.max_bytes, convert=convert)
-                return await self._publish(work, scratch, actor, {"source": "upload"}, convert=convert)
+                await FILES.run(unpack, archive, scratch, max_bytes=self.max_bytes, convert=convert)
+                return await self._publish(job, scratch, actor, {"source": "upload"}, convert=convert)
 
     async def publish_source(self, name: str, source: str, *, actor: str, convert: bool = False) -> Version:
-        """Publish what lies at a source that the operator allowed as the next version of `name`."""
-        self._check(name)
-        with translated_errors(), self._working(name, PublishStep.FETCHING) as work:
+        """Publish the adapter at an allowed source as the next version of `name`."""
+        self._require_publishable(name)
+        with translated_errors(), self._job(name, PublishStep.FETCHING) as job:
             async with entered_in_file_thread(self._store.incoming()) as scratch:
-                origin = await in_file_thread(
+                origin = await FILES.run(
                     fetch, source, scratch, max_bytes=self.max_bytes, allowed=self._sources, convert=convert
                 )
-                return await self._publish(work, scratch, actor, asdict(origin), convert=convert)
+                return await self._publish(job, scratch, actor, asdict(origin), convert=convert)
 
     async def verify(self, name: str, number: int, *, actor: str) -> str:
-        """Re-hash a version's files and prove it anew; returns why it failed, or nothing when it passed.
+        """Re-hash a version's files and repeat all checks; returns the reason of a failure, "" when it passed.
 
-        One that is registered or quarantined becomes READY when it passes. One that fails is quarantined, unless it
-        takes traffic: then it stays, because what the engines have loaded was whole.
+        A registered or quarantined version that passes becomes READY. One that fails is quarantined, unless it takes
+        traffic: then it stays, because the copy in the engines was intact.
         """
         self._pool.require_ready()
-        with translated_errors(), self._working(name, PublishStep.HASHING) as work:
+        with translated_errors(), self._job(name, PublishStep.HASHING) as job:
             version = self._registry.snapshot.resolve(AdapterRef(name, version=number))
             if version.state is State.RETIRED:
                 raise ConflictError(f"{name}@v{number} is retired; publish its content again to bring it back.")
-            work.version = number
-            async with self._one_proof:
+            job.version = number
+            async with self._one_at_a_time:
                 try:
-                    directory = await in_file_thread(self._store.verify, version.digest)
-                    work.step = PublishStep.CHECKING
-                    _, said = await self._preflight(directory)
-                    await self._remark(version, said, actor)
-                    await self._prove(work, version, actor)
+                    directory = await FILES.run(self._store.verify, version.digest)
+                    job.step = PublishStep.CHECKING
+                    _, warnings = await self._preflight(directory)
+                    await self._record_warnings(version, warnings, actor)
+                    await self._check_in_engine(job, version, actor)
                 except (StoreError, PreflightError, AdapterRefusedError) as error:
-                    await self._refuse(version, str(error), actor)
-                    why = f"it did not pass when it was verified: {error}"
-                    await self._in_thread(self._evidences.withdraw_approval, version, why, actor=actor)
+                    await self._quarantine(version, str(error), actor)
+                    why = f"it failed verification: {error}"
+                    await CRITICAL.run(self._recorder.withdraw_approval, version, why, actor=actor)
                     return str(error)
-                await self._accept(version, actor)
+                await self._mark_ready(version, actor)
                 return ""
 
-    def _check(self, name: str) -> None:
+    def _require_publishable(self, name: str) -> None:
         with translated_errors():
             check_name(name)
         if name == self._base_name:
@@ -159,24 +158,23 @@ class Publisher:
         self._pool.require_ready()
 
     async def _publish(
-        self, work: PublishJob, directory: Path, actor: str, origin: Mapping[str, Any], *, convert: bool
+        self, job: PublishJob, directory: Path, actor: str, origin: Mapping[str, Any], *, convert: bool
     ) -> Version:
         converted: Conversion | None = None
         if convert:
-            work.step = PublishStep.CONVERTING
-            converted = await in_file_thread(converted_of, directory)
-        work.step = PublishStep.CHECKING
-        config, said = await self._preflight(directory)
-        work.step = PublishStep.STORING
-        manifest = await in_file_thread(self._store.put, directory, config, converted)
+            job.step = PublishStep.CONVERTING
+            converted = await FILES.run(converted_of, directory)
+        job.step = PublishStep.CHECKING
+        config, warnings = await self._preflight(directory)
+        job.step = PublishStep.STORING
+        manifest = await FILES.run(self._store.put, directory, config, converted)
         if converted is not None:
             origin = {**origin, "converted": "; ".join(converted.steps), "original": converted.original_digest}
-        add = partial(self._registry.add, work.name, manifest, actor=actor, evidence=origin)
-        version = await asyncio.to_thread(add)
-        work.version = version.version
-        await self._remark(version, said, actor)
-        async with self._one_proof:
-            version = self._now(version)  # the same content may have been published twice at once
+        version = await CRITICAL.run(self._registry.add, job.name, manifest, actor=actor, evidence=origin)
+        job.version = version.version
+        await self._record_warnings(version, warnings, actor)
+        async with self._one_at_a_time:
+            version = self._latest(version)  # the same content may have been published twice at once
             if version.state is State.QUARANTINED:
                 raise AdapterRefusedError(
                     f"This content is {version.name}@v{version.version}, which is quarantined: {version.reason} "
@@ -186,44 +184,44 @@ class Publisher:
                 await self._pool.load(version)
                 return version
             try:
-                await self._prove(work, version, actor)
+                await self._check_in_engine(job, version, actor)
             except AdapterRefusedError as error:
-                await self._refuse(version, str(error), actor)
+                await self._quarantine(version, str(error), actor)
                 raise
-            return await self._accept(version, actor)
+            return await self._mark_ready(version, actor)
 
     async def _preflight(self, directory: Path) -> tuple[PeftConfig, tuple[str, ...]]:
         max_rank = self._pool.max_lora_rank or self._max_rank
-        config = await in_file_thread(preflight, directory, self._base, max_rank=max_rank)
-        return config, await in_file_thread(remarks, directory, self._base, config)
+        config = await FILES.run(preflight, directory, self._base, max_rank=max_rank)
+        return config, await FILES.run(remarks, directory, self._base, config)
 
-    async def _remark(self, version: Version, said: tuple[str, ...], actor: str) -> None:
-        """Keep what is odd about a version, and that nothing is any more."""
-        known = await self._in_thread(self._registry.evidence, version.name, version.version)
+    async def _record_warnings(self, version: Version, warnings: tuple[str, ...], actor: str) -> None:
+        """Record the warnings of a version if they changed."""
+        known = await CRITICAL.run(self._registry.evidence, version.name, version.version)
         before: list[str] = next((one.document["warnings"] for one in known if one.kind == PREFLIGHT_EVIDENCE), [])
-        if list(said) != before:
-            await self._record(version, PREFLIGHT_EVIDENCE, {"warnings": list(said)}, actor)
+        if list(warnings) != before:
+            await self._record(version, PREFLIGHT_EVIDENCE, {"warnings": list(warnings)}, actor)
 
-    async def _prove(self, work: PublishJob, version: Version, actor: str) -> None:
-        work.step = PublishStep.LOADING
+    async def _check_in_engine(self, job: PublishJob, version: Version, actor: str) -> None:
+        job.step = PublishStep.LOADING
         await self._pool.load(version)
-        work.step = PublishStep.PROBING
+        job.step = PublishStep.PROBING
         found = await self._pool.probe(version)
         await self._record(version, PROBE_EVIDENCE, found.document(), actor)
         if found.verdict is Effect.NO_EFFECT:
             raise AdapterRefusedError(
-                "The adapter changes nothing: its log-probabilities equal the base's on every prompt of the probe; "
+                "The adapter has no effect: its log-probabilities equal the base model's on every probe prompt; "
                 "check that its tensors are named after the base's modules and that it was trained."
             )
 
-        await self._compare_with_training(work, version, actor)
+        await self._compare_with_training(job, version, actor)
 
-    async def _compare_with_training(self, work: PublishJob, version: Version, actor: str) -> None:
-        """Where the trainer left vectors, the engine must agree with them."""
-        rows = await in_file_thread(read_parity, self._store.path(version.digest))
+    async def _compare_with_training(self, job: PublishJob, version: Version, actor: str) -> None:
+        """Compare the engine with the trainer's vectors, if the version has any."""
+        rows = await FILES.run(read_parity, self._store.path(version.digest))
         if not rows:
             return
-        work.step = PublishStep.COMPARING
+        job.step = PublishStep.COMPARING
         found = await self._pool.parity(version, rows)
         if found is None:
             return
@@ -232,40 +230,36 @@ class Publisher:
             raise AdapterRefusedError(found.sentence)
 
     async def _record(self, version: Version, kind: str, document: Mapping[str, Any], actor: str) -> None:
-        await self._in_thread(self._registry.record_evidence, version, kind, document, actor=actor)
+        await CRITICAL.run(self._registry.record_evidence, version, kind, document, actor=actor)
 
-    async def _refuse(self, version: Version, reason: str, actor: str) -> None:
-        """Quarantine a version that is not in traffic, and take it out of the engines."""
-        now = self._now(version)
+    async def _quarantine(self, version: Version, reason: str, actor: str) -> None:
+        """Quarantine a version without traffic and unload it; one with traffic stays, and the log says so."""
+        now = self._latest(version)
         if now.version in self._registry.snapshot.policies[now.name].routed:
-            return log.error("%s@v%d takes traffic and does not pass: %s", now.name, now.version, reason)
+            return log.error("%s@v%d takes traffic and failed verification: %s", now.name, now.version, reason)
         if now.state is not State.QUARANTINED or now.reason != reason:
-            await self._in_thread(self._registry.set_state, now, State.QUARANTINED, reason, actor=actor)
+            await CRITICAL.run(self._registry.set_state, now, State.QUARANTINED, reason, actor=actor)
         with contextlib.suppress(GatewayError):  # it is not routable; the engine forgets what it does not use
-            await self._pool.unload(version, deadline_s=_SOON_S)
+            await self._pool.unload(version, deadline_s=_UNLOAD_S)
         return None
 
-    async def _accept(self, version: Version, actor: str) -> Version:
-        now = self._now(version)
+    async def _mark_ready(self, version: Version, actor: str) -> Version:
+        now = self._latest(version)
         if now.state is State.READY:
             return now
-        ready: Version = await self._in_thread(self._registry.set_state, now, State.READY, "", actor=actor)
-        return ready
+        return await CRITICAL.run(self._registry.set_state, now, State.READY, "", actor=actor)
 
-    def _now(self, version: Version) -> Version:
+    def _latest(self, version: Version) -> Version:
         return self._registry.snapshot.resolve(AdapterRef(version.name, version=version.version))
 
-    async def _in_thread(self, change: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        return await asyncio.to_thread(partial(change, *arguments, **options))
-
     @contextlib.contextmanager
-    def _working(self, name: str, step: PublishStep) -> Iterator[PublishJob]:
-        work = PublishJob(name, step)
-        self.work.append(work)
+    def _job(self, name: str, step: PublishStep) -> Iterator[PublishJob]:
+        job = PublishJob(name, step)
+        self.jobs.append(job)
         try:
-            yield work
+            yield job
         finally:
-            self.work.remove(work)
+            self.jobs.remove(job)
 
 
 def build_publisher(
@@ -273,18 +267,18 @@ def build_publisher(
     registry: Registry,
     store: Store,
     pool: EnginePool,
-    evidences: EvidenceRecorder,
+    recorder: EvidenceRecorder,
     base: BaseModel | None,
     *,
     max_rank: int,
 ) -> Publisher:
-    """The publisher that the settings describe."""
+    """Build the publisher from the settings."""
     return Publisher(
         registry,
         store,
         pool,
         AllowedSources(settings.adapter_sources, settings.hub_endpoint, settings.s3_endpoint),
-        evidences=evidences,
+        recorder=recorder,
         base=base,
         base_name=settings.served_model_name,
         max_rank=max_rank,

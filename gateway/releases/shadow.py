@@ -6,7 +6,6 @@ A mirrored request goes the way of every other one, so its tokens are on the led
 starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
 """
 
-import asyncio
 import difflib
 import logging
 import time
@@ -16,17 +15,18 @@ from typing import Any
 from adapters import Registry
 from gateway.auth import Caller, Scope
 from gateway.background import Group
-from gateway.core import Usage
+from gateway.clock import now_us
+from gateway.core import RequestContext, Track, Usage
 from gateway.errors import GatewayError
 from gateway.inference.admission import Admission
-from gateway.inference.formats import InferenceRequest
 from gateway.inference.formats.base import dump
-from gateway.inference.pipeline import Inference
-from gateway.inference.relay import RequestContext
-from gateway.inference.routing import Track
-from gateway.metering import SHADOW_KEY, Entry, Finish, now_us
+from gateway.inference.pipeline import InferencePipeline
+from gateway.inference.request_guards import UNSERVED_FIELDS
+from gateway.inference.request_run import NoClient
+from gateway.metering import SHADOW_KEY, Entry, Finish
 from gateway.metrics import TrafficMetrics
 from gateway.releases.answer_text import text_of
+from gateway.threads import REPORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Shadows:
     def __init__(
         self,
         registry: Registry,
-        inference: Inference,
+        inference: InferencePipeline,
         admission: Admission,
         metrics: TrafficMetrics,
         running: Group,
@@ -150,7 +150,7 @@ class Shadows:
         """Mirror a live request that was answered and chosen; compare a mirrored one with its original."""
         if call.target.track is Track.SHADOW:
             self._mirrored(call, entry)
-        elif call.mirror_to is not None and entry.finish is Finish.COMPLETED and call.api.path in _MIRRORED_PATHS:
+        elif call.shadow_target is not None and entry.finish is Finish.COMPLETED and call.api.path in _MIRRORED_PATHS:
             self._mirror(call, entry)
 
     def describe(self, name: str) -> dict[str, Any] | None:
@@ -173,13 +173,13 @@ class Shadows:
         return mirror
 
     def _mirror(self, call: RequestContext, entry: Entry) -> None:
-        assert call.mirror_to is not None, "the request was chosen"
-        assert call.mirror_to.version is not None, "shadows are of adapters"
-        name = call.mirror_to.version.name
+        assert call.shadow_target is not None, "the request was chosen"
+        assert call.shadow_target.version is not None, "shadows are of adapters"
+        name = call.shadow_target.version.name
         mirror = self._mirror_of(name)
-        if mirror is None or mirror.shadow_version != call.mirror_to.version.version:
+        if mirror is None or mirror.shadow_version != call.shadow_target.version.version:
             return  # the shadow ended while this request ran
-        heard = b"".join(call.heard or ())
+        heard = b"".join(call.captured or ())
         if len(self._tasks) >= self._most_running or not self._admission.is_quiet or len(heard) > _MOST_BYTES:
             self._drop(name, mirror)
             return
@@ -190,8 +190,7 @@ class Shadows:
 
     async def _send(self, call: RequestContext, name: str) -> None:
         try:
-            async with self._inference.exchange(call) as exchange:
-                await exchange.read()
+            await self._inference.serve(call, NoClient())
         except GatewayError as error:
             log.debug("mirrored request %s: %s", call.id, error)
         finally:
@@ -206,7 +205,7 @@ class Shadows:
             pair.mirror.failed += 1
             self._metrics.shadow_requests.labels(name, "failed").inc()
             return
-        shadow = ShadowAnswer.of(entry, text_of(b"".join(call.heard or ()), is_stream=False))
+        shadow = ShadowAnswer.of(entry, text_of(b"".join(call.captured or ()), is_stream=False))
         if call.request.document.get("temperature") != 0:
             pair.mirror.answered_freely(pair.live, shadow)
             self._metrics.shadow_requests.labels(name, "answered").inc()
@@ -214,7 +213,7 @@ class Shadows:
         self._tasks.start(self._compare(pair, shadow, name))
 
     async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
-        alike = await asyncio.to_thread(similarity, pair.live.text, shadow.text)
+        alike = await REPORTS.run(similarity, pair.live.text, shadow.text)
         pair.mirror.answered_greedily(pair.live, shadow, alike)
         self._metrics.shadow_requests.labels(name, "equal" if alike == 1 else "different").inc()
 
@@ -225,23 +224,15 @@ class Shadows:
 
 def _shadow_call(call: RequestContext) -> RequestContext:
     """The same question for the shadow: not streamed, under our own key, with a fingerprint of its own."""
-    assert call.mirror_to is not None, "only chosen requests are mirrored"
-    document = {k: v for k, v in call.request.document.items() if k not in ("stream", "stream_options")}
+    assert call.shadow_target is not None, "only chosen requests are mirrored"
+    left_out = ("stream", "stream_options", *UNSERVED_FIELDS)
+    document = {name: value for name, value in call.request.document.items() if name not in left_out}
     # A body of its own: when it kills the engine, the request that clients send is not suspected.
-    request = InferenceRequest(call.request.model, False, document, b"shadow " + dump(document), call.request.sequences)
-    return replace(
-        call,
-        id=f"{call.id}-shadow",
-        client_id=None,
-        caller=_CALLER,
-        request=request,
-        target=call.mirror_to,
-        mirror_to=None,
-        heard=[],
-        is_watched=False,
-        headers={},
-        received_s=time.perf_counter(),
-    )
+    body = b"shadow " + dump(document)
+    request = replace(call.request, stream=False, document=document, body=body)
+    shadow = RequestContext(f"{call.id}-shadow", None, call.api, {}, received_s=time.perf_counter(), captured=[])
+    shadow.caller, shadow.request, shadow.target = _CALLER, request, call.shadow_target
+    return shadow
 
 
 def similarity(one: str, other: str) -> float:

@@ -1,4 +1,4 @@
-"""A verdict: the outcome of a comparison on a frozen task, posted by whoever ran it, kept as evidence on a version."""
+"""Verdict: the outcome of a comparison on a frozen task, recorded as evidence of a version."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -9,14 +9,14 @@ from pydantic import BaseModel as Schema
 from adapters.audit import storable
 
 VERDICT = "verdict"
-"""Under which the registry keeps it."""
+"""Kind of evidence."""
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Sentence = Annotated[str, Field(max_length=2_000), AfterValidator(storable)]
 
 
 class Outcome(StrEnum):
-    """What a comparison may find; only the first one opens the gate."""
+    """Outcomes of a comparison; only PROMOTE passes the gate."""
 
     PROMOTE = "PROMOTE"
     DO_NOT_DEPLOY = "DO_NOT_DEPLOY"
@@ -24,7 +24,7 @@ class Outcome(StrEnum):
 
 
 class GateCheck(Schema):
-    """One rule of the comparison's gate: what was measured, what was required, and both as a sentence."""
+    """One rule of the comparison: measured and required value, and both as a sentence."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,10 +36,10 @@ class GateCheck(Schema):
 
 
 class Verdict(Schema):
-    """One comparison's outcome for the version with this digest.
+    """JSON of a comparison's outcome for the version with this digest.
 
-    Hashes of the base and the template that are null are taken to be those served when the verdict is posted.
-    `complete` is false when items or arms are missing; such a verdict never opens the gate.
+    Null hashes of base and template mean those served when the verdict is posted. `complete` is false when examples or
+    arms are missing; such a verdict never passes the gate.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -1,7 +1,9 @@
-"""The front door: HTTP/1.1 as strictly as the parser can, for clients that are slow, greedy or up to something."""
+"""HTTP server: strict HTTP/1.1 towards clients, listeners, middleware, TLS."""
 
 from gateway.server.cycle import CYCLE as CYCLE
+from gateway.server.cycle import ClientCycle as ClientCycle
 from gateway.server.cycle import Cycle as Cycle
+from gateway.server.cycle import cycle_of as cycle_of
 from gateway.server.listeners import LISTENER as LISTENER
 from gateway.server.listeners import Listener as Listener
 from gateway.server.protocol import ConnectionLimits as ConnectionLimits

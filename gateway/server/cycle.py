@@ -1,11 +1,13 @@
-"""One request and its response on a client's connection.
+"""One request on a client's connection, with what the inference endpoint needs beyond ASGI's messages.
 
-For FastAPI it is an ASGI cycle like uvicorn's. The inference endpoint finds it in the scope and asks it for what ASGI
-has no message for: the whole body without waiting, a call when the client leaves, a stream's next piece at once.
+That is: the whole body without waiting, a call when the client leaves, and a stream's next piece without a task being
+woken. Our own protocol puts a `Cycle` into the scope. On any other server (plain uvicorn, `httpx.ASGITransport`)
+`cycle_of` makes an `AsgiCycle`, which does the same over `receive` and `send`, at the price of a task per request.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -13,16 +15,109 @@ CYCLE = "turntable.cycle"
 """Key of `scope["extensions"]` under which a request's `Cycle` lies."""
 _NO_BODY = frozenset({204, 304})
 
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientCycle(Protocol):
+    """What the inference endpoint asks of a server, besides ASGI's `receive` and `send`."""
+
+    disconnected: bool
+    """The client is known to be gone."""
+
+    def take_body(self) -> bytes | None:
+        """Return the whole body if it has arrived; None while there is more to `receive`."""
+        ...
+
+    def when_gone(self, callback: Callable[[], object] | None) -> None:
+        """Call back when the client leaves, at once if it is gone; None ends that. Call it once the body is read."""
+        ...
+
+    def write(self, piece: bytes) -> bool:
+        """Write a piece of a response that has begun; False when `drained` has to be awaited before the next one."""
+        ...
+
+    async def drained(self) -> None:
+        """Return once more may be written."""
+        ...
+
+    async def receive(self) -> Message:
+        """ASGI's `receive`."""
+        ...
+
+
+def cycle_of(scope: Mapping[str, Any], receive: Receive, send: Send) -> tuple[ClientCycle, Send]:
+    """Return the cycle of a request and the `send` that belongs to it, whatever server the request came through."""
+    cycle: Cycle | None = scope.get("extensions", {}).get(CYCLE)
+    if cycle is not None:
+        return cycle, send
+    plain = AsgiCycle(receive, send)
+    return plain, plain.send
+
+
+class AsgiCycle:
+    """A cycle over ASGI's messages alone: each piece is sent when `drained` is awaited, which is the back-pressure."""
+
+    __slots__ = ("_pending", "_receive", "_send", "_watcher", "disconnected")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._pending: list[bytes] = []
+        self._watcher: asyncio.Task[None] | None = None
+        self.disconnected = False
+
+    def take_body(self) -> bytes | None:
+        """Return None: bodies are received."""
+        return None
+
+    async def receive(self) -> Message:
+        """Receive the next message."""
+        return await self._receive()
+
+    def when_gone(self, callback: Callable[[], object] | None) -> None:
+        """Watch for the client's leaving in a task of its own, because only `receive` tells."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+        if callback is not None:
+            self._watcher = asyncio.create_task(self._watch(callback))
+
+    def write(self, piece: bytes) -> bool:
+        """Keep a piece until `drained` is awaited."""
+        if piece:
+            self._pending.append(piece)
+        return not self._pending
+
+    async def drained(self) -> None:
+        """Send what was written; a server returns from that once the client has read enough."""
+        if self._pending:
+            body = b"".join(self._pending)
+            self._pending.clear()
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def send(self, message: Message) -> None:
+        """Send a message after all that was written before it."""
+        await self.drained()
+        await self._send(message)
+
+    async def _watch(self, callback: Callable[[], object]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.disconnected = True
+        callback()
+
 
 class Cycle(RequestResponseCycle):
-    """Sends the head together with the first piece of the body, and looks at every header once instead of twice."""
+    """A cycle of our own protocol. It sends the head with the first piece of the body, and checks each header once."""
 
     _head = b""
     _is_chunked = False
     _gone: Callable[[], object] | None = None
 
     def take_body(self) -> bytes | None:
-        """The whole body, if it has arrived; None while there is more to `receive`."""
+        """Return the whole body if it has arrived; None while there is more to `receive`."""
         if self.more_body or self.disconnected:
             return None
         body = bytes(self.body)
@@ -37,13 +132,13 @@ class Cycle(RequestResponseCycle):
         return message
 
     def when_gone(self, callback: Callable[[], object] | None) -> None:
-        """What to call when the client is gone, at once if it is; None calls nothing any more."""
+        """Call back when the client leaves, at once if it is gone; None ends that."""
         self._gone = callback
         if callback is not None and self.transport.is_closing():
             callback()
 
     def leave(self) -> None:
-        """The client is gone."""
+        """Note that the client is gone."""
         self.disconnected = self.disconnected or not self.response_complete
         self.message_event.set()
         if self._gone is not None:
@@ -62,7 +157,7 @@ class Cycle(RequestResponseCycle):
             self._end(message.get("body", b""))
 
     def write(self, piece: bytes) -> bool:
-        """Send a piece of a response that has begun; False when the client has to read first: await `drained`."""
+        """Write a piece of a response that has begun; False when the client has to read first: await `drained`."""
         if piece and not self.disconnected:
             head, self._head = self._head, b""
             if self._is_chunked:
@@ -100,7 +195,7 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         head = b"".join(lines)
-        # A line feed in a value would begin a header of somebody else's making.
+        # A line feed in a value would inject a header.
         if not head.count(b"\n") == head.count(b"\r") == len([line for line in lines if line]):
             raise RuntimeError("a response header holds a line break")
         self._head = head + b"\r\n"

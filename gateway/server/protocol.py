@@ -1,9 +1,9 @@
-"""The protocol of a client's connection, as strict as the parser can be.
+"""Strict HTTP/1.1 for client connections: uvicorn's httptools protocol with limits, and refusals as JSON.
 
 llhttp already refuses every message whose length can be read in two ways (both length headers, two lengths, bare line
-feeds). What it leaves to us: other versions and transfer codings than are served, a missing `host`, paths spelt in a
-second way, headers and trailers without end, clients that take for ever, offers to speak another protocol, and more
-connections than this process can hold. Refusals are JSON and close the connection.
+feeds). Refused or bounded here: other versions and transfer codings, a missing `host`, percent-encoded spellings of
+plain paths, headers and trailers without end, slow headers, protocol upgrades (ignored), and more connections than this
+process can hold. A refusal closes the connection.
 """
 
 import asyncio
@@ -28,43 +28,45 @@ from gateway.errors import (
 from gateway.server.cycle import CYCLE, Cycle
 from gateway.server.listeners import LISTENER, Listener
 
-# Letters, digits, `-._` and slashes are written as they are; what encodes them wants to be taken for another path.
-_SECOND_SPELLING = re.compile(rb"%(?:2[def]|3\d|4[1-9a-f]|5[\dacf]|6[1-9a-f]|7[\da])", re.IGNORECASE)
+# Letters, digits, `-._` and slashes are written as they are: a path that encodes them would pass for another one.
+_ENCODED_PLAIN = re.compile(rb"%(?:2[def]|3\d|4[1-9a-f]|5[\dacf]|6[1-9a-f]|7[\da])", re.IGNORECASE)
 _NAMED = (b"/v1/models/", b"/admin/v1/requests/")
-"""Below them names and ids of clients' own making follow, whose slashes are encoded."""
-_BESIDE_A_BODY_BYTE = 16
-"""So many bytes of framing may come with each byte of a body: more than a chunk for every byte takes."""
-_MOST_WAITING = 16
-_MOST_WAITING_BYTES = 1 << 20
-"""Pipelined requests and the body of one, beyond which nothing more is read until a request has been answered."""
+"""Below these paths come names and ids that clients make up, whose slashes are encoded."""
+_FRAMING_PER_BODY_BYTE = 16
+"""Bytes of framing allowed per byte of a body: more than a chunk for every byte takes."""
+_MAX_PIPELINED = 16
+_MAX_PIPELINED_BYTES = 1 << 20
+"""Pipelined requests, and bytes of the body of one, beyond which reading pauses until a request is answered."""
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What one client connection may take."""
+    """Limits of one client connection, and of their number."""
 
     header_timeout_s: float
     max_header_bytes: int
     max_connections: int
 
 
-def strict_protocol(limits: ConnectionLimits, door: Listener = Listener.WHOLE) -> type[asyncio.Protocol]:
-    """The protocol class for one door with these limits: uvicorn builds one for each connection, without arguments."""
-    return type("StrictHttp", (StrictHttp,), {"limits": limits, "door": door})
+def strict_protocol(limits: ConnectionLimits, listener: Listener = Listener.WHOLE) -> type[asyncio.Protocol]:
+    """Make the protocol class of a listener: uvicorn instantiates it for each connection, without arguments."""
+    return type("StrictHttp", (StrictHttp,), {"limits": limits, "listener": listener})
 
 
 class StrictHttp(HttpToolsProtocol):
-    """One client connection. Timers for slow headers and idle connections run on from request to request: starting and
-    cancelling them each time would cost more than what they look for.
+    """One client connection.
+
+    The timers for slow headers and idle connections run on from request to request, because starting and cancelling
+    them each time costs more than checking now and then.
     """
 
     limits: ClassVar[ConnectionLimits]
-    door: ClassVar[Listener]
+    listener: ClassVar[Listener]
     cycle: Cycle
     _running: Cycle | None = None
     _in_headers = True
     _header_bytes = 0
-    _beside_body = 0
+    _framing_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
     _idle_since_s = 0.0
 
@@ -89,7 +91,7 @@ class StrictHttp(HttpToolsProtocol):
         if self._in_headers:
             self._header_bytes += len(data)
         else:
-            self._beside_body += len(data)
+            self._framing_bytes += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -97,7 +99,7 @@ class StrictHttp(HttpToolsProtocol):
             self._refuse(why if isinstance(why, GatewayError) else BadFramingError("This is no well-formed request."))
         if self.transport.is_closing():
             return
-        if (self._header_bytes if self._in_headers else self._beside_body) > self.limits.max_header_bytes:
+        if (self._header_bytes if self._in_headers else self._framing_bytes) > self.limits.max_header_bytes:
             self._refuse(self._too_large())
         elif self._in_headers and self._header_bytes and self._deadline is None:
             self._set_deadline()
@@ -117,23 +119,23 @@ class StrictHttp(HttpToolsProtocol):
         version = self.parser.get_http_version()
         self._check_head(version)
         self._in_headers = False
-        self._beside_body = 0
+        self._framing_bytes = 0
         self._clear_deadline()
         waits, self.cycle = self.cycle is not None and not self.cycle.response_complete, self._cycle(version)
         if waits:  # a pipelined request comes up when the one before it is answered
             self.pipeline.appendleft((self.cycle, self.app))
-            if len(self.pipeline) >= _MOST_WAITING:
+            if len(self.pipeline) >= _MAX_PIPELINED:
                 self.flow.pause_reading()
         else:
             self._start(self.cycle)
 
     def on_body(self, body: bytes) -> None:
-        self._beside_body = max(0, self._beside_body - _BESIDE_A_BODY_BYTE * len(body))
+        self._framing_bytes = max(0, self._framing_bytes - _FRAMING_PER_BODY_BYTE * len(body))
         if self.cycle.response_complete:
             return
         self.cycle.body += body
         # Who does not read does not notice that the client leaves, so a request that waits lets those before it read.
-        if len(self.cycle.body) > (_MOST_WAITING_BYTES if self.pipeline else HIGH_WATER_LIMIT):
+        if len(self.cycle.body) > (_MAX_PIPELINED_BYTES if self.pipeline else HIGH_WATER_LIMIT):
             self.flow.pause_reading()
         self.cycle.message_event.set()
 
@@ -142,7 +144,7 @@ class StrictHttp(HttpToolsProtocol):
             return
         self._in_headers = True
         self._header_bytes = 0
-        self._beside_body = 0
+        self._framing_bytes = 0
         self._clear_deadline()
         if not self.cycle.response_complete:
             self.cycle.more_body = False
@@ -164,7 +166,7 @@ class StrictHttp(HttpToolsProtocol):
                 self._deadline = self.loop.call_later(self.limits.header_timeout_s, self.transport.close)
             self._idle_since_s = self.loop.time()
             if self.timeout_keep_alive_task is None:
-                self._look_after(self.timeout_keep_alive)
+                self._check_idle_in(self.timeout_keep_alive)
 
     def timeout_keep_alive_handler(self) -> None:
         self.timeout_keep_alive_task = None
@@ -172,7 +174,7 @@ class StrictHttp(HttpToolsProtocol):
         if not self.cycle.response_complete or self.transport.is_closing():
             return
         if left_s > 0 or self._header_bytes:
-            self._look_after(max(left_s, 1.0))
+            self._check_idle_in(max(left_s, 1.0))
         else:
             self.transport.close()
 
@@ -182,11 +184,11 @@ class StrictHttp(HttpToolsProtocol):
                 return self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
                 data = memoryview(data)[offer.args[0] :]
-            self._pass_over_upgrade()
+            self._ignore_upgrade()
 
-    def _pass_over_upgrade(self) -> None:
-        """A server may ignore an offer to speak another protocol, but the parser stops there. So the same head goes
-        without the offer into a new parser, and the body and all that follows keep their places.
+    def _ignore_upgrade(self) -> None:
+        """Ignore a protocol upgrade, as a server may. The parser stops at one, so the same head goes into a new parser
+        without it, and the body and all that follows keep their places.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
@@ -196,7 +198,7 @@ class StrictHttp(HttpToolsProtocol):
         self.parser.feed_data(head)
 
     def _check_head(self, version: str) -> None:
-        """Raise a `GatewayError` for a head that is not plain HTTP/1.1, or whose meaning is left to the reader."""
+        """Raise a `GatewayError` for a request head that is not plain HTTP/1.1, or is ambiguous."""
         names = [name for name, _ in self.headers]
         size = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + len(b": \r\n") * len(names)
         if size > self.limits.max_header_bytes:  # one read may bring them whole
@@ -224,15 +226,15 @@ class StrictHttp(HttpToolsProtocol):
         self._start_asgi_task(cycle, self.app)
 
     def _unset_keepalive_if_required(self) -> None:
-        """The timer runs on, and looks at what has happened since."""
+        """Keep the timer: it checks for itself whether the connection is idle."""
 
-    def _look_after(self, wait_s: float) -> None:
+    def _check_idle_in(self, wait_s: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
 
     def _cycle(self, http_version: str) -> Cycle:
         raw_path, query = _target(self.url)
         path = raw_path.decode("ascii")
-        extensions: dict[str, Any] = {LISTENER: self.door}
+        extensions: dict[str, Any] = {LISTENER: self.listener}
         self.scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -280,7 +282,7 @@ class StrictHttp(HttpToolsProtocol):
         self._refuse(ClientTooSlowError(f"The headers did not arrive within {self.limits.header_timeout_s:g} s."))
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer with an error, unless that would be read as the answer to an earlier request, and close."""
+        """Respond with an error and close; only close where it would be read as the response to an earlier request."""
         self._clear_deadline()
         if self.transport.is_closing():
             return
@@ -291,18 +293,18 @@ class StrictHttp(HttpToolsProtocol):
 
 
 def _check_spelling(url: bytes) -> None:
-    """Raise `BadFramingError` for a NUL, and for a path in which something is encoded that has a plain spelling."""
+    """Raise `BadFramingError` for a NUL, and for a path that percent-encodes characters with a plain spelling."""
     if b"%00" in url:
         raise BadFramingError("A target holds no NUL.")
     path = url.partition(b"?")[0]
     if path.startswith(_NAMED):
         path = path.replace(b"%2f", b"").replace(b"%2F", b"")
-    if _SECOND_SPELLING.search(path):
+    if _ENCODED_PLAIN.search(path):
         raise BadFramingError("Write the path plainly, without encoded letters, digits, dots and slashes.")
 
 
 def _target(url: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request's target."""
+    """Split a request target into path and query."""
     if url.startswith(b"/") and b"#" not in url:
         path, _, query = url.partition(b"?")
         return path, query

@@ -1,26 +1,29 @@
-"""Request bodies that come compressed: read piece by piece, and never larger than the limit says.
-
-The body of an inference request: read under its limits, unpacked, and its turn to be parsed when it is large.
-"""
+"""Request bodies: read under a size and a time limit, decompressed piece by piece, large ones parsed one at a time."""
 
 import asyncio
 import contextlib
 import gc
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
 from weakref import WeakValueDictionary
 
 from gateway.errors import ClientTooSlowError, InvalidRequestError, RequestTooLargeError, UnsupportedEncodingError
-from gateway.server import Cycle
+from gateway.server.cycle import ClientCycle
 
 ACCEPTED = "gzip, deflate"
+LARGE_BYTES = 128 << 10
+"""Bodies up to here are parsed at once, in less time than queueing for it would take."""
+MOST_VALUES = 1 << 20
+MOST_CONTAINERS = 1 << 16
+"""Values, lists and objects in one body: parsing costs by their number, and 8 MB of `[],` would take seconds."""
 _GZIP = 16 + zlib.MAX_WBITS
 
+Headers = Mapping[bytes, bytes]
 
-def decoder_for(headers: Mapping[bytes, bytes], max_bytes: int) -> "Decoder | None":
-    """What reads a body with these headers, None when it is as it is; raises `UnsupportedEncodingError`."""
+
+def decoder_for(headers: Headers, max_bytes: int) -> "Decoder | None":
+    """Return a decoder for a compressed body, None for a plain one; raises `UnsupportedEncodingError`."""
     given = headers.get(b"content-encoding", b"").strip().lower()
     if given in (b"", b"identity"):
         return None
@@ -30,7 +33,7 @@ def decoder_for(headers: Mapping[bytes, bytes], max_bytes: int) -> "Decoder | No
 
 
 class Decoder:
-    """One body; what it becomes counts, not what was sent."""
+    """Decompress one body of at most `max_bytes`, counted after decompression."""
 
     def __init__(self, encoding: str, max_bytes: int) -> None:
         self.encoding = encoding
@@ -39,7 +42,7 @@ class Decoder:
         self._stream = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
 
     def feed(self, piece: bytes, *, is_last: bool) -> bytes:
-        """The next decoded bytes; raises `RequestTooLargeError` past the limit, `InvalidRequestError` for nonsense."""
+        """Decompress a piece; raises `RequestTooLargeError` past the limit, `InvalidRequestError` for corrupt data."""
         if self._stream is None:
             if not piece and not is_last:
                 return b""
@@ -66,29 +69,19 @@ class Decoder:
         )
 
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Headers = Mapping[bytes, bytes]
-
-LARGE_BYTES = 128 << 10
-"""Bodies up to here are parsed without waiting: in less time than it takes to tell others that one is being parsed."""
-MOST_VALUES = 1 << 20
-MOST_CONTAINERS = 1 << 16
-"""Values, lists and objects in one body: parsing costs by their number, and 8 MB of `[],` would take seconds."""
-
-
 class ClientGoneError(Exception):
-    """The client closed its connection; there is nobody left to answer."""
+    """The client closed its connection before it was answered."""
 
 
 class BodyReader:
-    """Reads bodies of at most `max_bytes`, each within `timeout_s`."""
+    """Read bodies of at most `max_bytes`, each within `timeout_s`."""
 
     def __init__(self, *, max_bytes: int, timeout_s: float) -> None:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
-    def at_hand(self, cycle: Cycle, headers: Headers) -> bytes | None:
-        """The body, if it has arrived and is not compressed; raises `RequestTooLargeError` without reading on."""
+    def take(self, cycle: ClientCycle, headers: Headers) -> bytes | None:
+        """Return the body if it has arrived and is not compressed; raises `RequestTooLargeError` without reading on."""
         if int(headers.get(b"content-length", b"0")) > self._max_bytes:
             raise self._too_large()
         if b"content-encoding" in headers:
@@ -98,14 +91,17 @@ class BodyReader:
             raise self._too_large()
         return whole
 
-    async def read(self, headers: Headers, receive: Receive) -> bytes:
-        """The body as it comes; raises `ClientTooSlowError` when that takes too long."""
+    async def read(self, cycle: ClientCycle, headers: Headers) -> bytes:
+        """Receive and decompress the body.
+
+        Raises `RequestTooLargeError`, `ClientTooSlowError`, `UnsupportedEncodingError`, and `ClientGoneError`.
+        """
         decoder = decoder_for(headers, self._max_bytes)
         parts, size = [], 0
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
-                    message = await receive()
+                    message = await cycle.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
                     piece, is_last = message.get("body", b""), not message.get("more_body", False)
@@ -129,23 +125,23 @@ class BodyReader:
 
 
 class LargeBodies:
-    """Lets large bodies be parsed one at a time, by turns of their keys.
+    """Let large bodies be parsed one at a time, in turn between API keys.
 
-    A parser holds the whole process, threads included, so another thread would help nobody. What helps is that each
-    takes not long (see `MOST_VALUES`), and that after each the process is left to everybody else for as long again.
+    A parser holds the whole process, threads included, so another thread would not help. What helps is that each body
+    takes not long (see `MOST_VALUES`), and that the process serves other requests for as long again after each.
     """
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._turns_of_keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._parsing = asyncio.Lock()
+        self._parsing_by_key: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
-    async def turn(self, key_id: str, body: bytes) -> AsyncIterator[None]:
-        """Parse a body inside, without awaiting; raises `RequestTooLargeError` for one that would take too long."""
-        turn_of_key = self._turns_of_keys.setdefault(key_id, asyncio.Lock())
-        async with turn_of_key:
-            await self._turn.acquire()
-            began_s, collects = time.perf_counter(), gc.isenabled()
+    async def parsing(self, key_id: str, body: bytes) -> AsyncIterator[None]:
+        """Parse a body inside, without awaiting; raises `RequestTooLargeError` when it would take too long."""
+        parsing_of_key = self._parsing_by_key.setdefault(key_id, asyncio.Lock())
+        async with parsing_of_key:
+            await self._parsing.acquire()
+            started_s, collects = time.perf_counter(), gc.isenabled()
             gc.disable()  # JSON has no cycles, and looking for them in millions of values takes longer than parsing
             try:
                 _check_values(body)
@@ -153,7 +149,7 @@ class LargeBodies:
             finally:
                 if collects:
                     gc.enable()
-                asyncio.get_running_loop().call_later(time.perf_counter() - began_s, self._turn.release)
+                asyncio.get_running_loop().call_later(time.perf_counter() - started_s, self._parsing.release)
 
 
 def _check_values(body: bytes) -> None:

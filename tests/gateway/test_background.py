@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.background import Background, Periodic, WorkFailedError
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 from tests.gateway.releases.conftest import eventually
 
@@ -69,7 +69,7 @@ async def test_work_that_keeps_failing_is_named_until_it_works_again() -> None:
     background.start([Periodic("costs", 0, work)])
     await work.done.wait()
     assert background.failing == ["costs"]
-    background.require_sound()  # nobody is less safe without it
+    background.require_healthy()  # nobody is less safe without it
     await background.close()
     assert background.failing == []
 
@@ -79,7 +79,7 @@ async def test_a_gateway_is_not_sound_while_work_fails_that_keeps_it_safe() -> N
     background.start([Periodic("keys", 0, work, is_essential=True)])
     await work.done.wait()
     with pytest.raises(WorkFailedError, match="'keys'"):
-        background.require_sound()
+        background.require_healthy()
     await background.close()
 
 
@@ -88,7 +88,7 @@ async def test_a_database_that_is_away_is_told_but_keeps_nobody_out() -> None:
     background.start([Periodic("keys", 0, work, is_essential=True)])
     await work.done.wait()
     assert background.failing == ["keys"]
-    background.require_sound()
+    background.require_healthy()
     await background.close()
 
 

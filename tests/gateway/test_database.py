@@ -15,13 +15,11 @@ from sqlalchemy import Engine, MetaData, create_engine, inspect, text
 from adapters import AdapterRef, Manifest, Registry, State
 from adapters.tables import metadata
 from gateway.auth.tables import metadata as key_tables
+from gateway.costs.evidence import metadata as cost_tables
 from gateway.database import open_database
-from gateway.metering import spending, usage_ledger
-from gateway.metering.engine_uptime import _runs
-from gateway.metering.gateways import gateway_runs
-from gateway.metering.reconcile.engine_counters import engine_counts
-from gateway.metering.tables import metadata as cost_tables
-from gateway.quality.tables import metadata as watching_tables
+from gateway.metering.tables import metadata as metering_tables
+from gateway.quality.feedback import feedback
+from gateway.quality.sampler import watched_answers
 from gateway.quota.budget_leases import metadata as budget_tables
 from gateway.quota.rate_sharing import limit_use
 
@@ -44,15 +42,12 @@ def test_the_migrations_make_the_tables_that_the_code_reads(database: Engine) ->
     for table in (
         *metadata.tables.values(),
         *cost_tables.tables.values(),
+        *metering_tables.tables.values(),
         *key_tables.tables.values(),
-        *watching_tables.tables.values(),
+        feedback,
+        watched_answers,
         *budget_tables.tables.values(),
         limit_use,
-        spending,
-        usage_ledger,
-        gateway_runs,
-        engine_counts,
-        _runs,
     ):
         table.to_metadata(known)
     with database.connect() as connection:

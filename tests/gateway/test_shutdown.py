@@ -13,8 +13,8 @@ import pytest
 
 from gateway.quality.service import QualityMonitoring
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.conftest import TURNTABLE
 from tests.databases import Postgres
 from tests.gateway.auth.conftest import PEPPER
@@ -47,15 +47,15 @@ def test_sigterm_finishes_running_streams_and_exits_with_zero(tmp_path: Path) ->
 def test_background_work_that_still_runs_leaves_no_connection_open(
     tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_work, left_open, renew = threading.Event(), list[str](), QualityMonitoring.renew
+    at_work, left_open, renew = threading.Event(), list[str](), QualityMonitoring.review
 
     def slow(watching: QualityMonitoring) -> None:
-        with watching.counts._database.connect() as connection:
+        with watching.profiles._database.connect() as connection:
             at_work.set()
             connection.exec_driver_sql("SELECT pg_sleep(1)")
         renew(watching)
 
-    monkeypatch.setattr(QualityMonitoring, "renew", slow)
+    monkeypatch.setattr(QualityMonitoring, "review", slow)
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: left_open.append(str(unraisable.exc_value)))
     settings = Settings(data_dir=tmp_path, database_url=postgres.migrated(), key_pepper=PEPPER)
     with serving(MockSettings()) as engine, running_gateway(settings, engine.url):

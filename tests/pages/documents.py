@@ -5,10 +5,9 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-import trainer.cli as commands
 from gateway.costs.evidence import EvidenceKind
+from gateway.costs.inputs import CostQuery
 from gateway.costs.page import html_page as costs_page
-from gateway.costs.report import CostQuery
 from gateway.database import open_database
 from loadtest.metrics import Slo
 from loadtest.page import html_page as loadtest_page
@@ -18,6 +17,7 @@ from tests.gateway.costs.test_document import CAPACITY, NOW, SINCE, office_of, r
 from tests.loadtest.test_outputs import SETTINGS, report, study
 from tests.trainer.cli.test_commands import run
 from tests.trainer.report import comparisons
+from trainer.cli.report import app as report_app
 
 LONG = "legal-summaries-of-a-department-with-a-very-long-name@v12"
 
@@ -40,7 +40,7 @@ def costs(folder: Path) -> str:
 
 def decision(folder: Path) -> str:
     path = comparisons.saved(folder / "c", comparisons.report())
-    assert run(commands.report, path, "--data-dir", folder / "var").exit_code == 0
+    assert run(report_app, path, "--data-dir", folder / "var").exit_code == 0
     return path.with_name("c-decision.html").read_text()
 
 

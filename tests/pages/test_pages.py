@@ -11,7 +11,7 @@ from tests.pages.documents import PAGES, decision
 from tests.trainer.human_eval.contests import compared
 from tests.trainer.report.comparisons import HOSTILE
 from trainer.eval.task import read_task
-from trainer.human_eval.pairs import read_contest
+from trainer.human_eval.pairs import read_pairwise_eval
 from trainer.human_eval.ratings import Ratings
 from trainer.human_eval.server import Session, serving
 
@@ -79,7 +79,7 @@ def test_a_page_shows_everything_and_asks_for_nothing(name: str, width: int, pag
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_review_page_shows_everything_and_talks_to_its_server_only(width: int, page: Page, tmp_path: Path) -> None:
     task_file, path = compared(tmp_path)
-    contest = read_contest(read_task(task_file), path, arm=None, against=None, seed=0)
+    contest = read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)
     with Ratings(contest) as ratings, serving(Session(contest, ratings, show_expected=True)) as url:
         inspect(page, url, width)
         page.type("ana")

@@ -1,1 +1,4 @@
-"""Prices: what frontier APIs charge per million tokens, dated and with their source; what has no price is an error."""
+"""Prices of frontier APIs per million tokens, dated and with their source; a missing price is an error, never 0.
+
+book.py finds a price in the operator's and our own files (price_file.py), else in genai-prices (catalogue.py).
+"""

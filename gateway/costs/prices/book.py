@@ -1,4 +1,4 @@
-"""The price book: the operator's prices over ours over the catalogue's, found by `provider:model`; works offline."""
+"""The price book: finds `provider:model` in the operator's file, in ours, in the catalogue; works offline."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -17,7 +17,7 @@ _SHIPPED, _OURS = Path(__file__).with_name("shipped.toml"), "turntable"
 
 @dataclass(frozen=True)
 class LayeredListing:
-    """A file's prices where it has any for the day, the catalogue's elsewhere."""
+    """A listing with the file's prices on days for which it has any, and the catalogue's on others."""
 
     file: FileListing
     catalogue: CatalogueListing
@@ -29,7 +29,7 @@ class LayeredListing:
 
     @property
     def entry(self) -> str:
-        """The file names it as it was asked for."""
+        """The name itself: files list models by the requested name."""
         return self.file.entry
 
     @property
@@ -39,36 +39,36 @@ class LayeredListing:
 
     @property
     def source(self) -> str:
-        """The page that the file names."""
+        """Page named by the file."""
         return self.file.source
 
     @property
     def checked_on(self) -> date | None:
-        """The day that the file names."""
+        """Day named by the file."""
         return self.file.checked_on
 
     @property
     def note(self) -> str:
-        """The file's remark."""
+        """Note of the file."""
         return self.file.note
 
     @property
     def has_peak_hours(self) -> bool:
-        """Whether either changes within a day."""
+        """Whether a price of either changes within a day."""
         return self.file.has_peak_hours or self.catalogue.has_peak_hours
 
     def changes(self) -> tuple[date, ...]:
-        """The days on which either changes."""
+        """Return the days on which either changes."""
         return tuple(sorted({*self.file.changes(), *self.catalogue.changes()}))
 
     def tiers(self, at: datetime, *, batch: bool = False) -> tuple[PriceTier, ...]:
-        """The rates at a moment, from the file if it has any for that day."""
+        """Return the rates at a time, from the file if it has any for that day."""
         chosen: Listing = self.file if self.file.holds(at.astimezone(UTC).date()) else self.catalogue
         return chosen.tiers(at, batch=batch)
 
 
 class PriceBook:
-    """Finds prices. Reading it needs no network; only `turntable prices update` ever fetches."""
+    """Finds prices without a network; only `turntable prices update` fetches any."""
 
     def __init__(self, files: dict[str, FileListing], catalogue: Catalogue) -> None:
         self._files = files
@@ -76,56 +76,58 @@ class PriceBook:
 
     @classmethod
     def open(cls, data_dir: Path) -> "PriceBook":
-        """The book of a data directory; raises `PriceError` for a file with a mistake."""
+        """Read the price book of a data directory; raises `PriceError` for a file with a mistake."""
         own, snapshot = data_dir / PRICE_FILE, data_dir / SNAPSHOT_FILE
         files = read_price_file(_SHIPPED, _OURS) | (read_price_file(own) if own.exists() else {})
         return cls(files, Catalogue.read(snapshot) if snapshot.exists() else Catalogue.bundled())
 
     @classmethod
     def shipped(cls) -> "PriceBook":
-        """The book as this version came, without anything from a data directory."""
+        """Read the price book of this version, without a data directory."""
         return cls(read_price_file(_SHIPPED, _OURS), Catalogue.bundled())
 
     @cached_property
     def file_names(self) -> frozenset[str]:
-        """The models that have prices of ours or of the operator."""
+        """Models with prices in a file of ours or of the operator."""
         return frozenset(self._files)
 
     def find(self, name: str) -> Listing:
-        """The listing of `provider:model`; raises `PriceError` when it has none."""
+        """Return the listing of `provider:model`; raises `PriceError` when there is none."""
         provider, colon, model = name.partition(":")
         if not (colon and provider and model):
-            raise PriceError(f"'{name}' is not a priced model; write provider:model. {self._known(name)}", param="vs")
+            raise PriceError(
+                f"'{name}' is not a priced model; write provider:model. {self._suggestion(name)}", param="vs"
+            )
         own, listed = self._files.get(name), self.catalogue.find(provider, model)
         if own is not None:
             return own if listed is None else LayeredListing(own, listed)
         if listed is None:
             raise PriceError(
-                f"There is no price for '{name}' in {self.source}; it is unpriced. {self._known(model)}, "
+                f"There is no price for '{name}' in {self.source}; it is unpriced. {self._suggestion(model)}, "
                 f"and {PRICE_FILE} takes a price of your own.",
                 param="vs",
             )
         return listed
 
-    def _known(self, model: str) -> str:
-        """Where to look for a model by a part of its name."""
+    def _suggestion(self, model: str) -> str:
+        """Suggest a command that lists models with a part of this name."""
         part, names = model.strip(":"), self.names()
         while part and not any(part.lower() in name.lower() for name in names):
             part = part.rpartition("-")[0]
         return f"`turntable prices list {part}` shows what is known" if part else "`turntable prices list` shows some"
 
     def names(self) -> list[str]:
-        """Every model with a listing, sorted."""
+        """Return every model with a listing, sorted."""
         return sorted({*self._files, *(listing.name for listing in self.catalogue)})
 
     @property
     def source(self) -> str:
-        """Where the prices come from, for every page that shows one."""
+        """Origin of the prices, for every page that shows one."""
         own = sorted({listing.origin for listing in self._files.values()} - {_OURS})
         return " under ".join([*own, self.catalogue.origin])
 
     def age(self, today: date) -> str:
-        """How old the data is, in a sentence."""
+        """Return the age of the catalogue as a sentence."""
         newest = self.catalogue.newest_day
         if newest is None:
             return f"{self.catalogue.origin} does not say how old it is."

@@ -1,4 +1,4 @@
-"""The catalogue: list prices of many providers as the genai-prices project publishes them, bundled or updated."""
+"""The price catalogue: list prices published by the genai-prices project, bundled with it or updated."""
 
 import json
 import re
@@ -16,7 +16,6 @@ from genai_prices.data_snapshot import DataSnapshot, get_snapshot
 
 from gateway.costs.prices.rates import PriceError, PriceTier, Rates
 
-BUNDLED = "bundled"
 _DAY = re.compile(r"\b20\d\d-[01]\d-[0-3]\d\b")
 _KEYS = {
     "input": "input_mtok",
@@ -31,7 +30,7 @@ _BATCH: Mapping[str, str] = {"processing": "batch"}
 
 @dataclass(frozen=True)
 class CatalogueListing:
-    """One model of the catalogue."""
+    """The listing of one model of the catalogue."""
 
     provider: genai.Provider
     model: genai.ModelInfo
@@ -41,27 +40,27 @@ class CatalogueListing:
 
     @property
     def name(self) -> str:
-        """`provider:model`, as it was asked for."""
+        """`provider:model`, as requested."""
         return self.requested
 
     @property
     def entry(self) -> str:
-        """The catalogue's own name of what was found."""
+        """The catalogue's own `provider:model`."""
         return f"{self.provider.id}:{self.model.id}"
 
     @property
     def source(self) -> str:
-        """The provider's page of prices."""
+        """The provider's pricing page."""
         return (self.provider.pricing_urls or ["no page is named"])[0]
 
     @property
     def checked_on(self) -> date | None:
-        """The newest past day that the catalogue names for this model; else None."""
+        """Newest past day that the catalogue names for this model; else None."""
         return _newest(self.note, _horizon(self.newest))
 
     @property
     def note(self) -> str:
-        """The catalogue's own remarks."""
+        """The catalogue's comment on the price."""
         return self.model.price_comments or ""
 
     @property
@@ -75,12 +74,12 @@ class CatalogueListing:
         return [] if isinstance(prices, genai.ModelPrice) else prices
 
     def changes(self) -> tuple[date, ...]:
-        """The days from which on a later price holds."""
+        """Return the days on which a later price begins."""
         constraints = [one.constraint for one in self._conditional]
         return tuple(sorted({c.start_date for c in constraints if isinstance(c, genai.StartDateConstraint)}))
 
     def tiers(self, at: datetime, *, batch: bool = False) -> tuple[PriceTier, ...]:
-        """The rates at a moment; raises `PriceError` when text tokens, or batches, have no price."""
+        """Return the rates at a time; raises `PriceError` when text tokens, or batches, have no price."""
         if batch and not any(self._is_batch(variant, at) for variant in self.model.price_variants or ()):
             raise PriceError(f"There is no batch price for '{self.name}' on {at.date()}.", param="vs")
         price = self.model.get_prices(at, _BATCH if batch else None)
@@ -97,7 +96,7 @@ class CatalogueListing:
 
 
 class Catalogue:
-    """A snapshot of genai-prices: the one in the package, or a newer one from the data directory."""
+    """A snapshot of genai-prices: bundled with the package, or newer from the data directory."""
 
     def __init__(self, snapshot: DataSnapshot, origin: str) -> None:
         self._snapshot = snapshot
@@ -105,12 +104,12 @@ class Catalogue:
 
     @classmethod
     def bundled(cls) -> "Catalogue":
-        """The snapshot that came with the package."""
+        """Read the snapshot bundled with the package."""
         return cls(get_snapshot(), f"genai-prices {metadata.version('genai-prices')}")
 
     @classmethod
     def read(cls, path: Path) -> "Catalogue":
-        """A snapshot kept as JSON; raises `PriceError` when it is none."""
+        """Read a snapshot from JSON; raises `PriceError` when it is invalid."""
         try:
             content = path.read_bytes()
             return cls(parse_snapshot(content), f"genai-prices of {modified_on(path)}")
@@ -119,13 +118,13 @@ class Catalogue:
 
     @cached_property
     def newest_day(self) -> date | None:
-        """The newest past day that the snapshot names anywhere: it is at least as new as this."""
+        """Newest past day that the snapshot names anywhere; the snapshot is at least as new."""
         today = datetime.now(UTC).date()
         days = (_newest(model.price_comments or "", today) for _, model in self._models())
         return max((day for day in days if day), default=None)
 
     def find(self, provider: str, model: str) -> CatalogueListing | None:
-        """The listing of a model by its provider and any name that the provider's API takes."""
+        """Find a model by its provider and any name that the provider's API takes."""
         if exact := self._by_name.get(f"{provider}:{model}"):
             return exact
         try:
@@ -149,13 +148,13 @@ class Catalogue:
 
 
 def parse_snapshot(content: bytes) -> DataSnapshot:
-    """Read the JSON that genai-prices publishes; raises `PriceError` when it is something else."""
+    """Parse the JSON that genai-prices publishes; raises `PriceError` when it is invalid."""
     try:
         raw: Any = json.loads(content)
         providers = genai._providers_from_raw(raw)
     except (ValueError, TypeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise PriceError(f"This is no price data of genai-prices ({reason}); the prices stay as they are.") from error
+        raise PriceError(f"This is not the JSON of genai-prices ({reason}); the prices stay as they are.") from error
     if not providers or not any(provider.models for provider in providers):
         raise PriceError("This price data names no model; the prices stay as they are.")
     for model in (model for provider in providers for model in provider.models):
@@ -165,7 +164,7 @@ def parse_snapshot(content: bytes) -> DataSnapshot:
 
 
 def modified_on(path: Path) -> date:
-    """The day on which a file was written."""
+    """Return the UTC day on which a file was written."""
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
 
 
@@ -186,12 +185,12 @@ def _rates(found: Mapping[str, object], above: int) -> Rates:
     values = {kind: _rate(value, above) for kind, value in found.items()}
     priced, output = values.pop("input"), values.pop("output")
     assert priced is not None
-    assert output is not None, "the caller has seen both"
+    assert output is not None, "checked by the caller"
     return Rates(priced, output, **values)
 
 
 def _rate(value: object, above: int) -> Decimal | None:
-    """A price as it holds for prompts just over `above` tokens."""
+    """Return the price for prompts of just over `above` tokens."""
     if isinstance(value, genai.TieredPrices):
         reached = [tier.price for tier in value.tiers if tier.start <= above]
         return reached[-1] if reached else value.base

@@ -1,4 +1,4 @@
-"""Price files: our own dated prices in TOML, which stand over the catalogue's; a mistake is named with its place."""
+"""Price files: dated prices in TOML that override the catalogue's; errors name entry and field."""
 
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ class _TierEntry(_Figures):
 
 
 class _Peak(_Entry):
-    """Hours in which all rates are multiplied, in UTC."""
+    """Peak hours (UTC) in which all rates are multiplied."""
 
     begin: time
     end: time
@@ -68,7 +68,7 @@ class _Peak(_Entry):
 
 
 class PriceEntry(_Figures):
-    """One `[[price]]`: rates of a model from a day on (inclusive) to another (exclusive)."""
+    """One `[[price]]`: rates of a model from `valid_from` (inclusive) to `valid_to` (exclusive)."""
 
     model: str = Field(pattern=r"^[^:\s]+:\S+$")
     valid_from: date | None = None
@@ -81,18 +81,18 @@ class PriceEntry(_Figures):
     peak: tuple[_Peak, ...] = ()
 
     def holds(self, day: date) -> bool:
-        """Whether these rates are in force on a day."""
+        """Return whether these rates are in force on a day."""
         return (self.valid_from or date.min) <= day < (self.valid_to or date.max)
 
     @property
     def span(self) -> str:
-        """The days in words."""
+        """The validity in words."""
         return f"{self.valid_from or 'the beginning'} to {self.valid_to or 'now on'}"
 
 
 @dataclass(frozen=True)
 class FileListing:
-    """All entries of one model, in order of time; they never overlap."""
+    """All entries of one model, in chronological order and without overlap."""
 
     name: str
     origin: str
@@ -100,22 +100,22 @@ class FileListing:
 
     @property
     def entry(self) -> str:
-        """The file names it as it was asked for."""
+        """The name itself: files list models by the requested name."""
         return self.name
 
     @property
     def source(self) -> str:
-        """The page that states the newest price."""
+        """Page that states the newest price."""
         return self.entries[-1].source
 
     @property
     def checked_on(self) -> date | None:
-        """When the newest price was compared with that page."""
+        """Day on which the newest price was compared with that page."""
         return self.entries[-1].checked_on
 
     @property
     def note(self) -> str:
-        """The file's own remark."""
+        """Note of the newest price."""
         return self.entries[-1].note
 
     @property
@@ -124,15 +124,15 @@ class FileListing:
         return any(entry.peak for entry in self.entries)
 
     def holds(self, day: date) -> bool:
-        """Whether the file has a price for this day."""
+        """Return whether the file has a price for a day."""
         return any(entry.holds(day) for entry in self.entries)
 
     def changes(self) -> tuple[date, ...]:
-        """The days on which a price begins or ends."""
+        """Return the days on which a price begins or ends."""
         return tuple(sorted({day for e in self.entries for day in (e.valid_from, e.valid_to) if day is not None}))
 
     def tiers(self, at: datetime, *, batch: bool = False) -> tuple[PriceTier, ...]:
-        """The rates at a moment; raises `PriceError` for a day, or for batches, without any."""
+        """Return the rates at a time; raises `PriceError` for a day, or for batches, without any."""
         day = at.astimezone(UTC).date()
         entry = next((entry for entry in self.entries if entry.holds(day)), None)
         if entry is None:
@@ -152,13 +152,13 @@ class FileListing:
 
 
 def read_price_file(path: Path, origin: str | None = None) -> dict[str, FileListing]:
-    """The listings of a price file by name; raises `PriceError` naming entry and field."""
+    """Read the listings of a price file by name; raises `PriceError` naming entry and field."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except (OSError, UnicodeDecodeError) as error:
         raise PriceError(f"{path.name} cannot be read ({error}).") from error
     except tomllib.TOMLDecodeError as error:
-        raise PriceError(f"{path.name} is no valid TOML: {error}.") from error
+        raise PriceError(f"{path.name} is not valid TOML: {error}.") from error
     if unknown := document.keys() - {"price"}:
         raise PriceError(f"{path.name} has '{sorted(unknown)[0]}'; only [[price]] entries belong there.")
     entries = [_entry(path.name, number, raw) for number, raw in enumerate(document.get("price", []), 1)]

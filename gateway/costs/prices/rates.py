@@ -1,7 +1,4 @@
-"""A listing: everything known about the price of one model, and where from; what has no price says why.
-
-Rates: USD per million tokens of each kind, by length of the prompt, and what a usage costs at them.
-"""
+"""Rates in USD per million tokens, by kind of token and prompt length, and listings: one model's rates over time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +14,9 @@ Count = int | Decimal
 
 @dataclass(frozen=True, slots=True)
 class PricedTokens:
-    """What is charged for; `prompt` includes `cached` and `cache_written`, `output` includes `reasoning`.
+    """Tokens to be charged; `prompt` includes `cached` and `cache_written`, `output` includes `reasoning`.
 
-    Counts may be fractions: another model's tokenizer makes so many of the same text on average.
+    Counts may be fractions: they are scaled by the average ratio between tokenizers.
     """
 
     prompt: Count = 0
@@ -29,7 +26,7 @@ class PricedTokens:
     reasoning: Count = 0
 
     def scaled(self, factor: Decimal) -> "PricedTokens":
-        """The same text in the tokens of another tokenizer."""
+        """Return the tokens of the same text by another tokenizer."""
         return PricedTokens(
             *(count * factor for count in (self.prompt, self.output, self.cached, self.cache_written, self.reasoning))
         )
@@ -37,7 +34,7 @@ class PricedTokens:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """USD per million tokens; None where a kind has no price of its own, and is charged as what it is part of."""
+    """USD per million tokens; None where a kind has no price of its own and is charged as `input` or `output`."""
 
     input: Decimal
     output: Decimal
@@ -47,7 +44,7 @@ class Rates:
     reasoning: Decimal | None = None
 
     def charge_usd(self, tokens: PricedTokens) -> Decimal:
-        """What these tokens cost; each is charged once, under its most special kind."""
+        """Return the cost of tokens; each is charged once, by its most specific kind."""
         cached_read = self.input if self.cached_read is None else self.cached_read
         cache_write = self.input if self.cache_write is None else self.cache_write
         reasoning = self.output if self.reasoning is None else self.reasoning
@@ -57,7 +54,7 @@ class Rates:
         return usd / _MILLION
 
     def times(self, factor: Decimal) -> "Rates":
-        """All rates multiplied, as for a batch discount or a peak surcharge."""
+        """Multiply all rates, as for a batch discount or a peak surcharge."""
 
         def scale(rate: Decimal | None) -> Decimal | None:
             return None if rate is None else rate * factor
@@ -74,14 +71,14 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class PriceTier:
-    """Rates of requests whose prompt is longer than so many tokens; they hold for all tokens of the request."""
+    """Rates for requests with a longer prompt than this; they hold for all tokens of the request."""
 
     above_prompt_tokens: int
     rates: Rates
 
 
 def rates_for(tiers: Sequence[PriceTier], prompt_tokens: Count) -> Rates:
-    """The rates of a prompt of this length; tiers ascend, and the first one begins at 0 and takes the empty prompt."""
+    """Return the rates for a prompt length; tiers ascend from 0, and the first one includes the empty prompt."""
     found = tiers[0]
     for tier in tiers[1:]:
         if prompt_tokens > tier.above_prompt_tokens:
@@ -90,7 +87,7 @@ def rates_for(tiers: Sequence[PriceTier], prompt_tokens: Count) -> Rates:
 
 
 class PriceError(InvalidRequestError):
-    """A price that is missing or cannot be read; the message says which and what to do."""
+    """A price is missing or invalid; the message names it and the fix."""
 
 
 class Listing(Protocol):
@@ -103,27 +100,27 @@ class Listing(Protocol):
 
     @property
     def entry(self) -> str:
-        """The `provider:model` of the data whose price it is: another name than `name` where that is only alike."""
+        """`provider:model` of the data; differs from `name` where the data only lists a similar name."""
         ...
 
     @property
     def origin(self) -> str:
-        """Which data it is from, such as `genai-prices 0.2.3` or `prices.toml`."""
+        """Source of the data, such as `genai-prices 0.2.3` or `prices.toml`."""
         ...
 
     @property
     def source(self) -> str:
-        """The page that states the price."""
+        """Page that states the price."""
         ...
 
     @property
     def checked_on(self) -> date | None:
-        """When somebody last compared it with that page; None when nobody noted it."""
+        """Day on which it was last compared with that page; None when unknown."""
         ...
 
     @property
     def note(self) -> str:
-        """What its figures leave out, in a few sentences."""
+        """What the figures leave out, in a few sentences."""
         ...
 
     @property
@@ -132,9 +129,9 @@ class Listing(Protocol):
         ...
 
     def tiers(self, at: datetime, *, batch: bool = False) -> tuple[PriceTier, ...]:
-        """The rates at a moment by length of prompt; raises `PriceError` when there are none."""
+        """Return the rates at a time by prompt length; raises `PriceError` when there are none."""
         ...
 
     def changes(self) -> tuple[date, ...]:
-        """The days on which the price changes, as far as they are known."""
+        """Return the known days on which the price changes."""
         ...

@@ -1,7 +1,4 @@
-"""Two price books side by side: which models appeared, went, or cost something else at a moment.
-
-Bringing the price data up to date: only when an operator asks, and checked before it replaces anything.
-"""
+"""Update of the price data on an operator's command, validated before it replaces anything; diff of price books."""
 
 import os
 from collections.abc import Iterator
@@ -16,41 +13,15 @@ from gateway.costs.prices.catalogue import parse_snapshot
 from gateway.costs.prices.rates import PriceError, PriceTier
 
 DEFAULT_COMPARISON = ("openai:gpt-6.1-terra", "anthropic:claude-sonnet-5-5", "google:gemini-3.8-flash")
-"""What `turntable costs` compares with unless told: the middle models of the three largest providers."""
+"""Default comparators of `turntable costs`: the mid-range models of the three largest providers."""
 GONE = "unpriced"
-
-
-def changed_prices(before: PriceBook, after: PriceBook, at: datetime) -> Iterator[dict[str, str]]:
-    """The models whose price differs, with both prices in words."""
-    for name in sorted({*before.names(), *after.names()}):
-        old, new = _price(before, name, at), _price(after, name, at)
-        if old != new:
-            yield {"model": name, "before": _words(old), "after": _words(new)}
-
-
-def _price(book: PriceBook, name: str, at: datetime) -> tuple[PriceTier, ...]:
-    try:
-        return book.find(name).tiers(at)
-    except PriceError:
-        return ()
-
-
-def _words(tiers: tuple[PriceTier, ...]) -> str:
-    if not tiers:
-        return GONE
-    rates = tiers[0].rates
-    cached = "" if rates.cached_read is None else f" (cached {rates.cached_read.normalize():f})"
-    more = f", {len(tiers) - 1} more by length" if len(tiers) > 1 else ""
-    return f"{rates.input.normalize():f}{cached} in, {rates.output.normalize():f} out{more}"
-
-
 DEFAULT_URL: str = DEFAULT_UPDATE_URL
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _MOST_BYTES = 64 << 20
 
 
 def update_snapshot(data_dir: Path, *, url: str, source: Path | None) -> None:
-    """Put newer price data into the data directory; raises `PriceError`, and then the old data is still there."""
+    """Store newer price data in the data directory; on `PriceError` the old data stays."""
     content = _read(source) if source else _fetch(url)
     parse_snapshot(content)
     target = data_dir / SNAPSHOT_FILE
@@ -61,6 +32,14 @@ def update_snapshot(data_dir: Path, *, url: str, source: Path | None) -> None:
         os.replace(part, target)  # noqa: PTH105  # atomic also where the target exists
     except OSError as error:
         raise PriceError(f"{target} cannot be written ({error.strerror}).") from error
+
+
+def changed_prices(before: PriceBook, after: PriceBook, at: datetime) -> Iterator[dict[str, str]]:
+    """Yield the models whose price differs, with both prices in words."""
+    for name in sorted({*before.names(), *after.names()}):
+        old, new = _price(before, name, at), _price(after, name, at)
+        if old != new:
+            yield {"model": name, "before": _words(old), "after": _words(new)}
 
 
 def _read(source: Path) -> bytes:
@@ -79,5 +58,21 @@ def _fetch(url: str) -> bytes:
             f"The prices could not be fetched from {url} ({error}); give a file with --from. The old ones stay."
         ) from error
     if len(response.content) > _MOST_BYTES:
-        raise PriceError(f"{url} answers with more than {_MOST_BYTES >> 20} MiB, which is no price data.")
+        raise PriceError(f"{url} answers with more than {_MOST_BYTES >> 20} MiB, which is not price data.")
     return response.content
+
+
+def _price(book: PriceBook, name: str, at: datetime) -> tuple[PriceTier, ...]:
+    try:
+        return book.find(name).tiers(at)
+    except PriceError:
+        return ()
+
+
+def _words(tiers: tuple[PriceTier, ...]) -> str:
+    if not tiers:
+        return GONE
+    rates = tiers[0].rates
+    cached = "" if rates.cached_read is None else f" (cached {rates.cached_read.normalize():f})"
+    more = f", {len(tiers) - 1} more by length" if len(tiers) > 1 else ""
+    return f"{rates.input.normalize():f}{cached} in, {rates.output.normalize():f} out{more}"

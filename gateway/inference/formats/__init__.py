@@ -1,12 +1,13 @@
-"""What each inference API looks like on the wire: which requests it takes, how answers are rewritten, how errors are
-told. Only the paths listed here reach the engine.
+"""The inference APIs: request formats, rewritten answers and streams, error shapes, one class per path.
+
+Only the paths in `APIS` reach the engine.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from gateway.inference.formats.anthropic import CountTokens, Messages
-from gateway.inference.formats.base import Api, InferenceRequest, Names, StreamRewriter
+from gateway.inference.formats.base import Api, Names, StreamRewriter
 from gateway.inference.formats.completions import ChatCompletions, Completions, Embeddings
 from gateway.inference.formats.responses import Responses
 from gateway.inference.formats.tokenize import Detokenize, Tokenize
@@ -27,4 +28,4 @@ APIS: Mapping[str, Api] = MappingProxyType(
     }
 )
 
-__all__ = ["APIS", "Api", "InferenceRequest", "Names", "StreamRewriter"]
+__all__ = ["APIS", "Api", "Names", "StreamRewriter"]

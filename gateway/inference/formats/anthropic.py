@@ -1,12 +1,12 @@
-"""Anthropic's Messages API, as the engine speaks it, with Anthropic's error shape."""
+"""Anthropic's Messages API with its error shape and its token counting."""
 
 from typing import Any, ClassVar
 
 import orjson
 
-from gateway.core import Usage
+from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, GatewayError
-from gateway.inference.formats.base import Api, InferenceRequest, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer
 from gateway.inference.formats.sse import NamedEvents
 
 _ERROR_TYPES = {

@@ -1,4 +1,4 @@
-"""The common shape of an inference API: reading a request, asking the engine, rewriting its answer, telling errors."""
+"""Base class of the inference APIs: parse a request, make the engine's body, rewrite the answer, shape errors."""
 
 import re
 from abc import ABC, abstractmethod
@@ -7,34 +7,21 @@ from typing import Any, ClassVar, Protocol
 
 import orjson
 
-from gateway.core import Usage, UsageSource
+from gateway.core import InferenceRequest, Usage, UsageSource
 from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
 from gateway.inference.formats.fields import PROMPTS, check_fields, count_prompts, count_sequences
 from gateway.inference.formats.grammars import binding_field, check_schemas
-from gateway.inference.request_guards import guard_request
+from gateway.inference.request_guards import UNSERVED_FIELDS, guard_request
 
 _GENERATION_FAILED = b'"Internal server error"'
-"""All that the engine says when it cannot do what a request asks for, as when a grammar does not compile."""
+"""All that the engine says when it cannot follow a request, as when a grammar does not compile."""
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _LIMIT = re.compile(rf"\b(?:{'|'.join(_LIMITS)})\b")
 
 
 @dataclass(slots=True)
-class InferenceRequest:
-    """One request as its client sent it: `document` is the whole JSON body, `body` its bytes; the engine has to work on
-    `sequences` for it.
-    """
-
-    model: str
-    stream: bool
-    document: dict[str, Any]
-    body: bytes
-    sequences: int = 1
-
-
-@dataclass(slots=True)
 class Names:
-    """What a model is called: by the engine, by the client, and by `fingerprint`, which names the exact weights."""
+    """A model's names: the engine's, the client's, and `fingerprint`, which names the exact weights."""
 
     engine_model: str
     client_model: str
@@ -46,32 +33,32 @@ class Names:
 
 
 class StreamRewriter(Protocol):
-    """Turns an engine's event stream into the client's, whatever the chunking, and keeps the token count."""
+    """Rewrite an engine's event stream into the client's, whatever the chunking, and count its tokens."""
 
     saw_end: bool
     """The stream is complete."""
     failure: EngineFailedError | None
-    """The engine reported a failure inside the stream, or sent what is no answer."""
-    told: bytes
-    """What the engine said of its failure, which was held back."""
+    """The engine reported a failure inside the stream, or sent something that is no answer."""
+    failure_event: bytes
+    """The engine's own event about its failure, which clients do not get."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        """Rewrite a chunk; returns whole events for the client, possibly none."""
         ...
 
     def count(self) -> tuple[Usage, UsageSource]:
-        """The tokens of everything seen so far, and how well that is known."""
+        """Return the tokens of the stream so far and their source."""
         ...
 
 
 class Api(ABC):
-    """One path of the engine that clients may call."""
+    """One path of the engine that clients may call. Requests are parsed once and never changed after."""
 
     path: ClassVar[str]
     metered: ClassVar[bool] = True
     """Whether answers cost tokens: such requests are on the ledger."""
     streams: ClassVar[bool] = True
-    """Whether `stream` means anything; where it does not, it is one of the fields nobody here knows."""
+    """Whether `stream` means anything; where it does not, it is an unknown field like others."""
     id_field: ClassVar[str | None] = None
     """The field that names a request to the engine, where it does not read `x-request-id`."""
     required: ClassVar[dict[str, tuple[type, ...]]] = {}
@@ -84,11 +71,11 @@ class Api(ABC):
     """What a stream carries while the engine is silent; clients ignore it."""
 
     def parse(self, body: bytes, base: str) -> InferenceRequest:
-        """Read a request body; raises `InvalidRequestError` naming the field. Unknown fields go to the engine."""
+        """Parse and guard a request body; raises `InvalidRequestError` naming the field. Unknown fields pass."""
         document = _object(body)
         model = self._model(document, base)
         for name, kinds in self.required.items():
-            _demand(document, name, kinds)
+            _require(document, name, kinds)
         check_fields(self.path, document)
         guard_request(self.path, document, len(body))
         check_schemas(document)
@@ -101,44 +88,54 @@ class Api(ABC):
         sequences = count_sequences(self.path, document)
         return InferenceRequest(model, bool(stream) and self.streams, document, body, sequences)
 
-    def engine_body(self, request: InferenceRequest, engine_model: str, salt: str | None = None) -> bytes:
-        """What the engine is asked: its own name for the model, our salt for its cache, all else as the client wrote
-        it.
+    def engine_body(
+        self, request: InferenceRequest, engine_model: str, *, request_id: str = "", salt: str | None = None
+    ) -> bytes:
+        """Return the engine's body: all of the client's fields, with each change that the gateway makes, made here.
+
+        The engine's name for the model, our request id where it is a field, the maximum of tokens of the client's key,
+        the tenant's `salt` for the prefix cache, and what the API needs (`_engine_fields`); without `UNSERVED_FIELDS`.
+        Raises `InvalidRequestError` when the request is nested too deep to be written.
         """
-        changed = self._changed(request) | {"model": engine_model}
+        document = request.document | self._engine_fields(request)
+        document["model"] = engine_model
+        if request.token_limit is not None:
+            field, tokens = request.token_limit
+            document[field] = tokens
+        if self.id_field is not None and request_id:
+            document[self.id_field] = f"resp_{request_id}"
         if salt is not None and self.salted:
-            changed["cache_salt"] = salt
-        return dump(request.document | changed)
+            document["cache_salt"] = salt
+        for name in UNSERVED_FIELDS:
+            document.pop(name, None)
+        return dump(document)
 
     def most_tokens(self, request: InferenceRequest) -> int:
-        """How many tokens a request may generate at the most, as its client limited it; a large number otherwise."""
-        limits = [request.document.get(name) for name in _LIMITS]
+        """Return the most tokens that one answer may have, as the engine was told; a large number without a limit."""
+        limits = [request.limit(name) for name in _LIMITS]
         return min((limit for limit in limits if isinstance(limit, int)), default=1 << 31)
 
-    def identify(self, request: InferenceRequest, request_id: str) -> None:
-        """Have the engine know a request by our id, where it does not take that from a header."""
-        if self.id_field is not None:
-            request.document[self.id_field] = f"resp_{request_id}"
-
     def choices(self, request: InferenceRequest) -> int:
-        """How many answers to each prompt a request asks for; the engine counts the prompt for each of them."""
+        """Return the answers to each prompt that a request asks for; the engine counts the prompt for each."""
         return 1
 
     def sequences_field(self, request: InferenceRequest) -> str:
-        """The field that makes the most of the sequences of a request."""
+        """Name the field that is responsible for most of a request's sequences."""
         prompts = count_prompts(self.path, request.document)
         return PROMPTS[self.path] if prompts * prompts >= request.sequences else "n"
 
-    def explain(self, request: InferenceRequest, error: GatewayError, told: bytes) -> GatewayError:
-        """An engine's error in terms of the request: `told` is what the engine said. It names a limit by a field of its
-        own choice, and has one sentence for its failures and for grammars that it cannot follow.
+    def explain(self, request: InferenceRequest, error: GatewayError, answer: bytes) -> GatewayError:
+        """Translate an engine's error into the terms of the request; `answer` is what the engine sent.
+
+        The engine names a limit by a field of its own choice, and has one sentence for its failures and for grammars
+        that it cannot follow.
         """
         if isinstance(error, InvalidRequestError) and (found := _LIMIT.search(str(error))):
-            own = found[0] if request.document.get(found[0]) is not None else None
-            name = own or next((name for name in _LIMITS if request.document.get(name) is not None), None)
+            own = found[0] if request.limit(found[0]) is not None else None
+            name = own or next((name for name in _LIMITS if request.limit(name) is not None), None)
             if name is not None and error.param in (None, *_LIMITS):
                 return InvalidRequestError(_LIMIT.sub(name, str(error)), param=name, code=error.code)
-        if isinstance(error, EngineFailedError) and _GENERATION_FAILED in told:
+        if isinstance(error, EngineFailedError) and _GENERATION_FAILED in answer:
             field = binding_field(request.document)
             if field is not None:
                 return InvalidRequestError(
@@ -149,30 +146,30 @@ class Api(ABC):
 
     @abstractmethod
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
-        """A complete answer for the client, and its tokens; raises `EngineFailedError` when it is not one."""
+        """Rewrite a whole answer and count its tokens; raises `EngineFailedError` when it is no complete answer."""
 
     def stream(self, request: InferenceRequest, names: Names) -> StreamRewriter:
-        """A rewriter for the answer to one streaming request."""
+        """Return a rewriter for the answer to one streaming request."""
         raise EngineFailedError(f"{self.path} does not stream.")
 
     def error_body(self, error: GatewayError) -> bytes:
-        """An error as the body of an HTTP response."""
+        """Return an error as the body of an HTTP response."""
         return error.body()
 
     def error_event(self, error: GatewayError, _sent: bytes = b"") -> bytes:
-        """An error as the last event of a stream that has begun, after `_sent`."""
+        """Return an error as the last event of a stream that has begun, after the events `_sent`."""
         return b"data: " + error.body() + b"\n\n"
 
-    def _changed(self, request: InferenceRequest) -> dict[str, Any]:
-        """Fields that the engine gets instead of the client's."""
+    def _engine_fields(self, request: InferenceRequest) -> dict[str, Any]:
+        """Return the fields that the engine needs besides, or instead of, the client's own."""
         return {}
 
     def _model(self, document: dict[str, Any], base: str) -> str:
-        return _demand(document, "model", (str,))  # type: ignore[no-any-return]
+        return _require(document, "model", (str,))  # type: ignore[no-any-return]
 
 
 def dump(document: dict[str, Any]) -> bytes:
-    """A request for the engine as JSON; raises `InvalidRequestError` when it is nested too deep to be written."""
+    """Write a document as JSON; raises `InvalidRequestError` when it is nested too deep."""
     try:
         return orjson.dumps(document)
     except TypeError as error:
@@ -180,7 +177,7 @@ def dump(document: dict[str, Any]) -> bytes:
 
 
 def read_answer(body: bytes) -> dict[str, Any]:
-    """An engine's answer as a JSON object; raises `EngineFailedError` when it is none."""
+    """Parse an engine's answer; raises `EngineFailedError` unless it is a JSON object."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -200,14 +197,14 @@ def _object(body: bytes) -> dict[str, Any]:
     return document
 
 
-_MEANINGS = {str: "text", list: "a list", int: "a whole number", dict: "an object"}
+_TYPE_NAMES = {str: "text", list: "a list", int: "a whole number", dict: "an object"}
 
 
-def _demand(document: dict[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
+def _require(document: dict[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
     value = document.get(name)
     if isinstance(value, kinds) and value and not isinstance(value, bool):
         return value
-    wanted = " or ".join(_MEANINGS[kind] for kind in kinds)
+    wanted = " or ".join(_TYPE_NAMES[kind] for kind in kinds)
     if value is None:
         raise InvalidRequestError(f"'{name}' is missing; it must be {wanted}.", param=name)
     if not isinstance(value, kinds) or isinstance(value, bool):

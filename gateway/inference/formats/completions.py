@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import orjson
 
-from gateway.core import Usage
+from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, InvalidRequestError
-from gateway.inference.formats.base import Api, InferenceRequest, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer
 from gateway.inference.formats.completions_stream import CompletionsStream
 from gateway.inference.formats.fields import count_prompts
 
@@ -58,8 +58,8 @@ class Completions(Api):
     def choices(self, request: InferenceRequest) -> int:
         return request.document.get("n") or 1
 
-    def _changed(self, request: InferenceRequest) -> dict[str, Any]:
-        """On streams the engine is asked for running token counts, whether or not the client wants them."""
+    def _engine_fields(self, request: InferenceRequest) -> dict[str, Any]:
+        """Ask for running token counts on every stream, whether or not the client wants them."""
         return {"stream_options": _options(request) | _ASK_FOR_USAGE} if request.stream else {}
 
 
@@ -97,7 +97,7 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tidy(value: Any) -> Any:
-    """Objects lose their nulls one level down; log-probabilities and all lists are the engine's own."""
+    """Drop the nulls of an object, one level down; log-probabilities and lists stay as the engine sent them."""
     if not isinstance(value, dict):
         return value
     return {name: inner for name, inner in value.items() if inner is not None or name in _NULLABLE}

@@ -1,4 +1,4 @@
-"""The event stream of chat and legacy completions, rewritten on bytes at event boundaries.
+"""Rewrite the event stream of chat and legacy completions, on bytes and at event boundaries.
 
 JSON is not parsed on the way: the engine's compact layout puts `"model":"…"` before any generated text, and inside JSON
 strings every quote is escaped, so the byte patterns below cannot occur in what the model wrote.
@@ -24,7 +24,7 @@ _AFTER_TEXT_BYTES = 512  # what follows the choices of an event is shorter than 
 
 
 class CompletionsStream:
-    """Turns the engine's stream into the client's.
+    """Rewrite the engine's stream into the client's.
 
     The engine model name becomes the name the client asked for, with `system_fingerprint` naming the exact weights;
     usage, which the gateway always asks for, stays only where the client asked for it too. Running counts are per
@@ -45,7 +45,7 @@ class CompletionsStream:
         self._choices = choices
         self._has_many = choices > 1
         self._is_plain = not self._has_many and not continuous_usage
-        self._theirs, self._ours = b"\0", b""
+        self._engine_head, self._client_head = b"\0", b""
         self._tail = b""
         self._final_usage = b""
         self._running_usage: dict[int, bytes] = {}
@@ -54,10 +54,10 @@ class CompletionsStream:
         self._is_over = False
         self.saw_end = False
         self.failure: EngineFailedError | None = None
-        self.told = b""
+        self.failure_event = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        """Rewrite a chunk; returns whole events for the client, possibly none."""
         if b"\r" in chunk or self._lines.is_split:
             chunk = self._lines.normal(chunk)
         if not self._tail and 0 <= chunk.find(_END) == len(chunk) - len(_END):  # one event, as a paced stream has it
@@ -70,7 +70,7 @@ class CompletionsStream:
         return whole
 
     def count(self) -> tuple[Usage, UsageSource]:
-        """The final usage; or, when the stream broke off, the sum of the last counts of its choices."""
+        """Return the final usage; for a stream that broke off, the sum of the last counts of its choices."""
         if self._final_usage:
             usage = _usage(self._final_usage)
             return usage, usage.evidence
@@ -87,13 +87,13 @@ class CompletionsStream:
         return Usage(prompt_tokens, completion_tokens, cached_tokens, is_sound), evidence
 
     def _rewrite(self, event: bytes) -> bytes:
-        if self._is_plain and not self._is_over and event.startswith(self._theirs) and event.endswith(b"}}"):
-            start, head = event.rfind(_ONLY_USAGE), len(self._theirs)
+        if self._is_plain and not self._is_over and event.startswith(self._engine_head) and event.endswith(b"}}"):
+            start, head = event.rfind(_ONLY_USAGE), len(self._engine_head)
             if start > head and event.find(b"},", start) < 0:  # nearly every event of nearly every stream
                 self._running_usage[0] = event[start + len(_ONLY_USAGE) - 1 : -1]
                 if event.find(_FINISHED, head, start) > 0:
                     self._finished.add(0)
-                return self._ours + event[head : start + 1] + b"}\n\n"
+                return self._client_head + event[head : start + 1] + b"}\n\n"
         if self._is_over:
             return b""  # the engine ends a failed stream with [DONE] too, which clients take for success
         try:
@@ -104,12 +104,12 @@ class CompletionsStream:
     def _rewrite_any(self, event: bytes) -> bytes:
         if event == b"data: [DONE]":
             return self._end()
-        if not event.startswith(self._theirs) and not self._learn_head(event):
+        if not event.startswith(self._engine_head) and not self._learn_head(event):
             if event.startswith(_ERROR):
-                self.told = event
+                self.failure_event = event
                 return self._fail("The engine failed on this request; its log has the details.")
             return event + _END
-        rest = event[len(self._theirs) :]
+        rest = event[len(self._engine_head) :]
         is_last = rest.startswith(b"]")  # no choices: the count of the whole answer
         index = _index(rest) if self._has_many and not is_last else 0
         if _FINISHED in rest:
@@ -126,7 +126,7 @@ class CompletionsStream:
                 self._running_usage[index] = rest[start:end]
                 if not self._continuous_usage:
                     rest = rest[: start - len(_USAGE) + 1] + rest[end:]
-        return self._ours + _without_fingerprint(rest) + _END
+        return self._client_head + _without_fingerprint(rest) + _END
 
     def _end(self) -> bytes:
         if len(self._finished) < self._choices:
@@ -140,13 +140,13 @@ class CompletionsStream:
         return b""
 
     def _learn_head(self, event: bytes) -> bool:
-        """All events of a stream begin alike, up to their choices; False when this one has no such beginning."""
+        """Learn how all events of this stream begin, up to their choices; False when this event has no choices."""
         name = event.find(self._engine_model)
         end = event.find(_CHOICES, name) + len(_CHOICES)
         if name < 0 or end < len(_CHOICES):
             return False
-        self._theirs = event[:end]
-        self._ours = self._theirs.replace(self._engine_model, self._client_model, 1)
+        self._engine_head = event[:end]
+        self._client_head = self._engine_head.replace(self._engine_model, self._client_model, 1)
         return True
 
 
@@ -168,7 +168,7 @@ def _index(rest: bytes) -> int:
 
 
 def _object_end(data: bytes, start: int) -> int:
-    """Index just past the JSON object that begins at `start`; usage objects hold no strings."""
+    """Return the index just past the JSON object that begins at `start`; usage objects hold no strings."""
     end = data.index(b"}", start) + 1
     while data.count(b"{", start, end) != data.count(b"}", start, end):
         end = data.index(b"}", end) + 1

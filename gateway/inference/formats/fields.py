@@ -1,8 +1,7 @@
-"""What known fields of a request must be: numbers that are numbers, roles that exist; and how many answers it asks for.
+"""Validate known request fields (types, ranges, roles) and count a request's prompts and sequences.
 
-The engine also reads numbers from texts, booleans and fractions, and answers some that do not fit 64 bits with a
-failure of its own. Here a number is a number or the client's mistake, for every key. Fields that nobody here knows
-pass.
+The engine also reads numbers from strings, booleans and fractions, and fails on some that do not fit 64 bits. Here a
+number is a number or a 400. Unknown fields pass.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,14 +16,14 @@ _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 _WITH_ROLES = frozenset({"/v1/chat/completions", "/tokenize"})
 _COMPLETIONS, _EMBEDDINGS = "/v1/completions", "/v1/embeddings"
 PROMPTS: Mapping[str, str] = MappingProxyType({_COMPLETIONS: "prompt"})
-"""The field of each API that may hold many prompts to be answered; embedding one is no more than reading it."""
+"""The field of each API that may hold several prompts; an embedding is no answer, so its inputs do not count."""
 
 Check = Callable[[str, Any], None]
 """Raises `InvalidRequestError` naming the field when its value is not what it must be."""
 
 
 def check_fields(path: str, document: Mapping[str, Any]) -> None:
-    """Refuse known fields of the wrong kind; raises `InvalidRequestError` naming the first."""
+    """Validate the known fields of a request; raises `InvalidRequestError` naming the first bad one."""
     for name, value in document.items():
         if value is not None and (check := _CHECKS.get(name)) is not None:
             check(name, value)
@@ -37,12 +36,12 @@ def check_fields(path: str, document: Mapping[str, Any]) -> None:
 
 
 def count_sequences(path: str, document: Mapping[str, Any]) -> int:
-    """How many sequences the engine has to work on: prompts times answers to each. Its fields must be checked."""
+    """Count the sequences that the engine runs: prompts times answers to each. Call `check_fields` first."""
     return count_prompts(path, document) * max(document.get("n") or 1, document.get("best_of") or 1)
 
 
 def count_prompts(path: str, document: Mapping[str, Any]) -> int:
-    """A list of texts or of lists is that many prompts; a text, or a list of tokens, is one."""
+    """Count the prompts: one per entry of a list of texts or of token lists; a text or one token list is one."""
     value = document.get(PROMPTS[path]) if path in PROMPTS else None
     return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
@@ -78,7 +77,7 @@ def _numbers_by_key(name: str, value: Any) -> None:
 
 
 def _parts(checks: Mapping[str, Check]) -> Check:
-    """Numbers within an object; what is no object is the engine's to refuse."""
+    """Return a check of numbers within an object; a value that is no object is the engine's to refuse."""
 
     def check(name: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -95,13 +94,13 @@ def _object(name: str, value: Any) -> None:
 
 
 def _extras(name: str, value: Any) -> None:
-    """The engine takes these two for its own, and fails."""
+    """Refuse cache transfers, which the engine would take for its own and fail on."""
     if isinstance(value, dict) and not value.keys().isdisjoint({"kv_transfer_params", "ec_transfer_params"}):
         raise InvalidRequestError(f"'{name}' may not hold transfers of caches, which are not served here.", param=name)
 
 
 def _prompt(name: str, value: Any) -> None:
-    """A text, tokens, or a list of either; the engine would read tokens from texts and fractions."""
+    """Require a text, token ids, or a list of either; the engine would read token ids from strings and fractions."""
     first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, bool | float) or (
         isinstance(first, list) and not all(type(item) is int for item in first[:1])
@@ -126,7 +125,7 @@ def _check_roles(messages: Any) -> None:
 
 
 def _found(value: Any) -> str:
-    """A value as an error tells of it: itself where it is short, else its type."""
+    """Describe a value in an error message: the value where it is short, else its type."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""What binds an answer to a form: which field of a request does, and schemas that no engine can follow.
+"""Structured outputs: find the field that constrains the answer, and refuse schemas with broken references.
 
-The engine compiles a grammar after it has taken the request, and says "internal error" when that fails.
+The engine compiles a grammar after it has accepted the request, and says "internal error" when that fails.
 """
 
 import contextlib
@@ -21,8 +21,9 @@ _NOT_THERE = (Unresolvable, TypeError, ValueError, AttributeError)
 
 
 def binding_field(document: Mapping[str, Any]) -> str | None:
-    """The field that binds the answer to a grammar, a schema or the arguments of a tool; None when it is free, as it is
-    where tools may be called and need not be.
+    """Name the field that constrains the answer to a grammar, a schema or a tool's arguments.
+
+    None when the answer is free, as it is where tools may be called and need not be.
     """
     if document.get("structured_outputs") is not None:
         return "structured_outputs"
@@ -35,7 +36,7 @@ def binding_field(document: Mapping[str, Any]) -> str | None:
 
 
 def check_schemas(document: Mapping[str, Any]) -> None:
-    """Refuse schemas whose references lead nowhere or in a circle; raises `InvalidRequestError` naming the field."""
+    """Check schemas for dangling and circular references; raises `InvalidRequestError` naming the field."""
     if _BINDING.isdisjoint(document):
         return
     for name, schema in _schemas(document):
@@ -43,7 +44,7 @@ def check_schemas(document: Mapping[str, Any]) -> None:
 
 
 def _formats(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every place where an API takes the form of an answer."""
+    """Yield each response format of a request with the name of its field."""
     for name, key in _PLACES:
         found = document.get(name)
         if key is not None and isinstance(found, dict):
@@ -73,7 +74,7 @@ def _loaded(schema: Any) -> Any:
 
 
 def _check_references(name: str, schema: Any) -> None:
-    """Each reference is followed once, and names are gathered once: schemas of a few kilobytes held everybody up."""
+    """Follow each reference once and gather anchors once: schemas of a few kilobytes used to block the event loop."""
     references = [found for found in _references(schema) if found.startswith("#")]
     if not references:
         return
@@ -106,7 +107,7 @@ def _check_references(name: str, schema: Any) -> None:
 
 
 def _references(schema: Any) -> Iterator[str]:
-    """Every `$ref` in a schema, however deep."""
+    """Yield every `$ref` in a schema, nested ones included."""
     left = [schema]
     while left:
         value = left.pop()

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import orjson
 
-from gateway.core import Usage
+from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
-from gateway.inference.formats.base import Api, InferenceRequest, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer
 from gateway.inference.formats.sse import NamedEvents
 
 _WHOLE = frozenset({"completed", "incomplete"})
@@ -43,7 +43,7 @@ class Responses(Api):
         return ResponsesStream(request, names)
 
     def error_event(self, error: GatewayError, sent: bytes = b"") -> bytes:
-        """OpenAI's `error` event, numbered on from what was sent; the SDKs raise what stands under its key `error`."""
+        """Return OpenAI's `error` event, numbered on from the events `sent`; SDKs raise its `error` object."""
         details = error.document()
         flat = {name: details["error"][name] for name in ("code", "message", "param")}
         numbers = _NUMBER.findall(sent)
@@ -51,8 +51,8 @@ class Responses(Api):
         fields = {"type": "error", "sequence_number": number, **flat, **details}
         return b"event: error\ndata: " + orjson.dumps(fields) + b"\n\n"
 
-    def _changed(self, request: InferenceRequest) -> dict[str, Any]:
-        """The engine is told to store nothing, which is also what it does when asked otherwise."""
+    def _engine_fields(self, request: InferenceRequest) -> dict[str, Any]:
+        """Tell the engine to store nothing, as it does anyway."""
         return {"store": False}
 
 
@@ -89,7 +89,7 @@ class ResponsesStream(NamedEvents):
         return name
 
     def _ended(self, name: bytes, document: dict[str, Any], response: dict[str, Any]) -> bytes:
-        """The engine calls every end `response.completed`; a limit that was reached has an event of its own."""
+        """Rename an end at a token limit to `response.incomplete`; the engine calls every end `response.completed`."""
         status = response.get("status")
         if status not in _WHOLE:
             self.fail("The engine ended its answer without saying why it finished.")

@@ -1,9 +1,7 @@
-"""Line ends of event streams: an engine, or a proxy before it, may end lines with CR, LF or both.
+"""Rewrite server-sent events: line ends, and the named events of the Responses and Messages APIs.
 
-Streams of named events, as the Responses and Messages APIs send them: `event: NAME`, then `data: {…}`.
-
-Only the few events that carry a model name or usage are parsed; text deltas pass as bytes and are counted, because
-these APIs tell their token count only at the end.
+Only the few events that carry a model name or usage are parsed. Text deltas pass as bytes and are counted, because
+these APIs report their token count only at the end.
 """
 
 from abc import ABC, abstractmethod
@@ -15,11 +13,11 @@ from gateway.core import Usage, UsageSource
 from gateway.errors import EngineFailedError
 
 MOST_EVENT_BYTES = 16 << 20
-"""More than any event takes; what never ends would be kept, and searched again with each piece that comes."""
+"""More than any event takes. An event without end would be kept, and searched again with each chunk."""
 
 
 class LineFeeds:
-    """Makes line feeds of all line ends, whatever the chunking. Within JSON every CR is escaped, so none is text."""
+    """Normalise line ends (CR, LF or both) to LF, whatever the chunking. In JSON a CR is escaped, so none is text."""
 
     __slots__ = ("is_split",)
 
@@ -28,7 +26,7 @@ class LineFeeds:
         """The last chunk ended with a CR, whose LF may come next."""
 
     def normal(self, chunk: bytes) -> bytes:
-        """A chunk with line feeds only; may be empty."""
+        """Return a chunk with line feeds only; may be empty."""
         if self.is_split and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self.is_split = chunk.endswith(b"\r")
@@ -41,7 +39,7 @@ _FAILED = "The engine failed on this request; its log has the details."
 
 
 class NamedEvents(ABC):
-    """Rewrites one stream of named events; subclasses say what each event means."""
+    """Rewrite one stream of named events (`event: NAME`, `data: {…}`); subclasses know what each event means."""
 
     delta_suffix: bytes
     """How the names of events with generated text end."""
@@ -54,10 +52,10 @@ class NamedEvents(ABC):
         self.prompt_tokens = 0
         self.saw_end = False
         self.failure: EngineFailedError | None = None
-        self.told = b""
+        self.failure_event = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take bytes as they came and return the bytes for the client: whole events, possibly none."""
+        """Rewrite a chunk; returns whole events for the client, possibly none."""
         if b"\r" in chunk or self._lines.is_split:
             chunk = self._lines.normal(chunk)
         data = self._tail + chunk if self._tail else chunk
@@ -69,7 +67,7 @@ class NamedEvents(ABC):
         return whole
 
     def count(self) -> tuple[Usage, UsageSource]:
-        """The final usage; or, when the stream broke off, one token for each text delta."""
+        """Return the final usage; for a stream that broke off, one token for each text delta."""
         if self._usage is not None:
             return self._usage, self._usage.evidence
         if not self._deltas and not self.prompt_tokens:
@@ -85,7 +83,7 @@ class NamedEvents(ABC):
             self._deltas += 1
             return event + _END
         if name == b"error" or event.startswith(b'data: {"error"'):
-            self.told = event
+            self.failure_event = event
             self.fail(_FAILED)
             return b""
         if name in self.rewritten:
@@ -106,16 +104,16 @@ class NamedEvents(ABC):
 
     @abstractmethod
     def rewrite(self, name: bytes, document: dict[str, Any]) -> bytes:
-        """Change an event's document in place (model names for the client, usage for us); returns the event's name."""
+        """Rewrite an event's document in place and read its usage; returns the event's name."""
 
     def end(self) -> None:
-        """The stream is complete."""
+        """Note that the stream is complete."""
         self.saw_end = True
 
     def fail(self, reason: str) -> None:
-        """The stream is no answer; nothing of it is handed on from here."""
+        """Note that the stream has failed; none of its events is relayed from here on."""
         self.failure = EngineFailedError(reason)
 
     def settle(self, usage: Usage) -> None:
-        """Note the final token count."""
+        """Note the final usage."""
         self._usage = usage

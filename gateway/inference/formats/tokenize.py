@@ -1,4 +1,4 @@
-"""vLLM's /tokenize and /detokenize: free of charge, and the base's when no model is named."""
+"""vLLM's /tokenize and /detokenize: not metered; the base model's where no model is named."""
 
 from typing import Any, ClassVar
 

@@ -1,1 +1,1 @@
-"""Reconciliation: what the ledger has booked against what each run of an engine says it has worked."""
+"""Reconciliation: the ledger's tokens for each run of an engine against the engine's own counters."""

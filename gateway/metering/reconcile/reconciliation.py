@@ -1,8 +1,6 @@
-"""Judging runs of engines: all of them when somebody asks, the running ones again and again.
+"""Reconciliation of engine runs: all of them on demand, and those of serving engines periodically, with an alarm.
 
-The watch: reads the engines' counters, compares the ledger with them, and says so when they differ.
-
-A reading is judged when the next one is taken: until then the rows of all gateways have come to the database.
+The monitor judges a reading when the next one is taken: by then the rows of all gateways are in the database.
 """
 
 import asyncio
@@ -10,96 +8,125 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy import Engine as Database
 from sqlalchemy import func, select
 
+from gateway.clock import HOUR_US, SECOND_US, now_us
 from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
-from gateway.metering import now_us, usage_ledger
 from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore, EngineRunCounters
-from gateway.metering.reconcile.ledger_totals import LedgerTotals, begin_us, ledger_totals, running
+from gateway.metering.reconcile.ledger_totals import LedgerTotals, count_open, earliest_opened_us, ledger_totals
 from gateway.metering.reconcile.recovery import Recovery
-from gateway.metering.reconcile.report import ReconcileGauges
-from gateway.metering.reconcile.verdict import Agreement, ReconcileResult, judge
+from gateway.metering.reconcile.verdict import Agreement, ReconcileResult, reconcile
+from gateway.metering.tables import usage_ledger
+from gateway.threads import REPORTS
 
-_READ_AGAIN_US = 3600 * 10**6
+log = logging.getLogger(__name__)
+_READ_AGAIN_US = HOUR_US
+_LONGEST_WAIT_US = 600 * SECOND_US
 
 
 class Reconciliation:
-    """Compares the ledger of one database with what engines counted; methods block. `flush` brings rows there."""
+    """Compares the ledger of one database with the engines' counters; methods block. `flush` folds pending rows."""
 
-    def __init__(self, database: Database, counts: EngineCounterStore, flush: Callable[[], object]) -> None:
+    def __init__(self, database: Database, counters: EngineCounterStore, flush: Callable[[], object]) -> None:
         self._database = database
-        self._counts = counts
+        self._counters = counters
         self._flush = flush
-        self._known: dict[str, tuple[int, int, LedgerTotals]] = {}
+        self._final: dict[str, tuple[int, int, LedgerTotals]] = {}
+        """By run: when its rows were read from the beginning, until when they were read, and their totals."""
 
-    def judge_all(self, since_us: int) -> list[ReconcileResult]:
-        """Every run of an engine that was seen since then, from all its rows, the newest first."""
+    def reconcile_all(self, since_us: int) -> list[ReconcileResult]:
+        """Reconcile every run of an engine read since then, from all its rows; newest first."""
         self._flush()
-        return [self._judge(run, LedgerTotals(), begin_us(run.first_us)) for run in self._counts.list(since_us)]
+        return [
+            self._reconcile(run, LedgerTotals(), earliest_opened_us(run.first_us))
+            for run in self._counters.list(since_us)
+        ]
 
-    def judge_again(self, run: EngineRunCounters) -> ReconcileResult:
-        """The same for a run that goes on: rows read before are not read again for an hour."""
+    def reconcile_again(self, run: EngineRunCounters) -> ReconcileResult:
+        """Reconcile a run that goes on; rows whose totals were final are read again only once an hour."""
         self._flush()
-        began_us, read_until_us, known = self._known.get(run.run, (0, 0, LedgerTotals()))
+        began_us, read_until_us, known = self._final.get(run.run, (0, 0, LedgerTotals()))
         if now_us() - began_us > _READ_AGAIN_US:
-            began_us, read_until_us, known = now_us(), begin_us(run.first_us), LedgerTotals()
-        judgement = self._judge(run, known, read_until_us)
-        if not judgement.running:  # all rows opened until then have ended, so their sums are final
-            final = replace(judgement.booked, surely=judgement.booked.at_most)
-            recent = {name: one for name, one in self._known.items() if now_us() - one[1] < _READ_AGAIN_US}
-            self._known = recent | {run.run: (began_us, run.seen_us + 1, final)}
-        return judgement
+            began_us, read_until_us, known = now_us(), earliest_opened_us(run.first_us), LedgerTotals()
+        result = self._reconcile(run, known, read_until_us)
+        if not result.running:  # all rows opened until then have ended, so their sums are final
+            final = replace(result.booked, surely=result.booked.at_most)
+            recent = {name: one for name, one in self._final.items() if now_us() - one[1] < _READ_AGAIN_US}
+            self._final = recent | {run.run: (began_us, run.seen_us + 1, final)}
+        return result
 
     def unattributed(self, since_us: int) -> int:
-        """Interrupted rows that do not say which engine they were on, if they reached one."""
+        """Count interrupted rows that do not name their engine's run, if they reached one."""
         row = usage_ledger.c
         lost = (row.state == "interrupted", row.engine_run.is_(None), row.opened_us >= since_us)
         with self._database.connect() as connection:
             return int(connection.execute(select(func.count()).where(*lost)).scalar_one())
 
-    def _judge(self, run: EngineRunCounters, known: LedgerTotals, from_us: int) -> ReconcileResult:
+    def _reconcile(self, run: EngineRunCounters, known: LedgerTotals, from_us: int) -> ReconcileResult:
         with self._database.connect() as connection:
-            open_rows = running(connection, run.run, run.seen_us)
-            return judge(
-                run, known + ledger_totals(connection, run.run, (from_us, run.seen_us), run.asked_us), open_rows
-            )
+            running = count_open(connection, run.run, run.seen_us)
+            found = ledger_totals(connection, run.run, (from_us, run.seen_us), run.asked_us)
+        return reconcile(run, known + found, running)
 
 
-log = logging.getLogger(__name__)
-_LONGEST_WAIT_US = 600 * 10**6
+class ReconcileGauges:
+    """Prometheus gauges of the reconciliation of serving engines; an engine without counters is absent."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ratio = Gauge(
+            "turntable_ledger_engine_ratio",
+            "Tokens on the ledger to tokens that the engine counted, over its present run.",
+            ("engine", "kind"),
+            registry=registry,
+        )
+        self._outside = Gauge(
+            "turntable_ledger_engine_outside",
+            "1 while ledger and engine differ by more than a thousandth.",
+            ("engine",),
+            registry=registry,
+        )
+
+    def set(self, engine: str, result: ReconcileResult) -> None:
+        """Show the latest result of an engine."""
+        for one in result.kinds:
+            if one.ratio is not None:
+                self._ratio.labels(engine, one.kind.removesuffix("_tokens")).set(one.ratio)
+        self._outside.labels(engine).set(result.agreement is Agreement.OUTSIDE)
 
 
-class ReconcileWatch:
-    """Compares what the engines say with what the ledger has."""
+class ReconcileMonitor:
+    """Reads the counters of serving engines, recovers interrupted rows, reconciles, and logs when they differ."""
 
     def __init__(
         self,
         pool: EnginePool,
+        *,
         reader: EngineCounterReader,
-        counts: EngineCounterStore,
+        counters: EngineCounterStore,
         reconciliation: Reconciliation,
         gauges: ReconcileGauges,
         recovery: Recovery,
     ) -> None:
         self._pool = pool
         self._reader = reader
-        self._counts = counts
+        self._counters = counters
         self._reconciliation = reconciliation
         self._gauges = gauges
         self._recovery = recovery
         self._waiting: dict[str, EngineRunCounters] = {}
         self._is_outside: dict[str, bool] = {}
 
-    async def look(self) -> None:
-        """Read, recover what crashes have cut off, and judge, once."""
-        await self.read()
+    async def run(self) -> None:
+        """Read, recover and reconcile once."""
+        await self.read_counters()
         await self._recovery.run()
-        await asyncio.to_thread(self._judge)
+        await REPORTS.run(self._reconcile)
 
-    async def read(self) -> None:
-        """Read the counters of all engines that serve."""
+    async def read_counters(self) -> None:
+        """Read the counters of all serving engines."""
         await asyncio.gather(*(self._read(engine) for engine in self._pool.ready))
 
     async def _read(self, engine: Engine) -> None:
@@ -107,8 +134,8 @@ class ReconcileWatch:
         if run is not None:
             engine.supervisor.run_id = run
 
-    def _judge(self) -> None:
-        newest = {run.run: run for run in self._counts.list()}
+    def _reconcile(self) -> None:
+        newest = {run.run: run for run in self._counters.list()}
         for engine in self._pool.ready:
             run = newest.get(engine.run or "")
             if run is None:
@@ -117,18 +144,18 @@ class ReconcileWatch:
             if waiting is None or waiting.run != run.run:
                 self._waiting[engine.name] = run
                 continue
-            judgement = self._reconciliation.judge_again(waiting)
+            result = self._reconciliation.reconcile_again(waiting)
             is_old = run.asked_us - waiting.asked_us > _LONGEST_WAIT_US
-            if judgement.agreement is Agreement.RUNNING and not is_old:
-                continue  # judged again when what runs has ended
+            if result.agreement is Agreement.RUNNING and not is_old:
+                continue  # judged again when the running requests have ended
             self._waiting[engine.name] = run
-            self._gauges.show(engine.name, judgement)
-            self._tell(engine.name, judgement)
+            self._gauges.set(engine.name, result)
+            self._log_change(engine.name, result)
 
-    def _tell(self, engine: str, judgement: ReconcileResult) -> None:
-        is_outside = judgement.agreement is Agreement.OUTSIDE
+    def _log_change(self, engine: str, result: ReconcileResult) -> None:
+        is_outside = result.agreement is Agreement.OUTSIDE
         if is_outside != self._is_outside.get(engine, False):
-            sums = ", ".join(f"{one.kind} {one.ledger} to {one.engine}" for one in judgement.kinds)
+            sums = ", ".join(f"{one.kind} {one.ledger} to {one.engine}" for one in result.kinds)
             if is_outside:
                 log.error("the ledger and %s differ (%s); see `turntable usage --reconcile`", engine, sums)
             else:

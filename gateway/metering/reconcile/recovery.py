@@ -1,11 +1,9 @@
-"""Rows of a killed gateway whose engine lives on: it still knows what their requests took.
+"""Recovery of interrupted rows: an engine that outlived its gateway still knows what their requests used.
 
-A managed engine ends with its gateway; an attached one remembers. Rows that were interrupted get the engine's numbers,
-and stay interrupted: nobody was answered, as far as anybody knows. Their keys and tenants pay what it took, at the
-price in force when that was found.
+A managed engine ends with its gateway; an attached one remembers. Interrupted rows get the engine's token counts and
+stay interrupted. Their keys and tenants are charged at the price in force at that time.
 """
 
-import asyncio
 import logging
 from typing import Any
 
@@ -13,37 +11,44 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 from sqlalchemy import Engine as Database
 
 from gateway.auth.tables import keys
+from gateway.clock import HOUR_US, now_us
 from gateway.core import Usage, UsageSource
 from gateway.costs.request_price import RequestPrices
 from gateway.engines.client import EngineUsage
 from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
 from gateway.errors import GatewayError
-from gateway.metering import now_us, usage_ledger
-from gateway.metering.fold import Booking, Cost
-from gateway.metering.usage_summary import reopen
+from gateway.metering.fold import Cost, SpendingWriter
+from gateway.metering.tables import usage_ledger
+from gateway.metering.usage_summary import reopen_hour
+from gateway.threads import REPORTS
 
 log = logging.getLogger(__name__)
-_MOST = 500
-_LONGEST_US = 3600 * 10**6
+_MOST_ROWS = 500
+_LONGEST_US = HOUR_US
+_Asked = tuple[str, str]
+"""Request id, run of the engine."""
 
 
 class Recovery:
-    """Asks the engines until they know for each interrupted row of one gateway, and has it paid."""
+    """Asks the engines until they know the usage of each interrupted row of one gateway, and charges it."""
 
     def __init__(self, database: Database, pool: EnginePool, gateway: str, prices: RequestPrices) -> None:
         self._database = database
         self._prices = prices
-        self._booking = Booking(database.dialect.name)
+        self._spending = SpendingWriter(database.dialect.name)
         self._pool = pool
         self._gateway = gateway
-        self._asked: set[tuple[str, str]] = set()
-        self._unknown: set[tuple[str, str]] = set()
+        self._asked: set[_Asked] = set()
+        self._unknown: set[_Asked] = set()
         """Asked once, and the engine knew nothing."""
 
     async def run(self) -> None:
-        """Ask for what is there now; at most so many rows at a time."""
-        rows = await asyncio.to_thread(self._rows)
+        """Ask for the rows there are now, `_MOST_ROWS` at most, and charge what is known.
+
+        Raises the first error of a row after all rows were tried.
+        """
+        rows = await REPORTS.run(self._interrupted_rows)
         waiting = {row.request_id for row in rows}
         self._asked = {asked for asked in self._asked if asked[0] in waiting}
         self._unknown = {asked for asked in self._unknown if asked[0] in waiting}
@@ -55,43 +60,45 @@ class Recovery:
                     try:
                         if await self._ask(row, engine):
                             self._asked.add(asked)
-                    except Exception as error:  # asked again the next time; the other rows get their turn
+                    except Exception as error:  # asked again the next time; the other rows go on
                         failures.append(error)
         for failure in failures:
             raise failure
         if self._prices.price.nano_usd is not None:
-            await asyncio.to_thread(self._charge)
+            await REPORTS.run(self._charge)
 
-    def _rows(self) -> list[Row[Any]]:
+    def _interrupted_rows(self) -> list[Row[Any]]:
         row = usage_ledger.c
         query = select(row.request_id, row.attempt, row.engine_run, row.opened_us).where(
             self._is_interrupted(), row.evidence != UsageSource.EXACT, row.opened_us > now_us() - _LONGEST_US
         )
         with self._database.connect() as connection:
-            return list(connection.execute(query.order_by(row.opened_us.desc()).limit(_MOST)))
+            return list(connection.execute(query.order_by(row.opened_us.desc()).limit(_MOST_ROWS)))
 
     def _is_interrupted(self) -> ColumnElement[bool]:
         row = usage_ledger.c
         return and_(row.state == "interrupted", row.gateway == self._gateway)
 
     async def _ask(self, row: Row[Any], engine: Engine) -> bool:
-        """Whether the engine has said what it knows; while it still works on the request, it does not. One that stood
-        still may read our question before the request itself, so that it knows nothing counts the second time.
+        """Ask an engine for a row's usage; returns False when it is to be asked again.
+
+        An engine that was stopped may read this question before the request itself, so its answer that it knows
+        nothing counts only the second time.
         """
         try:
-            worked = await engine.client.worked_on(row.request_id)
+            usage = await engine.client.worked_on(row.request_id)
         except GatewayError:
             return False
         asked = (row.request_id, engine.run or "")
-        if worked is not None and not worked.usage.prompt_tokens and asked not in self._unknown:
+        if usage is not None and not usage.usage.prompt_tokens and asked not in self._unknown:
             self._unknown.add(asked)
             return False
-        if worked is not None and (worked.usage.prompt_tokens or row.engine_run):
-            await asyncio.to_thread(self._keep, row, engine, worked)
+        if usage is not None and (usage.usage.prompt_tokens or row.engine_run):
+            await REPORTS.run(self._write_usage, row, engine, usage)
         return True
 
-    def _keep(self, row: Row[Any], engine: Engine, worked: EngineUsage) -> None:
-        known, usage = usage_ledger.c, worked.usage
+    def _write_usage(self, row: Row[Any], engine: Engine, found: EngineUsage) -> None:
+        column, usage = usage_ledger.c, found.usage
         values = {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
@@ -99,15 +106,15 @@ class Recovery:
             "evidence": UsageSource.EXACT.value,
             "engine": engine.name,
             "engine_run": engine.run,
-            "choices": worked.choices,
+            "choices": found.choices,
         }
-        this = (known.request_id == row.request_id, known.attempt == row.attempt, known.state == "interrupted")
+        this = (column.request_id == row.request_id, column.attempt == row.attempt, column.state == "interrupted")
         with self._database.begin() as connection:
-            reopen(connection, row.opened_us)
+            reopen_hour(connection, row.opened_us)
             connection.execute(update(usage_ledger).where(*this).values(values))
 
     def _charge(self) -> None:
-        """Have what is known exactly, and has no price yet, paid by the key and the tenant; others have no budgets."""
+        """Charge the rows whose usage is exact and that have no cost yet; only stored keys have budgets."""
         row, price = usage_ledger.c, self._prices.price
         unpaid = select(usage_ledger).where(
             self._is_interrupted(),
@@ -116,10 +123,10 @@ class Recovery:
             row.key_id.in_(select(keys.c.id)),
         )
         with self._database.begin() as connection:
-            for one in connection.execute(unpaid.limit(_MOST)).all():
+            for one in connection.execute(unpaid.limit(_MOST_ROWS)).all():
                 usage = Usage(one.prompt_tokens or 0, one.completion_tokens or 0, one.cached_tokens or 0)
                 cost = price.cost_nano_usd(usage) or 0
                 this = (row.request_id == one.request_id, row.attempt == one.attempt, row.cost_nano_usd.is_(None))
                 priced = {"cost_nano_usd": cost, "price_version": price.version}
                 if connection.execute(update(usage_ledger).where(*this).values(priced)).rowcount:
-                    self._booking.add(connection, [Cost(one.opened_us, one.key_id, one.tenant, cost)])
+                    self._spending.add(connection, [Cost(one.opened_us, one.key_id, one.tenant, cost)])

@@ -1,25 +1,28 @@
-"""The judgement on one run of an engine: do the ledger's tokens agree with the engine's?
+"""The reconcile result of one run of an engine: do the ledger's tokens agree with the engine's counters?
 
-The engine's counters are read while requests run. What they say must lie between the tokens of all requests that had
-ended before and of all that had begun; with nothing running the two are one number. So the judgement needs no quiet
-moment, and no allowance for what is under way.
+The counters are read while requests run. They must lie between the tokens of all requests that had ended before the
+reading and of all that had begun; with nothing running the two are one number. So reconciliation needs no quiet moment.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from gateway.metering.reconcile.engine_counters import KINDS, EngineRunCounters
+from gateway.clock import iso
+from gateway.metering.reconcile.engine_counters import EngineRunCounters
 from gateway.metering.reconcile.ledger_totals import LedgerTotals
+from gateway.metering.tables import TOKEN_KINDS
 
 TOLERANCE = 0.001
 LEAST_TOKENS = 10
-"""A difference up to this is no alarm, however few tokens there were: below 10,000 a thousandth is less than that."""
+"""Differences up to this are tolerated however few tokens there were: below 10,000 a thousandth is less than that."""
 JUDGED = ("prompt_tokens", "completion_tokens")
-"""Cached tokens are shown and not judged: engines tell them once for all answers to a prompt, or not at all."""
+"""Cached tokens are shown only: engines count them once for all choices, or not at all."""
 
 
 class Agreement(StrEnum):
-    """AGREES, or OUTSIDE the tolerance; RUNNING: too little is booked yet, and requests are still open."""
+    """AGREES, OUTSIDE the tolerance, or RUNNING: too little is booked yet, and requests are still open."""
 
     AGREES = "agrees"
     OUTSIDE = "outside"
@@ -28,7 +31,7 @@ class Agreement(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenComparison:
-    """One kind of tokens: `ledger` is what is booked, `ratio` ledger to engine, None when the engine counted none."""
+    """One kind of tokens: booked on the ledger, counted by the engine; the ratio is None when it counted none."""
 
     kind: str
     ledger: int
@@ -39,7 +42,7 @@ class TokenComparison:
 
 @dataclass(frozen=True)
 class ReconcileResult:
-    """One run of an engine, kind by kind; `running` requests were open when it was made."""
+    """One run of an engine by kind of tokens; `running` requests were open at that time."""
 
     run: EngineRunCounters
     booked: LedgerTotals
@@ -48,17 +51,14 @@ class ReconcileResult:
 
     @property
     def agreement(self) -> Agreement:
-        """The worst of the kinds that are judged."""
-        found = {one.agreement for one in self.kinds if one.kind in JUDGED}
-        for worst in (Agreement.OUTSIDE, Agreement.RUNNING):
-            if worst in found:
-                return worst
-        return Agreement.AGREES
+        """The worst agreement of the judged kinds."""
+        return _worst({one.agreement for one in self.kinds if one.kind in JUDGED})
 
 
-def judge(run: EngineRunCounters, booked: LedgerTotals, running: int) -> ReconcileResult:
+def reconcile(run: EngineRunCounters, booked: LedgerTotals, running: int) -> ReconcileResult:
     """Compare what is booked for a run with what its engine counted."""
-    return ReconcileResult(run, booked, running, tuple(_compare(kind, run, booked, running) for kind in KINDS))
+    kinds = tuple(_compare(kind, run, booked, running) for kind in TOKEN_KINDS)
+    return ReconcileResult(run, booked, running, kinds)
 
 
 def _compare(kind: str, run: EngineRunCounters, booked: LedgerTotals, running: int) -> TokenComparison:
@@ -73,3 +73,40 @@ def _compare(kind: str, run: EngineRunCounters, booked: LedgerTotals, running: i
     else:
         agreement = Agreement.OUTSIDE
     return TokenComparison(kind, at_most, engine, nearest / engine if engine else None, agreement)
+
+
+def reconciliation_document(results: Sequence[ReconcileResult], unattributed: int) -> dict[str, Any]:
+    """Return the results as JSON, with the worst agreement and the number of interrupted rows of no known run."""
+    return {
+        "object": "list",
+        "agreement": _worst({result.agreement for result in results}),
+        "interrupted_without_engine": unattributed,
+        "data": [_result_document(result) for result in results],
+    }
+
+
+def _result_document(result: ReconcileResult) -> dict[str, Any]:
+    run, booked = result.run, result.booked
+    return {
+        "engine": run.engine,
+        "run": run.run,
+        "first_seen": iso(run.first_us, "milliseconds"),
+        "last_seen": iso(run.seen_us, "milliseconds"),
+        "agreement": result.agreement,
+        "running": result.running,
+        "rows": {who: booked.rows[who] for who in sorted(booked.rows)} | {"deleted": run.pruned_rows},
+        "evidence": {source: booked.evidence[source] for source in sorted(booked.evidence)},
+        "tokens": {
+            one.kind: {
+                "ledger": one.ledger,
+                "engine": one.engine,
+                "ratio": one.ratio,
+                "agreement": one.agreement if one.kind in JUDGED else "not judged",
+            }
+            for one in result.kinds
+        },
+    }
+
+
+def _worst(found: set[Agreement]) -> Agreement:
+    return next((one for one in (Agreement.OUTSIDE, Agreement.RUNNING) if one in found), Agreement.AGREES)

@@ -1,4 +1,4 @@
-"""Traffic policies of names, evidence of versions, and the revision by which gateways see each other's changes."""
+"""Traffic policies of adapters, evidence of versions, and the revision by which gateways see changes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Names from before keep their live version and have nothing to roll back to."""
+    """Create the tables; existing adapters keep their live version and have nothing to roll back to."""
     op.add_column("adapters", sa.Column("previous_version", sa.Integer))
     op.add_column("adapters", sa.Column("canary_version", sa.Integer))
     op.add_column("adapters", sa.Column("canary_percent", sa.Float))

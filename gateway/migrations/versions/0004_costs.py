@@ -1,4 +1,4 @@
-"""Costs: what each request cost, usage summed by the hour, adapter loads, and measured facts that the bill rests on."""
+"""Costs: cost of each request, usage by hour, adapter loads, and cost evidence."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the column and the tables; sums of the past are made when they are first asked for."""
+    """Add the column and the tables; past hours are summed on first use."""
     op.add_column("usage_ledger", sa.Column("cost_nano_usd", sa.BigInteger))
     op.create_table(
         "usage_hours",

@@ -1,4 +1,4 @@
-"""Keys and tenants, and the revision by which gateways see each other's changes of them."""
+"""API keys and tenants, and the revision by which gateways see their changes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """No key but the admin's exists before, and the ledger's rows so far are the admin's."""
+    """Create the tables; before, there was only the admin key, to which existing ledger rows belong."""
     op.create_table(
         "api_keys",
         sa.Column("id", sa.String(16), primary_key=True),

@@ -1,4 +1,4 @@
-"""Budgets: what keys and tenants have spent by day, and the money that gateways hold for their requests."""
+"""Budgets: spending of keys and tenants by day, and the budget leases of gateways."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Add the tables; nothing was spent by keys before there were any."""
+    """Create the tables; they begin empty."""
     op.create_table(
         "spending",
         sa.Column("account", sa.String(80), primary_key=True),

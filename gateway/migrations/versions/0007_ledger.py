@@ -1,4 +1,4 @@
-"""The ledger knows its gateways, attempts, prices and engine runs; usage can be kept without its rows."""
+"""The ledger records gateways, attempts, price versions and engine runs; hourly usage outlives its rows."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add columns and tables; rows from before have no gateway, and one choice each."""
+    """Add columns and tables; older rows have no gateway, and one choice each."""
     _name_what_a_row_rests_on()
     op.create_table(
         "gateway_runs",

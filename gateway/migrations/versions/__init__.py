@@ -1,1 +1,1 @@
-"""One file per schema change."""
+"""Alembic revisions, one file per schema change."""

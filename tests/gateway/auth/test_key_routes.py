@@ -10,16 +10,15 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from openai import AuthenticationError, NotFoundError, OpenAI, PermissionDeniedError
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 from gateway import app as composition
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.inference.formats import APIS
 from gateway.metering import SHADOW_KEY
 from gateway.server.middleware import with_middleware
-from gateway.server.request_id import RequestIds
-from gateway.settings import Settings
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.releases.conftest import eventually, gateway_with_versions
@@ -69,9 +68,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One gateway for all: its canary answers every request of `mine`, its shadow is asked again of each."""
     built: list[FastAPI] = []
 
-    def look(rest: FastAPI, ids: RequestIds, settings: Settings) -> ASGIApp:
+    def look(rest: FastAPI, stack: list[Middleware]) -> ASGIApp:
         built.append(rest)
-        return with_middleware(rest, ids, settings)
+        return with_middleware(rest, stack)
 
     data_dir = tmp_path_factory.mktemp("keys")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.clock import DAY_US, HOUR_US
 from gateway.costs.bill import LOADS, Bill, engine_days, make_bill, overheads
 from gateway.costs.plan import AdapterPlan, CostPlan, IdlePolicy, StoragePlan
-from gateway.costs.weights import Weights
+from gateway.costs.request_price import Weights
 from gateway.metering.engine_uptime import EngineRun
-from gateway.metering.usage_queries import Sums
+from gateway.metering.usage_queries import UsageSums
 from gateway.metering.usage_summary import UsageWindow
-from gateway.money import DAY_US, HOUR_US, split
+from gateway.money import split
 
 
 def used(
@@ -25,8 +26,8 @@ def used(
     tenant: str = "t",
     day: int = 0,
     engine: str = "e",
-) -> Sums:
-    return Sums(day, engine, adapter, tenant, "k", 0, 1, 0, prompt, cached, output)
+) -> UsageSums:
+    return UsageSums(day, engine, adapter, tenant, "k", 0, 1, 0, prompt, cached, output)
 
 
 def bill_of(

@@ -16,24 +16,26 @@ import pytest
 from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
+from gateway.costs.inputs import CostQuery
 from gateway.costs.page import html_page
 from gateway.costs.plan import PLAN_FILE, PlanError, read_plan, read_presets
 from gateway.costs.prices.book import SNAPSHOT_FILE
 from gateway.costs.refresh import CostGauges, CostRefresher
-from gateway.costs.report import CostQuery, CostReports
+from gateway.costs.report import CostReports
 from gateway.costs.request_price import RequestPrices
 from gateway.costs.terminal import shown
 from gateway.database import open_database
 from gateway.errors import InvalidRequestError
-from gateway.metering import now_us
-from gateway.metering.engine_uptime import EngineRuns, _runs
+from gateway.metering.engine_uptime import EngineRuns
+from gateway.metering.tables import engine_runs
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
-from gateway.money import DAY_US, HOUR_US, NANO, usd_text
+from gateway.money import NANO, usd_text
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_prices import SNAPSHOT
@@ -60,7 +62,7 @@ def run_of(database: Engine, begin: int, end: int, usd: Decimal | None, engine: 
     price = None if usd is None else int(usd * NANO)
     values = {"started_us": begin, "seen_us": end, "nano_usd_per_hour": price, "engine": engine}
     with database.begin() as connection:
-        connection.execute(insert(_runs).values(values))
+        connection.execute(insert(engine_runs).values(values))
 
 
 def office_of(database: Engine, data_dir: Path) -> CostReports:
@@ -69,7 +71,7 @@ def office_of(database: Engine, data_dir: Path) -> CostReports:
 
 
 @pytest.fixture
-def office(database: Engine, tmp_path: Path) -> CostReports:
+def reports(database: Engine, tmp_path: Path) -> CostReports:
     """An H100 for two hours, with 200 requests of the worked example on it."""
     run_of(database, SINCE, NOW, Decimal("2.69"))
     tokens = {"prompt_tokens": 1024, "completion_tokens": 128}
@@ -88,20 +90,29 @@ def parts_of(document: CostDocument) -> int:
 
 @pytest.mark.parametrize("group_by", ["adapter", "tenant,key", "day,engine", "adapter,tenant,day", ""])
 @pytest.mark.parametrize("idle", ["own_line", "even"])
-def test_the_lines_of_every_grouping_add_up_to_the_bill(office: CostReports, group_by: str, idle: Any) -> None:
+def test_the_lines_of_every_grouping_add_up_to_the_bill(reports: CostReports, group_by: str, idle: Any) -> None:
     columns = tuple(column for column in group_by.split(",") if column)
-    document = office.document(CostQuery(SINCE, NOW, columns, idle=idle))
+    document = reports.document(CostQuery(SINCE, NOW, columns, idle=idle))
     assert parts_of(document) == document.bill_nano_usd == 5_380_000_000
     assert sum(line.requests for line in document.data) == 200
     elsewhere = [sum(line.elsewhere_nano_usd["openai:gpt-6.1-terra"] or 0 for line in document.data)]
     assert elsewhere == [200 * 1_664_000]
 
 
-def test_the_three_numbers_and_the_utilisation_tax(office: CostReports) -> None:
-    before = office.document(CostQuery(SINCE, NOW)).levels[0]
+def test_one_document_reads_runs_and_window_once(reports: CostReports, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for owner, name in ((EngineRuns, "list"), (UsageSummary, "first_us"), (UsageSummary, "window")):
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, m=method, n=name: (calls.append(n), m(*args))[1])
+    assert reports.document(CostQuery(SINCE, NOW)).bill_nano_usd
+    assert sorted(calls) == ["first_us", "list", "window"]
+
+
+def test_the_three_numbers_and_the_utilisation_tax(reports: CostReports) -> None:
+    before = reports.document(CostQuery(SINCE, NOW)).levels[0]
     assert (before.floor_nano_usd, before.slo_nano_usd, before.utilisation_tax_nano_usd) == (None, None, None)
-    office.store.add(EvidenceKind.CAPACITY, CAPACITY)
-    document = office.document(CostQuery(SINCE, NOW))
+    reports.store.add(EvidenceKind.CAPACITY, CAPACITY)
+    document = reports.document(CostQuery(SINCE, NOW))
     for level in document.levels:  # all requests are alike, and like those of the load test
         assert level.slo_nano_usd is not None
         assert f"{level.slo_nano_usd / NANO:.4f}" == "0.0317"
@@ -114,8 +125,8 @@ def test_the_three_numbers_and_the_utilisation_tax(office: CostReports) -> None:
     assert f"{terra.break_even.share_of_capacity:.1%}" == "1.9%"
 
 
-def test_comparators_give_ranges_and_variants_and_say_what_is_not_known(office: CostReports) -> None:
-    document = office.document(CostQuery(SINCE, NOW, vs=("anthropic:claude-sonnet-5-5", "deepseek:deepseek-flash")))
+def test_comparators_give_ranges_and_variants_and_say_what_is_not_known(reports: CostReports) -> None:
+    document = reports.document(CostQuery(SINCE, NOW, vs=("anthropic:claude-sonnet-5-5", "deepseek:deepseek-flash")))
     sonnet, flash = document.comparators
     totals = {name: part.total for name, part in sonnet.variants.items()}
     standard, cached, reasoning, batch = (totals[name] for name in ("standard", "cached", "reasoning", "batch"))
@@ -134,11 +145,11 @@ def test_comparators_give_ranges_and_variants_and_say_what_is_not_known(office: 
     assert sonnet.per_request.typical == 4_326_400
 
 
-def test_measured_weights_price_work_and_text(office: CostReports) -> None:
+def test_measured_weights_price_work_and_text(reports: CostReports) -> None:
     weights = {"prompt_ps": 20_000_000, "cached_ps": 1_000_000, "output_ps": 300_000_000, "error_share": 0.04}
     fact = weights | {"r_squared": 0.99, "batches": 16, "concurrency": 8, "model": "base", "chars_per_token": 3.9}
-    office.store.add(EvidenceKind.WEIGHTS, fact, SINCE - 1)
-    document = office.document(CostQuery(SINCE, NOW))
+    reports.store.add(EvidenceKind.WEIGHTS, fact, SINCE - 1)
+    document = reports.document(CostQuery(SINCE, NOW))
     assert document.weights.startswith("measured on ")
     seconds = (1024 * 20 + 128 * 300) / 1e6
     assert document.levels[0].floor_nano_usd == round(2.69 / 3600 * seconds * 1000 * NANO)
@@ -147,63 +158,63 @@ def test_measured_weights_price_work_and_text(office: CostReports) -> None:
     assert terra.per_thousand_chars.typical == round(1_664_000 / (1152 * 3.9) * 1000)
 
 
-def test_a_question_what_if_prices_every_engine_anew(office: CostReports) -> None:
-    document = office.document(CostQuery(SINCE, NOW, usd_per_hour=Decimal(10)))
+def test_a_question_what_if_prices_every_engine_anew(reports: CostReports) -> None:
+    document = reports.document(CostQuery(SINCE, NOW, usd_per_hour=Decimal(10)))
     assert document.bill_nano_usd == 20 * NANO
     assert document.notes[0].startswith("What if: every engine at $10")
 
 
-def test_an_engine_without_a_price_is_explained(database: Engine, office: CostReports, tmp_path: Path) -> None:
+def test_an_engine_without_a_price_is_explained(database: Engine, reports: CostReports, tmp_path: Path) -> None:
     run_of(database, NOW - HOUR_US, NOW, None, "engine-1")
-    document = office.document(CostQuery(SINCE, NOW))
+    document = reports.document(CostQuery(SINCE, NOW))
     assert document.bill_nano_usd is None
     assert {line.cost_nano_usd for line in document.data} == {None}
     assert any("engine-1 was up 1.00 h without a stated price" in note for note in document.notes)
     (tmp_path / PLAN_FILE).write_text('[[engine]]\nname = "engine-1"\nusd_per_hour = 3\nsince = 2026-01-01\n')
-    assert office.document(CostQuery(SINCE, NOW)).bill_nano_usd == 5_380_000_000 + 3 * NANO
+    assert reports.document(CostQuery(SINCE, NOW)).bill_nano_usd == 5_380_000_000 + 3 * NANO
 
 
-def test_a_window_without_traffic_is_idle_and_one_before_everything_is_empty(office: CostReports) -> None:
-    quiet = office.document(CostQuery(NOW - HOUR_US // 2, NOW))
+def test_a_window_without_traffic_is_idle_and_one_before_everything_is_empty(reports: CostReports) -> None:
+    quiet = reports.document(CostQuery(NOW - HOUR_US // 2, NOW))
     assert (quiet.data, quiet.idle_nano_usd) == ([], 1_345_000_000)
     assert "There were no requests in this window." in quiet.notes
-    before = office.document(CostQuery(SINCE - 2 * DAY_US, SINCE - DAY_US))
+    before = reports.document(CostQuery(SINCE - 2 * DAY_US, SINCE - DAY_US))
     assert (before.bill_nano_usd, before.data) == (None, [])
     assert any("No engine" in note for note in before.notes)
 
 
-def test_a_comparator_that_left_the_price_data_is_named_and_not_guessed(office: CostReports, tmp_path: Path) -> None:
+def test_a_comparator_that_left_the_price_data_is_named_and_not_guessed(reports: CostReports, tmp_path: Path) -> None:
     (tmp_path / SNAPSHOT_FILE).write_text(SNAPSHOT)
-    document = office.document(CostQuery(SINCE, NOW))
+    document = reports.document(CostQuery(SINCE, NOW))
     assert {one.unpriced is not None for one in document.comparators} == {True}
     assert {amount for line in document.data for amount in line.elsewhere_nano_usd.values()} == {None}
     assert "unpriced" in html_page(document)
     with pytest.raises(InvalidRequestError, match="unpriced"):
-        office.document(CostQuery(SINCE, NOW, vs=("openai:gpt-6.1-terra",)))
+        reports.document(CostQuery(SINCE, NOW, vs=("openai:gpt-6.1-terra",)))
 
 
-def test_payback_of_a_fine_tune_and_overhead_lines(office: CostReports, tmp_path: Path) -> None:
+def test_payback_of_a_fine_tune_and_overhead_lines(reports: CostReports, tmp_path: Path) -> None:
     plan = '[[adapter]]\nname = "{}"\ntraining_usd = 0.5\npeople_usd = 0.5\ntrained_on = 2020-01-01\nlife_days = 9000\n'
     (tmp_path / PLAN_FILE).write_text(plan.format("support") + plan.format("unused"))
-    document = office.document(CostQuery(SINCE, NOW, vs=("anthropic:claude-fable-5-1", "openai:gpt-6-luna")))
+    document = reports.document(CostQuery(SINCE, NOW, vs=("anthropic:claude-fable-5-1", "openai:gpt-6-luna")))
     assert parts_of(document) == document.bill_nano_usd
     found = {(one.adapter, one.comparator): one for one in document.payback}
     never = found["support", "openai:gpt-6-luna"]
     assert (never.days, never.reason.startswith("never")) == (None, True)
     assert "no requests" in found["unused", "openai:gpt-6-luna"].reason
-    cheap = office.document(CostQuery(SINCE, NOW, vs=("anthropic:claude-fable-5-1",), usd_per_hour=Decimal("0.01")))
+    cheap = reports.document(CostQuery(SINCE, NOW, vs=("anthropic:claude-fable-5-1",), usd_per_hour=Decimal("0.01")))
     assert cheap.payback[0].saving_nano_usd_per_day is not None
     assert cheap.payback[0].days == pytest.approx(NANO / cheap.payback[0].saving_nano_usd_per_day, abs=0.06)
 
 
-def test_what_a_right_answer_costs(office: CostReports) -> None:
+def test_what_a_right_answer_costs(reports: CostReports) -> None:
     score = {"requests": 100, "prompt_tokens": 102_400, "completion_tokens": 12_800}
     models = {
         "base": score | {"rates": {"correct": {"hits": 0, "of": 100}}},
         "support": score | {"rates": {"correct": {"hits": 80, "of": 100}}},
     }
-    office.store.add(EvidenceKind.QUALITY, {"task": "triage", "models": models})
-    base, support, *elsewhere = office.document(CostQuery(SINCE, NOW)).quality
+    reports.store.add(EvidenceKind.QUALITY, {"task": "triage", "models": models})
+    base, support, *elsewhere = reports.document(CostQuery(SINCE, NOW)).quality
     assert (base.per_right_nano_usd, base.note.startswith("never right")) == (None, True)
     assert support.per_request_nano_usd == 26_900_000  # $5.38 for 200 such requests
     assert support.per_right_nano_usd == round(26_900_000 / 0.8)
@@ -211,15 +222,15 @@ def test_what_a_right_answer_costs(office: CostReports) -> None:
     assert elsewhere[0].per_right_nano_usd == 1_664_000
 
 
-def test_a_right_answer_whose_prompt_was_cached_costs_what_cached_prompts_do(office: CostReports) -> None:
+def test_a_right_answer_whose_prompt_was_cached_costs_what_cached_prompts_do(reports: CostReports) -> None:
     """Shots before every question make prompts ten times as long; the engine keeps them, and so they cost little."""
     rates = {"rates": {"correct": {"hits": 80, "of": 100}}}
     plain = {"requests": 100, "prompt_tokens": 10_000, "completion_tokens": 2_000}
     shots = plain | {"prompt_tokens": 100_000, "cached_tokens": 90_000}
-    office.store.add(
+    reports.store.add(
         EvidenceKind.QUALITY, {"task": "triage", "models": {"base": plain | rates, "prompted": shots | rates}}
     )
-    base, prompted, *_ = office.document(CostQuery(SINCE, NOW)).quality
+    base, prompted, *_ = reports.document(CostQuery(SINCE, NOW)).quality
     ratio = (10_000 * 10 + 90_000 * 1 + 2_000 * 40) / (10_000 * 10 + 2_000 * 40)
     assert base.per_request_nano_usd
     assert (prompted.per_request_nano_usd or 0) / base.per_request_nano_usd == pytest.approx(ratio, rel=1e-6)
@@ -243,17 +254,17 @@ def test_a_cache_elsewhere_has_to_be_written_before_it_is_read(database: Engine,
     assert "Least lengths that a provider caches" in page
 
 
-def test_a_comparator_priced_by_another_entry_says_so_everywhere(office: CostReports) -> None:
+def test_a_comparator_priced_by_another_entry_says_so_everywhere(reports: CostReports) -> None:
     name, entry = "anthropic:claude-sonnet-4-2025-05-14", "anthropic:claude-sonnet-4-0"
-    document = office.document(CostQuery(SINCE, NOW, vs=(name,)))
+    document = reports.document(CostQuery(SINCE, NOW, vs=(name,)))
     assert document.comparators[0].entry == entry
     assert f"Priced as {entry}" in html_page(document)
-    assert f"{name} is priced as {entry}, the nearest name that the price data knows." in list(shown(document))
+    assert f"{name} is priced as {entry}, the nearest name in the price data." in list(shown(document))
 
 
-def test_more_than_the_measured_capacity_allows_is_no_negative_tax(office: CostReports) -> None:
-    office.store.add(EvidenceKind.CAPACITY, CAPACITY | {"slo_per_s": 0.001, "saturated_per_s": 0.001})
-    document = office.document(CostQuery(SINCE, NOW))
+def test_more_than_the_measured_capacity_allows_is_no_negative_tax(reports: CostReports) -> None:
+    reports.store.add(EvidenceKind.CAPACITY, CAPACITY | {"slo_per_s": 0.001, "saturated_per_s": 0.001})
+    document = reports.document(CostQuery(SINCE, NOW))
     assert {level.utilisation_tax_nano_usd for level in document.levels} == {None}
     assert any("not the capacity of this engine" in note for note in document.notes)
 
@@ -293,21 +304,21 @@ def test_money_for_people_has_as_many_decimals_as_make_sense(nano_usd: int | Non
         ("[[engine]]\nusd_per_hour = 1\n[engine.owned]\npurchase_usd = 1\nyears = 1\n", "two prices"),
         ('[[adapter]]\nname = "a"\n', "adapter.1.trained_on"),
         ("colour = 1\n", "colour"),
-        ("[engine\n", "no valid TOML"),
+        ("[engine\n", "not valid TOML"),
     ],
 )
-def test_a_mistake_in_the_plan_is_named(office: CostReports, tmp_path: Path, text: str, words: str) -> None:
+def test_a_mistake_in_the_plan_is_named(reports: CostReports, tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / PLAN_FILE).write_text(text)
     with pytest.raises(PlanError, match=words):
-        office.document(CostQuery(SINCE, NOW))
+        reports.document(CostQuery(SINCE, NOW))
 
 
-def test_engines_have_presets_owned_prices_power_and_carbon(office: CostReports, tmp_path: Path) -> None:
+def test_engines_have_presets_owned_prices_power_and_carbon(reports: CostReports, tmp_path: Path) -> None:
     (tmp_path / PLAN_FILE).write_text(
         '[[engine]]\nname = "engine-0"\ncount = 2\nusd_per_kwh = 0.1\nkw = 0.5\ng_co2_per_kwh = 400\n'
         "[engine.owned]\npurchase_usd = 26298\nyears = 3\n"
     )
-    (engine,) = office.document(CostQuery(SINCE, NOW)).engines
+    (engine,) = reports.document(CostQuery(SINCE, NOW)).engines
     assert engine.energy_kwh == pytest.approx(2.0)
     assert engine.carbon_g == pytest.approx(800.0)
     plan, presets = read_plan(tmp_path), read_presets()
@@ -333,9 +344,9 @@ class _Cells(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(office: CostReports) -> None:
-    office.store.add(EvidenceKind.CAPACITY, CAPACITY)
-    page = html_page(office.document(CostQuery(SINCE, NOW)))
+def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(reports: CostReports) -> None:
+    reports.store.add(EvidenceKind.CAPACITY, CAPACITY)
+    page = html_page(reports.document(CostQuery(SINCE, NOW)))
     parser = _Cells()
     parser.feed(page)
     assert (parser.open, parser.outside, "<script" in page) == ([], [], False)
@@ -346,11 +357,11 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(office: CostRe
 def test_gauges_show_today_as_the_document_does(database: Engine, tmp_path: Path) -> None:
     run_of(database, now_us() - 10**6, now_us(), Decimal("2.69"))
     write_rows(database, [row(1, now_us() - 10**6, 10**5, prompt_tokens=100, completion_tokens=10)])
-    office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
-    CostRefresher(office, CostGauges(metrics.registry), prices, lambda: None).renew()
+    reports, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
+    CostRefresher(reports, CostGauges(metrics.registry), prices, lambda: None).refresh()
     shown = dict(re.findall(r"(?m)^(turntable_cost_\S+) (\S+)$", metrics.render().decode()))
     begin, end = (round(float(shown[f"turntable_cost_window_{name}_seconds"]) * 1e6) for name in ("start", "end"))
-    document = office.document(CostQuery(begin, end))
+    document = reports.document(CostQuery(begin, end))
     assert document.bill_nano_usd is not None
     assert float(shown["turntable_cost_bill_usd"]) * NANO == pytest.approx(document.bill_nano_usd)
     (line,) = document.data
@@ -397,7 +408,7 @@ def test_a_request_is_told_its_cost_when_it_asks(attached: Attached) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("since=yesterday", "no time"),
+        ("since=yesterday", "not an ISO 8601 time"),
         ("since=2026-01-02&until=2026-01-01", "ends before it begins"),
         ("group_by=colour", "Cannot group by 'colour'"),
         ("idle=never", "no idle policy 'never'"),
@@ -420,10 +431,10 @@ def test_the_price_of_work_of_other_days_holds_until_there_is_work_today(databas
     run_of(database, noon + HOUR_US, noon + 2 * HOUR_US, Decimal("3.6"))
     used = {"prompt_tokens": 100, "completion_tokens": 10}
     write_rows(database, [row(1, noon + HOUR_US, HOUR_US // 2, **used)])
-    office, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
-    watch = CostRefresher(office, CostGauges(metrics.registry), prices, lambda: None)
-    watch.renew()
+    reports, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
+    refresher = CostRefresher(reports, CostGauges(metrics.registry), prices, lambda: None)
+    refresher.refresh()
     assert prices.price.cost_nano_usd(Usage(100, 10)) == 1_800_000_000  # half an hour's worth
     run_of(database, now_us() - 10**6, now_us() + 10**9, None)
-    watch.renew()
+    refresher.refresh()
     assert prices.price.cost_nano_usd(Usage(100, 10)) is None

@@ -14,16 +14,14 @@ from typer.testing import CliRunner
 
 from gateway.cli.keys import app as keys_app
 from gateway.cli.tenants import app as tenants_app
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.refresh import CostGauges, CostRefresher
-from gateway.costs.request_price import RequestPrices
-from gateway.costs.weights import ASSUMED
-from gateway.metering import now_us
+from gateway.costs.request_price import ASSUMED_WEIGHTS, RequestPrices
 from gateway.metrics import Metrics
-from gateway.money import DAY_US, HOUR_US
 from gateway.settings import Settings
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
@@ -73,17 +71,17 @@ def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: M
             gateway.http.close()
 
 
-def watch_of(database: Engine, data_dir: Path, stated: int | None) -> tuple[CostRefresher, RequestPrices]:
+def refresher_of(database: Engine, data_dir: Path, stated: int | None) -> tuple[CostRefresher, RequestPrices]:
     prices = RequestPrices()
     return CostRefresher(office_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
 
 
 def test_before_any_traffic_work_costs_what_a_slow_engine_would_take(database: Engine, tmp_path: Path) -> None:
-    watch, prices = watch_of(database, tmp_path, 3_600 * 10**9)  # a dollar per second
-    watch.begin()
+    refresher, prices = refresher_of(database, tmp_path, 3_600 * 10**9)  # a dollar per second
+    refresher.begin()
     assumed = prices.price.cost_nano_usd(Usage(100, 10))
-    assert assumed == (100 * ASSUMED.prompt + 10 * ASSUMED.output) // 1000
-    watch.renew()
+    assert assumed == (100 * ASSUMED_WEIGHTS.prompt + 10 * ASSUMED_WEIGHTS.output) // 1000
+    refresher.refresh()
     assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("assumed", assumed)
 
 
@@ -91,9 +89,9 @@ def test_at_midnight_the_pace_learnt_the_day_before_stays_in_force(database: Eng
     evening = now_us() // DAY_US * DAY_US - HOUR_US
     run_of(database, evening, evening + HOUR_US, Decimal("3.6"))
     write_rows(database, [row(1, evening, 10 * 10**6, prompt_tokens=100, completion_tokens=10)])
-    watch, prices = watch_of(database, tmp_path, 36 * 10**8)
-    watch.begin()
-    watch.renew()
+    refresher, prices = refresher_of(database, tmp_path, 36 * 10**8)
+    refresher.begin()
+    refresher.refresh()
     assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("recent", 10 * 10**6)
 
 

@@ -173,7 +173,7 @@ def test_own_prices_may_have_tiers_peaks_and_batches(tmp_path: Path) -> None:
             entry() + '[[price.peak]]\nbegin = "01:00"\nend = "02:00"\ndays = "monday"\nmultiplier = 2\n',
             "write days like 'mon-fri'",
         ),
-        ("[[price]\n", "no valid TOML"),
+        ("[[price]\n", "not valid TOML"),
         ("[prices]\n", r"only \[\[price\]\]"),
     ],
 )
@@ -260,4 +260,4 @@ def test_list_finds_models_by_a_part_of_their_name(tmp_path: Path) -> None:
     assert code == 0
     assert '"openai:gpt-6-luna"' in text
     code, text = command("list", "no-such-thing", "--data-dir", tmp_path)
-    assert (code, text.startswith("error: No known model")) == (2, True)
+    assert (code, text.startswith("error: No model's name contains")) == (2, True)

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.costs.context import UNUSED
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import EvidenceKind
+from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE, IdlePolicy
-from gateway.costs.report import CostQuery, CostReports
-from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY, now_us
-from gateway.money import DAY_US, HOUR_US, NANO
+from gateway.costs.report import CostReports
+from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY
+from gateway.money import NANO
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
 from tests.gateway.costs.test_document import office_of, parts_of, run_of
@@ -60,10 +62,10 @@ def test_days_without_requests_are_part_of_every_models_cost_and_of_payback(data
     run_of(database, SINCE, TODAY, Decimal("0.7"))
     tokens = {"prompt_tokens": 300_000, "completion_tokens": 100_000}
     write_rows(database, asked_on(range(15), "support", **tokens))
-    office = office_of(database, tmp_path)
+    reports = office_of(database, tmp_path)
     (tmp_path / PLAN_FILE).write_text(PLAN)
     terra = ("openai:gpt-6.1-terra",)
-    whole = office.document(CostQuery(SINCE, TODAY, vs=terra))
+    whole = reports.document(CostQuery(SINCE, TODAY, vs=terra))
     assert engines_of(whole) == all_of(whole) == models_of(whole) == 20 * 24 * 700_000_000
     (support,) = [level for level in whole.levels if level.name == "support"]
     assert support.realised_nano_usd == whole.levels[0].realised_nano_usd
@@ -71,7 +73,7 @@ def test_days_without_requests_are_part_of_every_models_cost_and_of_payback(data
     assert whole.payback[0].saving_nano_usd_per_day == round((elsewhere - engines_of(whole)) / 20)
     # Were the price of an hour such that fifteen days cost less than elsewhere and twenty cost more, it never pays.
     between = Decimal(elsewhere) / NANO / (17 * 24)
-    found = office.document(CostQuery(SINCE, TODAY, vs=terra, usd_per_hour=between)).payback[0]
+    found = reports.document(CostQuery(SINCE, TODAY, vs=terra, usd_per_hour=between)).payback[0]
     assert (found.days, found.reason.startswith("never")) == (None, True)
 
 
@@ -90,13 +92,13 @@ def test_allocated_idle_and_overhead_are_the_bill_and_so_are_the_models(
         rows.append(row(number, at, choose.randrange(1, 10**9), finish=finish, **whose, **used))
     write_rows(database, rows)
     run_of(database, SINCE, SINCE + 6 * DAY_US, Decimal("1.23456789"))
-    office = office_of(database, tmp_path)
+    reports = office_of(database, tmp_path)
     (tmp_path / PLAN_FILE).write_text(PLAN + '[[storage]]\nname = "disk"\nusd_per_month = 40\n')
     for made_us in (SINCE + DAY_US // 2, SINCE + DAY_US + 12_345_678):  # weights change within days
-        office.store.add(EvidenceKind.WEIGHTS, WEIGHTS, made_us)
-    document = office.document(CostQuery(SINCE, SINCE + 6 * DAY_US, ("adapter", "tenant", "day"), vs=(), idle=idle))
+        reports.store.add(EvidenceKind.WEIGHTS, WEIGHTS, made_us)
+    document = reports.document(CostQuery(SINCE, SINCE + 6 * DAY_US, ("adapter", "tenant", "day"), vs=(), idle=idle))
     assert parts_of(document) == document.bill_nano_usd
-    by_model = office.document(CostQuery(SINCE, SINCE + 6 * DAY_US, vs=(), idle=idle))
+    by_model = reports.document(CostQuery(SINCE, SINCE + 6 * DAY_US, vs=(), idle=idle))
     assert models_of(by_model) == all_of(by_model) == engines_of(by_model)
     assert (UNUSED in {level.name for level in by_model.levels}) == (seed == 0)  # nobody came at all
     assert not any(line.model and line.model.startswith((OWN_LABEL, "a (shadow)")) for line in by_model.data)
@@ -107,9 +109,9 @@ def test_own_probes_mirrored_and_refused_requests_are_no_requests_of_clients(dat
     clients = [row(n, SINCE + n * HOUR_US, HOUR_US // 2, adapter="a" if n % 2 else None, **day) for n in range(8)]
     write_rows(database, clients)
     run_of(database, SINCE, SINCE + DAY_US, Decimal(1))
-    office = office_of(database, tmp_path)
+    reports = office_of(database, tmp_path)
     asked = CostQuery(SINCE, SINCE + DAY_US, idle=IdlePolicy.EVEN)
-    alone = office.document(asked)
+    alone = reports.document(asked)
     others = [
         row(100 + n, SINCE + 9 * HOUR_US + n * 10**6, key_id=OWN_KEY, tenant=OWN_KEY, adapter="a", **day)
         for n in range(254)
@@ -121,7 +123,7 @@ def test_own_probes_mirrored_and_refused_requests_are_no_requests_of_clients(dat
     refused = {"finish": "refused", "status": 400, "engine": None}
     others += [row(500 + n, SINCE + 12 * HOUR_US + n * 10**6, 1000, **refused) for n in range(20)]
     write_rows(database, others)
-    document = office.document(asked)
+    document = reports.document(asked)
     assert [(line.model, line.requests, line.unanswered) for line in document.data] == [("a", 4, 0), ("base", 4, 20)]
     assert document.levels[0].realised_nano_usd == alone.levels[0].realised_nano_usd == 24 * NANO * 1000 // 8
     for before, after in zip(alone.comparators, document.comparators, strict=True):
@@ -141,16 +143,16 @@ def test_a_bill_of_the_past_is_the_same_before_and_after_calibrating(database: E
         asked_on(range(20), "support", prompt_tokens=300, completion_tokens=10)
         + asked_on(range(20), None, prompt_tokens=10, completion_tokens=300),
     )
-    office = office_of(database, tmp_path)
+    reports = office_of(database, tmp_path)
     measured = SINCE + 10 * DAY_US + 5 * HOUR_US + 12_345
     closed, open_since = CostQuery(SINCE, measured, ("adapter", "tenant")), CostQuery(measured, TODAY)
-    before, later_before = office.document(closed), office.document(open_since)
-    office.store.add(EvidenceKind.WEIGHTS, WEIGHTS, measured)
-    assert office.document(closed) == before
-    later = office.document(open_since)
+    before, later_before = reports.document(closed), reports.document(open_since)
+    reports.store.add(EvidenceKind.WEIGHTS, WEIGHTS, measured)
+    assert reports.document(closed) == before
+    later = reports.document(open_since)
     assert later.weights.startswith("measured on ")
     assert later.data[0].cost_nano_usd != later_before.data[0].cost_nano_usd
-    both = office.document(CostQuery(SINCE, TODAY))
+    both = reports.document(CostQuery(SINCE, TODAY))
     assert parts_of(both) == both.bill_nano_usd
     assert "; before 20" in both.weights
     assert both.weights.endswith("`turntable costs calibrate` measures")
@@ -158,15 +160,15 @@ def test_a_bill_of_the_past_is_the_same_before_and_after_calibrating(database: E
         assert abs((line.cost_nano_usd or 0) - (first.cost_nano_usd or 0) - (second.cost_nano_usd or 0)) <= 2
 
 
-def test_a_calibration_changes_no_bill_that_ended_before_it_in_this_very_hour(office: CostReports) -> None:
+def test_a_calibration_changes_no_bill_that_ended_before_it_in_this_very_hour(reports: CostReports) -> None:
     question = CostQuery(until_us=now_us())
-    before = office.document(question)
-    office.store.add(EvidenceKind.WEIGHTS, WEIGHTS)
-    assert office.document(question) == before
+    before = reports.document(question)
+    reports.store.add(EvidenceKind.WEIGHTS, WEIGHTS)
+    assert reports.document(question) == before
 
 
 @pytest.fixture
-def office(database: Engine, tmp_path: Path) -> CostReports:
+def reports(database: Engine, tmp_path: Path) -> CostReports:
     """An hour up to now, with two models at work."""
     begin = now_us() - HOUR_US
     run_of(database, begin, now_us(), Decimal("0.7"))

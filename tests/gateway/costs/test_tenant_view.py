@@ -7,11 +7,10 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
+from gateway.clock import DAY_US, HOUR_US, now_us
+from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE
-from gateway.costs.report import CostQuery
-from gateway.costs.tenant_view import asked_by_tenant, only_of
-from gateway.metering import now_us
-from gateway.money import DAY_US, HOUR_US
+from gateway.costs.report import tenant_query
 from tests.gateway.conftest import Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
@@ -47,8 +46,8 @@ def test_a_tenants_line_tells_its_cost_and_not_how_much_of_it_is_idle_time(datab
     write_rows(
         database, [row(n, DAY + n * HOUR_US, tenant=t, prompt_tokens=10) for n, t in enumerate(["acme", "rival"])]
     )
-    office = office_of(database, tmp_path)
-    document = only_of("acme", office.document(asked_by_tenant(CostQuery(DAY, DAY + DAY_US))))
+    reports = office_of(database, tmp_path)
+    document = reports.tenant_document(CostQuery(DAY, DAY + DAY_US), "acme")
     (line,) = document.data
     assert line.tenant == "acme"
     assert line.cost_nano_usd == pytest.approx(12 * 10**9, abs=1)
@@ -57,6 +56,6 @@ def test_a_tenants_line_tells_its_cost_and_not_how_much_of_it_is_idle_time(datab
 
 
 def test_a_tenant_sees_whole_days_so_that_no_moment_tells_who_else_was_there() -> None:
-    asked = asked_by_tenant(CostQuery(DAY + 7 * HOUR_US, DAY + 7 * HOUR_US + 1))
+    asked = tenant_query(CostQuery(DAY + 7 * HOUR_US, DAY + 7 * HOUR_US + 1))
     assert (asked.since_us, asked.until_us) == (DAY, DAY + DAY_US)
     assert asked.group_by == ("tenant", "adapter")

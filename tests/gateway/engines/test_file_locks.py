@@ -67,9 +67,9 @@ def test_nothing_is_loaded_whose_files_are_going(tmp_path: Path) -> None:
 ANOTHER_GATEWAY = """
 import sys
 from pathlib import Path
-from gateway.engines.file_locks import Leases
+from gateway.engines.file_locks import AdapterFileLocks
 try:
-    with Leases(Path(sys.argv[1])).deleting(sys.argv[2]):
+    with AdapterFileLocks(Path(sys.argv[1])).deleting(sys.argv[2]):
         print("deleted")
 except Exception as error:
     print(error)

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
 from tests.gateway.engines.test_pool import eventually
 
@@ -31,6 +31,7 @@ class Engine(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.told = {"/health": {}, "/version": {"version": "0.32.0"}} | told
         self.over = threading.Event()
+        self.health_s = 0.0
 
     @property
     def url(self) -> str:
@@ -42,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Engine
 
     def do_GET(self) -> None:
+        if self.path == "/health":
+            self.server.over.wait(self.server.health_s)
         found = self.server.told.get(self.path.partition("?")[0])
         body = b"" if found is None else json.dumps(found).encode()
         self.send_response(404 if found is None else 200)
@@ -102,10 +105,29 @@ def test_an_engine_that_sends_headers_and_no_token_is_left_alone_and_ready_says_
         assert eventually(lambda: http.get("/ready").status_code == 503 or engines(http)[0]["circuit"] != "open")
 
 
+def test_an_attached_engine_that_answers_its_health_check_late_is_not_taken_for_dead(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, hang_timeout_s=10)
+    with engine_that_tells() as engine, running_gateway(settings, engine.url) as url, client(url) as http:
+        wait_until_ready(url)
+        engine.health_s = 2.0  # a health check waits for one second
+        states = set()
+        for _ in range(12):
+            states.add(engines(http)[0]["state"])
+            threading.Event().wait(0.5)
+        assert states == {"ready"}
+        assert eventually(lambda: engines(http)[0]["state"] == "hung")
+        assert "no sign of life" in http.get("/ready").json()["error"]["message"]
+        threading.Event().wait(3)
+        assert engines(http)[0]["state"] == "hung"
+        engine.health_s = 0.0
+        assert eventually(lambda: engines(http)[0]["state"] == "ready")
+        assert engines(http)[0]["restarts"] == 0
+
+
 def test_a_stream_that_stops_in_its_middle_each_time_opens_the_circuit(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, idle_timeout_s=0.3)
-    canned = MockSettings(tokens=8, itl_ms=1, fault=Fault.HANG_MID_STREAM)
-    with serving(canned) as engine, running_gateway(settings, engine.url) as url, client(url) as http:
+    engine_settings = MockSettings(tokens=8, itl_ms=1, fault=Fault.HANG_MID_STREAM)
+    with serving(engine_settings) as engine, running_gateway(settings, engine.url) as url, client(url) as http:
         wait_until_ready(url)
         for _ in range(3):
             assert "engine_idle_timeout" in http.post("/v1/chat/completions", json=ASKED | {"stream": True}).text
@@ -161,9 +183,9 @@ def test_no_odd_answer_ends_anything(tmp_path: Path, path: str) -> None:
 
 
 def test_an_attached_engine_with_a_key_is_served_with_the_operators_and_named_without_it(tmp_path: Path) -> None:
-    canned = MockSettings(tokens=2, api_key="what the operator gave it")
+    engine_settings = MockSettings(tokens=2, api_key="what the operator gave it")
     (tmp_path / "without").mkdir()
-    with serving(canned) as engine:
+    with serving(engine_settings) as engine:
         with running_gateway(Settings(data_dir=tmp_path / "without"), engine.url) as url, client(url) as http:
             assert eventually(lambda: "engine_api_key" in engines(http)[0]["reason"])
         (tmp_path / "with").mkdir()

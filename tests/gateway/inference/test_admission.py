@@ -11,12 +11,22 @@ from gateway.inference.admission import Admission
 
 
 @asynccontextmanager
+async def slot(admission: Admission) -> AsyncIterator[None]:
+    """Hold a slot."""
+    await admission.acquire()
+    try:
+        yield
+    finally:
+        admission.release()
+
+
+@asynccontextmanager
 async def holding(admission: Admission, count: int) -> AsyncIterator[asyncio.Event]:
     """Hold `count` slots until the event is set."""
     release = asyncio.Event()
 
     async def hold() -> None:
-        async with admission.slot():
+        async with slot(admission):
             await release.wait()
 
     tasks = [asyncio.create_task(hold()) for _ in range(count)]
@@ -37,7 +47,7 @@ async def test_slots_are_given_back_however_the_request_ends() -> None:
     admission = Admission(2, max_waiting=0, max_wait_s=1)
     for _ in range(5):
         with pytest.raises(ZeroDivisionError):
-            async with admission.slot():
+            async with slot(admission):
                 _ = 1 / 0
     assert admission.running == 0
 
@@ -46,7 +56,7 @@ async def test_those_who_wait_go_in_order() -> None:
     admission, order = Admission(1, max_waiting=10, max_wait_s=60), list[int]()
 
     async def request(number: int) -> None:
-        async with admission.slot():
+        async with slot(admission):
             order.append(number)
 
     async with holding(admission, 1) as release:
@@ -62,7 +72,7 @@ async def test_a_full_queue_turns_the_next_away_at_once() -> None:
     admission = Admission(1, max_waiting=1, max_wait_s=60)
 
     async def request() -> None:
-        async with admission.slot():
+        async with slot(admission):
             pass
 
     async with holding(admission, 1):
@@ -80,7 +90,7 @@ async def test_a_wait_past_the_deadline_is_refused_and_leaves_the_queue() -> Non
     admission = Admission(1, max_waiting=5, max_wait_s=0.01)
     async with holding(admission, 1):
         with pytest.raises(OverloadedError, match="within"):
-            async with admission.slot():
+            async with slot(admission):
                 pass
         assert admission.waiting == 0
     assert admission.running == 0
@@ -90,7 +100,7 @@ async def test_a_client_that_leaves_the_queue_loses_no_slot() -> None:
     admission = Admission(1, max_waiting=5, max_wait_s=60)
 
     async def request() -> None:
-        async with admission.slot():
+        async with slot(admission):
             pass
 
     async with holding(admission, 1) as release:
@@ -106,11 +116,11 @@ async def test_a_client_that_leaves_the_queue_loses_no_slot() -> None:
 async def test_retry_after_grows_with_the_queue() -> None:
     admission = Admission(1, max_waiting=1000, max_wait_s=60)
     for _ in range(3):
-        async with admission.slot():
+        async with slot(admission):
             await asyncio.sleep(0.02)
 
     async def request() -> None:
-        async with admission.slot():
+        async with slot(admission):
             pass
 
     async with holding(admission, 1):

@@ -5,8 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.core import InferenceRequest
 from gateway.errors import InvalidRequestError
-from gateway.inference.formats import APIS, Api, InferenceRequest
+from gateway.inference.formats import APIS, Api
 
 CHAT = APIS["/v1/chat/completions"]
 HI = [{"role": "user", "content": "hi"}]
@@ -174,7 +175,7 @@ def test_sequences_are_prompts_times_answers(path: str, fields: dict[str, Any], 
 def test_the_engine_gets_our_salt_and_never_the_clients(path: str) -> None:
     api = APIS[path]
     request = parse(api, GOOD[path] | {"model": "m", "cache_salt": "theirs"})
-    salt = orjson.loads(api.engine_body(request, "m", "ours"))["cache_salt"]
+    salt = orjson.loads(api.engine_body(request, "m", salt="ours"))["cache_salt"]
     assert salt == ("ours" if api.salted else "theirs")
     assert api.salted == (api.metered)
 

@@ -106,7 +106,7 @@ def test_the_engines_words_about_a_failure_are_held_back(path: str, failure: byt
     stream = rewriter(path)
     assert stream.feed(failure) == b""
     assert stream.failure is not None
-    assert stream.told == failure.removesuffix(b"\n\n")
+    assert stream.failure_event == failure.removesuffix(b"\n\n")
     assert stream.feed(b"".join(STREAMS[path])) == b""
     assert not stream.saw_end
 

@@ -41,7 +41,9 @@ def parse(path: str, body: object) -> dict[str, Any]:
 @pytest.mark.parametrize("killer", KILLERS, ids=[killer.name for killer in KILLERS])
 def test_every_known_killer_is_refused_by_field_or_loses_the_field(killer: Killer) -> None:
     if killer.param in CUT_BACK:
-        assert killer.param not in parse(killer.path, killer.body)
+        api = APIS[killer.path]
+        sent = api.engine_body(api.parse(json.dumps(killer.body).encode(), "base"), "base")
+        assert killer.param not in json.loads(sent)
         return
     with pytest.raises(InvalidRequestError) as refused:
         parse(killer.path, killer.body)

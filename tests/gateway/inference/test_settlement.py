@@ -9,6 +9,7 @@ from gateway.costs.request_price import RequestPrices
 from gateway.engines.client import EngineUsage
 from gateway.inference.settlement import Settlement
 from gateway.metering import Entry, Finish
+from gateway.metrics import Metrics
 
 
 async def settled(*answers: EngineUsage) -> Entry:
@@ -23,7 +24,7 @@ async def settled(*answers: EngineUsage) -> Entry:
     kept: list[Entry] = []
     ledger: Any = SimpleNamespace(note=lambda _entry: None, settle=kept.append)
     pool: Any = SimpleNamespace(ready=[engine])
-    settlement = Settlement(ledger, pool, RequestPrices(), Background().group("asking"))
+    settlement = Settlement(ledger, pool, RequestPrices(), Metrics(), Background().group("asking"))
     entry = Entry("r", "acme", "k", "base", None, None, False, "/v1/chat/completions", engine="engine-0")
     entry.engine_run, entry.finish = "run-1", Finish.CLIENT_ABORT
     settlement.settle(entry)

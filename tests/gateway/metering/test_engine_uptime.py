@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from gateway.metering import now_us
+from gateway.clock import now_us
 from gateway.metering.engine_uptime import EngineRuns
 
 

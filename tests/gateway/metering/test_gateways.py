@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select, update
 
+from gateway.clock import now_us
 from gateway.core import Usage, UsageSource
-from gateway.metering import Entry, Ledger, gateways, now_us, usage_ledger
-from gateway.metering.gateways import GONE_US, gateway_runs
+from gateway.metering import Entry, Ledger, gateways, usage_ledger
+from gateway.metering.gateways import GATEWAY_GONE_US
+from gateway.metering.tables import gateway_runs
 from tests.gateway.metering.test_ledger import entry, rows_of
 
 # What a gateway wrote before rows named their gateway, their attempt and their engine run.
@@ -62,13 +64,13 @@ def test_a_gateway_that_was_killed_and_restarted_marks_its_own_rows_and_nobody_e
     assert ledger.interrupted_at_start == 1
     assert states(ledger, database) == {"req_living": "open", "req_killed": "interrupted"}
     end(living, kill=True)
-    ledger.beat()
+    ledger.heartbeat()
     assert states(ledger, database)["req_living"] == "open", "it was seen a moment ago"
-    long_ago = now_us() - GONE_US - 1
+    long_ago = now_us() - GATEWAY_GONE_US - 1
     with database.begin() as connection:
         connection.execute(update(gateway_runs).values(seen_us=long_ago))
         connection.execute(update(usage_ledger).values(opened_us=long_ago))
-    ledger.beat()
+    ledger.heartbeat()
     assert states(ledger, database) == {"req_living": "interrupted", "req_killed": "interrupted"}
     ledger.close()
 
@@ -89,7 +91,7 @@ def test_a_row_that_is_settled_after_it_was_taken_for_lost_is_settled(database: 
     ledger.open(row)
     ledger.flush()
     with database.begin() as connection:
-        assert gateways.sweep_own(connection, ledger.gateway, ()) == 1
+        assert gateways.interrupt_own_rows(connection, ledger.gateway, ()) == 1
     assert states(ledger, database) == {"req_1": "interrupted"}
     row.usage, row.evidence = Usage(10, 20), UsageSource.EXACT
     ledger.settle(row)
@@ -106,7 +108,7 @@ def test_what_a_running_request_has_used_is_kept_when_its_process_is_killed(data
         ledger.note(row)
     ledger.flush()
     with database.begin() as connection:
-        gateways.sweep_own(connection, ledger.gateway, ())
+        gateways.interrupt_own_rows(connection, ledger.gateway, ())
     (kept,) = rows_of(ledger, database)
     told = (kept["state"], kept["evidence"], kept["prompt_tokens"], kept["completion_tokens"], kept["engine"])
     assert told == ("interrupted", "last_continuous", 10, 9, "engine-0")

@@ -17,7 +17,7 @@ from gateway.core import Usage, UsageSource
 from gateway.database import open_database
 from gateway.errors import DiskError
 from gateway.metering import Entry, Finish, Ledger, usage_ledger
-from gateway.metering.journal import Journal, abandoned
+from gateway.metering.journal import Journal, abandoned_journals
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_line_that_the_database_never_takes_is_put_aside(
         ledger.open(row)
     assert [row["request_id"] for row in rows_of(ledger, database)] == ["req_1", "req_2"]
     assert b"req_broken" in (folder / "rejected").read_bytes()
-    assert "put aside" in caplog.text
+    assert "was rejected" in caplog.text
     assert "tenant" in caplog.text
 
 
@@ -141,7 +141,7 @@ def test_a_disk_that_cannot_take_what_is_put_aside_stops_nothing_for_good(
     broken.tenant = None  # type: ignore[assignment]
     for row in (broken, entry("req_1")):
         ledger.open(row)
-    while "cannot be taken over" not in caplog.text:
+    while "cannot be folded" not in caplog.text:
         threading.Event().wait(0.01)
     (folder / "rejected").rmdir()
     assert [row["request_id"] for row in rows_of(ledger, database)] == ["req_1"]
@@ -221,7 +221,7 @@ def test_the_folding_thread_outlives_an_exception_that_nobody_expected(
     with database.begin() as connection:  # a trigger, a missing right: no fault of the line's
         connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN choices TO away"))
     ledger.open(entry("req_1"))
-    while "cannot be taken over" not in caplog.text:
+    while "cannot be folded" not in caplog.text:
         threading.Event().wait(0.01)
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN away TO choices"))
@@ -252,7 +252,7 @@ def test_folding_the_same_journal_twice_changes_nothing(database: Engine, folder
         ledger.close()
     assert found[0] == found[1]
     assert len(found[0]) == 1
-    assert not list(abandoned(folder))
+    assert not list(abandoned_journals(folder))
 
 
 def test_on_a_full_disk_nothing_is_opened_and_what_runs_is_settled_later(database: Engine, folder: Path) -> None:

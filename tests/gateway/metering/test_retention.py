@@ -7,17 +7,17 @@ import pytest
 from sqlalchemy import Engine, func, insert, select
 
 from adapters.audit import read_entries
+from gateway.clock import DAY_US, HOUR_US
 from gateway.engines.client import EngineCounters
 from gateway.errors import InvalidRequestError
 from gateway.metering import usage_ledger
-from gateway.metering.reconcile.engine_counters import CountedTokens, EngineCounterStore, Reading
-from gateway.metering.reconcile.ledger_totals import LedgerTotals, keep_booked
+from gateway.metering.reconcile.engine_counters import CountedTokens, CounterReading, EngineCounterStore
+from gateway.metering.reconcile.ledger_totals import LedgerTotals, keep_pruned_totals
 from gateway.metering.reconcile.reconciliation import Reconciliation
 from gateway.metering.reconcile.verdict import Agreement
 from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.tables import usage_hours
 from gateway.metering.usage_summary import UsageSummary
-from gateway.money import DAY_US, HOUR_US
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.metering.test_usage_summary import NOW, by_hand, random_rows, totals_of
 
@@ -26,7 +26,7 @@ RUN = "1764000000.000001"
 
 def retention(database: Engine) -> tuple[UsageSummary, Retention]:
     summary = UsageSummary(database)
-    return summary, Retention(database, summary, keep_booked)
+    return summary, Retention(database, summary, keep_pruned_totals)
 
 
 def rows_left(database: Engine) -> int:
@@ -81,14 +81,14 @@ def test_a_lost_row_that_is_settled_after_its_hour_was_summed_up_is_summed_again
 def test_deleted_rows_still_count_when_the_ledger_is_held_against_the_engine(database: Engine) -> None:
     counts = EngineCounterStore(database, "process")
     first = NOW - 40 * HOUR_US
-    counts.take("engine-0", Reading(first, first, EngineCounters(1000, 0, 1000, RUN)))
+    counts.record("engine-0", CounterReading(first, first, EngineCounters(1000, 0, 1000, RUN)))
     fields: dict[str, Any] = {"engine_run": RUN, "prompt_tokens": 5, "completion_tokens": 7, "choices": 2}
     write_rows(database, [row(number, NOW - number * HOUR_US, **fields) for number in range(2, 32)])
-    counts.take("engine-0", Reading(NOW, NOW, EngineCounters(1300, 0, 1210, RUN)))
+    counts.record("engine-0", CounterReading(NOW, NOW, EngineCounters(1300, 0, 1210, RUN)))
     reconciliation = Reconciliation(database, counts, lambda: None)
     _, keeper = retention(database)
     for _ in range(2):
-        (judgement,) = reconciliation.judge_all(0)
+        (judgement,) = reconciliation.reconcile_all(0)
         assert judgement.agreement is Agreement.AGREES
         assert [(one.ledger, one.engine) for one in judgement.kinds] == [(300, 300), (0, 0), (210, 210)]
         keeper.prune(NOW - 12 * HOUR_US)
@@ -109,7 +109,7 @@ def test_a_forgotten_tenant_is_nowhere_and_its_sums_are_still_there(database: En
     summary, keeper = retention(database)
     keeper.prune(NOW - DAY_US)
     before = totals_of(summary.window(0, NOW).sums)
-    forgotten = TenantErasure(database, lambda: None).forget("acme", actor="k_admin")
+    forgotten = TenantErasure(database, lambda: None).erase("acme", actor="k_admin")
     sums = summary.window(0, NOW).sums
     assert totals_of(sums) == before
     assert {one.tenant for one in sums} == {"other", forgotten.pseudonym}
@@ -130,5 +130,5 @@ def test_who_has_no_usage_or_is_the_gateway_cannot_be_forgotten(database: Engine
     with database.begin() as connection:
         connection.execute(insert(usage_ledger).values(row(1, NOW, tenant="turntable", key_id="turntable")))
     with pytest.raises(InvalidRequestError, match=why):
-        TenantErasure(database, lambda: None).forget(tenant, actor="admin")
+        TenantErasure(database, lambda: None).erase(tenant, actor="admin")
     assert rows_left(database) == 1

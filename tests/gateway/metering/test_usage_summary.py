@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
+from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.request_price import RequestPrices
 from gateway.engines.client import EngineUsage
-from gateway.metering import now_us
 from gateway.metering.reconcile.recovery import Recovery
 from gateway.metering.tables import adapter_loads, engine_hours, usage_hours, usage_summed
 from gateway.metering.usage_queries import COUNTS, SHORT_PROMPT
 from gateway.metering.usage_summary import UsageSummary
-from gateway.money import DAY_US, HOUR_US
 from tests.gateway.costs.ledger_rows import row, write_rows
 
 NOW = now_us()

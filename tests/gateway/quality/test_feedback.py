@@ -20,7 +20,7 @@ from gateway.quality.feedback import Feedback, FeedbackStore
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.releases.conftest import gateway_with_versions
-from trainer.cli import data
+from trainer.cli.data import app as data
 
 ASKED = [{"role": "system", "content": "Triage."}, {"role": "user", "content": "Where is order 7?"}]
 GIVEN = {"role": "assistant", "content": "billing"}
@@ -143,10 +143,10 @@ def test_a_key_that_speaks_twice_at_once_leaves_one_piece(database: Engine) -> N
         connection.execute(insert(usage_ledger).values(**row, model="mine", adapter="mine", stream=False))
     book, caller = FeedbackStore(database, lambda: None), Caller("k", "acme", frozenset({Scope.INFERENCE}))
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: book.keep(Feedback("r", n / 4, comment="x"), caller), range(4)))
+        list(pool.map(lambda n: book.store(Feedback("r", n / 4, comment="x"), caller), range(4)))
     assert len(book.rows(adapter="mine")) == 1
     assert book.count("mine", 0) == (1, 0)
-    book.keep(Feedback("r", -0.1), caller)
+    book.store(Feedback("r", -0.1), caller)
     assert book.count("mine", 0) == (1, 1)
     with pytest.raises(NotFoundError):
-        book.keep(Feedback("other", 1), caller)
+        book.store(Feedback("other", 1), caller)

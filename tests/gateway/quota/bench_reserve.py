@@ -13,8 +13,9 @@ from statistics import median
 
 from gateway.auth import Account, Budget, Limits, Period
 from gateway.background import Background
+from gateway.clock import now_us
 from gateway.database import open_database
-from gateway.metering import Ledger, now_us
+from gateway.metering import Ledger
 from gateway.quota import BudgetLeaseStore, Budgets, RateLimiter
 
 _KEYS, _TENANTS, _ROUNDS = 10_000, 100, 9

@@ -16,13 +16,13 @@ from adapters.cli import app
 from gateway.errors import ConflictError
 from gateway.releases.gate import EvidenceRecorder, PromotionGate, ServedBase
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora, write_base
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.releases.conftest import gateway_with_versions, ready_versions
 from trainer.errors import RunError
-from trainer.training.publish import Promotion, refuse_what_is_not_served
+from trainer.training.publish import Promotion, refuse_unpublishable
 
 MINE = "/admin/v1/adapters/mine"
 TASK = "7" * 64
@@ -78,7 +78,9 @@ def test_only_a_passing_verdict_on_what_is_served_now_opens_the_gate(gated: Atta
     loaded = gated.engine.adapters.keys()
     status, code, sentence = refusal(promote(gated, "v2"))
     assert (status, code) == (409, "verdict_required")
-    assert sentence.startswith("mine@v2 has no verdict, so it may not go live; run `turntable compare TASK --record`")
+    assert sentence.startswith(
+        "mine@v2 has no verdict, so it cannot be promoted; run `turntable compare TASK --record`"
+    )
     assert gated.engine.adapters.keys() == loaded, "what is refused takes nobody's slot"
 
     other = "f" * 64
@@ -144,7 +146,7 @@ def test_publishing_into_a_closed_gate_says_that_it_is_published_and_what_is_mis
     add = ["add", "fresh", str(source), "--promote"]
     refused = CliRunner().invoke(app, add, env=environment)
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(
+    assert refused.stderr.splitlines()[-1].startswith(
         "error: fresh@v1 is published and ready, but not live: fresh@v1 has no verdict, so"
     )
     overridden = CliRunner().invoke(app, [*add, "--override", "trying it out", "--by", "Ada"], env=environment)
@@ -160,10 +162,10 @@ def test_training_for_a_closed_gate_is_refused_before_it_begins(
     gated: Attached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURNTABLE_ADMIN_KEY", KEY)
-    check = partial(refuse_what_is_not_served, [8], gateway_url=gated.url, data_dir=tmp_path)
+    check = partial(refuse_unpublishable, [8], gateway_url=gated.url, data_dir=tmp_path)
     check(promotion=Promotion(OVERRIDE))
     check(promotion=None)
-    with pytest.raises(RunError, match="wants a verdict, which a version gets after it is published"):
+    with pytest.raises(RunError, match="requires a verdict, which a version gets after it is published"):
         check(promotion=Promotion())
 
 
@@ -204,7 +206,7 @@ def test_an_approval_takes_two_people_and_ends_when_the_version_fails(tmp_path: 
         assert refusal(approve(gateway, "v9"))[0] == 404
         approved = approve(gateway, "v2")
         assert (approved.status_code, approved.json()["approval"]) == (201, "by admin: read the report")
-        assert "approved with the key that now promotes it" in refusal(promote(gateway, "v2"))[2]
+        assert "approved with the key that promotes it" in refusal(promote(gateway, "v2"))[2]
 
         made = gateway.http.post("/admin/v1/keys", json={"name": "carol", "tenant": "ops", "scopes": ["admin"]}).json()
         headers = {"authorization": f"Bearer {made['key']}"}
@@ -222,8 +224,8 @@ def test_an_approval_takes_two_people_and_ends_when_the_version_fails(tmp_path: 
         assert gateway.http.post(f"{MINE}/versions/v2/verify").json()["ok"] is False
         weights.write_bytes(whole)
         assert gateway.http.post(f"{MINE}/versions/v2/verify").json()["ok"] is True
-        assert row(gateway, "v2")["approval"].startswith("withdrawn: it did not pass when it was verified")
-        assert "mine@v2 is not approved (it did not pass" in refusal(carols())[2]
+        assert row(gateway, "v2")["approval"].startswith("withdrawn: it failed verification")
+        assert "mine@v2 is not approved (it failed verification" in refusal(carols())[2]
 
 
 def test_content_that_is_published_again_needs_a_new_approval(database: Engine, tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_content_that_is_published_again_needs_a_new_approval(database: Engine, 
     versions = ready_versions(registry, Store(tmp_path / "adapters"), "mine", tmp_path, 2)
     gate = PromotionGate(ServedBase("base", None), require_verdict=False, require_approval=True)
     evidences = EvidenceRecorder(registry, gate)
-    with pytest.raises(ConflictError, match="published with this very key"):
+    with pytest.raises(ConflictError, match="published with this key"):
         evidences.approve("mine", 2, "looks good", actor="test")
     evidences.approve("mine", 2, "fine", actor="bob")
     judge = partial(gate.judge, actor="carol", override=None)

@@ -1,4 +1,4 @@
-"""Publish, verify and retire over a canned engine: every state is truthful, whatever happens in between."""
+"""Publish, verify and retire over a mock engine: every state is truthful, whatever happens in between."""
 
 import asyncio
 import hashlib
@@ -20,8 +20,8 @@ from adapters import Store, StoreError
 from adapters.archive import pack, unpack
 from gateway.settings import Settings
 from gateway.threads import entered_in_file_thread
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.conftest import TURNTABLE
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
@@ -83,10 +83,10 @@ def test_an_adapter_without_effect_is_quarantined_with_evidence_and_never_routed
     gateway.engine.inert.add("mine")
     refused = upload(gateway.http, "mine", directory(tmp_path, 1))
     assert refused.status_code == 422
-    assert "changes nothing" in refused.json()["error"]["message"]
+    assert "has no effect" in refused.json()["error"]["message"]
     (version,) = document_of(gateway.http, "mine")["versions"]
     assert version["state"] == "quarantined"
-    assert "changes nothing" in version["reason"]
+    assert "has no effect" in version["reason"]
     assert version["evidence"][0]["document"]["verdict"] == "no_effect"
     assert gateway.chat(model="mine@v1").status_code == 404
     promoted = gateway.http.post("/admin/v1/adapters/mine/promote", json={"version": "v1"})
@@ -260,7 +260,7 @@ def test_files_stay_while_another_name_has_the_same_content(gateway: Attached, t
     upload(gateway.http, "mine", directory(tmp_path, 1))
     digest = upload(gateway.http, "other", directory(tmp_path, 1)).json()["digest"]
     retired = gateway.http.delete("/admin/v1/adapters/mine/versions/1").json()
-    assert retired["files"] == "kept: they are also those of other@v1"
+    assert retired["files"] == "kept: other@v1 has the same files"
     assert (gateway.data_dir / "adapters" / digest).exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import trainer.cli as commands
+from tests.trainer import commands
 from tests.trainer.cli.test_commands import run
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.report.comparisons import HOSTILE, measure, report, saved, write_run
