@@ -1,9 +1,7 @@
-"""When requests are sent: a closed loop of workers, or an open loop that does not wait for answers.
+"""Arrival processes: a closed loop of users, or an open loop that does not wait for answers.
 
-`send` gets the time at which the request was meant to leave, and the client's own lateness. In an open loop the
-intended time is fixed in advance, so a server (or client) that falls behind makes latencies longer instead of the load
-lighter.
-
+`send` gets the intended send time and the client's own lateness. In an open loop intended times are fixed in advance,
+so a server (or client) that falls behind makes latencies longer instead of the load lighter (no coordinated omission).
 Open-loop times come from a process of mean gap 1 (constant, Poisson, or gamma) stretched by a rate that may ramp.
 """
 

@@ -1,9 +1,9 @@
-"""Whether a server keeps up with a steady load: what was sent, what was answered meanwhile, and if a queue grew.
+"""Detect a growing queue under steady load: requests sent, answered meanwhile, and how latency grows over the test.
 
-A short test hides an overload: the queue has no time to become long, and all that was sent is answered in the end. In
-an overload of share g, however, answers take longer by g seconds with every second that passes, and requests are left
-over when the last one has been sent. Both are looked for, in the time after the first answer, so that a server that
-only fills up at the start is not taken for one that falls behind.
+A short test hides an overload: the queue has no time to become long, and everything sent is answered in the end. In an
+overload of share g, however, latency grows by g seconds per second, and requests are left over when the last one has
+been sent. Both are judged after the first answer, so a server that only fills up at the start does not count as one
+that falls behind.
 """
 
 import math
@@ -61,7 +61,7 @@ class Backlog:
 
 
 @dataclass(slots=True)
-class Course:
+class LoadTimeline:
     """A test over time, in slots; can be added up with that of another process."""
 
     doublings: int = 0
@@ -83,7 +83,7 @@ class Course:
         while len(self.slots) > MOST_SLOTS:
             self._double()
 
-    def merge(self, other: "Course") -> None:
+    def merge(self, other: "LoadTimeline") -> None:
         """Take in the course of another process."""
         while self.doublings < other.doublings:
             self._double()

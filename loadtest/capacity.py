@@ -1,4 +1,4 @@
-"""How many requests per second a server takes within limits: doubling until it does not, then halving the interval."""
+"""Capacity search: the highest request rate within an SLO, by doubling and then bisection."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace

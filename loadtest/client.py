@@ -1,4 +1,4 @@
-"""One streamed chat request over raw connections, timed as its bytes come; and plain questions to the server."""
+"""Client for one OpenAI-compatible server: streamed chat requests timed as bytes arrive; GET and POST of JSON."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Whether the load tester itself was the bottleneck: its lateness and its processor time, measured and judged."""
+"""Detect client saturation: lateness and CPU share of the load tester itself, against limits."""
 
 import asyncio
 import time

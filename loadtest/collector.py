@@ -1,10 +1,10 @@
-"""What a running test knows so far: sums by model, cold or warm, and near a promotion; and which models are warm."""
+"""Live totals of a running test: metrics by model, cold or warm, near a promotion; and which models are warm."""
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from loadtest.backlog import Course
+from loadtest.backlog import LoadTimeline
 from loadtest.metrics import MetricAccumulator, Slo, ttft_ms
 from loadtest.records import RequestRecord
 
@@ -21,7 +21,7 @@ class LiveTotals:
     cold: MetricAccumulator
     warm: MetricAccumulator
     near_promotion: MetricAccumulator
-    course: Course = field(default_factory=Course)
+    course: LoadTimeline = field(default_factory=LoadTimeline)
 
     @classmethod
     def empty(cls, slo: Slo, models: Iterable[str] = ()) -> "LiveTotals":

@@ -1,6 +1,6 @@
-"""Two reports side by side: what changed, and whether it changed by more than repeats of the same test differ.
+"""Compare two reports: which measures changed by more than repeats of the same test differ.
 
-The figures by which load levels and reports are compared, read from reports as JSON.
+Reports are read as JSON; Welch's t-test with a family-wise level decides between better, worse and noise.
 """
 
 from collections.abc import Mapping, Sequence

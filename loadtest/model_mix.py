@@ -1,9 +1,9 @@
-"""Which model gets the next request: the popularity of adapters, fixed or changing over the test.
+"""Model mix: which model gets the next request, by a popularity that is fixed or changes over the test.
 
 uniform          equal shares, in shuffled rounds
 weights:5,3,1    shares as given, in the order of --models
 zipf:1.0         share of the i-th model is 1/i^s: a true power law
-geometric:1.5    share of the i-th model is a^-i: what some tools call Zipf; the tail vanishes after about ten
+geometric:1.5    share of the i-th model is a^-i: some tools call it Zipf; the tail vanishes after about ten
 drift:1.0:500    zipf, whose ranks shift by one model every 500 requests
 churn:1.0:500:4  zipf over 4 of the models at a time; every 500 requests the oldest one leaves and another enters
 """

@@ -1,4 +1,4 @@
-"""Promotions while the load runs: over the admin API of a gateway, given by address and key, as an operator would."""
+"""Promote versions while the load runs, over the admin API of a gateway."""
 
 import asyncio
 import math

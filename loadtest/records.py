@@ -1,4 +1,4 @@
-"""The raw facts about one request, as kept in memory while it runs and as one JSON line on disk."""
+"""Raw record of one request: times, tokens and error, in memory while it runs and as one JSON line on disk."""
 
 from dataclasses import dataclass, field
 from itertools import groupby

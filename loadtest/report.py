@@ -1,7 +1,4 @@
-"""What a load level costs: the price of the server's time over what it got done in it.
-
-The result of a load test: what was asked, what came of it, and whether it can be believed.
-"""
+"""The report of a load test: settings, latency and throughput, cost per request, and whether the figures are valid."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field

@@ -1,9 +1,4 @@
-"""Before the clock starts: does the server serve what will be asked, and has every model been warmed up?
-
-Where a report comes from: when, with which version, on which machine, of which server and models.
-
-One load test from start to end: check the server, warm up, send the requests, sum up.
-"""
+"""Run one load test from start to end: check the server, warm up, send the requests, sum up."""
 
 import asyncio
 import signal

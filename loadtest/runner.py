@@ -1,8 +1,7 @@
-"""The load itself, in this process: send what is planned when it is due, and collect what comes of it.
+"""Drive the load: send planned requests when they are due and collect their records, in one process or several.
 
-The load from several processes, for rates that one core cannot send: each sends its share of one plan.
-
-All processes read the same monotonic clock, so their times need no correction.
+Several processes serve rates that one core cannot send; each sends its share of one plan. All of them read the same
+monotonic clock, so their times need no correction.
 """
 
 import asyncio

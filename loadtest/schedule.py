@@ -1,4 +1,4 @@
-"""From settings to requests: which one leaves when, to which model, with which words."""
+"""Request schedule: which request leaves when, to which model, with which prompt; made from the settings and a seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from loadtest.model_mix import model_sequence
 from loadtest.settings import RunSettings
 from loadtest.traces import TraceRow, read_trace
 from loadtest.workload import (
-    Ask,
     Lengths,
+    PromptSpec,
     RequestSpec,
-    assigned,
+    assign_models,
     conversations,
     drawn_prompts,
     fresh_prompts,
     random_texts,
+    random_words,
     read_prompts,
-    replayed,
-    words,
+    replay_trace,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Chances:
+class RandomStreams:
     """A stream of chance for everything that is drawn, independent of each other.
 
     One seed for two generators makes their draws go together: popular models would come in bursts.
@@ -40,7 +40,7 @@ class Chances:
     prefix: np.random.SeedSequence
 
     @classmethod
-    def of(cls, settings: RunSettings) -> "Chances":
+    def of(cls, settings: RunSettings) -> "RandomStreams":
         """Those of one run: the same settings make the same."""
         return cls(*np.random.SeedSequence(settings.seed, spawn_key=(settings.run,)).spawn(5))
 
@@ -58,9 +58,9 @@ class Plan:
     @classmethod
     def of(cls, settings: RunSettings, part: int = 0, parts: int = 1) -> "Plan":
         """Part `part` of `parts`, which get the requests in turn; InvalidWorkloadError when files are no good."""
-        rows, chances = _trace_rows(settings), Chances.of(settings)
+        rows, chances = _trace_rows(settings), RandomStreams.of(settings)
         named = dict.fromkeys([*settings.models, *(row.adapter for row in rows if row.adapter)])
-        specs = assigned(
+        specs = assign_models(
             _asks(settings, rows, chances),
             model_sequence(settings.popularity, settings.models, chances.models),
             settings.most_requests,
@@ -89,9 +89,9 @@ def _trace_rows(settings: RunSettings) -> list[TraceRow]:
     return read_trace(settings.trace, settings.trace_format, settings.requests)
 
 
-def _asks(settings: RunSettings, rows: list[TraceRow], chances: Chances) -> Iterator[Ask]:
+def _asks(settings: RunSettings, rows: list[TraceRow], chances: RandomStreams) -> Iterator[PromptSpec]:
     if rows:
-        return replayed(rows, chances.prompts, settings.speedup)
+        return replay_trace(rows, chances.prompts, settings.speedup)
     output = Lengths.parse(settings.output_tokens, "--output-tokens") if settings.output_tokens else None
     synthetic = settings.prompt_words or settings.turns > 1 or settings.prefix_words or output
     if not synthetic or settings.prompts:
@@ -102,7 +102,7 @@ def _asks(settings: RunSettings, rows: list[TraceRow], chances: Chances) -> Iter
         )
         return _with_lengths(asks, output, chances.lengths)
     prompt = Lengths.parse(settings.prompt_words or "32", "--prompt-words")
-    prefix = words(np.random.default_rng(chances.prefix), settings.prefix_words)
+    prefix = random_words(np.random.default_rng(chances.prefix), settings.prefix_words)
     if settings.turns > 1:
         return conversations(
             settings.turns, settings.conversations, prompt, output, settings.max_tokens, prefix, chances.prompts
@@ -110,14 +110,16 @@ def _asks(settings: RunSettings, rows: list[TraceRow], chances: Chances) -> Iter
     return random_texts(prompt, output, settings.max_tokens, prefix, chances.prompts)
 
 
-def _with_lengths(asks: Iterator[Ask], output: Lengths | None, seed: np.random.SeedSequence) -> Iterator[Ask]:
+def _with_lengths(
+    asks: Iterator[PromptSpec], output: Lengths | None, seed: np.random.SeedSequence
+) -> Iterator[PromptSpec]:
     if output is None:
         return asks
     rng = np.random.default_rng(seed)
-    return (Ask(ask.messages, output.draw(rng), exact=True) for ask in asks)
+    return (PromptSpec(ask.messages, output.draw(rng), exact=True) for ask in asks)
 
 
-def _times_s(settings: RunSettings, rows: list[TraceRow], chances: Chances) -> Iterator[float] | None:
+def _times_s(settings: RunSettings, rows: list[TraceRow], chances: RandomStreams) -> Iterator[float] | None:
     if settings.arrivals == "trace":
         return (row.at_s / settings.speedup for row in rows)
     if settings.rate is None:

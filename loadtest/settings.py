@@ -1,4 +1,4 @@
-"""Everything that defines a load test, checked when it is made."""
+"""Settings of a load test, validated on construction."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""More than one run: repeats, mixes of models, a sweep over loads, and the search for the capacity within an SLO."""
+"""Studies of several runs: repeats, model mixes, and a sweep over load levels up to saturation."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,7 +96,7 @@ def fresh_runs(measure: Measured) -> Measured:
     return measured
 
 
-async def measured_level(label: str, settings: RunSettings, repeats: int, measure: Measured) -> Level:
+async def measure_level(label: str, settings: RunSettings, repeats: int, measure: Measured) -> Level:
     """Run the same load `repeats` times."""
     level = Level(label, settings.rate_per_s or settings.concurrency)
     for repeat in range(repeats):
@@ -114,7 +114,7 @@ async def compare_mixes(
     study, measure = Study("run", [], ""), fresh_runs(measure)
     for models in mixes:
         label = models[0] if len(models) == 1 else f"{len(models)} models" if len(mixes) > 1 else "run"
-        study.levels.append(await measured_level(label, replace(settings, models=models), repeats, measure))
+        study.levels.append(await measure_level(label, replace(settings, models=models), repeats, measure))
         if study.levels[-1].is_partial:
             break
     first = study.levels[0]
@@ -131,7 +131,7 @@ async def sweep(
     study = Study("sweep", [], "All loads were answered: the server may be able to do more.")
     measure = fresh_runs(measure)
     for load in loads:
-        level = await measured_level(f"{load:g} {unit}", with_load(load), repeats, measure)
+        level = await measure_level(f"{load:g} {unit}", with_load(load), repeats, measure)
         study.levels.append(level)
         if level.is_partial:
             study.conclusion = "Interrupted before the end."

@@ -1,12 +1,8 @@
-"""Made-up prompts of a wished length: random words, conversations that grow, and the replayed prompts of a trace.
+"""Prompts and answer lengths of a load test: built-in, from a file, synthetic, or replayed from a trace.
 
-Lengths of prompts are counted in words of this vocabulary; how many tokens they are is for the server's tokenizer to
-say, and the report shows its usage. Assistant turns of a conversation are made up too, so that every run sends the
-same prefixes whatever the server answers.
-
-How long prompts and answers are: `128`, `uniform:16:256` or `lognormal:MEAN:CV`.
-
-What is asked for: prompts and their lengths, and which model gets which request, in sending order.
+Lengths are `128`, `uniform:16:256` or `lognormal:MEAN:CV`. Lengths of synthetic prompts are in words of a small
+vocabulary; the report shows the server's usage, which counts them in tokens. Assistant turns of a conversation are
+synthetic too, so every run sends the same prefixes whatever the server answers.
 """
 
 import math
@@ -91,7 +87,7 @@ class RequestSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PromptSpec:
     """What one request says, before it is known which model gets it; `model` when the source names one."""
 
     messages: Messages
@@ -135,16 +131,16 @@ def _prompt(line: bytes, where: str) -> Messages:
     return asked
 
 
-def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: np.random.SeedSequence) -> Iterator[Ask]:
+def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: np.random.SeedSequence) -> Iterator[PromptSpec]:
     """Prompts drawn at random, word for word, without end."""
-    asks = [Ask(prompt, max_tokens) for prompt in prompts]
+    asks = [PromptSpec(prompt, max_tokens) for prompt in prompts]
     rng = np.random.default_rng(seed)
     while True:
         for place in rng.integers(len(asks), size=1024).tolist():
             yield asks[place]
 
 
-def fresh_prompts(max_tokens: int, seed: np.random.SeedSequence) -> Iterator[Ask]:
+def fresh_prompts(max_tokens: int, seed: np.random.SeedSequence) -> Iterator[PromptSpec]:
     """The built-in messages at random, each behind a number of its own, without end.
 
     The number comes first, so that no prefix cache has seen the prompt before.
@@ -153,10 +149,10 @@ def fresh_prompts(max_tokens: int, seed: np.random.SeedSequence) -> Iterator[Ask
     while True:
         places = rng.integers(len(BUILT_IN_PROMPTS), size=1024).tolist()
         for place, number in zip(places, rng.integers(10**8, 10**9, size=1024).tolist(), strict=True):
-            yield Ask([{"role": "user", "content": f"{number}: {BUILT_IN_PROMPTS[place]}"}], max_tokens)
+            yield PromptSpec([{"role": "user", "content": f"{number}: {BUILT_IN_PROMPTS[place]}"}], max_tokens)
 
 
-def assigned(asks: Iterator[Ask], models: Iterator[str], requests: int) -> Iterator[RequestSpec]:
+def assign_models(asks: Iterator[PromptSpec], models: Iterator[str], requests: int) -> Iterator[RequestSpec]:
     """The first `requests` asks with their models: the one they name, else the next one of `models`."""
     for index, ask in zip(range(requests), asks, strict=False):
         yield RequestSpec(index, ask.model or next(models), ask.messages, ask.max_tokens, ask.exact)
@@ -196,49 +192,51 @@ VOCABULARY = (
 BLOCK_WORDS = 512
 
 
-def words(rng: np.random.Generator, count: int) -> str:
+def random_words(rng: np.random.Generator, count: int) -> str:
     """A text of so many random words."""
     return " ".join([VOCABULARY[place] for place in rng.integers(len(VOCABULARY), size=count).tolist()])
 
 
-def random_texts(prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: Seed) -> Iterator[Ask]:
+def random_texts(
+    prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: Seed
+) -> Iterator[PromptSpec]:
     """Unrelated prompts behind a shared system prompt (when `prefix` has any words), without end."""
     rng = np.random.default_rng(seed)
     while True:
-        messages = [*_system(prefix), {"role": "user", "content": words(rng, prompt.draw(rng))}]
+        messages = [*_system(prefix), {"role": "user", "content": random_words(rng, prompt.draw(rng))}]
         yield _asked(messages, output, max_tokens, rng)
 
 
 def conversations(
     turns: int, at_a_time: int, prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: Seed
-) -> Iterator[Ask]:
+) -> Iterator[PromptSpec]:
     """Conversations in turn, each `turns` requests long, every request with all that was said before; without end."""
     rng = np.random.default_rng(seed)
     running: deque[Messages] = deque()
     while True:
         history = running.popleft() if len(running) >= at_a_time else _system(prefix)
-        history = [*history, {"role": "user", "content": words(rng, prompt.draw(rng))}]
+        history = [*history, {"role": "user", "content": random_words(rng, prompt.draw(rng))}]
         ask = _asked(history, output, max_tokens, rng)
         yield ask
         if sum(message["role"] == "user" for message in history) >= turns:
             history = _system(prefix)
         else:
-            history = [*history, {"role": "assistant", "content": words(rng, ask.max_tokens)}]
+            history = [*history, {"role": "assistant", "content": random_words(rng, ask.max_tokens)}]
         running.append(history)
 
 
-def replayed(rows: Sequence[TraceRow], seed: Seed, speedup: float) -> Iterator[Ask]:
+def replay_trace(rows: Sequence[TraceRow], seed: Seed, speedup: float) -> Iterator[PromptSpec]:
     """The requests of a trace, `speedup` times as fast: prompts of its lengths, answers of exactly its lengths."""
     rng = np.random.default_rng(seed)
     key = rng.integers(1 << 32, size=4).tolist()
     for row in rows:
-        text = _blocks(row, key) if row.blocks else words(rng, row.prompt_tokens)
+        text = _blocks(row, key) if row.blocks else random_words(rng, row.prompt_tokens)
         messages: Messages = [{"role": "user", "content": text}]
-        yield Ask(messages, row.output_tokens, exact=True, model=row.adapter, at_s=row.at_s / speedup)
+        yield PromptSpec(messages, row.output_tokens, exact=True, model=row.adapter, at_s=row.at_s / speedup)
 
 
-def _asked(messages: Messages, output: Lengths | None, max_tokens: int, rng: np.random.Generator) -> Ask:
-    return Ask(messages, output.draw(rng), exact=True) if output else Ask(messages, max_tokens)
+def _asked(messages: Messages, output: Lengths | None, max_tokens: int, rng: np.random.Generator) -> PromptSpec:
+    return PromptSpec(messages, output.draw(rng), exact=True) if output else PromptSpec(messages, max_tokens)
 
 
 def _system(prefix: str) -> Messages:
@@ -250,7 +248,7 @@ def _blocks(row: TraceRow, key: list[int]) -> str:
     parts = []
     left = row.prompt_tokens
     for block in row.blocks:
-        text = words(np.random.default_rng([*key, abs(block)]), BLOCK_WORDS).split()
+        text = random_words(np.random.default_rng([*key, abs(block)]), BLOCK_WORDS).split()
         parts += text[: min(left, BLOCK_WORDS)]
         left -= BLOCK_WORDS
         if left <= 0:

@@ -1,6 +1,6 @@
-"""The measurements, in the order in which they need the server started anew.
+"""Benchmark of many adapters on a real engine: cold starts, slots, throughput, a killed engine; figures and their bars.
 
-What a run found, as docs/benchmarks/adapters.json keeps it, and the bars it is held against.
+docs/benchmarks/adapters.json keeps the result.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ from loadtest.model_mix import zipf_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
+class ManyAdapters:
     """Zipf traffic over many registered adapters; `judged` answers were compared with references, `wrong` of them came
     from other weights; `agrees` says whether gateway and engine name the same residents afterwards.
     """
@@ -40,7 +40,7 @@ class Many:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class EngineKill:
     """An engine killed with adapters in use; times count from when the new engine's own health check said yes."""
 
     adapters: int
@@ -59,14 +59,14 @@ class AdapterResult:
     many: list[float]
     cold_ms: list[float]
     warm_ms: list[float]
-    turns: Many
-    kill: Kill
+    turns: ManyAdapters
+    kill: EngineKill
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "AdapterResult":
         """What `as_json` of a run wrote, without what is not measured."""
         known = {name: document[name] for name in cls.__slots__ if name not in ("turns", "kill")}
-        return cls(**known, turns=Many(**document["turns"]), kill=Kill(**document["kill"]))
+        return cls(**known, turns=ManyAdapters(**document["turns"]), kill=EngineKill(**document["kill"]))
 
     @property
     def ratio(self) -> float:
@@ -206,7 +206,7 @@ def _first_tokens(server: Server, names: Sequence[str]) -> tuple[list[float], li
     return cold, warm
 
 
-def _take_turns(server: Server, names: Sequence[str], active: int, say: Say) -> Many:
+def _take_turns(server: Server, names: Sequence[str], active: int, say: Say) -> ManyAdapters:
     """Zipf traffic over `active` of all adapters: errors, foreign answers, memory, and residency against the engine."""
     sample = list(names[:_SAMPLE])
     references = server.fingerprints(sample)
@@ -227,7 +227,7 @@ def _take_turns(server: Server, names: Sequence[str], active: int, say: Say) -> 
     list_s = time.perf_counter() - started
     started = time.perf_counter()
     server.http.get("/v1/models").raise_for_status()
-    found = Many(
+    found = ManyAdapters(
         registered=listed,
         active=active,
         requests=len(chosen),
@@ -256,7 +256,7 @@ def _asked(server: Server, name: str) -> dict[str, float] | None:
         return None
 
 
-def _kill(server: Server, names: Sequence[str], say: Say) -> Kill:
+def _kill(server: Server, names: Sequence[str], say: Say) -> EngineKill:
     """Kill the engine with these adapters in use; how long until all answer as before, from the engine's own health."""
     before = server.fingerprints(names)
     url = str(server.engine()["url"])
@@ -270,4 +270,4 @@ def _kill(server: Server, names: Sequence[str], say: Say) -> Kill:
     back_s = time.perf_counter() - healthy
     wrong = sum(closest(after[name], before) != name for name in names)
     say(f"killed with {len(names)} in use: ready {ready_s:.1f} s, all back {back_s:.1f} s after the engine's own start")
-    return Kill(adapters=len(names), engine_start_s=start_s, ready_s=ready_s, back_s=back_s, wrong=wrong)
+    return EngineKill(adapters=len(names), engine_start_s=start_s, ready_s=ready_s, back_s=back_s, wrong=wrong)

@@ -1,6 +1,6 @@
-"""Small adapters of a base model, made without torch: random weights, so that each answers in its own way.
+"""The gateway under `bench-adapters`: started with a managed engine, filled with random adapters, asked over HTTP.
 
-One Turntable with a managed engine on a data directory of its own, asked over HTTP.
+The adapters are made without torch; their weights are random, so that each of them answers differently.
 """
 
 import contextlib

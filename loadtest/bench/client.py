@@ -1,6 +1,6 @@
-"""The client process: drives one phase against one server and says what it saw, and what it cost itself.
+"""Client process of the side-by-side benchmark: workloads, phases, and the check of every answer.
 
-What is asked of every system: plain requests, streams in a burst, paced streams, 70 % load, 256 streams.
+Workloads: plain requests, streams in a burst, paced streams, 70 % load, 256 streams at a time.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Phase:
 
 
 @dataclass(slots=True)
-class Seen:
+class PhaseCounts:
     """What the client saw in one phase."""
 
     completed: int = 0
@@ -105,7 +105,7 @@ class Answer:
             self.first_text_s = time.perf_counter()
 
 
-def problem(answer: Answer, words: int, *, stream: bool) -> str | None:
+def answer_error(answer: Answer, words: int, *, stream: bool) -> str | None:
     """Why this is not the answer that was asked for: all words of the mock engine, and `[DONE]` after a stream."""
     if answer.status != 200:
         return f"status {answer.status}"
@@ -125,11 +125,11 @@ class _Driver:
     def __init__(self, phase: Phase) -> None:
         self._phase = phase
         self._request = request_bytes(phase)
-        self._seen = Seen()
+        self._seen = PhaseCounts()
         self._idle: list[Connection] = []
         self._start_s = 0.0
 
-    async def run(self) -> Seen:
+    async def run(self) -> PhaseCounts:
         self._start_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._phase.duration_s + GRACE_S):
@@ -180,7 +180,7 @@ class _Driver:
         seen.running -= 1
         if connection.open:
             self._idle.append(connection)
-        wrong = problem(answer, self._phase.words, stream=self._phase.stream)
+        wrong = answer_error(answer, self._phase.words, stream=self._phase.stream)
         if wrong:
             seen.errors[wrong] += 1
             return
@@ -229,7 +229,7 @@ class Stage:
 STAGES = (Stage(0, (PLAIN, BURST, LOAD70)), Stage(PACE_MS, (PACED,)), Stage(SLOW_PACE_MS, (STREAMS256,)))
 
 
-def phase(workload: str, port: int, key: str, seconds: float, rate_per_s: float = 0, seed: int = 0) -> Phase:
+def workload_phase(workload: str, port: int, key: str, seconds: float, rate_per_s: float = 0, seed: int = 0) -> Phase:
     """One phase of a workload against one server; `seconds` is its length, ramps come on top."""
     stream = workload in (BURST, PACED, STREAMS256)
     words = STREAM_WORDS if stream else PLAIN_WORDS

@@ -1,7 +1,4 @@
-"""The machine a run was made on, in words that identify no host.
-
-CPU time and memory of a process with all its descendants, from /proc.
-"""
+"""Machine description without host names; CPU time and memory of a process tree, from /proc."""
 
 import os
 import platform

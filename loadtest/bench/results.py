@@ -1,8 +1,6 @@
-"""The tables of docs/benchmarks.md, written from the JSON of a run.
+"""Result of the side-by-side benchmark: samples, derived figures, bars, and the tables of docs/benchmarks.md.
 
-The bars Turntable is held to, each a ratio or a difference within one run.
-
-The result of a run: one sample per system, workload and round, and what is derived from them.
+A bar is a limit for Turntable: a ratio or a difference within one run.
 """
 
 import statistics

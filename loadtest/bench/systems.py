@@ -1,7 +1,4 @@
-"""Starting the mock engine and the systems as processes, timing their cold start, and stopping them for good.
-
-The systems under test: how each is started in front of the mock engine, and which are installed.
-"""
+"""Systems of the side-by-side benchmark: their command lines, start and stop as processes, cold start times."""
 
 import contextlib
 import os
@@ -35,7 +32,7 @@ _PRICE_TRIES, _PRICE_WAIT_S = 600, 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LaunchContext:
     """Where one start of a system happens: its ports, the engine's port, an empty folder, and its venv."""
 
     port: int
@@ -59,10 +56,10 @@ class System:
     name: str
     binary: str
     package: str
-    command: Callable[[Place], list[str]]
-    key: Callable[[Place], str]
+    command: Callable[[LaunchContext], list[str]]
+    key: Callable[[LaunchContext], str]
     environment: dict[str, str]
-    client_key: Callable[[Place, str], str] = lambda _, key: key
+    client_key: Callable[[LaunchContext, str], str] = lambda _, key: key
     """The key of a client, given the one that the system was found up with."""
 
     def binaries(self, venvs: Path) -> Path:
@@ -81,20 +78,20 @@ class System:
         return shown.stdout.strip() or None
 
 
-def _turntable(place: Place) -> list[str]:
+def _turntable(place: LaunchContext) -> list[str]:
     binary = str(place.binaries / TURNTABLE)
     where = ["--port", str(place.port), "--data-dir", str(place.folder)]
     return [binary, "serve", "--engine-url", place.engine_url, "--engine-usd-per-hour", "1", *where]
 
 
-def _admin_key(place: Place) -> str:
+def _admin_key(place: LaunchContext) -> str:
     try:
         return (place.folder / "admin.key").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
 
 
-def _limited_key(place: Place, admin_key: str) -> str:
+def _limited_key(place: LaunchContext, admin_key: str) -> str:
     """A key of a tenant with every limit and budget, all of them out of reach; good once work has a price."""
     account = {"rpm": 10**9, "tpm": 10**12, "max_concurrency": 10**6, "max_tokens": 10**6}
     budgets = [{"usd": "1000000", "period": period} for period in ("day", "month", "total")]
@@ -112,26 +109,26 @@ def _limited_key(place: Place, admin_key: str) -> str:
     raise ServerError("turntable found no price for its budgets; its log has the reason")
 
 
-def _no_key(_: Place) -> str:
+def _no_key(_: LaunchContext) -> str:
     return ""
 
 
-def _relay(place: Place) -> list[str]:
+def _relay(place: LaunchContext) -> list[str]:
     return [str(place.binaries / "python"), "-m", "loadtest.bench.relay", str(place.port), str(place.engine_port)]
 
 
-def _router(place: Place) -> list[str]:
+def _router(place: LaunchContext) -> list[str]:
     where = ["--host", "127.0.0.1", "--port", str(place.port), "--worker-urls", place.engine_url]
     # Its metrics port is a fixed one unless told.
     options = ["--prometheus-port", str(place.metrics_port), "--log-level", "warning"]
     return [str(place.binaries / ROUTER), *where, *options]
 
 
-def _router_rr(place: Place) -> list[str]:
+def _router_rr(place: LaunchContext) -> list[str]:
     return [*_router(place), "--policy", "round_robin"]
 
 
-def _litellm(place: Place) -> list[str]:
+def _litellm(place: LaunchContext) -> list[str]:
     config = place.folder / "config.yaml"
     text = f"""\
         model_list:
@@ -156,7 +153,7 @@ SYSTEMS = {
 }
 
 
-def chosen(names: str) -> list[str]:
+def select_systems(names: str) -> list[str]:
     """The systems named, separated by commas, in the order of the rounds; `direct` is always among them."""
     asked = {name.strip() for name in names.split(",")}
     if unknown := sorted(asked - set(NAMES)):
@@ -202,7 +199,7 @@ def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]
 def running_system(system: System, engine: Running, folder: Path, venvs: Path) -> Iterator[Running]:
     """One system in front of the engine, started in an empty folder."""
     folder.mkdir(parents=True)
-    place = Place(free_port(), free_port(), engine.port, folder, system.binaries(venvs))
+    place = LaunchContext(free_port(), free_port(), engine.port, folder, system.binaries(venvs))
     with _process(system.name, system.command(place), system.environment, folder) as started:
         cold_start_s, key = started.answered(place.port, lambda: system.key(place))
         key = system.client_key(place, key)

@@ -1,8 +1,6 @@
-"""The mock engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors.
+"""ASGI application of the mock engine: routes, vLLM's adapter calls with their errors, `GET /metrics`; and its server.
 
-`GET /metrics` of the mock engine: the few of vLLM's metrics that its counters can answer, under vLLM's names.
-
-Running the mock engine: in the foreground, or in a thread of this process for tests and benchmarks.
+`serving` runs it in a thread of this process, for tests; `serve` in the foreground.
 """
 
 import asyncio

@@ -1,9 +1,7 @@
-"""`POST /v1/chat/completions` of the mock engine: checks, then the answer at its pace, or the fault asked for.
+"""Chat and text completions of the mock engine: request checks, answers at the chosen pace, injected faults.
 
-`POST /v1/completions` of the mock engine: prompts answered whole, with log-probabilities when asked for.
-
-An adapter's log-probabilities differ from the base's, unless it is listed in `MockEngine.inert`: then it is one of
-those that an engine loads and that change nothing.
+Text completions are not streamed and carry log-probabilities when asked for. An adapter's log-probabilities differ from
+the base model's, unless the adapter is in `MockEngine.inert`: a load that the engine accepts and that changes nothing.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""What stands in for the model: settings, faults, adapters and their slots, and counters.
+"""State of the mock engine: settings, faults, adapters and their slots, counters.
 
-As in vLLM, at most `max_loras` different adapters run at a time, requests for others wait, bringing an adapter into a
-slot takes `load_ms` during which no request makes progress, and unloading only forgets the name.
+As in vLLM, at most `max_loras` different adapters run at a time and requests for others wait. Loading an adapter into a
+slot takes `load_ms`, during which no request makes progress; unloading only forgets the name.
 """
 
 import asyncio

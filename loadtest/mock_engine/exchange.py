@@ -1,4 +1,4 @@
-"""One HTTP request and the means to answer it, or to break off, over bare ASGI."""
+"""One HTTP request to the mock engine over bare ASGI: read it, answer it, or break it off."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
