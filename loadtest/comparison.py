@@ -12,6 +12,10 @@ from loadtest.statistics import MeanEstimate, difference
 
 Json = dict[str, Any]
 
+BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "noise", "unknown"
+FAMILY_LEVEL = 0.95
+"""Chance that no measure of a level is called changed when nothing has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -73,11 +77,6 @@ def estimates(reports: Sequence[Json]) -> dict[str, Json]:
     """Mean and 95 % confidence interval over repeats of every measure that the reports have."""
     level = {"reports": reports}
     return {measure.path: asdict(MeanEstimate.of(known)) for measure in MEASURES if (known := values(level, measure))}
-
-
-BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "noise", "unknown"
-FAMILY_LEVEL = 0.95
-"""Chance that no measure of a level is called changed when nothing has."""
 
 
 @dataclass(frozen=True, slots=True)

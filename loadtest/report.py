@@ -15,6 +15,24 @@ from loadtest.settings import DEFAULT_CONCURRENCY
 
 HOUR_S = 3600
 
+DEFINITIONS = {
+    "ttft": "intended send time to first chunk with text",
+    "itl": "gaps between consecutive chunks with text, pooled over requests",
+    "tpot": "first to last chunk with text over output tokens - 1, per request",
+    "e2e": "intended send time to end of answer",
+    "send_delay": "intended to real send time; of it, lag is the client's own and queueing is waiting for room",
+    "latencies": "answered requests only; failed requests are counted in errors, and as not good",
+    "good": "answered with its own TTFT, TPOT, E2E and p99 gap within the SLO",
+    "tokens": "the server's usage; counted chunks where it gave none",
+    "cached": "prompt tokens from the server's prefix cache, as its usage says; nothing where it says nothing",
+    "left behind": "share of a steady load with which the server did not keep up: a queue grew by that much",
+    "cold": "sent before its model had given an answer in this test, warm-up included",
+    "fairness_answered": "Jain's index over models of the share of requests that were answered",
+    "fairness_ttft": "Jain's index over models of the mean TTFT",
+    "percentiles": "exact up to 100,000 samples, within 0.25 % beyond",
+    "cost": "price per hour times the length of the test, over what was done in it",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -46,25 +64,6 @@ class Cost:
             per_million_output_tokens=share(summary.completion_tokens / 1e6),
             per_million_tokens=share((summary.prompt_tokens + summary.completion_tokens) / 1e6),
         )
-
-
-DEFINITIONS = {
-    "ttft": "intended send time to first chunk with text",
-    "itl": "gaps between consecutive chunks with text, pooled over requests",
-    "tpot": "first to last chunk with text over output tokens - 1, per request",
-    "e2e": "intended send time to end of answer",
-    "send_delay": "intended to real send time; of it, lag is the client's own and queueing is waiting for room",
-    "latencies": "answered requests only; failed requests are counted in errors, and as not good",
-    "good": "answered with its own TTFT, TPOT, E2E and p99 gap within the SLO",
-    "tokens": "the server's usage; counted chunks where it gave none",
-    "cached": "prompt tokens from the server's prefix cache, as its usage says; nothing where it says nothing",
-    "left behind": "share of a steady load with which the server did not keep up: a queue grew by that much",
-    "cold": "sent before its model had given an answer in this test, warm-up included",
-    "fairness_answered": "Jain's index over models of the share of requests that were answered",
-    "fairness_ttft": "Jain's index over models of the mean TTFT",
-    "percentiles": "exact up to 100,000 samples, within 0.25 % beyond",
-    "cost": "price per hour times the length of the test, over what was done in it",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ SNAPSHOT_EVERY_S = 0.5
 OnRecord = Callable[[RequestRecord], None]
 OnSnapshot = Callable[[Snapshot], None]
 
+START_DELAY_S = 0.2
+"""From the moment when all processes are ready to the start, so that none misses it."""
+READY = "ready"
+COPIED_BYTES = 1 << 20
+
 
 @dataclass(slots=True)
 class Part:
@@ -146,12 +151,6 @@ class Driver:
 
 def _share(whole: int, part: Part) -> int:
     return max(1, whole // part.count + (part.index < whole % part.count))
-
-
-START_DELAY_S = 0.2
-"""From the moment when all processes are ready to the start, so that none misses it."""
-READY = "ready"
-COPIED_BYTES = 1 << 20
 
 
 class Sink(Protocol):

@@ -26,6 +26,12 @@ from loadtest.errors import InvalidWorkloadError
 FORMATS = ("auto", "turntable", "azure", "burstgpt", "mooncake")
 MOST_TOKENS = 10_000_000
 
+COLUMNS = {
+    "turntable": ("at_s", "prompt_tokens", "output_tokens"),
+    "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    "burstgpt": ("Timestamp", "Request tokens", "Response tokens"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
@@ -157,9 +163,4 @@ READERS: dict[str, Callable[[dict[str, Any]], TraceRow]] = {
     "turntable": _turntable,
     "azure": _azure,
     "burstgpt": _burstgpt,
-}
-COLUMNS = {
-    "turntable": ("at_s", "prompt_tokens", "output_tokens"),
-    "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-    "burstgpt": ("Timestamp", "Request tokens", "Response tokens"),
 }

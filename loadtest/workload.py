@@ -21,6 +21,55 @@ from loadtest.traces import TraceRow
 Seed = int | np.random.SeedSequence
 FORMS = "128, uniform:16:256 or lognormal:128:0.8 (mean and coefficient of variation)"
 
+CHECKS: dict[str, Callable[[list[float]], bool]] = {
+    "fixed": lambda values: len(values) == 1 and values[0] >= 1,
+    "uniform": lambda values: len(values) == 2 and 1 <= values[0] <= values[1],
+    "lognormal": lambda values: len(values) == 2 and values[0] >= 1 and values[1] > 0,
+}
+Messages = list[dict[str, Any]]
+BUILT_IN_PROMPTS = (
+    "My parcel was due on Monday and the tracking page has not moved since. Where is it?",
+    "I was charged twice for the same order last night. Please refund one of the payments.",
+    "The app closes by itself whenever I open the settings on my tablet.",
+    "How do I change the e-mail address of my account?",
+    "The blender arrived with a cracked jug. Can you send me a new one?",
+    "I cannot log in: the code from the text message is always called expired.",
+    "Do you deliver to the islands, and what does it cost?",
+    "Please cancel my subscription at the end of this month.",
+)
+VOCABULARY = (
+    "order",
+    "parcel",
+    "refund",
+    "account",
+    "delivery",
+    "invoice",
+    "address",
+    "screen",
+    "battery",
+    "letter",
+    "window",
+    "garden",
+    "number",
+    "winter",
+    "river",
+    "market",
+    "teacher",
+    "yellow",
+    "silver",
+    "button",
+    "ticket",
+    "morning",
+    "answer",
+    "paper",
+    "kitchen",
+    "engine",
+    "bridge",
+    "summer",
+    "customer",
+)
+BLOCK_WORDS = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -51,27 +100,6 @@ class Lengths:
                 variance = math.log1p(self.second**2)
                 return max(1, round(rng.lognormal(math.log(self.first) - variance / 2, math.sqrt(variance))))
         return int(self.first)
-
-
-CHECKS: dict[str, Callable[[list[float]], bool]] = {
-    "fixed": lambda values: len(values) == 1 and values[0] >= 1,
-    "uniform": lambda values: len(values) == 2 and 1 <= values[0] <= values[1],
-    "lognormal": lambda values: len(values) == 2 and values[0] >= 1 and values[1] > 0,
-}
-
-
-Messages = list[dict[str, Any]]
-
-BUILT_IN_PROMPTS = (
-    "My parcel was due on Monday and the tracking page has not moved since. Where is it?",
-    "I was charged twice for the same order last night. Please refund one of the payments.",
-    "The app closes by itself whenever I open the settings on my tablet.",
-    "How do I change the e-mail address of my account?",
-    "The blender arrived with a cracked jug. Can you send me a new one?",
-    "I cannot log in: the code from the text message is always called expired.",
-    "Do you deliver to the islands, and what does it cost?",
-    "Please cancel my subscription at the end of this month.",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,40 +184,6 @@ def assign_models(asks: Iterator[PromptSpec], models: Iterator[str], requests: i
     """The first `requests` asks with their models: the one they name, else the next one of `models`."""
     for index, ask in zip(range(requests), asks, strict=False):
         yield RequestSpec(index, ask.model or next(models), ask.messages, ask.max_tokens, ask.exact)
-
-
-VOCABULARY = (
-    "order",
-    "parcel",
-    "refund",
-    "account",
-    "delivery",
-    "invoice",
-    "address",
-    "screen",
-    "battery",
-    "letter",
-    "window",
-    "garden",
-    "number",
-    "winter",
-    "river",
-    "market",
-    "teacher",
-    "yellow",
-    "silver",
-    "button",
-    "ticket",
-    "morning",
-    "answer",
-    "paper",
-    "kitchen",
-    "engine",
-    "bridge",
-    "summer",
-    "customer",
-)
-BLOCK_WORDS = 512
 
 
 def random_words(rng: np.random.Generator, count: int) -> str:

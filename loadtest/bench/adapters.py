@@ -19,6 +19,15 @@ import numpy as np
 from loadtest.bench.adapters_server import Server, closest, serving, wait_for, write_adapters
 from loadtest.model_mix import zipf_weights
 
+Say = Callable[[str], None]
+_COLD = 20
+_MANY_SLOTS = 64
+_ZIPF = 1.0
+_CLIENTS = 32
+_TOKENS = 32
+_SAMPLE = 20
+_REQUESTS = 2_000
+
 
 @dataclass(frozen=True, slots=True)
 class ManyAdapters:
@@ -133,16 +142,6 @@ def table(result: AdapterResult, resolve_pin_us: float | None) -> str:
     before, after = result.turns.rss_mib
     lines.append(f"| memory of gateway and engine, before and after them |  | {before:,.0f} MiB, {after:,.0f} MiB |  |")
     return "\n".join(lines)
-
-
-Say = Callable[[str], None]
-_COLD = 20
-_MANY_SLOTS = 64
-_ZIPF = 1.0
-_CLIENTS = 32
-_TOKENS = 32
-_SAMPLE = 20
-_REQUESTS = 2_000
 
 
 def measure_adapters(model: Path, registered: int, active: int, rounds: int, say: Say) -> AdapterResult:

@@ -29,6 +29,14 @@ from loadtest.errors import ServerError
 
 _STRENGTH = 0.3
 
+PROMPT = "The parcel with the desk lamp"
+CACHED = 128
+"""Adapters that the engine keeps in memory: fewer than get traffic, so that they are read from disk and taken out."""
+_START_LIMIT_S = 600
+_POLL_S = 0.05
+_KEY = "tt-adapters-bench-on-loopback-only-0"
+Fingerprint = Mapping[str, float]
+
 
 def write_adapters(base: Path, root: Path, count: int, *, r: int = 8) -> list[Path]:
     """Write `count` PEFT directories below `root`; the number of each decides its weights."""
@@ -67,15 +75,6 @@ def _linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
                     out, into = tensors.get_slice(key).get_shape()
                     found[key.removesuffix(".weight")] = (out, into)
     return found
-
-
-PROMPT = "The parcel with the desk lamp"
-CACHED = 128
-"""Adapters that the engine keeps in memory: fewer than get traffic, so that they are read from disk and taken out."""
-_START_LIMIT_S = 600
-_POLL_S = 0.05
-_KEY = "tt-adapters-bench-on-loopback-only-0"
-Fingerprint = Mapping[str, float]
 
 
 @dataclass(frozen=True)

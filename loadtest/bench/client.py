@@ -23,6 +23,12 @@ TEXT_EVENT = b'"content":"w'
 GRACE_S = 45
 """How long answers may take after the last request was sent; what is still missing then has failed."""
 
+PLAIN, BURST, LOAD70, PACED, STREAMS256 = "plain", "burst", "load70", "paced", "streams256"
+PLAIN_WORDS, STREAM_WORDS = 16, 50
+PACE_MS, SLOW_PACE_MS = 10, 50
+STREAMS = 256
+LOAD = 0.7
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -209,13 +215,6 @@ def request_bytes(phase: Phase) -> bytes:
         f"content-length: {len(body)}",
     )
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-PLAIN, BURST, LOAD70, PACED, STREAMS256 = "plain", "burst", "load70", "paced", "streams256"
-PLAIN_WORDS, STREAM_WORDS = 16, 50
-PACE_MS, SLOW_PACE_MS = 10, 50
-STREAMS = 256
-LOAD = 0.7
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,10 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PROC = Path("/proc")
+
 
 def machine() -> dict[str, str]:
     """Processor, cores, memory, kernel and Python."""
@@ -24,11 +28,6 @@ def _first(file: str, name: str) -> str:
         if key.strip() == name:
             return value.strip()
     return ""
-
-
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,16 @@ BUSY = 0.9
 SLOPE_LIMIT_MIB = 1.0
 """MiB per 10,000 requests."""
 
+LABELS = {
+    PLAIN: "plain request",
+    BURST: "50-chunk stream, burst",
+    PACED: "50-chunk stream, 10 ms apart",
+    LOAD70: "plain requests at 70 % load",
+    STREAMS256: "256 streams at a time",
+}
+SHARED_CORES = 0.25
+"""Above this, somebody else's work is in the figures."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -208,18 +218,6 @@ BARS = (
     Bar("memory (RSS)", 150, " MiB", _largest_rss),
     Bar("cold start", 2, " s", lambda run: Spread.of(run.cold_start_s.get(TURNTABLE, []))),
 )
-
-
-LABELS = {
-    PLAIN: "plain request",
-    BURST: "50-chunk stream, burst",
-    PACED: "50-chunk stream, 10 ms apart",
-    LOAD70: "plain requests at 70 % load",
-    STREAMS256: "256 streams at a time",
-}
-
-SHARED_CORES = 0.25
-"""Above this, somebody else's work is in the figures."""
 
 
 def bars_table(run: Result) -> str:

@@ -30,6 +30,10 @@ NAMES = (DIRECT, TURNTABLE, RELAY, ROUTER, ROUTER_RR, LITELLM)
 LITELLM_KEY = "sk-bench"
 _PRICE_TRIES, _PRICE_WAIT_S = 600, 0.1
 
+START_LIMIT_S = 120
+POLL_S = 0.02
+STOP_LIMIT_S = 10
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchContext:
@@ -159,11 +163,6 @@ def select_systems(names: str) -> list[str]:
     if unknown := sorted(asked - set(NAMES)):
         raise InvalidWorkloadError(f"No system is called {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
     return [name for name in NAMES if name in asked | {DIRECT}]
-
-
-START_LIMIT_S = 120
-POLL_S = 0.02
-STOP_LIMIT_S = 10
 
 
 @dataclass(frozen=True, slots=True)

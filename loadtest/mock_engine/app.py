@@ -23,6 +23,8 @@ from loadtest.mock_engine.wire import VERSION, model_list
 
 PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
+_POLL_S, _MOST_POLLS = 0.01, 200
+
 
 def metrics_text(engine: MockEngine) -> bytes:
     """The metrics in Prometheus' text format."""
@@ -38,9 +40,6 @@ def metrics_text(engine: MockEngine) -> bytes:
     for name, kind, help_text, value in rows:
         lines += [f"# HELP {name} {help_text}.", f"# TYPE {name} {kind}", f"{name}{{{labels}}} {float(value)}"]
     return "".join(f"{line}\n" for line in lines).encode()
-
-
-_POLL_S, _MOST_POLLS = 0.01, 200
 
 
 class MockApp:

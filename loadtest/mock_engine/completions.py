@@ -17,6 +17,9 @@ LEAKED_PATH = "/srv/models/base/model-00001-of-00002.safetensors"
 """What the 500 leaks, for callers to prove that they do not pass it on."""
 SLOWNESS = 10
 
+_MID_STREAM = {Fault.DROP_MID_STREAM, Fault.HANG_MID_STREAM, Fault.ERROR_MID_STREAM}
+_OF_BASE, _OF_ADAPTER = -0.5, -0.75
+
 
 async def chat(exchange: MockExchange) -> None:
     """Answer one chat request and count how it ended."""
@@ -111,9 +114,6 @@ async def _stream(
     await exchange.write(b"".join([*events, *usage, DONE]), more=False)
 
 
-_MID_STREAM = {Fault.DROP_MID_STREAM, Fault.HANG_MID_STREAM, Fault.ERROR_MID_STREAM}
-
-
 async def _break(exchange: MockExchange, fault: Fault | None) -> None:
     match fault:
         case Fault.DROP_MID_STREAM:
@@ -123,9 +123,6 @@ async def _break(exchange: MockExchange, fault: Fault | None) -> None:
         case Fault.ERROR_MID_STREAM:
             failure = error_event("The engine failed while it generated this answer.")
             await exchange.write(failure + DONE, more=False)
-
-
-_OF_BASE, _OF_ADAPTER = -0.5, -0.75
 
 
 async def completions(exchange: MockExchange) -> None:
