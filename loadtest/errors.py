@@ -9,12 +9,12 @@ Each message is one sentence that names the thing and the fix.
 
 
 class LoadtestError(Exception):
-    """Root of the tree; `str(error)` is the sentence for the user."""
+    """Base class; `str(error)` is the sentence for the user."""
 
 
 class InvalidWorkloadError(LoadtestError):
-    """What was asked for is not usable."""
+    """Models, prompts, options or output files are not usable."""
 
 
 class ServerError(LoadtestError):
-    """The server under test cannot be tested as asked."""
+    """The server does not answer, refuses the key, or does not serve a model."""

@@ -16,11 +16,11 @@ from loadtest.errors import InvalidWorkloadError
 from loadtest.workload import Seed
 
 DRAWS = 1024
-"""Models drawn at a time: one call of the generator for many requests."""
+"""Models drawn per call of the random generator."""
 
 
 def model_sequence(text: str, models: Sequence[str], seed: Seed) -> Iterator[str]:
-    """The model of every request, without end; InvalidWorkloadError when `text` is none of the forms above."""
+    """Yield the model of every request, without end; raises InvalidWorkloadError for an unknown form."""
     kind, _, rest = text.partition(":")
     rng = np.random.default_rng(seed)
     try:
@@ -44,7 +44,7 @@ def model_sequence(text: str, models: Sequence[str], seed: Seed) -> Iterator[str
 
 
 def zipf_weights(count: int, exponent: float) -> list[float]:
-    """Shares proportional to rank^-exponent; ValueError for an exponent that is no number or negative."""
+    """Return shares proportional to rank^-exponent; raises ValueError for a negative exponent or NaN."""
     if not exponent >= 0:
         raise ValueError(exponent)
     return _checked([rank**-exponent for rank in range(1, count + 1)])

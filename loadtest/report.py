@@ -36,11 +36,11 @@ DEFINITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """US dollars at one load level; None where nothing was done to share them."""
+    """Cost of one load level in US dollars; None where there is nothing to divide by."""
 
     usd_per_hour: float
     usd: float
-    """The price of the time the test took, idle moments included."""
+    """Price of the duration of the test, idle time included."""
     per_request: float | None
     per_good_request: float | None
     """Over requests answered within the SLO only: late and failed ones are paid for, too."""
@@ -50,7 +50,7 @@ class Cost:
 
     @classmethod
     def of(cls, summary: Summary, over_s: float, usd_per_hour: float) -> "Cost":
-        """The cost of `over_s` seconds in which this was done."""
+        """Return the cost of `over_s` seconds, divided by the requests and tokens of a summary."""
         usd = usd_per_hour * over_s / HOUR_S
 
         def share(count: float) -> float | None:
@@ -68,13 +68,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was asked, what came of it in total and per model; `partial` when the test was interrupted."""
+    """Settings and results of a load test, in total and per model; `partial` when it was interrupted."""
 
     settings: dict[str, Any]
     partial: bool
     duration_s: float
     offered_per_s: float | None
-    """How many requests were meant to leave per second, as measured."""
+    """Intended requests per second, as measured."""
     total: Summary
     models: dict[str, Summary]
     cold: Summary | None
@@ -85,7 +85,7 @@ class Report:
     fairness_ttft: float | None
     client: ClientLoad
     invalid: list[str]
-    """Why the client set the pace; a test with any reason here says nothing about the server."""
+    """Why the client was the bottleneck; a test with any reason here says nothing about the server."""
     cost: Cost | None
     backlog: Backlog | None
     """Whether the server kept up with a steady load; None in a closed loop, and when the test was too short to tell."""
@@ -93,11 +93,11 @@ class Report:
     promotions: list[PromotionResult] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
     ttft_shares: list[tuple[float, float]] = field(default_factory=list)
-    """The cumulative distribution of TTFT: milliseconds, and the share of answers up to there."""
+    """Cumulative distribution of TTFT: milliseconds, and the share of answers up to there."""
 
     @classmethod
     def of(cls, settings: RunSettings, run: LoadRun) -> Self:
-        """The report on a run."""
+        """Return the report on a run."""
         totals = run.totals
         over_s = totals.total.duration_s
         total = totals.total.summary(over_s)
@@ -133,12 +133,12 @@ class Report:
         return "partial" if self.partial else "valid"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the definitions of the metrics."""
+        """Return the report as JSON, with the definitions of the metrics."""
         return {"tool": "turntable loadtest", "verdict": self.verdict, "definitions": DEFINITIONS, **asdict(self)}
 
 
 def report_of_records(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
-    """The report on records read from disk; how loaded the client was is not on them."""
+    """Return the report on records read from disk, which do not hold the client's load."""
     totals = LiveTotals.empty(settings.slo)
     for record in records:
         totals.add(record)

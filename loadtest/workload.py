@@ -73,7 +73,7 @@ BLOCK_WORDS = 512
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """A distribution of whole numbers of at least 1."""
+    """Distribution of lengths: whole numbers of at least 1."""
 
     kind: str
     first: float
@@ -81,7 +81,7 @@ class Lengths:
 
     @classmethod
     def parse(cls, text: str, option: str) -> "Lengths":
-        """The distribution that `text` names; InvalidWorkloadError names the option."""
+        """Parse a distribution; raises InvalidWorkloadError that names the option."""
         kind, *numbers = text.split(":") if ":" in text else ("fixed", text)
         try:
             values = [float(number) for number in numbers]
@@ -92,7 +92,7 @@ class Lengths:
         return cls(kind, values[0], values[-1])
 
     def draw(self, rng: np.random.Generator) -> int:
-        """One length."""
+        """Draw one length."""
         match self.kind:
             case "uniform":
                 return int(rng.integers(int(self.first), int(self.second) + 1))
@@ -116,23 +116,23 @@ class RequestSpec:
 
 @dataclass(frozen=True, slots=True)
 class PromptSpec:
-    """What one request says, before it is known which model gets it; `model` when the source names one."""
+    """A prompt with its answer length, before a model is assigned; `model` when the source names one."""
 
     messages: Messages
     max_tokens: int
     exact: bool = False
     model: str | None = None
     at_s: float | None = None
-    """When a trace sent it."""
+    """Send time in a trace."""
 
 
 def built_in_prompts() -> list[Messages]:
-    """Short customer messages, for when no prompt file is given."""
+    """Return the built-in prompts: short customer messages."""
     return [[{"role": "user", "content": text}] for text in BUILT_IN_PROMPTS]
 
 
 def read_prompts(path: Path) -> list[Messages]:
-    """The prompts of a JSONL file whose lines hold `messages` (a final assistant turn is left out) or `prompt`."""
+    """Read prompts from a JSONL file with `messages` (a final assistant turn is left out) or `prompt`."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -160,7 +160,7 @@ def _prompt(line: bytes, where: str) -> Messages:
 
 
 def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: np.random.SeedSequence) -> Iterator[PromptSpec]:
-    """Prompts drawn at random, word for word, without end."""
+    """Yield prompts drawn at random, verbatim, without end."""
     asks = [PromptSpec(prompt, max_tokens) for prompt in prompts]
     rng = np.random.default_rng(seed)
     while True:
@@ -169,7 +169,7 @@ def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: np.random.
 
 
 def fresh_prompts(max_tokens: int, seed: np.random.SeedSequence) -> Iterator[PromptSpec]:
-    """The built-in messages at random, each behind a number of its own, without end.
+    """Yield the built-in prompts at random, each behind a unique number, without end.
 
     The number comes first, so that no prefix cache has seen the prompt before.
     """
@@ -181,20 +181,20 @@ def fresh_prompts(max_tokens: int, seed: np.random.SeedSequence) -> Iterator[Pro
 
 
 def assign_models(asks: Iterator[PromptSpec], models: Iterator[str], requests: int) -> Iterator[RequestSpec]:
-    """The first `requests` asks with their models: the one they name, else the next one of `models`."""
+    """Yield the first `requests` prompts with their model: the one they name, else the next one of `models`."""
     for index, ask in zip(range(requests), asks, strict=False):
         yield RequestSpec(index, ask.model or next(models), ask.messages, ask.max_tokens, ask.exact)
 
 
 def random_words(rng: np.random.Generator, count: int) -> str:
-    """A text of so many random words."""
+    """Return a text of `count` random words."""
     return " ".join([VOCABULARY[place] for place in rng.integers(len(VOCABULARY), size=count).tolist()])
 
 
 def random_texts(
     prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: Seed
 ) -> Iterator[PromptSpec]:
-    """Unrelated prompts behind a shared system prompt (when `prefix` has any words), without end."""
+    """Yield unrelated prompts behind a shared system prompt (unless `prefix` is empty), without end."""
     rng = np.random.default_rng(seed)
     while True:
         messages = [*_system(prefix), {"role": "user", "content": random_words(rng, prompt.draw(rng))}]
@@ -204,7 +204,7 @@ def random_texts(
 def conversations(
     turns: int, at_a_time: int, prompt: Lengths, output: Lengths | None, max_tokens: int, prefix: str, seed: Seed
 ) -> Iterator[PromptSpec]:
-    """Conversations in turn, each `turns` requests long, every request with all that was said before; without end."""
+    """Yield the requests of interleaved conversations, each `turns` long with its whole history, without end."""
     rng = np.random.default_rng(seed)
     running: deque[Messages] = deque()
     while True:
@@ -220,7 +220,7 @@ def conversations(
 
 
 def replay_trace(rows: Sequence[TraceRow], seed: Seed, speedup: float) -> Iterator[PromptSpec]:
-    """The requests of a trace, `speedup` times as fast: prompts of its lengths, answers of exactly its lengths."""
+    """Yield the requests of a trace, `speedup` times as fast: prompts and answers of exactly its lengths."""
     rng = np.random.default_rng(seed)
     key = rng.integers(1 << 32, size=4).tolist()
     for row in rows:

@@ -32,7 +32,7 @@ LOAD = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What to ask, how and for how long: `concurrency` workers in a closed loop, or `rate_per_s` in an open one."""
+    """Load of one phase: request, time, `concurrency` workers in a closed loop, or `rate_per_s` in an open one."""
 
     port: int
     key: str
@@ -52,7 +52,7 @@ class Phase:
 
 @dataclass(slots=True)
 class PhaseCounts:
-    """What the client saw in one phase."""
+    """Counts and latencies of one phase, as the client saw them."""
 
     completed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class PhaseCounts:
 
 @dataclass(frozen=True, slots=True)
 class PhaseOutcome:
-    """One phase in figures; `client_cpu_s` is the CPU time of the client process."""
+    """Figures of one phase; `client_cpu_s` is the CPU time of the client process."""
 
     completed: int
     failed: int
@@ -112,7 +112,7 @@ class Answer:
 
 
 def answer_error(answer: Answer, words: int, *, stream: bool) -> str | None:
-    """Why this is not the answer that was asked for: all words of the mock engine, and `[DONE]` after a stream."""
+    """Return why an answer is wrong: a word of the mock engine is missing, or `[DONE]`; None when it is right."""
     if answer.status != 200:
         return f"status {answer.status}"
     if not stream:
@@ -203,7 +203,7 @@ class _Driver:
 
 
 def request_bytes(phase: Phase) -> bytes:
-    """The request of this phase, head and body, as it goes onto the wire."""
+    """Return the HTTP request of a phase, head and body."""
     messages = [{"role": "user", "content": "Sort this ticket: the invoice of March was charged twice."}]
     asked = {"model": "base", "messages": messages, "max_tokens": phase.words, "stream": phase.stream}
     body = orjson.dumps(asked)
@@ -229,7 +229,7 @@ STAGES = (Stage(0, (PLAIN, BURST, LOAD70)), Stage(PACE_MS, (PACED,)), Stage(SLOW
 
 
 def workload_phase(workload: str, port: int, key: str, seconds: float, rate_per_s: float = 0, seed: int = 0) -> Phase:
-    """One phase of a workload against one server; `seconds` is its length, ramps come on top."""
+    """Return one phase of a workload; `seconds` is its length, ramps come on top."""
     stream = workload in (BURST, PACED, STREAMS256)
     words = STREAM_WORDS if stream else PLAIN_WORDS
     stream_s = STREAM_WORDS * SLOW_PACE_MS / 1000

@@ -11,7 +11,7 @@ PROC = Path("/proc")
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory, kernel and Python."""
+    """Describe the machine: processor, cores, memory, kernel and Python."""
     memory_kib = int((_first("/proc/meminfo", "MemTotal") or "0").split()[0])
     return {
         "processor": _first("/proc/cpuinfo", "model name") or platform.machine(),
@@ -42,7 +42,7 @@ class Process:
 
 
 def read_processes() -> list[Process]:
-    """All processes there are now."""
+    """List all running processes."""
     found = [_read(int(entry)) for entry in os.listdir(PROC) if entry.isdigit()]  # noqa: PTH208 names are enough
     return [process for process in found if process]
 
@@ -59,7 +59,7 @@ def _read(pid: int) -> Process | None:
 
 
 def tree_of(root: int, processes: list[Process]) -> list[Process]:
-    """The process, its descendants, and whatever else runs in the session it leads."""
+    """Return a process, its descendants, and all processes of the session that it leads."""
     members = {root}
     grown = True
     while grown:
@@ -70,16 +70,16 @@ def tree_of(root: int, processes: list[Process]) -> list[Process]:
 
 
 def cpu_s(root: int) -> float:
-    """CPU seconds that the tree has used since it began."""
+    """Return the CPU seconds that a process tree has used since it began."""
     return sum(process.cpu_s for process in tree_of(root, read_processes()))
 
 
 def rss_mib(root: int) -> float:
-    """Resident memory of the tree; shared pages count once per process."""
+    """Return the resident memory of a process tree in MiB; shared pages count once per process."""
     return sum(process.rss_bytes for process in tree_of(root, read_processes())) / 2**20
 
 
 def machine_cpu_s() -> float:
-    """CPU seconds that all processes of the machine have used since it started."""
+    """Return the CPU seconds of all processes since the machine started."""
     user, nice, system, _, _, irq, softirq, *_ = map(int, (PROC / "stat").read_text().split("\n", 1)[0].split()[1:])
     return (user + nice + system + irq + softirq) / TICKS_PER_S

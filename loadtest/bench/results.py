@@ -28,12 +28,12 @@ LABELS = {
     STREAMS256: "256 streams at a time",
 }
 SHARED_CORES = 0.25
-"""Above this, somebody else's work is in the figures."""
+"""Above this, other processes of the machine distort the figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One phase; cores are CPU seconds per second of the system's tree, the client, the engine and all others."""
+    """Figures of one phase; cores are CPU seconds per second of system, client, engine and all other processes."""
 
     workload: str
     round: int
@@ -56,14 +56,14 @@ class Sample:
 
     @property
     def client_bound(self) -> bool:
-        """Whether the client or the engine, not the system, set the pace."""
+        """Whether client or engine, not the system, was the bottleneck."""
         own = self.system_cores if self.system != DIRECT else 1.0
         return max(self.client_cores, self.engine_cores) > BUSY > own
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle and the extremes over rounds."""
+    """Median and extremes over rounds."""
 
     low: float
     median: float
@@ -71,14 +71,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self | None:
-        """The spread of the values; None without any."""
+        """Return the spread of the values; None without any."""
         found = sorted(values)
         return cls(found[0], statistics.median(found), found[-1]) if found else None
 
 
 @dataclass
 class Result:
-    """A whole run, as it is written to JSON."""
+    """Result of a whole run, as written to JSON."""
 
     started: str
     command: str
@@ -92,11 +92,11 @@ class Result:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
-        """Read what `as_json` wrote."""
+        """Read the JSON that `as_json` returned."""
         return cls(**document | {"samples": [Sample(**sample) for sample in document["samples"]]})
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return the result as JSON."""
         return asdict(self)
 
     @property
@@ -105,7 +105,7 @@ class Result:
         return list(dict.fromkeys(sample.system for sample in self.samples))
 
     def of(self, system: str, workload: str) -> list[Sample]:
-        """The samples of one system and workload, one per round, without those of `direct` beside another."""
+        """Return the samples of one system and workload, one per round, without those of `direct` beside another."""
         return [
             sample
             for sample in self.samples
@@ -113,11 +113,11 @@ class Result:
         ]
 
     def spread(self, system: str, workload: str, value: Callable[[Sample], float]) -> Spread | None:
-        """One figure of a system over the rounds."""
+        """Return the spread of one figure of a system over the rounds."""
         return Spread.of(value(sample) for sample in self.of(system, workload))
 
     def added_ms(self, system: str, workload: str, metric: str, percentile: str) -> Spread | None:
-        """What a system adds to a percentile of `latency` or `ttft`, against `direct` in the same round."""
+        """Return the added latency: a percentile of `latency` or `ttft` less that of `direct` in the same round."""
         differences = []
         for sample in self.of(system, workload):
             mine, theirs = getattr(sample, metric), getattr(self._beside(sample), metric, None)
@@ -126,7 +126,7 @@ class Result:
         return Spread.of(differences)
 
     def ratio(self, system: str, other: str, workload: str) -> Spread | None:
-        """CPU per request of one system over that of another, round by round."""
+        """Return the ratio of CPU per request of two systems, round by round."""
         pairs = zip(self.of(system, workload), self.of(other, workload), strict=False)
         return Spread.of(
             mine.cpu_us_per_request / theirs.cpu_us_per_request
@@ -135,7 +135,7 @@ class Result:
         )
 
     def faults(self) -> list[str]:
-        """Why figures of this run must not be used: wrong answers, or a client or engine that set the pace."""
+        """List why figures of this run are invalid: wrong answers, or a saturated client or engine."""
         found = []
         for sample in self.samples:
             name = f"{sample.system}, {sample.workload}, round {sample.round}"
@@ -221,7 +221,7 @@ BARS = (
 
 
 def bars_table(run: Result) -> str:
-    """Every bar with Turntable's figure and the verdict."""
+    """Render every bar with Turntable's figure and the verdict."""
     rows = []
     for bar in BARS:
         limit = f"≤ {_short(bar.limit)}{bar.unit}"
@@ -230,7 +230,7 @@ def bars_table(run: Result) -> str:
 
 
 def ratios_table(run: Result) -> str:
-    """CPU per request of each system over vllm-router's, which is 1."""
+    """Render CPU per request of each system, relative to vllm-router."""
     measured = [name for name in run.systems if name != DIRECT]
     rows = [
         (LABELS[workload], *(_cell(run.ratio(name, ROUTER, workload), "×") for name in measured))
@@ -240,7 +240,7 @@ def ratios_table(run: Result) -> str:
 
 
 def figures_table(run: Result) -> str:
-    """The absolute figures of every system."""
+    """Render the absolute figures of every system."""
     rows: list[tuple[str, ...]] = []
     for workload in (PLAIN, BURST, PACED):
         rows.append((f"{LABELS[workload]}: CPU, µs", *_each(run, workload, lambda sample: sample.cpu_us_per_request)))
@@ -254,7 +254,7 @@ def figures_table(run: Result) -> str:
 
 
 def bottleneck_table(run: Result) -> str:
-    """Who was busy: cores used by the system, the client, the engine and everybody else on the machine."""
+    """Render the cores used by system, client, engine and other processes: which of them was the bottleneck."""
     rows = []
     for workload in LABELS:
         for name in run.systems:
@@ -276,7 +276,7 @@ def bottleneck_table(run: Result) -> str:
 
 
 def origin_lines(run: Result) -> str:
-    """Machine, versions and command."""
+    """Render machine, versions and command."""
     facts = [f"* {name}: {value}" for name, value in {**run.machine, **run.versions}.items()]
     missing = [name for name in NAMES if name in run.left_out]
     left_out = [f"* left out: {', '.join(missing)}"] if missing else []
@@ -285,7 +285,7 @@ def origin_lines(run: Result) -> str:
 
 
 def soak_table(run: Soak) -> str:
-    """How Turntable's memory moved over many requests."""
+    """Render the growth of Turntable's memory over many requests."""
     verdict = "met" if run.slope_mib <= SLOPE_LIMIT_MIB else "missed"
     rows = [
         ("requests", f"{run.requests:,}"),
@@ -316,7 +316,7 @@ def _cell(spread: Spread | None, unit: str = "") -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits that mean something, and no exponent."""
+    """Format with three significant digits and no exponent."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"

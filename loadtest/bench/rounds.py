@@ -37,13 +37,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class PhaseMeter:
-    """Runs phases in the client process and reads what they cost everyone."""
+    """Runs phases in the client process and measures the CPU time of client, system and engine."""
 
     client: Executor
     engine: Running
 
     def run(self, system: Running, asked: Phase) -> tuple[PhaseOutcome, dict[str, float]]:
-        """One phase: what the client saw, and the CPU seconds of the system, the engine and the whole machine."""
+        """Run one phase; returns its outcome and the CPU seconds of system, engine and whole machine."""
         before = self._cpu_s(system)
         outcome = self.client.submit(run_phase, asked).result()
         after = self._cpu_s(system)
@@ -93,7 +93,7 @@ def _measure_stage(result: Result, stage: Stage, servers: list[Running], meter: 
 
 
 def _at_its_load(result: Result, number: int, server: Running, direct: Running, meter: PhaseMeter) -> None:
-    """70 % of what the system managed in the closed loop, asked of the engine itself and then of the system."""
+    """Measure latency at 70 % of a system's closed-loop throughput, of the engine alone and then of the system."""
     if server is direct:
         return
     rate_per_s = LOAD * statistics.median(sample.requests_per_s for sample in result.of(server.name, PLAIN))

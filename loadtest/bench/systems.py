@@ -37,7 +37,7 @@ STOP_LIMIT_S = 10
 
 @dataclass(frozen=True, slots=True)
 class LaunchContext:
-    """Where one start of a system happens: its ports, the engine's port, an empty folder, and its venv."""
+    """Context in which a system is launched: its ports, the engine's port, an empty folder, its venv."""
 
     port: int
     metrics_port: int
@@ -47,13 +47,13 @@ class LaunchContext:
 
     @property
     def engine_url(self) -> str:
-        """The engine's address."""
+        """URL of the engine."""
         return f"http://127.0.0.1:{self.engine_port}"
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What stands in front of the engine; `package` is the distribution whose version is reported, and `binary` names
+    """A system under test; `package` is the distribution whose version is reported, and `binary` names
     its executable and its venv.
     """
 
@@ -67,13 +67,13 @@ class System:
     """The key of a client, given the one that the system was found up with."""
 
     def binaries(self, venvs: Path) -> Path:
-        """The folder with its executables: this environment for what is ours, a venv for each of the others."""
+        """Return the folder of its executables: this environment for ours, a venv for each of the others."""
         return (
             Path(sys.executable).parent if self.name in (TURNTABLE, RELAY) else (venvs / self.binary / "bin").absolute()
         )
 
     def version(self, venvs: Path) -> str | None:
-        """The installed version; None when it is not installed."""
+        """Return the installed version; None when it is not installed."""
         python = self.binaries(venvs) / "python"
         if not (self.binaries(venvs) / self.binary).exists():
             return None
@@ -96,7 +96,7 @@ def _admin_key(place: LaunchContext) -> str:
 
 
 def _limited_key(place: LaunchContext, admin_key: str) -> str:
-    """A key of a tenant with every limit and budget, all of them out of reach; good once work has a price."""
+    """Create a key of a tenant with every limit and budget, all out of reach; wait until usage has a price."""
     account = {"rpm": 10**9, "tpm": 10**12, "max_concurrency": 10**6, "max_tokens": 10**6}
     budgets = [{"usd": "1000000", "period": period} for period in ("day", "month", "total")]
     chat = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
@@ -158,7 +158,7 @@ SYSTEMS = {
 
 
 def select_systems(names: str) -> list[str]:
-    """The systems named, separated by commas, in the order of the rounds; `direct` is always among them."""
+    """Parse system names separated by commas, in the order of the rounds; `direct` is always included."""
     asked = {name.strip() for name in names.split(",")}
     if unknown := sorted(asked - set(NAMES)):
         raise InvalidWorkloadError(f"No system is called {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
@@ -177,7 +177,7 @@ class Running:
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """Return a free port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -185,7 +185,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]:
-    """The mock engine in a process of its own."""
+    """Run the mock engine in a process of its own."""
     port = free_port()
     pace = ["--itl-ms", str(itl_ms), "--tokens", str(words)]
     command = [sys.executable, "-m", "loadtest.mock_engine", "--port", str(port), "--no-coalesce", *pace]
@@ -196,7 +196,7 @@ def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]
 
 @contextlib.contextmanager
 def running_system(system: System, engine: Running, folder: Path, venvs: Path) -> Iterator[Running]:
-    """One system in front of the engine, started in an empty folder."""
+    """Run one system in front of the engine, started in an empty folder."""
     folder.mkdir(parents=True)
     place = LaunchContext(free_port(), free_port(), engine.port, folder, system.binaries(venvs))
     with _process(system.name, system.command(place), system.environment, folder) as started:

@@ -27,7 +27,7 @@ _POLL_S, _MOST_POLLS = 0.01, 200
 
 
 def metrics_text(engine: MockEngine) -> bytes:
-    """The metrics in Prometheus' text format."""
+    """Render vLLM's metrics that the counters can answer, in Prometheus' text format."""
     labels = f'engine="0",model_name={json.dumps(engine.settings.served_model_name)}'
     rows = (
         ("vllm:num_requests_running", "gauge", "Number of requests that run", engine.running),
@@ -43,7 +43,7 @@ def metrics_text(engine: MockEngine) -> bytes:
 
 
 class MockApp:
-    """The ASGI application of one mock engine."""
+    """ASGI application of one mock engine."""
 
     def __init__(self, engine: MockEngine) -> None:
         self._engine = engine
@@ -153,7 +153,7 @@ def _refused(message: str) -> RejectedError:
 
 @dataclass(frozen=True, slots=True)
 class MockServer:
-    """A mock engine that answers at `url`; its state can be read and changed through `engine`."""
+    """A running mock engine at `url`; `engine` gives access to its state."""
 
     url: str
     engine: MockEngine
