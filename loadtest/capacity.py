@@ -192,6 +192,6 @@ def _why_unknown(levels: list[Level], limits: SloLimits) -> str:
         report = level.reports[-1]
         if limits.outcome(report) is ProbeOutcome.UNKNOWN and not report.partial:
             if level.is_invalid:
-                return f"; at {level.load:.4g} the load tester gave out, so the server may take more"
+                return f"; at {level.load:.4g} the load tester was saturated, so the server may take more"
             return f"; at {level.load:.4g} the probe was too short to see whether a queue grows: give more --duration-s"
     return ""

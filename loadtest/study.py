@@ -137,7 +137,7 @@ async def sweep(
             study.conclusion = "Interrupted before the end."
             break
         if level.is_invalid:
-            study.conclusion = f"The load tester gives out at {load:g} {unit}: the server may be able to do more."
+            study.conclusion = f"The load tester is saturated at {load:g} {unit}: the server may be able to do more."
             break
         if is_saturated(study.levels):
             best = max(study.levels, key=lambda one: one.answered_per_s)
