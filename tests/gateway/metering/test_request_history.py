@@ -110,7 +110,7 @@ def test_what_the_engine_refused_or_failed_at_has_its_reason_on_the_ledger(
     engine.engine.settings = replace(engine.engine.settings, fault=None)
     refused = asked(gateway, messages=[])
     for answer in (failed, refused):
-        until(lambda: found(gateway, answer.headers["x-request-id"])["status"] == answer.status_code)  # noqa: B023
+        wait_until(lambda: found(gateway, answer.headers["x-request-id"])["status"] == answer.status_code)  # noqa: B023
         one, error = found(gateway, answer.headers["x-request-id"]), answer.json()["error"]
         assert one["reason"]["message"] == error["message"]
     assert found(gateway, failed.headers["x-request-id"])["found_in"] == "ledger"
