@@ -12,10 +12,11 @@ import httpx
 import pytest
 import uvicorn
 
-from gateway.app import Setup, Turntable
+from gateway.app import Turntable
 from gateway.cli.listening import server_config
 from gateway.cli.startup import plan_for
 from gateway.settings import Settings
+from gateway.wiring import Setup
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.canaries import ADMIN_KEY, leaks
@@ -46,7 +47,16 @@ def gateway_app(
     if "require_verdict" not in settings.model_fields_set:
         settings = settings.model_copy(update={"require_verdict": False})
     plan = plan_for(settings, None, is_cpu=False)
-    setup = Setup(settings, KEY, engine_urls, None, base_dir, lambda _line: None, given_up.append, plan)
+    setup = Setup(
+        settings=settings,
+        admin_key=KEY,
+        engine_urls=engine_urls,
+        spec=None,
+        base_dir=base_dir,
+        announce=lambda _line: None,
+        give_up=given_up.append,
+        plan=plan,
+    )
     return Turntable(setup), settings
 
 

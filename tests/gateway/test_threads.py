@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine as Database
 
-from gateway import app
+from gateway import wiring
 from gateway.database import open_database
 from gateway.quota import budget_leases, budgets, lease_renewal
 from gateway.threads import FILES, REPORTS, WorkerPool
@@ -86,7 +86,7 @@ def test_with_files_and_reports_stuck_keys_are_revoked_and_budgets_leased(
         opened.append(open_database(url))
         return opened[-1]
 
-    monkeypatch.setattr(app, "open_database", open_and_keep)
+    monkeypatch.setattr(wiring, "open_database", open_and_keep)
     with serving(MockSettings(tokens=2)) as engine, priced_gateway(tmp_path, engine) as gateway:
         doomed = new_key(gateway)
         chat = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
