@@ -41,7 +41,7 @@ DEMO = REFERENCE / "demo.txt"
 BLOCK = re.compile(r"<!-- generated:(?P<name>\w+) -->\n.*?<!-- /generated -->", re.DOTALL)
 BLOCK_PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("benchmarks.md", "explanation/costs.md", "explanation/ledger.md")),
+    *(ROOT / "docs" / name for name in ("index.md", "benchmarks.md", "explanation/costs.md", "explanation/ledger.md")),
 )
 PACKAGES = ("turntable", "adapters", "gateway", "trainer", "loadtest", "examples")
 WRITTEN = "<!-- Written by `python docs/build_reference.py` from the code. -->"
@@ -120,6 +120,13 @@ def excerpt() -> str:
     if len(lines) > MOST_EXCERPT_LINES:
         fail(2, f"EXCERPT takes {len(lines)} lines of the demo, at most {MOST_EXCERPT_LINES} are shown")
     return fenced(lines)
+
+
+def decisions() -> str:
+    """A link to every decision, by its title."""
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    titles = [page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for page in pages]
+    return "\n".join(f"* [{title}](decisions/{page.name})" for title, page in zip(titles, pages, strict=True))
 
 
 def modules() -> str:
@@ -392,6 +399,7 @@ def kills(found: dict[str, Any]) -> str:
 
 BUILDERS: dict[str, Callable[[], str]] = {
     "demo": excerpt,
+    "decisions": decisions,
     "cost_presets": costs.presets,
     "cost_factors": costs.factors,
     "cost_example": costs.example,
