@@ -20,11 +20,12 @@ import orjson
 import typer
 from pydantic import BaseModel
 
-from gateway.app import Setup, Turntable
+from gateway.app import Turntable
 from gateway.costs import docs_tables as costs
 from gateway.engines.slot_plan import SlotPlan
 from gateway.money import usd_text
 from gateway.settings import Settings
+from gateway.wiring import Setup
 from loadtest.bench import adapters
 from loadtest.bench import results as bench_page
 from loadtest.bench.adapters import AdapterResult

@@ -8,21 +8,13 @@ import typer
 
 DEFAULT_DATA_DIR = Path("var")
 DEFAULT_GATEWAY = ""
-"""No address given: the one in the data directory of a running gateway is used."""
+"""No address given: `adapters.admin_client` takes that of the gateway on the data directory."""
 
 
-def _find_address(context: typer.Context, value: str) -> str:
-    from adapters.admin_client import gateway_address  # needs an HTTP client, which `--help` can do without
-
-    return value or gateway_address(Path(context.params.get("data_dir") or DEFAULT_DATA_DIR))
-
-
-# Eager: the address of a running gateway is read from it.
 DataDir = Annotated[
     Path,
     typer.Option(
         envvar="TURNTABLE_DATA_DIR",
-        is_eager=True,
         help="The data directory: runs, reports, the admin key and address of a local gateway.",
     ),
 ]
@@ -30,7 +22,6 @@ Gateway = Annotated[
     str,
     typer.Option(
         envvar="TURNTABLE_GATEWAY_URL",
-        callback=_find_address,
         show_default="that of the gateway on the data directory",
         help="The gateway's address.",
     ),

@@ -61,8 +61,8 @@ def _tiles(document: CostDocument) -> Iterator[Tile]:
     realised = total.realised_nano_usd if total else None
     if realised is not None:
         tax = total.utilisation_tax_nano_usd if total else None
-        note = "" if tax is None else f"{usd_text(tax)} of it because the engine was not full"
-        yield Tile("Per 1,000 requests", usd_text(realised), note)
+        note = "" if tax is None else f"{USD.text(tax / NANO)} of it because the engine was not full"
+        yield Tile("Per 1,000 requests", USD.text(realised / NANO), note)
     answered = sum(line.requests for line in document.data)
     yield Tile("Requests", f"{answered:,}", f"{sum(line.unanswered for line in document.data):,} refused or failed")
     tokens = sum(line.prompt_tokens + line.completion_tokens for line in document.data)
@@ -70,7 +70,7 @@ def _tiles(document: CostDocument) -> Iterator[Tile]:
     busy = document.engine_busy_s / document.engine_up_s if document.engine_up_s else 0.0
     yield Tile("Engine busy", f"{busy:.1%}", f"{document.engine_busy_s:,.0f} of {document.engine_up_s:,.0f} s")
     if document.idle_nano_usd:
-        yield Tile("Idle time", usd_text(document.idle_nano_usd), "charged to no model")
+        yield Tile("Idle time", USD.text(document.idle_nano_usd / NANO), "charged to no model")
 
 
 def _bill_chart(document: CostDocument) -> Drawing | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway.background import Group
+from gateway.background import TaskSet
 from gateway.clock import now_us
 from gateway.core import MOST_TOKENS, RequestContext, Usage, UsageSource
 from gateway.costs.request_price import RequestPrices, WorkPrice
@@ -44,7 +44,7 @@ class Settlement:
     """Open a row for each request and settle it once, however the request ends."""
 
     def __init__(
-        self, ledger: Ledger, pool: EnginePool, prices: RequestPrices, metrics: Metrics, asking: Group
+        self, ledger: Ledger, pool: EnginePool, prices: RequestPrices, metrics: Metrics, asking: TaskSet
     ) -> None:
         self._ledger = ledger
         self._pool = pool

@@ -14,7 +14,7 @@ from typing import Any
 
 from adapters import Registry
 from gateway.auth import Caller, Scope
-from gateway.background import Group
+from gateway.background import TaskSet
 from gateway.clock import now_us
 from gateway.core import RequestContext, Track, Usage
 from gateway.errors import GatewayError
@@ -129,12 +129,12 @@ class Shadows:
 
     def __init__(
         self,
+        *,
         registry: Registry,
         inference: InferencePipeline,
         admission: Admission,
         metrics: TrafficMetrics,
-        running: Group,
-        *,
+        running: TaskSet,
         most_running: int,
     ) -> None:
         self._registry = registry

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from trainer.advice.advice import advice_of_run
-from trainer.cli.options import AdviceFile, DespiteAdvice, trainer_app
+from trainer.cli.options import AdviceFile, DespiteAdvice, address_of, trainer_app
 from trainer.errors import RecipeError
 from turntable.console import FAILED, INTERRUPTED, CommandError, print_json
 from turntable.options import (
@@ -44,16 +44,15 @@ ReportTo = Annotated[list[str] | None, typer.Option(help="Also log to tensorboar
 FrozenTask = Annotated[
     Path | None, typer.Option("--task", help="The frozen task that will evaluate the run; its hash is recorded.")
 ]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FINDING", help="Train despite this red finding of `turntable data check`; repeatable."),
-]
-
 VerifyRun = Annotated[
     Path | None,
     typer.Option(
         "--verify-run", help="Repeat this finished run and compare the adapter digests; exit code 1 if they differ."
     ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FINDING", help="Train despite this red finding of `turntable data check`; repeatable."),
 ]
 
 
@@ -96,7 +95,7 @@ def train_recipe(
     if verify_run is not None:
         _verify(verify_run, data_dir, console)
         return
-    recipe = _read(recipe_file)
+    gateway, recipe = address_of(gateway, data_dir), _read(recipe_file)
     advice = advice_of_run(recipe.name, data_dir, advice_file, despite_advice)
     promotion = _promotion(promote, override, by)
     publishing = publish_it or promotion is not None or bool(publish_name)

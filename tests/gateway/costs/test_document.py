@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -40,6 +39,7 @@ from gateway.money import NANO, usd_text
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_prices import SNAPSHOT
+from tests.waiting import wait_until
 
 NOW = now_us() // DAY_US * DAY_US - DAY_US // 2  # noon of yesterday: windows of hours lie within one day
 SINCE = NOW - 2 * HOUR_US
@@ -383,8 +383,9 @@ def test_gauges_show_today_as_the_document_does(database: Engine, tmp_path: Path
 
 def test_json_csv_table_and_page_of_one_window_agree(attached: Attached, tmp_path: Path) -> None:
     assert attached.chat().is_success
-    while not (seen := attached.http.get("/admin/v1/costs").json())["engine_up_s"]:
-        threading.Event().wait(0.05)  # until the first heartbeats have been written
+    # Until the first heartbeats have been written.
+    wait_until(lambda: attached.http.get("/admin/v1/costs").json()["engine_up_s"])
+    seen = attached.http.get("/admin/v1/costs").json()
     until = seen["window"]["until"]
     page = tmp_path / "costs.html"
     where = ["--until", until, "--gateway", attached.url, "--usd-per-hour", "2.69"]

@@ -4,7 +4,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from gateway.database import open_database
 from gateway.errors import DiskError
 from gateway.metering import Finish, Ledger, LedgerEntry, usage_ledger
 from gateway.metering.journal import Journal, abandoned_journals
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -141,8 +141,7 @@ def test_a_disk_that_cannot_take_what_is_put_aside_stops_nothing_for_good(
     broken.tenant = None  # type: ignore[assignment]
     for row in (broken, entry("req_1")):
         ledger.open(row)
-    while "cannot be folded" not in caplog.text:
-        threading.Event().wait(0.01)
+    wait_until(lambda: "cannot be folded" in caplog.text)
     (folder / "rejected").rmdir()
     assert [row["request_id"] for row in rows_of(ledger, database)] == ["req_1"]
     assert b"req_broken" in (folder / "rejected").read_bytes()
@@ -221,8 +220,7 @@ def test_the_folding_thread_outlives_an_exception_that_nobody_expected(
     with database.begin() as connection:  # a trigger, a missing right: no fault of the line's
         connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN choices TO away"))
     ledger.open(entry("req_1"))
-    while "cannot be folded" not in caplog.text:
-        threading.Event().wait(0.01)
+    wait_until(lambda: "cannot be folded" in caplog.text)
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN away TO choices"))
     assert [row["request_id"] for row in rows_of(ledger, database)] == ["req_1"]

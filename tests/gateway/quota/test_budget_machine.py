@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
     def start(self, number: int) -> Gateway:
         ledger = Ledger(self.database, self.folder / str(number))
         bank = BudgetLeaseStore(self.database, ledger.run, self.clock.us_now)
-        bank.forget(ledger.ended_runs)
+        bank.release(ledger.ended_runs)
         return Gateway(Budgets(bank, ledger, Background().group("budgets"), self.clock.s_now), ledger, bank)
 
     def in_database(self) -> int:
@@ -139,7 +139,7 @@ class Machine(RuleBasedStateMachine):
     def beat(self) -> None:
         for gateway in self.gateways:
             if gateway is not None:
-                self.loop.run(gateway.budgets.beat(is_shared=True))
+                self.loop.run(gateway.budgets.renew(is_shared=True))
 
     @rule(number=st.integers(0, 1))
     def kill(self, number: int) -> None:
