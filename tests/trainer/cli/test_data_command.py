@@ -128,7 +128,7 @@ def test_prepare_converts_and_says_what_it_did(tmp_path: Path) -> None:
     source.write_text('[{"instruction": "hi", "output": "I am {{name}}"}, {"instruction": "x", "output": ""}]')
     result = data("prepare", "--from", "alpaca", source, "--out", out)
     assert result.exit_code == 0
-    assert f"{out}: 1 row written of 2 read, 1 left out, 1 warning" in result.stdout
+    assert f"{out}: 1 row written of 2 read, 1 dropped, 1 warning" in result.stdout
     assert f"{source}:2: messages[1].content is empty" in result.stderr
     assert f"{source}:1: messages[1].content still holds the placeholder" in result.stderr
     assert data("prepare", "--from", "alpaca", source, "--out", out).exit_code == 2
