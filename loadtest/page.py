@@ -206,7 +206,7 @@ def _levels_table(levels: Sequence[Json], is_shown: Callable[[Measure], bool], *
         for measure in MEASURES
         if is_shown(measure) and any(mean(level, measure.path) is not None for level in levels)
     ]
-    head = ["load level", *(["repeats", "load tester's CPU"] if is_first else [])]
+    head = ["load level", *(["repeats", "client CPU"] if is_first else [])]
     head += [measure.label if measure.unit == "ms" else f"{measure.label}, {measure.unit}" for measure in measures]
     rows = []
     for level in levels:

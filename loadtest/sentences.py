@@ -23,10 +23,10 @@ def asked_in_words(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "answers", _answers(settings)
     yield "SLO (goodput)", _limits(settings["slo"])
     yield "warm-up", _warm_up(settings["warmup"])
-    if settings["swaps"]:
-        swaps = settings["swaps"]
-        versions = ", ".join(f"v{version}" for version in swaps["versions"])
-        yield "promotions", f"{swaps['adapter']}: {versions} in turn, every {swaps['every_s']:g} s"
+    if settings["promotions"]:
+        promotions = settings["promotions"]
+        versions = ", ".join(f"v{version}" for version in promotions["versions"])
+        yield "promotions", f"{promotions['adapter']}: {versions} in turn, every {promotions['every_s']:g} s"
     if settings["usd_per_hour"] is not None:
         yield "server price", f"${settings['usd_per_hour']:g} per hour"
     yield "request timeout", f"{settings['timeout_s']:g} s"
