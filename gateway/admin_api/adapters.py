@@ -59,7 +59,7 @@ class AdapterServices:
     registry: Registry
     store: Store
     documents: AdapterDocuments
-    watch: CanaryMonitor
+    canaries: CanaryMonitor
     shadows: Shadows
     reviewer: Reviewer
 
@@ -93,7 +93,7 @@ def _add_reading(routes: APIRouter, services: AdapterServices, admin: Any) -> No
         return {
             "name": name,
             "policy": documents.policy(name),
-            "canary_watch": services.watch.describe(name),
+            "canary_watch": services.canaries.describe(name),
             "shadow_mirror": services.shadows.describe(name),
             "retrain": [asdict(trigger) for trigger in services.reviewer.triggers(name)],
             "in_work": work,

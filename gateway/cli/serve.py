@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from adapters import AdapterError
-from gateway.app import Setup, Turntable
+from gateway.app import Turntable
 from gateway.auth.secrets import (
     ADMIN_KEY_FILE,
     PepperError,
@@ -31,6 +31,7 @@ from gateway.engines.tool_parsers import choose_parsers
 from gateway.log_lines import log_warnings, printable
 from gateway.settings import Settings
 from gateway.tracing import TelemetryMissingError
+from gateway.wiring import Setup
 from turntable.console import App
 
 app = App(errors=(ServeError, AdapterError))
@@ -98,7 +99,16 @@ def _run(settings: Settings) -> str:
 
     with _exclusive(settings) as lock, open_listeners(settings) as listeners:
         engine_urls, spec, base_dir, plan = _plan_engine(settings)
-        setup = Setup(settings, _admin_key(settings), engine_urls, spec, base_dir, _announce, give_up, plan)
+        setup = Setup(
+            settings=settings,
+            admin_key=_admin_key(settings),
+            engine_urls=engine_urls,
+            spec=spec,
+            base_dir=base_dir,
+            announce=_announce,
+            give_up=give_up,
+            plan=plan,
+        )
         http_server = server(_build(setup), settings, listeners)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gateway.costs.comparators import CACHE_WORDS, VARIANTS
+from gateway.costs.comparators import CACHE_ASSUMPTIONS, VARIANTS
 from gateway.costs.document import ComparatorPart, CostDocument, LevelPart, VariantPart
 from gateway.costs.terminal import names_of, overhead_name, pays_from
 from gateway.money import NANO, usd_text
@@ -61,8 +61,8 @@ def _tiles(document: CostDocument) -> Iterator[Tile]:
     realised = total.realised_nano_usd if total else None
     if realised is not None:
         tax = total.utilisation_tax_nano_usd if total else None
-        note = "" if tax is None else f"{usd_text(tax)} of it because the engine was not full"
-        yield Tile("Per 1,000 requests", usd_text(realised), note)
+        note = "" if tax is None else f"{USD.text(tax / NANO)} of it because the engine was not full"
+        yield Tile("Per 1,000 requests", USD.text(realised / NANO), note)
     answered = sum(line.requests for line in document.data)
     yield Tile("Requests", f"{answered:,}", f"{sum(line.unanswered for line in document.data):,} refused or failed")
     tokens = sum(line.prompt_tokens + line.completion_tokens for line in document.data)
@@ -70,7 +70,7 @@ def _tiles(document: CostDocument) -> Iterator[Tile]:
     busy = document.engine_busy_s / document.engine_up_s if document.engine_up_s else 0.0
     yield Tile("Engine busy", f"{busy:.1%}", f"{document.engine_busy_s:,.0f} of {document.engine_up_s:,.0f} s")
     if document.idle_nano_usd:
-        yield Tile("Idle time", usd_text(document.idle_nano_usd), "charged to no model")
+        yield Tile("Idle time", USD.text(document.idle_nano_usd / NANO), "charged to no model")
 
 
 def _bill_chart(document: CostDocument) -> Drawing | None:
@@ -232,7 +232,7 @@ def _sources(document: CostDocument) -> Iterator[tuple[str, str]]:
     yield "Capacity", document.capacity
     yield "Idle time", f"policy {document.idle_policy}"
     yield "Prices", f"{document.prices.source} on {document.prices.on}. {document.prices.age}"
-    yield "Caches elsewhere", CACHE_WORDS
+    yield "Caches elsewhere", CACHE_ASSUMPTIONS
     yield "Text", "Same requests, same quality assumed; see the cost of a correct answer where that was measured."
     for one in document.comparators:
         factor = "{:.2f}, {:.2f}, {:.2f}".format(*one.token_factor)

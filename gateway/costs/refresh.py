@@ -1,11 +1,10 @@
 """Periodic refresh of today's cost gauges and of the work price by which requests are charged."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from gateway.background import Background, Periodic
 from gateway.clock import DAY_US, now_us
 from gateway.costs.document import CostDocument
 from gateway.costs.inputs import CostQuery, read_weights
@@ -77,25 +76,21 @@ class CostRefresher:
         """Return the work price in force."""
         return self._prices.price
 
-    def periodic(self, background: Background) -> Iterator[Periodic]:
-        """Yield the periodic task; it runs rarely once the work price is observed."""
-        yield Periodic("costs", self._pause_s, background.blocking(self._timed_refresh))
-
-    def _pause_s(self) -> float:
+    def pause_s(self) -> float:
         """Return the pause until the next refresh: short while the price is only assumed, by `_MOST_SHARE` later."""
         is_known, rest_s = self._prices.price.is_observed, self._rest_s
         self._rest_s = min(2 * rest_s, _EVERY_S if is_known else _UNPRICED_S)
         return max(rest_s, self._took_s / _MOST_SHARE if is_known or rest_s > _EAGER_S else 0)
 
-    def _timed_refresh(self) -> None:
+    def refresh(self) -> None:
+        """Refresh now; blocks."""
         began_s = time.perf_counter()
         try:
-            self.refresh()
+            self._refresh()
         finally:
             self._took_s = time.perf_counter() - began_s
 
-    def refresh(self) -> None:
-        """Refresh now; blocks."""
+    def _refresh(self) -> None:
         until = now_us()
         since = until // DAY_US * DAY_US
         document = self._reports.document(CostQuery(since, until, vs=()))

@@ -55,15 +55,15 @@ class AdapterLoader:
 
     def __init__(
         self,
+        *,
         name: str,
         client: EngineClient,
         store: Store,
-        leases: AdapterFileLocks,
+        file_locks: AdapterFileLocks,
         metrics: AdapterMetrics,
-        *,
         slots: int,
         capacity: int,
-        loaded: Callable[[str, float], None] | None = None,
+        on_load: Callable[[str, float], None] | None = None,
     ) -> None:
         self.name = name
         self.slots = slots
@@ -74,10 +74,10 @@ class AdapterLoader:
         self.warm: dict[str, None] = {}
         """The latest adapters used here, as many as the engine has slots: what it needs not bring in again."""
         self.used = WorkingSet()
-        self._loaded = loaded
+        self._on_load = on_load
         self._client = client
         self._store = store
-        self._leases = leases
+        self._file_locks = file_locks
         self._metrics = metrics
         self._resident: dict[str, Version] = {}
         self._loaded_s: dict[str, float] = {}
@@ -122,7 +122,7 @@ class AdapterLoader:
         """The engine says that it has a version no more that was loaded before this moment of `time.perf_counter`."""
         name = version.engine_name
         if name in self._resident and self._loaded_s.get(name, 0.0) < before_s:
-            self._leases.release(self.name, self._resident.pop(name))
+            self._file_locks.release(self.name, self._resident.pop(name))
             self.warm.pop(name, None)
 
     def is_warm(self, version: Version | None) -> bool:
@@ -182,7 +182,7 @@ class AdapterLoader:
         self._loaded_s.clear()
         self.warm.clear()
         self._lingering.clear()
-        self._leases.release_all(self.name)
+        self._file_locks.release_all(self.name)
 
     def blamed(self, died_s: float) -> Version | None:
         """The version that was being loaded when the engine died, or whose load was the last thing that happened to it;
@@ -215,7 +215,7 @@ class AdapterLoader:
         in_memory = [adapter for adapter in found.adapters if adapter.tier is not ResidencyTier.DISK]
         for name in self._resident.keys() - {adapter.name for adapter in in_memory}:
             version = self._resident.pop(name)
-            self._leases.release(self.name, version)
+            self._file_locks.release(self.name, version)
         strangers = {}
         for adapter in in_memory:
             version_known = known.get(adapter.name)
@@ -223,7 +223,7 @@ class AdapterLoader:
                 continue
             if adapter.path == str(self._store.path(version_known.digest).resolve()):
                 with contextlib.suppress(StoreError):  # its files are being deleted, so it is no good to us
-                    self._leases.take(self.name, version_known)
+                    self._file_locks.take(self.name, version_known)
                     strangers[adapter.name] = version_known
         self._resident = strangers | self._resident
 
@@ -237,7 +237,7 @@ class AdapterLoader:
             await self._client.remove_adapter("")
         elif self._lingering:
             for version in self._lingering.values():
-                self._leases.release(self.name, version)
+                self._file_locks.release(self.name, version)
             self._lingering.clear()
 
     async def _load(self, version: Version) -> None:
@@ -250,14 +250,14 @@ class AdapterLoader:
             await self._make_room()
             self._in_progress = version
             try:
-                self._leases.take(self.name, version)
+                self._file_locks.take(self.name, version)
                 path = await FILES.run(self._store.verify, version.digest)
                 started = time.perf_counter()
                 if not await self._client.load_adapter(name, str(path.resolve())) and self.has_plugin:
                     await self._client.remove_adapter(name)  # a name from before us: who knows what it leads to
                     await self._client.load_adapter(name, str(path.resolve()))
             except (AdapterError, AdapterRefusedError) as error:
-                self._leases.release(self.name, version)
+                self._file_locks.release(self.name, version)
                 self._metrics.loads.labels("refused").inc()
                 raise AdapterRefusedError(str(error)) from error
             except GatewayError:  # the engine may have it or not: the lease stays until `sync` or a restart
@@ -271,8 +271,8 @@ class AdapterLoader:
             self._metrics.loads.labels("loaded").inc()
             self._lingering.pop(name, None)
             self._resident[name] = version
-            if self._loaded is not None:  # nobody waits for it to be written down
-                REPORTS.start(self._loaded, version.name, load_s)
+            if self._on_load is not None:
+                REPORTS.start(self._on_load, version.name, load_s)
 
     async def _make_room(self) -> None:
         while len(self._resident) >= self.capacity:
@@ -307,10 +307,10 @@ class AdapterLoader:
         self._loaded_s.pop(name, None)
         if not self.has_plugin:
             await self._client.forget_adapter(name)
-            self._leases.release(self.name, version)
+            self._file_locks.release(self.name, version)
             return Left.FORGOTTEN
         if await self._client.remove_adapter(name):
-            self._leases.release(self.name, version)
+            self._file_locks.release(self.name, version)
             return Left.REMOVED
         self._lingering[name] = version
         return Left.LINGERING

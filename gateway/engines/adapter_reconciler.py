@@ -8,6 +8,7 @@ gateway on the same database or an operator at the engine may have changed somet
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from gateway.errors import AdapterRefusedError, GatewayError
 from gateway.threads import CRITICAL
 
 log = logging.getLogger(__name__)
-_LOOK_S = 0.25
+PERIOD_S = 0.25
+"""How often the registry is checked for changes."""
 _EVERY_S = 5.0
 _DRAIN_S = 60.0
 
@@ -29,7 +31,7 @@ class Reconciler:
     """Keeps one engine as the registry wants it; `memory` is the file that remembers the working set over restarts."""
 
     def __init__(
-        self, loader: AdapterLoader, registry: Registry, memory: Path, announce: Callable[[str], None]
+        self, *, loader: AdapterLoader, registry: Registry, memory: Path, announce: Callable[[str], None]
     ) -> None:
         self._loader = loader
         self._registry = registry
@@ -38,6 +40,8 @@ class Reconciler:
         self._remembered: list[str] = []
         self._draining: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._seen: Snapshot | None = None
+        self._reconciled_s = 0.0
         self.residents: ResidencyReport | None = None
         """What the engine said last; None without our plugin."""
 
@@ -50,23 +54,19 @@ class Reconciler:
             await self._load(version)
         await self.reconcile()
 
-    async def run(self, is_ready: Callable[[], bool]) -> None:
-        """Look after the engine while it is ready."""
-        seen, looks = self._registry.snapshot, 0
-        while is_ready():
-            await asyncio.sleep(_LOOK_S)
-            looks += 1
-            if self._registry.snapshot is seen and looks * _LOOK_S < _EVERY_S:
-                continue
-            seen, looks = self._registry.snapshot, 0
-            try:
-                await self.reconcile()
-            except (GatewayError, AdapterError) as error:  # the supervisor finds out whether the engine lives
-                log.info("%s not reconciled: %s", self._loader.name, error)
+    async def reconcile_if_due(self) -> None:
+        """Reconcile when the registry has changed, and every `_EVERY_S` otherwise."""
+        if self._registry.snapshot is self._seen and time.monotonic() - self._reconciled_s < _EVERY_S:
+            return
+        try:
+            await self.reconcile()
+        except (GatewayError, AdapterError) as error:  # the supervisor finds out whether the engine lives
+            log.info("%s not reconciled: %s", self._loader.name, error)
 
     async def reconcile(self) -> None:
-        """Make what the registry wants true; what must leave drains in the background."""
-        snapshot = self._registry.snapshot
+        """Load, pin and unload adapters as the registry wants; unloads wait for running requests in the background."""
+        snapshot = self._seen = self._registry.snapshot
+        self._reconciled_s = time.monotonic()
         for version in self._kept(snapshot):
             await self._load(version)
         await self._sync()

@@ -58,9 +58,9 @@ class ContextLength:
 class EnginePool:
     """All engines of this gateway; there is at least one."""
 
-    def __init__(self, engines: Sequence[Engine], leases: AdapterFileLocks, *, base: str) -> None:
+    def __init__(self, engines: Sequence[Engine], file_locks: AdapterFileLocks, *, base: str) -> None:
         self.engines = engines
-        self.leases = leases
+        self.file_locks = file_locks
         self._base = base
 
     @property

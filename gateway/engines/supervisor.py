@@ -69,24 +69,27 @@ class Patience:
 
 
 class Supervisor:
-    """Runs or watches one engine; `announce` receives a line per change for the operator, `died` is called when the
-    engine ended for a reason that may lie in a request. `api_key` is what a managed engine demands; a fresh one per
-    start when not given.
+    """Runs a managed engine, or watches an attached one.
+
+    `announce` prints a line for the operator at each change. `on_death` is called when an engine died and a request may
+    be the reason. `read_run` is called before a started engine gets its first request, and returns the id of its run by
+    its own counters. A managed engine requires `api_key`; None makes a new key for each start.
     """
 
     def __init__(
         self,
+        *,
         name: str,
         client: EngineClient,
         loader: AdapterLoader,
         reconciler: Reconciler,
         metrics: Metrics,
-        *,
         spec: EngineSpec | None,
         api_key: str | None,
         patience: Patience,
         announce: Callable[[str], None],
-        died: Callable[[], None],
+        on_death: Callable[[], None],
+        read_run: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._name = name
         self._client = client
@@ -97,10 +100,10 @@ class Supervisor:
         self._api_key = api_key
         self._patience = patience
         self._announce = announce
-        self._died = died
-        self._read_run: Callable[[], Awaitable[str | None]] | None = None
+        self._on_death = on_death
+        self._read_run = read_run
         self.run_id: str | None = None
-        """What the engine's present run is called, by its counters; None when it tells none."""
+        """Id of the engine's present run by its counters; None when it exposes none."""
         self._process: EngineProcess | None = None
         self._alive_s = 0.0
         """When the engine last gave a sign of life, on `time.monotonic`."""
@@ -111,19 +114,13 @@ class Supervisor:
         """Whether this gateway started the engine itself."""
         return self._spec is not None
 
-    def on_start(self, read_run: Callable[[], Awaitable[str | None]]) -> None:
-        """Register what is called before a started engine gets its first request; it returns the id of its run."""
-        self._read_run = read_run
-
     async def run(self) -> None:
         """Supervise until cancelled; raises `EngineStartError` when a managed engine fails its very first start, and
         nothing else: whatever goes wrong later is logged, counted and tried again.
         """
-        reconciling = asyncio.create_task(self._reconcile())
         try:
             await (self._watch() if self._spec is None else self._manage(self._spec))
         finally:
-            reconciling.cancel()
             self._set(EngineState.STOPPED, "The gateway is shutting down.")
             if self._process is not None:
                 await self._process.stop()
@@ -170,7 +167,7 @@ class Supervisor:
         why = f"The engine {what} and is started again after {pause_s:g} s."
         if ended not in _KILLED_FROM_OUTSIDE:
             why = f"{why} Its log ends: {process.last_error()}"
-            self._died()
+            self._on_death()
             await self._blame(why, died_s)
         self._set(EngineState.RESTARTING, why, died=True)
         self._announce(f"engine {what}; starting it again after {pause_s:g} s")
@@ -287,7 +284,7 @@ class Supervisor:
         if failures + 1 >= (_PROBES_TO_GIVE_UP if is_ready else 1):
             why = f"No engine answers at {self._client.url}."
             if is_ready:
-                self._died()
+                self._on_death()
                 await self._blame(why, time.monotonic())
             state = EngineState.RESTARTING if self.status.version else EngineState.STARTING
             self._set(state, why, died=is_ready)
@@ -297,7 +294,7 @@ class Supervisor:
         """Make true what the registry wants; False when the engine died meanwhile."""
         try:
             version = await self._client.version()
-            self.run_id = None if self._read_run is None else await self._read_run()
+            self.run_id = await self._read_run()
             await self._reconciler.restore()
         except GatewayError as error:
             why = f"The engine cannot be used: {error}"
@@ -309,14 +306,10 @@ class Supervisor:
         self._set(EngineState.READY, "The engine serves.", version=version)
         return True
 
-    async def _reconcile(self) -> None:
-        while True:
-            try:
-                if self.status.state is EngineState.READY:
-                    await self._reconciler.run(lambda: self.status.state is EngineState.READY)
-            except Exception as error:
-                self._failed("reconciling", error)
-            await asyncio.sleep(_PROBE_S)
+    async def reconcile(self) -> None:
+        """Reconcile the adapters of a ready engine with the registry, if that is due; a periodic task."""
+        if self.status.state is EngineState.READY:
+            await self._reconciler.reconcile_if_due()
 
     async def _blame(self, why: str, died_s: float) -> None:
         """Quarantine the version whose load was the last thing that happened to an engine that died."""

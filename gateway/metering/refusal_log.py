@@ -19,8 +19,6 @@ from typing import Any
 
 import orjson
 
-from gateway.background import Background, Periodic
-
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.25
@@ -80,10 +78,6 @@ class RefusalLog:
     def add(self, refusal: Refusal) -> None:
         """Add a refusal in memory; it is written by `flush`."""
         self._pending[refusal.kind].append(refusal)
-
-    def periodic(self, background: Background) -> Periodic:
-        """Return the periodic task that writes collected refusals."""
-        return Periodic("refusals", WRITE_EVERY_S, background.blocking(self.flush))
 
     def flush(self) -> None:
         """Write the refusals collected so far; on a disk error they are dropped and logged."""

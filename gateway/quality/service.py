@@ -1,6 +1,6 @@
 """Quality monitoring of one gateway: answer sampler, feedback store and quality reviews, with their periodic work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -8,7 +8,6 @@ from sqlalchemy import Engine
 
 from adapters import Registry
 from adapters.answer_profile import FIELD
-from gateway.background import Background, Periodic
 from gateway.quality.drift import Drift
 from gateway.quality.feedback import FeedbackStore
 from gateway.quality.review import QualityReview, RetrainRules, Reviewer
@@ -65,12 +64,6 @@ class QualityMonitoring:
     feedback: FeedbackStore
     reviewer: Reviewer
     gauges: QualityGauges
-
-    def periodic(self, background: Background) -> Iterator[Periodic]:
-        """Yield the periodic tasks: measure the sample, review live adapters, delete old counts."""
-        yield Periodic("answers", _FLUSH_S, background.blocking(self.sampler.flush))
-        yield Periodic("reviews", _REVIEW_S, background.blocking(self.review))
-        yield Periodic("answer_counts", _REVIEW_S, background.blocking(self.profiles.prune))
 
     async def close(self) -> None:
         """Measure what is left of the sample."""

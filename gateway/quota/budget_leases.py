@@ -193,7 +193,7 @@ class BudgetLeaseStore:
             old_us = self._now_us(connection) - LEASE_US
             connection.execute(delete(budget_leases).where(budget_leases.c.until_us < old_us))
 
-    def forget(self, runs: Sequence[str]) -> None:
+    def release(self, runs: Sequence[str]) -> None:
         """Give back what gateways held that are known to be dead, their journals folded."""
         with self._database.begin() as connection:
             connection.execute(delete(budget_leases).where(budget_leases.c.gateway.in_(runs)))

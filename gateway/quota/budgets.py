@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.auth import Account
-from gateway.background import Group
+from gateway.background import TaskSet
 from gateway.clock import DAY_US, now_us
 from gateway.metering import Ledger
 from gateway.money import usd_text
@@ -32,7 +32,7 @@ class Budgets:
     """The purses of one gateway."""
 
     def __init__(
-        self, bank: BudgetLeaseStore, ledger: Ledger, visits: Group, clock_s: Callable[[], float] = time.monotonic
+        self, bank: BudgetLeaseStore, ledger: Ledger, visits: TaskSet, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._bank = bank
         self._clock_s = clock_s
@@ -73,7 +73,7 @@ class Budgets:
                             f"Nothing is left of {purse.name()}; have the operator raise the budget."
                         )
 
-    async def beat(self, *, is_shared: bool) -> None:
+    async def renew(self, *, is_shared: bool) -> None:
         """Renew in time what is in use and give back what others ask for; what nobody uses lapses by itself."""
         now_s = self._clock_s()
         wanted = await CRITICAL.run(self._bank.wanted) if is_shared else set()

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from gateway.background import Group
+from gateway.background import TaskSet
 from gateway.metering import Ledger
 from gateway.quota.budget_leases import LEASE_US, BudgetLease, BudgetLeaseStore, LeaseGrant, LeaseRequest
 from gateway.threads import CRITICAL
@@ -17,7 +17,7 @@ class LeaseRenewer:
     """One visit to the bank at a time; who comes meanwhile shares the next one."""
 
     def __init__(
-        self, bank: BudgetLeaseStore, ledger: Ledger, visits: Group, clock_s: Callable[[], float] = time.monotonic
+        self, bank: BudgetLeaseStore, ledger: Ledger, visits: TaskSet, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._bank = bank
         self._ledger = ledger

@@ -9,17 +9,17 @@ A sliding window over the latest requests of one version: how many, how many fai
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from adapters import Registry, Snapshot, StaleLiveError
-from gateway.background import Group, Periodic
+from gateway.background import TaskSet
 from gateway.clock import now_us
 from gateway.core import RequestContext, Track
 from gateway.inference.poison_requests import body_kind
-from gateway.metering import Entry, Finish
+from gateway.metering import Finish, LedgerEntry
 from gateway.metrics import TrafficMetrics
 from gateway.threads import CRITICAL
 
@@ -176,7 +176,7 @@ class CanaryMonitor:
         self,
         registry: Registry,
         metrics: TrafficMetrics,
-        rollbacks: Group,
+        rollbacks: TaskSet,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -185,10 +185,6 @@ class CanaryMonitor:
         self._clock = clock
         self._comparisons: dict[str, CanaryComparison] = {}
         self._rollbacks = rollbacks
-
-    def periodic(self) -> Iterator[Periodic]:
-        """What is looked after whether or not requests come: what failed at one moment is done at the next."""
-        yield Periodic("canaries", _LOOK_S, self.look)
 
     async def look(self) -> None:
         """Read the bounds that are not known yet, and judge every canary by them."""
@@ -202,7 +198,7 @@ class CanaryMonitor:
         for failure in failures:
             raise failure
 
-    def ended(self, call: RequestContext, entry: Entry) -> None:
+    def ended(self, call: RequestContext, entry: LedgerEntry) -> None:
         """Take a request into its window when its name has a canary, and take the canary back when that is broken."""
         track = call.target.track
         if track is not Track.LIVE and track is not Track.CANARY:

@@ -41,7 +41,6 @@ from gateway.engines.pool import EnginePool
 from gateway.errors import AdapterRefusedError, ConflictError, GatewayError, InvalidRequestError
 from gateway.releases.errors import translated_errors
 from gateway.releases.gate import EvidenceRecorder
-from gateway.settings import Settings
 from gateway.threads import CRITICAL, FILES, entered_in_file_thread
 
 log = logging.getLogger(__name__)
@@ -82,11 +81,11 @@ class Publisher:
 
     def __init__(
         self,
+        *,
         registry: Registry,
         store: Store,
         pool: EnginePool,
         sources: AllowedSources,
-        *,
         recorder: EvidenceRecorder,
         base: BaseModel | None,
         base_name: str,
@@ -260,27 +259,3 @@ class Publisher:
             yield job
         finally:
             self.jobs.remove(job)
-
-
-def build_publisher(
-    settings: Settings,
-    registry: Registry,
-    store: Store,
-    pool: EnginePool,
-    recorder: EvidenceRecorder,
-    base: BaseModel | None,
-    *,
-    max_rank: int,
-) -> Publisher:
-    """Build the publisher from the settings."""
-    return Publisher(
-        registry,
-        store,
-        pool,
-        AllowedSources(settings.adapter_sources, settings.hub_endpoint, settings.s3_endpoint),
-        recorder=recorder,
-        base=base,
-        base_name=settings.served_model_name,
-        max_rank=max_rank,
-        max_bytes=settings.max_upload_bytes,
-    )

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from adapters import AdapterRef, Dossier, Policy, Registry, State, Store, StoreError, Version
-from gateway.background import Group
+from gateway.background import TaskSet
 from gateway.engines.adapter_loader import Unloaded
 from gateway.engines.pool import EnginePool
 from gateway.errors import ConflictError, GatewayError
@@ -41,7 +41,14 @@ class Rollout:
     """Changes the traffic of ready versions; requests on a version that is unloaded have `drain_s` to finish."""
 
     def __init__(
-        self, registry: Registry, store: Store, pool: EnginePool, gate: PromotionGate, unloads: Group, *, drain_s: float
+        self,
+        *,
+        registry: Registry,
+        store: Store,
+        pool: EnginePool,
+        gate: PromotionGate,
+        unloads: TaskSet,
+        drain_s: float,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -217,7 +224,7 @@ class Rollout:
             if other.digest == version.digest and other.state is not State.RETIRED:
                 return f"kept: {other.name}@v{other.version} has the same files"
         try:
-            with self._pool.leases.deleting(version.digest):
+            with self._pool.file_locks.deleting(version.digest):
                 await FILES.run(self._store.delete, version.digest)
         except StoreError as error:
             return f"kept: {error}"

@@ -12,13 +12,15 @@ import httpx
 import pytest
 import uvicorn
 
-from gateway.app import Setup, Turntable
+from gateway.app import Turntable
 from gateway.cli.listening import server_config
 from gateway.cli.startup import plan_for
 from gateway.settings import Settings
+from gateway.wiring import Setup
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.canaries import ADMIN_KEY, leaks
+from tests.waiting import wait_until
 
 KEY = ADMIN_KEY
 
@@ -45,7 +47,16 @@ def gateway_app(
     if "require_verdict" not in settings.model_fields_set:
         settings = settings.model_copy(update={"require_verdict": False})
     plan = plan_for(settings, None, is_cpu=False)
-    setup = Setup(settings, KEY, engine_urls, None, base_dir, lambda _line: None, given_up.append, plan)
+    setup = Setup(
+        settings=settings,
+        admin_key=KEY,
+        engine_urls=engine_urls,
+        spec=None,
+        base_dir=base_dir,
+        announce=lambda _line: None,
+        give_up=given_up.append,
+        plan=plan,
+    )
     return Turntable(setup), settings
 
 
@@ -98,8 +109,7 @@ def running_gateway(settings: Settings, *engine_urls: str, base_dir: Path | None
 def wait_until_ready(url: str) -> None:
     """Poll /ready until the engine serves."""
     with httpx.Client(base_url=url, timeout=20) as http:
-        while http.get("/ready").status_code != httpx.codes.OK:
-            threading.Event().wait(0.05)
+        wait_until(lambda: http.get("/ready").status_code == httpx.codes.OK, poll_s=0.05)
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,14 @@ import httpx
 import pytest
 from sqlalchemy import Engine as Database
 
-from gateway import app
+from gateway import wiring
 from gateway.database import open_database
 from gateway.quota import budget_leases, budgets, lease_renewal
 from gateway.threads import FILES, REPORTS, WorkerPool
 from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.quota.conftest import new_key, priced_gateway
-from tests.gateway.releases.conftest import eventually
+from tests.waiting import eventually
 
 
 async def test_work_that_has_begun_is_waited_for_and_work_that_waits_is_dropped_when_its_callers_leave() -> None:
@@ -86,7 +86,7 @@ def test_with_files_and_reports_stuck_keys_are_revoked_and_budgets_leased(
         opened.append(open_database(url))
         return opened[-1]
 
-    monkeypatch.setattr(app, "open_database", open_and_keep)
+    monkeypatch.setattr(wiring, "open_database", open_and_keep)
     with serving(MockSettings(tokens=2)) as engine, priced_gateway(tmp_path, engine) as gateway:
         doomed = new_key(gateway)
         chat = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}

@@ -1,10 +1,12 @@
 """Every page in a real browser, on a desk and on a phone, light and dark: nothing is cut off, covered or faint."""
 
+import runpy
 from pathlib import Path
 
 import pytest
 
 from tests.browser import Page
+from tests.conftest import ROOT
 from tests.pages.documents import PAGES, decision
 from tests.trainer.human_eval.contests import compared
 from tests.trainer.report.comparisons import HOSTILE
@@ -88,6 +90,13 @@ def test_the_review_page_shows_everything_and_talks_to_its_server_only(width: in
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.errors == []
         assert all(request.startswith(url.partition("?")[0]) for request in page.requests)
+
+
+def test_the_pictures_of_the_readme_are_of_documents_that_are_still_understood() -> None:
+    pages = runpy.run_path(str(ROOT / "docs" / "build_images.py"))["pages"]
+    for name, text in pages().items():
+        assert (ROOT / "docs" / "images" / f"{name}.png").stat().st_size < 200_000
+        assert text.count("<svg") >= 2
 
 
 def test_the_checks_find_what_is_wrong(page: Page, tmp_path: Path) -> None:

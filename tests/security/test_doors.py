@@ -14,17 +14,18 @@ import httpx
 import pytest
 
 from adapters.admin_client import AdminClient
-from gateway.app import Setup, Turntable
+from gateway.app import Turntable
 from gateway.cli.listening import Listeners, open_listeners, server
 from gateway.cli.startup import ServeError, plan_for
 from gateway.inference.formats import APIS
 from gateway.server.middleware import is_public
 from gateway.settings import Settings
+from gateway.wiring import Setup
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY
 from tests.security.certificates import Authority, Pem
+from tests.waiting import eventually
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
 BEARER = {"authorization": f"Bearer {KEY}"}
@@ -45,7 +46,16 @@ def listening(settings: Settings, engine: MockServer) -> Iterator[Listeners]:
     """A gateway behind the doors of its settings, as `turntable serve` opens them."""
     with open_listeners(settings) as doors:
         plan = plan_for(settings, None, is_cpu=False)
-        setup = Setup(settings, KEY, [engine.url], None, None, lambda _line: None, lambda _reason: None, plan)
+        setup = Setup(
+            settings=settings,
+            admin_key=KEY,
+            engine_urls=[engine.url],
+            spec=None,
+            base_dir=None,
+            announce=lambda _line: None,
+            give_up=lambda _reason: None,
+            plan=plan,
+        )
         running = server(Turntable(setup), settings, doors)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [doors.public]}, daemon=True)
         thread.start()

@@ -52,20 +52,20 @@ def checks(context: DecisionContext) -> Table:
 
 
 def gain_chart(context: DecisionContext) -> Drawing | None:
-    """The gain over every other arm, with the gain that the gate asks for."""
-    arm, shares = context.candidate, set(share_metrics(context.report.arms))
-    found = [d for d in context.report.differences if arm and d.arm == arm.name and d.metric in shares]
-    rows = [
-        Range(
-            f"{words(d.metric)}, against {d.against}", d.interval_95[0], d.value, d.interval_95[1], POINTS.text(d.value)
-        )
-        for d in found
-    ]
-    if arm is None or not rows:
+    """The gain over every other arm by the metric that decides, with the gain that the gate asks for."""
+    arm, metric = context.candidate, context.gate_metric
+    if arm is None or metric not in share_metrics(context.report.arms):
         return None
+    rows = [
+        Range(f"over {d.against}", low, d.value, high, POINTS.text(d.value), _CANDIDATE)
+        for d in context.report.differences
+        for low, high in (d.interval_95,)
+        if (d.arm, d.metric) == (arm.name, metric)
+    ]
     least = next((c.limit for c in context.report.gate.checks if c.name == "gain" and c.limit is not None), None)
     limits = [] if least is None else [Limit(f"gate: at least {POINTS.text(least)}", least)]
-    return charts.ranges(f"Gain of {arm.name}, with 95% intervals", Axis("difference", POINTS), rows, limits)
+    title = f"Gain of {arm.name} in {words(metric)}, with 95% intervals"
+    return charts.ranges(title, Axis("gain", POINTS), rows, limits)
 
 
 def arms_table(arms: tuple[Arm, ...]) -> Table:

@@ -14,6 +14,8 @@ _WIDTHS = {**dict.fromkeys("mMwW@…%", 13.8), **dict.fromkeys(" .,:;'|ijlft()[]
 LINE = 18
 TONES = 8
 _DASHES = ("", "7 4", "2 4", "10 3 2 3", "12 5", "5 2", "1 3", "8 3 2 3 2 3")
+_WIDE_SCREEN = 0.8
+"""Size of text on a wide screen over that on a narrow one."""
 _SHAPES = 4
 _TITLE_HEIGHT = 30
 
@@ -75,8 +77,8 @@ class Drawing:
         """Write the name of a row on a ground of its own, so that no line runs through it."""
         name = shortened(text, room)
         ground = Markup('<rect x="0" y="{:.1f}" width="{:.1f}" height="16" class="ground"/>')
-        self.texts.append(ground.format(y - 12, width_of(name)))
-        self.text(0, y, name, full=text)
+        self.texts.append(ground.format(y - 12, width_of(name) * _WIDE_SCREEN))
+        self.text(0, y, name, kind="name", full=text)
 
     def bar(self, x: float, y: float, width: float, height: float, tone: int, tip: str) -> None:
         """Draw a horizontal bar."""

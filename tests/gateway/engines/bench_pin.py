@@ -27,11 +27,11 @@ async def measure(url: str, folder: Path) -> float:
     store, registry = Store(folder / "store"), Registry(open_database(f"sqlite:///{folder / 'turntable.db'}"))
     client = EngineClient(url, connect_timeout_s=2, idle_timeout_s=60)
     loader = AdapterLoader(
-        "engine-0",
-        client,
-        store,
-        AdapterFileLocks(store.root),
-        Metrics().adapters,
+        name="engine-0",
+        client=client,
+        store=store,
+        file_locks=AdapterFileLocks(store.root),
+        metrics=Metrics().adapters,
         slots=_ADAPTERS,
         capacity=2 * _ADAPTERS,
     )

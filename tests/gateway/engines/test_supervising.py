@@ -20,16 +20,17 @@ import pytest
 import uvicorn
 
 from adapters import BaseModel, Version
-from gateway.app import Setup, Turntable
+from gateway.app import Turntable
 from gateway.cli.listening import server_config
 from gateway.cli.startup import plan_for
 from gateway.engines.process import EngineProcess, EngineSpec
 from gateway.settings import Settings
+from gateway.wiring import Setup
 from loadtest.bench import machine
 from tests.adapters_on_disk import AnotherGateway
 from tests.canaries import leaks
 from tests.gateway.conftest import KEY, wait_until_ready
-from tests.gateway.engines.test_pool import eventually
+from tests.waiting import eventually
 
 BASE = BaseModel(Path("base"), "0" * 64, {"model.layers.0.self_attn.q_proj": (16, 16)})
 BREAKS_OFF = """
@@ -132,7 +133,16 @@ def managed(
     said: list[str] = []
     given_up: list[str] = []
     plan = plan_for(settings, None, is_cpu=False)
-    setup = Setup(settings, KEY, (f"http://127.0.0.1:{port}",), spec, None, said.append, given_up.append, plan)
+    setup = Setup(
+        settings=settings,
+        admin_key=KEY,
+        engine_urls=(f"http://127.0.0.1:{port}",),
+        spec=spec,
+        base_dir=None,
+        announce=said.append,
+        give_up=given_up.append,
+        plan=plan,
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(server_config(Turntable(setup), settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -121,16 +121,26 @@ def serve(folder: Path, database_url: str, engine_url: str, port: int) -> None:
     """The gateway's process; runs until it is killed."""
     import uvicorn
 
-    from gateway.app import Setup, Turntable
+    from gateway.app import Turntable
     from gateway.cli.listening import server_config
     from gateway.cli.startup import plan_for
     from gateway.settings import Settings
+    from gateway.wiring import Setup
 
     settings = Settings(
         data_dir=folder, database_url=database_url, reconcile_every_s=0.1, engine_usd_per_hour=Decimal("3.6")
     )
     plan = plan_for(settings, None, is_cpu=False)
-    setup = Setup(settings, KEY, [engine_url], None, None, lambda _line: None, lambda _why: None, plan)
+    setup = Setup(
+        settings=settings,
+        admin_key=KEY,
+        engine_urls=[engine_url],
+        spec=None,
+        base_dir=None,
+        announce=lambda _line: None,
+        give_up=lambda _why: None,
+        plan=plan,
+    )
     listener = socket.create_server(("127.0.0.1", port))
     asyncio.run(uvicorn.Server(server_config(Turntable(setup), settings)).serve([listener]))
 

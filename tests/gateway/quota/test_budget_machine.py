@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 from gateway.auth import Account, Budget, Limits, Period
 from gateway.background import Background
 from gateway.database import open_database
-from gateway.metering import Entry, Ledger
+from gateway.metering import Ledger, LedgerEntry
 from gateway.quota import BudgetLeaseStore, Budgets, BudgetStatuses, Reservation
 from gateway.quota.budget_leases import LEASE_US
 from gateway.quota.errors import BudgetSpentError, RateLimitError
@@ -57,7 +57,7 @@ class Gateway:
     budgets: Budgets
     ledger: Ledger
     bank: BudgetLeaseStore
-    running: list[tuple[str, Reservation, Entry]] = field(default_factory=list)
+    running: list[tuple[str, Reservation, LedgerEntry]] = field(default_factory=list)
 
 
 class Machine(RuleBasedStateMachine):
@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
     def start(self, number: int) -> Gateway:
         ledger = Ledger(self.database, self.folder / str(number))
         bank = BudgetLeaseStore(self.database, ledger.run, self.clock.us_now)
-        bank.forget(ledger.ended_runs)
+        bank.release(ledger.ended_runs)
         return Gateway(Budgets(bank, ledger, Background().group("budgets"), self.clock.s_now), ledger, bank)
 
     def in_database(self) -> int:
@@ -104,7 +104,9 @@ class Machine(RuleBasedStateMachine):
         for outcome in self.loop.run(several()):
             if isinstance(outcome, Reservation):
                 self.number += 1
-                row = Entry(f"req_{self.number}", "t", key, "base", None, None, False, "/", opened_us=self.clock.us)
+                row = LedgerEntry(
+                    f"req_{self.number}", "t", key, "base", None, None, False, "/", opened_us=self.clock.us
+                )
                 row.is_charged = True
                 gateway.ledger.open(row)
                 gateway.running.append((key, outcome, row))
@@ -137,7 +139,7 @@ class Machine(RuleBasedStateMachine):
     def beat(self) -> None:
         for gateway in self.gateways:
             if gateway is not None:
-                self.loop.run(gateway.budgets.beat(is_shared=True))
+                self.loop.run(gateway.budgets.renew(is_shared=True))
 
     @rule(number=st.integers(0, 1))
     def kill(self, number: int) -> None:

@@ -17,7 +17,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import Fault, MockEngine, MockSettings
 from tests.gateway.conftest import KEY, Attached, gateway_app, in_process_gateway, wait_until_ready
-from tests.gateway.test_faults import eventually
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
