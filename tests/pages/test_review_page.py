@@ -36,7 +36,8 @@ def test_a_rater_rates_by_keyboard_undoes_comes_back_and_finishes(page: Page, tm
     turned = {"left": ("arm", "against"), "right": ("against", "arm"), "tie": ("tie", "tie")}
     order = contest.order("ana maria")
     assert given == {
-        line: turned[choice][contest.is_turned("ana maria", line)] for line, choice in zip(order, expected, strict=True)
+        line: turned[choice][contest.is_swapped("ana maria", line)]
+        for line, choice in zip(order, expected, strict=True)
     }
     assert page.errors == []
     assert {request.partition("?")[0].rpartition("/")[2] for request in page.requests} == {"", "next", "rate", "undo"}

@@ -50,7 +50,7 @@ def test_the_hash_is_of_the_content_and_not_of_its_place_or_spelling(tmp_path: P
         (MINIMAL + "epochs = 3\n", "epochs is not a field; a file of this kind takes name, method"),
         (MINIMAL + 'directory = "x"\n', "directory is not a field"),
         ('name = "triage"\n', "train is missing"),
-        (MINIMAL + "[lora]\nr = 24\n", "lora.r is 24, a rank the engine does not take; use one of 1, 8, 16, 32"),
+        (MINIMAL + "[lora]\nr = 24\n", "lora.r is 24, a rank the engine does not support; use one of 1, 8, 16, 32"),
         (MINIMAL + '[lora]\nr = "16"\n', "lora.r is '16'"),
         (MINIMAL + "[lora]\nr = true\n", "lora.r is True"),
         (

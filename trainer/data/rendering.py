@@ -1,12 +1,7 @@
-"""Token lengths as the base model's own chat template makes them, and the rows that it cannot render or hold.
+"""Render rows for `turntable data check` and `data preview`: token lengths, failures, and defects of the loss mask.
 
-Of very many rows a random sample is rendered, and the report says so.
-
-Whether the mask of a rendered row is what it has to be, judged from the row and not from how it was rendered.
-
-The three classic faults of fine-tuning show here: nothing is learnt, the prompt is learnt, or the stop token is not.
-
-The first rows of a file, rendered as the model will see them, with what is wrong with their masks.
+Of very many rows a random sample is rendered, and the report says so. The mask of a row is judged from the row, not
+from how it was rendered: an empty loss, a prompt in the loss, or a stop token outside it are the usual defects.
 """
 
 import random
@@ -23,10 +18,6 @@ from trainer.data.schema import Example, Pair, parse_row
 from trainer.errors import DataError, Problem
 
 if TYPE_CHECKING:
-    from trainer.training.loss_mask import Renderer
-if TYPE_CHECKING:
-    from trainer.training.loss_mask import RenderedExample
-if TYPE_CHECKING:
     from trainer.training.loss_mask import RenderedExample, Renderer
 
 
@@ -36,9 +27,9 @@ _PERCENTILES = (50, 90, 95, 99, 100)
 
 @dataclass(frozen=True)
 class TokenLengths:
-    """Of `rendered` rows among `rows`: percentiles of their tokens, totals of all and of learnt tokens, what is wrong.
+    """Of `rendered` rows among `rows`: percentiles of their tokens, totals of all and of loss tokens, and problems.
 
-    `too_long` are the rows over `max_length` with the longest first in the sentence of the finding.
+    `too_long` are the rows over `max_length`.
     """
 
     rows: int
@@ -52,14 +43,14 @@ class TokenLengths:
 
     @property
     def tokens_of_all(self) -> int:
-        """Tokens of all rows, extrapolated from those rendered."""
+        """The tokens of all rows, extrapolated from those rendered."""
         return round(self.tokens * self.rows / self.rendered) if self.rendered else 0
 
 
 def measure_lengths(
     files: Sequence[FileScan], columns: Columns, renderer: "Renderer", max_length: int, *, most: int = MOST_RENDERED
 ) -> TokenLengths:
-    """Render all rows, or `most` random ones; the same file always gives the same sample."""
+    """Render all rows, or `most` random ones; a file always gives the same sample."""
     chosen = list(range(len(columns)))
     if len(columns) > most:
         chosen = sorted(random.Random(0).sample(chosen, most))  # noqa: S311 - a sample, not a secret
@@ -100,19 +91,19 @@ _TELLING_CHARACTERS = 8
 
 
 def check_mask(example: Example, rendered: "RenderedExample", control_ids: frozenset[int]) -> Iterator[str]:
-    """What is wrong with a mask, as sentences; `control_ids` are the tokenizer's special tokens."""
+    """Yield the defects of a loss mask as sentences; `control_ids` are the tokenizer's special tokens."""
     runs = list(_runs(rendered))
-    learnt = [message for message in example.messages if message.in_loss]
+    in_loss = [message for message in example.messages if message.in_loss]
     if not runs:
-        yield "has no trained tokens: the loss would be taken over nothing"
+        yield "has no loss tokens: there is nothing to train on"
         return
-    if len(runs) != len(learnt) or len(rendered.loss_spans) != len(learnt):
-        yield f"has {len(runs)} trained stretches for {len(learnt)} messages to learn: the mask is shifted"
+    if len(runs) != len(in_loss) or len(rendered.loss_spans) != len(in_loss):
+        yield f"has {len(runs)} spans of loss tokens for {len(in_loss)} messages in the loss: the mask is shifted"
         return
-    for (_, end), message, (begin_at, end_at) in zip(runs, learnt, rendered.loss_spans, strict=True):
+    for (_, end), message, (begin_at, end_at) in zip(runs, in_loss, rendered.loss_spans, strict=True):
         text = rendered.text[begin_at:end_at]
         if rendered.labels[end - 1] not in control_ids:
-            yield f"trains {_short(text)} without its stop token: the model would never learn to stop"
+            yield f"trains {_short(text)} without its stop token: the model would not learn to stop"
         if message.content.strip() not in text:
             yield f"trains {_short(text)}, which is not the whole answer {_short(message.content)}"
         for other in example.messages:
@@ -122,14 +113,14 @@ def check_mask(example: Example, rendered: "RenderedExample", control_ids: froze
 
 
 def control_ids(tokenizer: object) -> frozenset[int]:
-    """The ids of all special tokens of a tokenizer, those of its chat template included."""
+    """Return the ids of all special tokens of a tokenizer, those of its chat template included."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = (number for number, token in added.items() if token.special)
     return frozenset([*getattr(tokenizer, "all_special_ids", ()), *special])
 
 
 def _runs(rendered: "RenderedExample") -> Iterator[tuple[int, int]]:
-    """Begin and end of each stretch of trained tokens."""
+    """Yield begin and end of each span of loss tokens."""
     begin = None
     for index, label in enumerate([*rendered.labels, _IGNORED]):
         if label != _IGNORED and begin is None:
@@ -146,7 +137,7 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One rendered row; a pair has two sides, the preferred one first, a conversation one."""
+    """One rendered row; a pair has two sides, the preferred one first, a conversation has one."""
 
     line: int
     row_id: str
@@ -154,7 +145,7 @@ class PreviewRow:
 
 
 def first_rows(path: Path, most: int) -> list[Example | Pair]:
-    """The first good rows of a file; raises `DataError` with the problems that stand before them."""
+    """Read the first good rows of a file; raises `DataError` with the problems before them."""
     rows, problems = list[Example | Pair](), list[Problem]()
     for found in Reader(path).read():
         if isinstance(found, Problem):
@@ -171,7 +162,7 @@ def first_rows(path: Path, most: int) -> list[Example | Pair]:
 def render_rows(
     renderer: "Renderer", path: Path, rows: Sequence[Example | Pair]
 ) -> tuple[list[PreviewRow], list[Problem]]:
-    """Render rows, and say what is wrong with each that cannot be rendered or is not masked as it has to be."""
+    """Render rows; returns them with the problems of rows that cannot be rendered or have a wrong loss mask."""
     shown, problems, controls = list[PreviewRow](), list[Problem](), control_ids(renderer.tokenizer)
     for row in rows:
         try:

@@ -1,9 +1,7 @@
-"""Everything that can be wrong with one row, as plain sentences that name the field, what is in it, and the fix.
+"""Check one row and yield its defects as sentences with the field, its value and the fix; a row with one is refused.
 
-Three kinds of rows are trained on: chat `messages`, `prompt` and `completion`, and OpenAI's preference pairs. Where the
-row stands in which file is added by whoever reads the file.
-
-What can be wrong with the tools of a row, with the calls of them and with their results, in OpenAI's shape.
+Rows have one of three forms: chat `messages`, `prompt` and `completion`, or OpenAI's preference pairs, with tools and
+tool calls in OpenAI's form. The reader adds file and line.
 """
 
 import json
@@ -16,7 +14,7 @@ _CALL = '{"id": ..., "type": "function", "function": {"name": ..., "arguments": 
 
 
 def check_tools(where: str, tools: object) -> Iterator[str]:
-    """The definitions that a row carries; None and an empty list are fine."""
+    """Check the tool definitions of a row; None and an empty list are valid."""
     if tools is None:
         return
     if not isinstance(tools, list):
@@ -31,7 +29,7 @@ def check_tools(where: str, tools: object) -> Iterator[str]:
 
 
 def check_tool_calls(where: str, role: object, calls: object) -> Iterator[str]:
-    """The `tool_calls` of one message."""
+    """Check the `tool_calls` of one message."""
     if calls is None or calls == []:
         return
     if role != "assistant":
@@ -48,7 +46,7 @@ def check_tool_calls(where: str, role: object, calls: object) -> Iterator[str]:
 
 
 def check_tool_results(where: str, messages: Sequence[object]) -> Iterator[str]:
-    """Every result answers a call that stands before it."""
+    """Check that every tool result has an earlier call."""
     called, calls = set[str](), 0
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
@@ -66,7 +64,7 @@ def check_tool_results(where: str, messages: Sequence[object]) -> Iterator[str]:
 
 
 def _is_arguments(arguments: object) -> bool:
-    """Whether these are arguments: JSON of an object in a string."""
+    """Whether these are arguments: a JSON object in a string."""
     if not isinstance(arguments, str):
         return False
     try:
@@ -81,7 +79,7 @@ _PREPARE = "turntable data prepare"
 _UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _LEGACY_FIELDS = ("functions", "function_call")
-# Fields that hold what is asked, and what is answered, in files without messages.
+# Fields of questions and of answers in files without messages.
 ASKED = (
     *("question", "query", "input", "user", "human", "text", "source", "instruction", "problem", "prompt", "request"),
     *("utterance", "sentence", "document", "article", "message", "ticket", "review", "email", "inputs"),
@@ -91,16 +89,16 @@ ANSWERED = (
     *("category", "class", "summary", "translation", "label_text", "outputs", "targets", "gpt", "bot"),
     *("kind", "sentiment", "topic"),
 )
-# How other trainers say that a message is not learnt: the field, and its value that says so.
+# How other trainers take a message out of the loss: the field, and its value.
 MASKING = {"loss": False, "train": False, "training": False, "trainable": False, "learn": False, "masked": True}
-# How other formats name what the model thought before its answer.
+# How other formats name the reasoning before an answer.
 THOUGHTS = ("thinking", "reasoning", "thought", "thoughts", "reasoning_text")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _THINK_TAG = re.compile(r"<(/?)think(?:ing)?>")
 
 
 def foreign_shape(row: Mapping[str, Any]) -> Literal["alpaca", "sharegpt", "preference", "columns"] | None:
-    """Another known format that a row follows, by the name `prepare --from` has for it; None for ours and unknown."""
+    """Return the name that `prepare --from` has for a row's format; None for our own and unknown formats."""
     if "chosen" in row and "rejected" in row:
         return "preference"
     if "messages" in row or "preferred_output" in row or ("prompt" in row and "completion" in row):
@@ -113,7 +111,7 @@ def foreign_shape(row: Mapping[str, Any]) -> Literal["alpaca", "sharegpt", "pref
 
 
 def usual_columns(row: Mapping[str, Any]) -> dict[str, str] | None:
-    """The roles of the fields by which a row asks and answers, when their names leave no doubt: one of each."""
+    """Return the roles of a row's fields when exactly one is named like a question and one like an answer."""
     asked, answered = ([name for name in row if str(name).strip().lower() in names] for names in (ASKED, ANSWERED))
     system = [name for name in row if str(name).strip().lower() in ("system", "system_prompt")]
     if len(asked) != 1 or len(answered) != 1:
@@ -122,7 +120,7 @@ def usual_columns(row: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def check_row(row: Mapping[str, Any]) -> Iterator[str]:
-    """Everything wrong with one row, as sentences; nothing when it can be trained on."""
+    """Yield every defect of one row as a sentence; nothing when it can be trained on."""
     if "messages" in row:
         yield from _check_conversation(row)
     elif "preferred_output" in row or "non_preferred_output" in row:
@@ -173,7 +171,7 @@ def _check_pair(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_answer(where: str, messages: object) -> Iterator[str]:
-    """One side of a pair: assistant turns (with the tool results between them), ending with an assistant turn."""
+    """Check one side of a pair: assistant messages with tool results between them, ending with an assistant message."""
     yield from _check_messages(where, messages)
     if isinstance(messages, list) and messages:
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
@@ -225,7 +223,7 @@ def _check_weight(where: str, message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def masked_by(message: Mapping[str, Any]) -> str | None:
-    """The field by which a message says, in another trainer's words, that it is not learnt."""
+    """Return the field by which another trainer takes the message out of the loss."""
     said = (name for name, value in MASKING.items() if name in message and message[name] in (value, int(value)))
     return next((name for name in said if isinstance(message[name], int)), None)
 
@@ -245,7 +243,7 @@ def _check_thoughts(where: str, message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_think_tags(where: str, content: str) -> Iterator[str]:
-    """Every <think> is closed, and every </think> was opened; what stands in code is quoted and does not count."""
+    """Check that <think> tags are paired; tags in code are quoted and do not count."""
     is_open = False
     for tag in _THINK_TAG.finditer(_CODE.sub("", content)):
         if bool(tag[1]) != is_open:
@@ -295,6 +293,6 @@ def _without_space(output: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as JSON in at most 40 characters, for a sentence."""
+    """Return a value as JSON in at most 40 characters, for a sentence."""
     text = json.dumps(value, ensure_ascii=True)
     return "missing or null" if value is None else text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,11 +1,7 @@
-"""Placeholders such as `{{name}}` that somebody forgot to fill in: a model would learn to say them.
+"""Find doubtful signs in valid rows: placeholders, bad ratings, conflicting scores, odd turn order, control tokens.
 
-What rows say about their own answers: marked as bad, rated low, or a pair whose scores prefer the other side.
-
-A flag speaks for itself. A number does so beside the others of its field: the scale is told from the least and the most
-of the file, and the lower part of it counts as bad.
-
-What is doubtful about a row that can be trained on, for a person to look at; each sign is a finding of a check.
+A numeric rating is judged by the range of its field in the file: the lower part of the scale counts as bad. Each sign
+is a finding of a check.
 """
 
 import json
@@ -20,7 +16,7 @@ _PLACEHOLDER = re.compile(r"\{\{\s*\w+\s*\}\}")
 
 
 def placeholders(text: str) -> list[str]:
-    """The different placeholders of a text, sorted."""
+    """Return the different placeholders of a text, such as `{{name}}`, sorted."""
     return sorted(set(_PLACEHOLDER.findall(text))) if "{{" in text else []
 
 
@@ -64,14 +60,14 @@ _PAIRED = (
 
 
 class Ratings:
-    """Collects what the rows of a check say of their answers, each under a number of its own."""
+    """Collect the ratings of answers in rows, by row number."""
 
     def __init__(self) -> None:
         self._flagged: dict[int, str] = {}
         self._scores: dict[str, tuple[array[int], array[float]]] = {}
 
     def add(self, number: int, fields: Mapping[str, Any], answer: str) -> None:
-        """Take one row that is no pair; `answer` is what it teaches."""
+        """Add one conversation with its answer."""
         for name, value in fields.items():
             if _is_bad_flag(name, value, answer):
                 self._flagged.setdefault(number, f"{name} is {_shown(value)}")
@@ -81,7 +77,7 @@ class Ratings:
                 values.append(value)
 
     def bad(self) -> dict[int, str]:
-        """The rows whose answer is said to be bad, and what says so, in the order of the rows."""
+        """Return the rows whose answer is rated bad, with the reason, in order."""
         found = dict(self._flagged)
         for name, (numbers, values) in self._scores.items():
             most, is_scale = _low(name, values)
@@ -92,7 +88,7 @@ class Ratings:
 
 
 def conflicting_scores(fields: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence when the scores of a pair prefer the answer that it rejects."""
+    """Yield a sentence when the scores of a pair prefer the rejected answer."""
     for better, worse in _PAIRED:
         one, other = fields.get(better), fields.get(worse)
         if isinstance(one, int | float) and isinstance(other, int | float) and one < other:
@@ -112,7 +108,7 @@ def _is_bad_flag(name: str, value: object, answer: str) -> bool:
 
 
 def _low(name: str, values: "array[float]") -> tuple[float, bool]:
-    """Up to where the values of a field are bad, and whether they form a scale that could tell."""
+    """Return the highest bad value of a field, and whether its values form a scale."""
     least, most = min(values), max(values)
     if least < 0:
         return -1e-12, True
@@ -136,28 +132,29 @@ CONTROL_TEXT = re.compile(
 _EMPTY_THINKING = re.compile(r"<think(?:ing)?>\s*</think(?:ing)?>")
 
 SIGNS = {
-    "turn_order": "turns are in an order that many chat templates refuse, and no application sends; check the roles",
-    "control_text": "texts hold what a tokenizer may read as a control token; take it out, or check with --base-model",
-    "reasoning": "answers carry reasoning_content, which is learnt only where the base's chat template writes it; "
+    "turn_order": "rows have an order of messages that many chat templates refuse; check the roles",
+    "control_text": "rows contain text that a tokenizer may read as a control token; remove it, or check with "
+    "--base-model",
+    "reasoning": "answers have reasoning_content, which is in the loss only if the base's chat template writes it; "
     "check with --base-model",
-    "empty_thinking": "answers begin with an empty <think></think>: that teaches not to think; leave it out if that is "
-    "not meant",
-    "null_arguments": "tool calls have null arguments that their tool does not take, as tables fill them in; "
-    "turntable data prepare takes them out",
+    "empty_thinking": "answers begin with an empty <think></think>, which teaches not to reason; remove it unless "
+    "intended",
+    "null_arguments": "tool calls have null arguments that their tool does not accept; turntable data prepare "
+    "removes them",
     "long": "rows look longer than the longest length (4 characters a token); check with --base-model, and set "
     "--max-length to the recipe's",
 }
 
 
 def signs(example: Example) -> Iterator[tuple[str, str]]:
-    """The name of each sign that a conversation shows, and a sentence about this row."""
+    """Yield the name of each sign of a conversation, and a sentence about this row."""
     if order := _order(example.messages):
         yield "turn_order", order
     for index, message in enumerate(example.messages):
         where = f"messages[{index}]"
         is_marked = "<" in message.content or "[" in message.content
         if is_marked and (found := CONTROL_TEXT.search(message.content)):
-            yield "control_text", f"{where}.content holds {found.group()!r}"
+            yield "control_text", f"{where}.content contains {found.group()!r}"
         if message.reasoning_content and message.in_loss:
             yield "reasoning", f"{where} has reasoning_content"
         if message.in_loss and "<think" in message.content and _EMPTY_THINKING.match(message.content.lstrip()):
@@ -167,7 +164,7 @@ def signs(example: Example) -> Iterator[tuple[str, str]]:
 
 
 def null_arguments(example: Example, message: Message) -> Iterator[str]:
-    """The arguments of a message's calls that are null although the tool's schema names no null for them."""
+    """Yield the null arguments of a message's calls that the tool's schema does not accept as null."""
     for call in message.tool_calls:
         function = call["function"]
         if "null" in function["arguments"]:
@@ -176,7 +173,7 @@ def null_arguments(example: Example, message: Message) -> Iterator[str]:
 
 
 def surplus_nulls(arguments: dict[str, object], name: str, tools: Sequence[object]) -> list[str]:
-    """The names of null arguments that the tool of that name does not take as null."""
+    """Return the names of null arguments that the tool does not accept as null."""
     taken: dict[str, object] = {}
     for tool in tools:
         function = tool.get("function") if isinstance(tool, dict) else None
@@ -187,7 +184,7 @@ def surplus_nulls(arguments: dict[str, object], name: str, tools: Sequence[objec
 
 
 def _order(messages: Sequence[Message]) -> str | None:
-    """What is unusual about the order of turns: system first if at all, then user and assistant by turns."""
+    """Describe an unusual order of messages; usual is an optional system message, then user and assistant in turn."""
     roles = [message.role for message in messages]
     for index, (before, role) in enumerate(zip([None, *roles], roles, strict=False)):
         if role == "system" and before not in (None, "system"):

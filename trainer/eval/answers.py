@@ -1,7 +1,7 @@
-"""Answers as they come in, on disk at once, so that a comparison that was killed goes on where it was.
+"""Journal the answers of a comparison on disk as they arrive, so that an interrupted comparison can be resumed.
 
-answers.jsonl begins with a line that says which task and which arms it belongs to; every other line is one answer. A
-failed request is kept too, with its reason, and asked again when the comparison is resumed.
+The first line of answers.jsonl identifies the task and the arms; every other line is one answer. Failed requests are
+kept with their reason, and sent again when the comparison is resumed.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from trainer.files import disk
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one arm said to one held-out row; `error` is set, and the rest empty, when the request failed.
+    """The answer of one arm to one test example; `error` is set, and the rest empty, when the request failed.
 
-    `cost_nano_usd` is None where nobody said what it cost; `cost_basis` is what the cost was computed from.
+    `cost_nano_usd` is None without a price; `cost_basis` names the source of the price.
     """
 
     arm: str
@@ -38,7 +38,7 @@ class Answer:
 
 
 class Journal:
-    """An async context manager over answers.jsonl; `answers` holds the good ones, by arm and line."""
+    """Async context manager over answers.jsonl; `answers` has the successful ones, by arm and line."""
 
     def __init__(self, path: Path, header: Mapping[str, Any], *, resume: bool) -> None:
         self.path = path
@@ -71,7 +71,7 @@ class Journal:
             self._file.close()
 
     def add(self, answer: Answer) -> None:
-        """Take an answer; it is on disk a moment later, with those that came with it."""
+        """Add an answer; it is written soon after, in a batch with others."""
         if answer.error is None:
             self.answers[answer.arm, answer.line] = answer
         self._put(asdict(answer))
@@ -81,7 +81,7 @@ class Journal:
         self._wake.set()
 
     async def _write(self) -> None:
-        """One write for all that has come since the last one, away from the loop that asks."""
+        """Write all lines since the last write, in a thread, so that the event loop is not blocked."""
         while self._waiting or not self._closing:
             await self._wake.wait()
             self._wake.clear()
@@ -95,14 +95,14 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _read(self) -> None:
-        """Take over what an earlier comparison left; the end of a torn line is cut off."""
+        """Load the answers of the interrupted comparison; an incomplete last line is truncated."""
         whole, _, torn = self.path.read_text(encoding="utf-8").rpartition("\n")
         if torn:
             os.truncate(self.path, len(f"{whole}\n".encode()))
         header, *rows = [json.loads(line) for line in whole.split("\n") if line] or [{}]
         if different := [name for name, value in self._header.items() if header.get(name) != value]:
             raise EvaluationError(
-                f"{self.path} belongs to another comparison ({different[0]} differs); begin anew, without --resume."
+                f"{self.path} belongs to another comparison ({different[0]} differs); start again without --resume."
             )
         for answer in (Answer(**row) for row in rows):
             if answer.error is None:
@@ -110,7 +110,7 @@ class Journal:
 
 
 def read_answers(path: Path) -> Iterator[Answer]:
-    """Every answer of a finished comparison, failed ones too, the last word on each item."""
+    """Yield every answer of a finished comparison, failed ones too; the last one for each example."""
     last: dict[tuple[str, int], Answer] = {}
     with disk(path), path.open(encoding="utf-8") as file:
         for row in map(json.loads, file):

@@ -1,11 +1,8 @@
-"""The arms of a comparison: for each one which model is asked, what stands before the question, with which settings.
+"""The arms of a comparison: their models and versions, prompts, few-shot examples and request settings.
 
-Which exact versions a comparison is about: refs become `name@v3` with a digest, as the gateway has them.
-
-Examples for the prompted arms, chosen from the training rows alone and always the same ones.
-
-`diverse` takes one fixed set: from each class in turn, always the row whose words are least covered by those already
-taken. `nearest` takes for each question the rows that BM25 finds most like it, the most alike last.
+Adapter refs are resolved to versions (`name@v3`) with a digest by the gateway. Few-shot examples come from the training
+rows alone: `diverse` takes one fixed set, from each class in turn the row with the most new words; `nearest` takes for
+each question the rows most similar to it by BM25, the most similar last.
 """
 
 import json
@@ -28,18 +25,18 @@ from trainer.eval.retrieval import DocumentIndex, Index
 from trainer.eval.task import Task
 
 _MAX_WORDS = 200
-"""Longer examples are not taken: sixteen of them would leave no room for the question."""
+"""Longer examples are skipped: sixteen of them would leave no room for the question."""
 
 
 class FewShotExamples:
-    """Chooses the examples that go before a question."""
+    """Choose the few-shot examples for a question."""
 
     def __init__(self, task: Task, pool: Sequence[Example]) -> None:
         self._task = task
         self._pool = [example for example in pool if len(_said(example).split()) <= _MAX_WORDS] or list(pool)
 
     def before(self, item: EvalExample) -> list[dict[str, Any]]:
-        """The examples for an item as turns of a conversation."""
+        """Return the few-shot examples for a test example as messages."""
         if not self._task.shots:
             return []
         if self._task.shot_choice == "nearest":
@@ -50,7 +47,7 @@ class FewShotExamples:
 
     @cached_property
     def diverse(self) -> list[Example]:
-        """The fixed set; ties go to the earlier row."""
+        """The fixed set of examples; ties go to the earlier row."""
         classes: dict[str, list[Example]] = {}
         for example in self._pool:
             classes.setdefault(_class(example, self._task.label or next(iter(self._task.fields), "")), []).append(
@@ -76,7 +73,7 @@ class FewShotExamples:
 
 
 def _newness(example: Example, covered: set[str]) -> float:
-    """The share of an example's words that no chosen example has; short examples are cheaper and no worse."""
+    """Return the share of an example's words that no chosen example has; favours short examples, which are cheaper."""
     own = _vocabulary(example)
     return len(own - covered) / (len(own) + 10)
 
@@ -104,7 +101,7 @@ _PASSAGES = "Use these documents where they help:\n\n"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A served adapter: what it was called by, and the exact version that answers; `digest` as far as it is known."""
+    """A served adapter: the ref as given, and the model name of its version; `digest` is None when unknown."""
 
     ref: str
     model: str
@@ -113,7 +110,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """One arm before it is asked; `request` holds the fields beside model and messages."""
+    """The plan of one arm; `request` has the request fields beside model and messages."""
 
     name: str
     kind: ArmKind
@@ -124,17 +121,17 @@ class ArmPlan:
 
     @property
     def with_prompt(self) -> bool:
-        """Whether the task's prompt and shots stand before the question."""
+        """Whether the arm gets the task's prompt and few-shot examples."""
         return self.kind in (ArmKind.PROMPTED, ArmKind.CONSTRAINED, ArmKind.RETRIEVAL, ArmKind.FRONTIER)
 
     @property
     def with_passages(self) -> bool:
-        """Whether retrieved documents do."""
+        """Whether the arm gets retrieved documents."""
         return self.kind in (ArmKind.RETRIEVAL, ArmKind.ADAPTER_RETRIEVAL)
 
 
 class Prompts:
-    """Writes the messages of every arm for every item."""
+    """Build the messages of every arm for every test example."""
 
     def __init__(self, task: Task, items: EvalSet) -> None:
         self._task, self._items = task, items
@@ -142,12 +139,12 @@ class Prompts:
 
     @cached_property
     def library(self) -> DocumentIndex | None:
-        """The documents of the task, if it has some."""
+        """The index of the task's documents, if it has any."""
         table = self._task.retrieval
         return DocumentIndex.read(self._task.directory, table) if table else None
 
     def messages(self, arm: ArmPlan, item: EvalExample) -> list[dict[str, Any]]:
-        """What is sent for one item."""
+        """Return the messages for one test example."""
         system = "\n\n".join(message["content"] for message in item.asked if message["role"] == "system")
         said = [dict(message) for message in item.asked if message["role"] != "system"]
         if arm.with_prompt:
@@ -159,7 +156,7 @@ class Prompts:
         return [{"role": "system", "content": system}, *said] if system else said
 
     def settings(self, arm: ArmPlan) -> dict[str, Any]:
-        """What the report says about how an arm was asked."""
+        """Return the settings of an arm for the report."""
         said: dict[str, Any] = dict(arm.settings)
         if arm.with_prompt:
             said |= {"prompt": self._task.prompt, "shots": self._task.shots, "shot_choice": self._task.shot_choice}
@@ -170,7 +167,7 @@ class Prompts:
 
 
 def plan_arms(task: Task, base: str, adapters: Sequence[Candidate]) -> list[ArmPlan]:
-    """Every arm that the task allows; raises `RecipeError` when it asks for one that it does not describe."""
+    """Return the arms of a task; raises `RecipeError` when it lists one that it does not describe."""
     common = {"temperature": 0.0, "max_tokens": task.max_tokens}
     plans = [ArmPlan("base", ArmKind.BASE, base, request=common)]
     if task.prompt or task.shots:
@@ -195,7 +192,7 @@ def plan_arms(task: Task, base: str, adapters: Sequence[Candidate]) -> list[ArmP
 
 
 def plan_models(task: Task, base: str, models: Sequence[str]) -> list[ArmPlan]:
-    """Models as they are, each asked as an application would ask it."""
+    """Return one arm per model, without a prompt."""
     common = {"temperature": 0.0, "max_tokens": task.max_tokens}
     kinds = {model: ArmKind.BASE if model == base else ArmKind.ADAPTER for model in models}
     return [ArmPlan(model, kind, model, request=common) for model, kind in kinds.items()]
@@ -212,7 +209,7 @@ def _wanted(task: Task, plans: list[ArmPlan]) -> list[ArmPlan]:
         return plans
     there = {plan.kind for plan in plans}
     if missing := [kind for kind in task.arms if kind not in there]:
-        raise RecipeError(f"arms asks for {missing[0]}, but the task does not say how: {_HOW[ArmKind(missing[0])]}.")
+        raise RecipeError(f"arms lists {missing[0]}, which the task does not describe: {_HOW[ArmKind(missing[0])]}.")
     return [plan for plan in plans if plan.kind in task.arms]
 
 
@@ -233,14 +230,14 @@ _NOT_FOUND, _DENIED = 404, (0, 401, 403)
 
 @dataclass(frozen=True)
 class Served:
-    """What the gateway serves: the base with its hashes as far as it tells, and the adapters asked for."""
+    """The served base with its hashes, as far as known, and the adapters to compare."""
 
     base: BaseFacts
     candidates: tuple[Candidate, ...]
 
 
 def resolve_versions(refs: Sequence[str], gateway_url: str, data_dir: Path) -> Served:
-    """Resolve refs through the admin API; without an admin key they are asked as they stand, with unknown digests.
+    """Resolve refs through the admin API; without an admin key they are used as given, with unknown digests.
 
     A name alone means its live version, or the newest ready one when none is live. Raises `EvaluationError`.
     """

@@ -1,4 +1,4 @@
-"""One comparison from task to report: look up, ask, measure, judge, decide."""
+"""Run one comparison from task to report: resolve versions, collect answers, measure, judge, decide."""
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """All that is known before anything is asked; `only_models` when models are asked without a gate."""
+    """The validated input of a comparison; `only_models` compares models without a verdict."""
 
     task: Task
     items: EvalSet
@@ -44,14 +44,14 @@ class ComparisonRequest:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What the answers of this comparison belong to."""
+        """The identity of the comparison, kept with its answers."""
         arms = [[plan.name, plan.kind, plan.model, plan.digest] for plan in self.plans]
         return {"format": 1, "task_sha256": self.frozen.sha256, "arms": arms}
 
 
 @dataclass(frozen=True)
 class ComparisonOutcome:
-    """A report and what keeps it from being complete, item by item."""
+    """A report, and the problems that keep it from being complete, by test example."""
 
     report: Report
     problems: tuple[Problem, ...]
@@ -59,7 +59,7 @@ class ComparisonOutcome:
 
 @dataclass
 class _Found:
-    """What came in, and what did not."""
+    """The measured columns, and the problems so far."""
 
     columns: list[Column]
     problems: list[Problem] = field(default_factory=list)
@@ -69,7 +69,7 @@ class _Found:
 def prepare(
     task_file: Path, *, adapters: Sequence[str], models: Sequence[str], gateway_url: str, data_dir: Path
 ) -> ComparisonRequest:
-    """Read and check everything that a comparison needs; raises `RecipeError`, `DataError` or `EvaluationError`."""
+    """Read and validate the input of a comparison; raises `RecipeError`, `DataError` or `EvaluationError`."""
     task = read_task(task_file)
     validator, function, items = read_schema(task), load_function(task), read_eval_set(task)
     general_texts(task)
@@ -80,37 +80,37 @@ def prepare(
     base = served.base.model
     plans = plan_models(task, base, models) if models else plan_arms(task, base, served.candidates)
     if not plans:
-        raise RecipeError(f"{task_file}: no arm is left to be asked; mend arms.")
+        raise RecipeError(f"{task_file}: no arm is left to compare; fix arms.")
     return ComparisonRequest(task, items, plans, served, frozen, when, changed, validator, function, bool(models))
 
 
 async def compare(
-    question: ComparisonRequest, *, gateway_url: str, key: str, answers: Path, resume: bool, progress: Progress
+    request: ComparisonRequest, *, gateway_url: str, key: str, answers: Path, resume: bool, progress: Progress
 ) -> ComparisonOutcome:
-    """Ask everything that has no answer yet, and report; answers are on disk as they come."""
+    """Collect the missing answers, and report; answers are written to disk as they arrive."""
     async with (
         gateway_client(gateway_url, key) as gateway,
-        Journal(answers, question.header, resume=resume) as journal,
+        Journal(answers, request.header, resume=resume) as journal,
     ):
-        prompts = Prompts(question.task, question.items)
-        items = question.items.items
-        given = await run_arms(question.task, question.plans, items, prompts, journal, gateway, progress)
-        found = _measured(question, prompts, given)
-        if question.task.judge and not question.only_models:
-            await _judge(question, found, gateway, journal)
-        if not question.only_models:
-            await _forgetting(question, found, gateway, journal)
-    return _report(question, found, answers)
+        prompts = Prompts(request.task, request.items)
+        items = request.items.items
+        given = await run_arms(request.task, request.plans, items, prompts, journal, gateway, progress)
+        found = _measured(request, prompts, given)
+        if request.task.judge and not request.only_models:
+            await _judge(request, found, gateway, journal)
+        if not request.only_models:
+            await _forgetting(request, found, gateway, journal)
+    return _report(request, found, answers)
 
 
-def _measured(question: ComparisonRequest, prompts: Prompts, given: Sequence[Answer]) -> _Found:
-    task, items = question.task, question.items.items
+def _measured(request: ComparisonRequest, prompts: Prompts, given: Sequence[Answer]) -> _Found:
+    task, items = request.task, request.items.items
     found, size = _Found([]), len(items)
-    for number, plan in enumerate(question.plans):
+    for number, plan in enumerate(request.plans):
         answers = given[number * size : (number + 1) * size]
-        series = measure(task, items, answers, question.validator)
-        if question.function:
-            own, raised = custom_metric_series(task, question.function, items, answers)
+        series = measure(task, items, answers, request.validator)
+        if request.function:
+            own, raised = custom_metric_series(task, request.function, items, answers)
             found.problems += raised
             series = replace(series, metrics=_with(task, series, task.metric_names, _own_name(task), own))
         found.problems += [
@@ -122,8 +122,8 @@ def _measured(question: ComparisonRequest, prompts: Prompts, given: Sequence[Ans
     return found
 
 
-async def _judge(question: ComparisonRequest, found: _Found, gateway: "AsyncOpenAI", journal: Journal) -> None:
-    task, items = question.task, question.items.items
+async def _judge(request: ComparisonRequest, found: _Found, gateway: "AsyncOpenAI", journal: Journal) -> None:
+    task, items = request.task, request.items.items
     table = task.judge
     if table is None:
         return
@@ -149,10 +149,10 @@ def _with_judge(task: Task, column: Column, judged: Judged) -> Column:
     return replace(column, series=replace(column.series, metrics=metrics), settings=settings)
 
 
-async def _forgetting(question: ComparisonRequest, found: _Found, gateway: "AsyncOpenAI", journal: Journal) -> None:
-    task, base = question.task, question.served.base.model
+async def _forgetting(request: ComparisonRequest, found: _Found, gateway: "AsyncOpenAI", journal: Journal) -> None:
+    task, base = request.task, request.served.base.model
     texts = general_texts(task)
-    candidate = next((plan for plan in question.plans if plan.kind == task.gate.arm), None)
+    candidate = next((plan for plan in request.plans if plan.kind == task.gate.arm), None)
     if not texts or candidate is None or candidate.model == base:
         return
     models = {"base": base, candidate.name: candidate.model}
@@ -166,41 +166,41 @@ async def _forgetting(question: ComparisonRequest, found: _Found, gateway: "Asyn
     ]
 
 
-def _report(question: ComparisonRequest, found: _Found, answers: Path) -> ComparisonOutcome:
-    task, items = question.task, question.items.items
+def _report(request: ComparisonRequest, found: _Found, answers: Path) -> ComparisonOutcome:
+    task, items = request.task, request.items.items
     assembly = Assembly(task, items, found.columns)
-    if question.only_models:
+    if request.only_models:
         gate = Gate(verdict=None, summary="There is no verdict: only models were asked (--models).")
     elif found.problems:
         gate = Gate(verdict=None, summary=_partial(found.problems))
     else:
-        gate = assembly.gate(found.forgotten, frozen=question.frozen_at is not None, changed=question.changed)
+        gate = assembly.gate(found.forgotten, frozen=request.frozen_at is not None, changed=request.changed)
     report = Report(
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         complete=not found.problems,
         task=TaskFacts(
             name=task.name,
-            sha256=question.frozen.sha256,
+            sha256=request.frozen.sha256,
             items=len(items),
-            frozen_at=question.frozen_at,
-            changed=question.changed,
+            frozen_at=request.frozen_at,
+            changed=request.changed,
         ),
-        base=question.served.base,
+        base=request.served.base,
         arms=assembly.arms,
-        differences=() if question.only_models else assembly.differences(),
+        differences=() if request.only_models else assembly.differences(),
         gate=gate,
-        examples=Examples() if question.only_models else assembly.examples(),
+        examples=Examples() if request.only_models else assembly.examples(),
         answers=answers.name,
     )
     return ComparisonOutcome(report, tuple(found.problems))
 
 
 def _partial(problems: Sequence[Problem]) -> str:
-    return f"There is no verdict: {len(problems)} results are missing; mend the cause and go on with --resume."
+    return f"There is no verdict: {len(problems)} results are missing; fix the cause and continue with --resume."
 
 
 def _with(task: Task, series: ArmSeries, order: Sequence[str], name: str, one: Series) -> dict[str, Series]:
-    """The metrics with one more, in the order of the task."""
+    """Return the metrics with one more, in the order of the task."""
     metrics = {**series.metrics, name: one}
     return {metric: metrics[metric] for metric in order if metric in metrics}
 

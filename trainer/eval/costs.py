@@ -1,4 +1,4 @@
-"""What arms cost, and what the candidate saves; a missing price is said, never taken for 0."""
+"""Compute the cost of each arm and the saving of the candidate; a missing price is reported, never taken for 0."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ _BASES = {
 
 
 def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
-    """The cost of an arm: a request costs the mean of those that have a price, the total is known when all have one.
+    """Return the cost of an arm: per request the mean of the priced requests, in total only when all have a price.
 
-    All are None when none has: a gateway knows no price before its first requests.
+    Without any price, all values are None: a gateway has no price before its first requests.
     """
     costs = [answer.cost_nano_usd for answer in answers if answer.error is None]
     known = [cost for cost in costs if cost is not None]
@@ -35,19 +35,19 @@ def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
 
 
 def basis_of(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
-    """What the costs of an arm were computed from, as its setting; empty where none has a price that says so."""
+    """Return the sources of an arm's prices, as a setting of the report; empty without prices."""
     priced = (one for one in answers if one.cost_nano_usd is not None and one.cost_basis)
     counts = Counter(str(one.cost_basis) for one in priced)
     return {BASIS: dict(counts)} if counts else {}
 
 
 def basis_word(arm: Arm) -> str:
-    """The bases of an arm's costs by name, for a table."""
+    """Return the sources of an arm's prices, for a table."""
     return ", ".join(arm.settings.get(BASIS, {})) or "not told"
 
 
 def basis_sentence(arms: Sequence[Arm], when: str) -> str:
-    """What the costs of a comparison were computed from and when; empty where nothing has a price."""
+    """Return a sentence on the sources and the date of the costs; empty without prices."""
     if not any(arm.cost_nano_usd.per_request for arm in arms):
         return ""
     bases = sorted({name for arm in arms for name in arm.settings.get(BASIS, {})})
@@ -57,10 +57,10 @@ def basis_sentence(arms: Sequence[Arm], when: str) -> str:
 
 
 def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
-    """What a thousand requests and right answers cost with the candidate, beside the other arms."""
+    """Compare the cost of 1,000 requests and of 1,000 correct answers with the other arms, in a sentence."""
     mine = candidate.cost_nano_usd
     if mine.per_request is None:
-        return f"What {candidate.name} costs is not known: the gateway gave no price for its requests."
+        return f"The cost of {candidate.name} is unknown: the gateway gave no price for its requests."
     said = [f"1,000 requests cost {_usd(mine.per_request)} with {candidate.name}{_right(mine)}"]
     for other in others:
         cost = other.cost_nano_usd

@@ -1,9 +1,7 @@
-"""Asking OpenAI-compatible endpoints: one client per address, one question at a time, errors told apart.
+"""Send requests to OpenAI-compatible endpoints, and record verdicts on the gateway.
 
-What will fail for every question alike (a refused key, an unknown model, nobody there) ends the comparison; any other
-error belongs to the one item that it hit.
-
-Bringing a verdict to the gateway, which keeps it with the version and lets it go live, or not.
+An error that every request would meet (a rejected key, an unknown model, no connection) ends the comparison; any other
+error belongs to its test example.
 """
 
 import os
@@ -32,7 +30,7 @@ _COST, _COST_BASIS = "x-turntable-cost-usd", "x-turntable-cost-basis"
 
 @asynccontextmanager
 async def gateway_client(gateway_url: str, key: str) -> "AsyncIterator[AsyncOpenAI]":
-    """A client of the gateway; raises `EvaluationError` when there is none or it refuses the key."""
+    """Open a client of the gateway; raises `EvaluationError` when it cannot be reached or rejects the key."""
     from openai import APIConnectionError, APIStatusError
 
     async with _client(f"{gateway_url.rstrip('/')}/v1", key, GATEWAY_TIMEOUT_S) as client:
@@ -47,7 +45,7 @@ async def gateway_client(gateway_url: str, key: str) -> "AsyncIterator[AsyncOpen
 
 @asynccontextmanager
 async def endpoint_client(table: EndpointTable, gateway: "AsyncOpenAI") -> "AsyncIterator[AsyncOpenAI]":
-    """A client of the endpoint that a table names, or the gateway's own."""
+    """Open a client of the endpoint that a table names, or of the gateway."""
     if table.base_url is None:
         yield gateway.with_options(timeout=table.timeout_s)
         return
@@ -68,13 +66,13 @@ def _client(base_url: str, key: str, timeout_s: float) -> "AsyncOpenAI":
 async def complete(
     client: "AsyncOpenAI", arm: str, line: int, model: str, messages: Any, request: Mapping[str, Any]
 ) -> Answer:
-    """One question; raises `EvaluationError` for what every other one would meet too."""
+    """Send one request; raises `EvaluationError` for an error that every request would meet."""
     from openai import APIConnectionError, APIError, APITimeoutError, AuthenticationError, NotFoundError
     from openai import PermissionDeniedError as Refused
 
     began = time.perf_counter()
     try:
-        # What goes by extra_body is not walked through type by type by the SDK: a quarter of a request's time here.
+        # The SDK does not validate extra_body, which saves a quarter of a request's time here.
         body = {"messages": messages, **request}
         raw = await client.chat.completions.with_raw_response.create(
             model=model, messages=[], extra_headers=_COST_WANTED, extra_body=body
@@ -108,7 +106,7 @@ async def complete(
 
 
 def _nano_usd(told: str | None) -> int | None:
-    """The cost that the gateway told, None when it knows none."""
+    """Parse the cost of the gateway's header; None without one."""
     try:
         return int(Decimal(told) * 10**9) if told else None
     except InvalidOperation:
@@ -116,7 +114,7 @@ def _nano_usd(told: str | None) -> int | None:
 
 
 def record_verdict(report: Report, gateway_url: str, data_dir: Path) -> str:
-    """Post the verdict on the version that it is about, which is returned; raises `EvaluationError`."""
+    """Record the verdict on its version and return the version; raises `EvaluationError`."""
     arm = _subject(report)
     name, _, version = arm.model.partition("@")
     try:

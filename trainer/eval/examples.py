@@ -1,6 +1,6 @@
-"""The held-out rows as items: what is asked, what should come back, and which slices an item belongs to.
+"""Read the test examples of a task, and match answers with the expected ones.
 
-What is inside an answer: one JSON document or none, the fields that are right, whether it fits the schema.
+A test set that overlaps with the training rows is refused.
 """
 
 import json
@@ -16,21 +16,21 @@ from trainer.eval.task import Task
 
 
 class Validator(Protocol):
-    """The one question asked of a JSON Schema validator."""
+    """The part of a JSON Schema validator that is used."""
 
     def is_valid(self, instance: Any) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerMatch:
-    """One answer looked at: `fields` says for each scored field whether it equals the expected one exactly."""
+    """The match of one answer: `fields` says for each scored field whether it equals the expected one exactly."""
 
     schema_valid: bool
     fields: Mapping[str, bool]
 
 
 class _Nothing:
-    """No document at all; JSON's null is a document."""
+    """The absence of a JSON document; null is a document."""
 
 
 NO_DOCUMENT = _Nothing()
@@ -39,8 +39,8 @@ NO_DOCUMENT = _Nothing()
 def match_answer(answer: str, expected: str, validator: Validator | None, fields: Sequence[str]) -> AnswerMatch:
     """Compare one answer with the expected document and the schema.
 
-    An answer counts only if it is exactly one JSON document: text around it, as chatty models write, is a failure,
-    because the application that reads it would fail.
+    An answer must be exactly one JSON document: text around it is a failure, because an application that parses it
+    would fail.
     """
     document, wanted = parse_document(answer), parse_document(expected)
     same = {
@@ -64,7 +64,7 @@ def _refuse(constant: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class EvalExample:
-    """One held-out row; `asked` is what an application would send, `row` the line as it was read."""
+    """One test example; `asked` are the messages to send, `row` the line as it was read."""
 
     line: int
     asked: tuple[Mapping[str, Any], ...]
@@ -74,21 +74,21 @@ class EvalExample:
 
     @property
     def question(self) -> str:
-        """The last thing that the user said."""
+        """The last user message."""
         said = [message["content"] for message in self.asked if message["role"] == "user"]
         return str(said[-1]) if said else ""
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """All items of a task, and the rows that shots may be taken from."""
+    """The test examples of a task, and the pool of few-shot examples."""
 
     items: tuple[EvalExample, ...]
     pool: tuple[Example, ...]
 
 
 def read_eval_set(task: Task) -> EvalSet:
-    """Read and check the data of a task; raises `DataError` for broken, overlapping or unmeasurable rows."""
+    """Read the test examples of a task; raises `DataError` for rows that are invalid, leaked or cannot be scored."""
     examples = read_examples(task.data_path)
     pool = read_examples(task.train_path) if task.train_path else ()
     file = str(task.data_path)
@@ -118,7 +118,7 @@ def _slice_value(name: str, example: Example, row: Mapping[str, Any]) -> str | N
 
 
 def _unmeasurable(task: Task, example: Example, row: Mapping[str, Any], file: str) -> Iterator[Problem]:
-    """What keeps a row from being scored as the task wants it."""
+    """Yield the reasons why a row cannot be scored by the task."""
     expected = _expected(example)
     if not expected:
         yield Problem(file, example.line, "expects a tool call; a comparison scores text answers")
@@ -137,7 +137,7 @@ def _unmeasurable(task: Task, example: Example, row: Mapping[str, Any], file: st
 
 
 def _leaks(task: Task, held_out: Sequence[Example], pool: Sequence[Example]) -> Iterator[Problem]:
-    """Held-out rows that were trained on, as they are or all but."""
+    """Yield the test rows that duplicate or nearly duplicate a training row."""
     if not pool:
         return
     marks = [fingerprint(row) for row in (*pool, *held_out)]
@@ -152,7 +152,9 @@ def _leaks(task: Task, held_out: Sequence[Example], pool: Sequence[Example]) -> 
             twin = first[label]
             how = _likeness(mark, marks[twin])
             where = f"{task.train_path}:{pool[twin].line}"
-            yield Problem(str(task.data_path), row.line, f"{how} {where}, so it measures memory; take one of them out")
+            yield Problem(
+                str(task.data_path), row.line, f"{how} {where}, which is train/test leakage; remove one of them"
+            )
 
 
 def _likeness(one: Fingerprint, other: Fingerprint) -> str:

@@ -1,10 +1,8 @@
-"""What an adapter has forgotten: cross-entropy on general text, measured on the engine that serves it.
+"""Measure forgetting: the cross-entropy of base and adapter on general text, on the engine that serves them.
 
-Log-probabilities of prompts end the engine (decision 6), so the text is walked token by token: the engine gets all
-tokens before a place, is allowed only the one that follows there, and says how likely the model found it without that
-constraint. Places are spread evenly over the text, and are the same for every arm.
-
-Our sample of general English, for measuring what an adapter has forgotten: everyday prose on unlike subjects.
+Prompt log-probabilities crash the engine (decision 6), so the text is scored token by token: a request has the tokens
+before a position, allows only the next one, and returns its log-probability without that constraint. Positions are
+spread evenly over the text and are the same for every arm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,28 +36,26 @@ TEXTS = (
     "The moon moves around the earth in about four weeks. Half of it is always lit by the sun, but from here we see "
     "more or less of that half, and so it seems to grow from a thin line to a full disc and then to shrink again.",
 )
-
-
-PLACES = 200
+POSITIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in a text: the tokens before it, and the one that follows."""
+    """A position in a text: the tokens before it, and the next one."""
 
     before: tuple[int, ...]
     token: int
 
 
 def general_texts(task: Task) -> tuple[str, ...]:
-    """The paragraphs of the task's general text; none when it names no such text."""
+    """Return the paragraphs of the task's general text; none when it names no text."""
     if task.general_text is None or task.general_text == BUILTIN:
         return TEXTS if task.general_text else ()
     path = task.directory / task.general_text
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read ({error}); mend general_text in the task.") from error
+        raise RecipeError(f"{path} cannot be read ({error}); fix general_text in the task.") from error
     paragraphs = tuple(" ".join(part.split()) for part in text.split("\n\n") if part.strip())
     if not paragraphs:
         raise RecipeError(f'{path} is empty; write some paragraphs of general text, or general_text = "{BUILTIN}".')
@@ -74,11 +70,11 @@ async def cross_entropy_at(
     journal: Journal,
     concurrency: int,
 ) -> dict[str, Series]:
-    """For each arm (a name to a model) the cross-entropy at every place, in nats per token.
+    """Return the cross-entropy of each arm (name to model) at every position, in nats per token.
 
-    Raises `EvaluationError` when the engine does not answer one of them.
+    Raises `EvaluationError` when the engine gives no log-probability.
     """
-    places = spread([await _tokens(client, base, text) for text in texts], PLACES)
+    places = spread([await _tokens(client, base, text) for text in texts], POSITIONS)
 
     async def one(arm: str, at: int) -> None:
         logprob = await _logprob(client, models[arm], places[at])
@@ -93,7 +89,7 @@ async def cross_entropy_at(
 
 
 def spread(texts: Sequence[Sequence[int]], most: int) -> list[Place]:
-    """At most so many places, evenly over all texts; the first token of a text follows nothing and is none."""
+    """Choose at most so many positions, evenly over all texts; the first token of a text has no context."""
     places = [(text, at) for text in texts for at in range(1, len(text))]
     if not places:
         return []

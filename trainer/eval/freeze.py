@@ -1,9 +1,6 @@
-"""What a training commits itself to: the frozen task by which its outcome will be judged, kept apart from its data.
+"""Freeze a task before training: a hash over its settings and files, kept in `task.frozen.json` and verified later.
 
-Freezing a task: a hash over everything that it names, written before training and looked at afterwards.
-
-`task.frozen.json` stands beside `task.toml`. Adapters and concurrency are left out of it: they are what is put to the
-test, and how fast.
+Adapters and concurrency are not part of it: they are the candidates and the speed of a comparison.
 """
 
 import hashlib
@@ -35,7 +32,7 @@ class FrozenTask:
 
 
 def identity(task: Task) -> FrozenTask:
-    """What a task is at this moment; raises `RecipeError` when a file that it names cannot be read."""
+    """Return the current identity of a task; raises `RecipeError` when one of its files cannot be read."""
     settings = task.model_dump(mode="json", exclude=_NOT_FROZEN, exclude_defaults=True)
     parts = {**settings, **{f"file {name}": digest for name, digest in _files(task)}}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -43,7 +40,7 @@ def identity(task: Task) -> FrozenTask:
 
 
 def freeze(task_file: Path, task: Task) -> tuple[Path, FrozenTask]:
-    """Write the task's identity beside it; returns where."""
+    """Write the task's identity beside it, and return the path and the identity."""
     frozen = identity(task)
     path = frozen_path(task_file)
     document = {"format": 1, "sha256": frozen.sha256, "frozen_at": _now(), "parts": frozen.parts}
@@ -54,7 +51,7 @@ def freeze(task_file: Path, task: Task) -> tuple[Path, FrozenTask]:
 
 
 def frozen_at(task_file: Path, present: FrozenTask) -> tuple[str | None, tuple[str, ...]]:
-    """When the task was frozen, and what has changed since; None and nothing when it never was."""
+    """Return when the task was frozen and what has changed since; None and nothing when it never was."""
     path = frozen_path(task_file)
     try:
         document = json.loads(path.read_bytes())
@@ -69,7 +66,7 @@ def frozen_at(task_file: Path, present: FrozenTask) -> tuple[str | None, tuple[s
 
 
 def frozen_path(task_file: Path) -> Path:
-    """Where the identity of a task is kept."""
+    """Return the path of the task's identity."""
     return task_file.with_suffix(".frozen.json")
 
 
@@ -92,7 +89,7 @@ def _sha256(path: Path) -> str:
     try:
         return file_sha256(path)
     except OSError as error:
-        raise RecipeError(f"{path} cannot be read ({error.strerror}); mend the task, which names it.") from error
+        raise RecipeError(f"{path} cannot be read ({error.strerror}); fix the task, which names it.") from error
 
 
 def _now() -> str:
@@ -100,7 +97,7 @@ def _now() -> str:
 
 
 def frozen_commitment(task_file: Path, recipe: Recipe) -> dict[str, Any]:
-    """The frozen task's identity, for the facts of a run.
+    """Return the frozen task's identity, for the metadata of a run.
 
     Raises `RecipeError` when the task is not frozen or has changed since, `DataError` when the recipe trains on rows
     that the task holds out.

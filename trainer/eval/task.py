@@ -1,9 +1,7 @@
-"""The task's JSON Schema, checked, with the validator for answers.
+"""Read and validate a task: test examples, arms, metrics and the rules of the promotion gate, in a TOML file.
 
-The task file: what is asked, of which arms, how answers are measured, and what the gate demands of them.
-
-A real one is under 30 lines. Arms follow from what is named: `prompt` or `shots` give a prompted base, `json_schema` a
-constrained one, `[retrieval]` two arms with documents, `[frontier]` and `recorded` one each. `arms` leaves some out.
+The fields decide the arms: `prompt` or `shots` add a prompted base, `json_schema` a constrained base, `[retrieval]` two
+arms with documents, `[frontier]` and `recorded` one each. `arms` restricts them.
 """
 
 import json
@@ -48,22 +46,22 @@ class _Table(BaseModel):
 
 
 class GateRules(_Table):
-    """What the candidate must show; shares of 1, forgetting in nats per token."""
+    """The requirements for the candidate; shares of 1, forgetting in nats per token."""
 
     metric: str = Field(CORRECT, description="The metric that decides.")
-    arm: str = Field(ArmKind.ADAPTER, description="The kind of arm that the verdict is about.")
+    arm: str = Field(ArmKind.ADAPTER, description="The kind of arm to decide about.")
     against: Names = Field(
-        (ArmKind.BASE, ArmKind.PROMPTED), description="Kinds of arms; the best of them has to be beaten."
+        (ArmKind.BASE, ArmKind.PROMPTED), description="Kinds of arms; the adapter must beat the best of them."
     )
-    least_gain: Share = Field(0.05, description="The least gain over the best of `against`.")
-    slice_fall: Share = Field(0.02, description="The most that any slice may fall.")
-    stop_fall: Share = Field(0.01, description="The most that the stop rate may fall.")
-    forgetting: float = Field(0.05, ge=0, description="The most that cross-entropy on general text may rise.")
+    least_gain: Share = Field(0.05, description="The minimum gain over the best of `against`.")
+    slice_fall: Share = Field(0.02, description="The maximum drop of any slice.")
+    stop_fall: Share = Field(0.01, description="The maximum drop of the EOS rate.")
+    forgetting: float = Field(0.05, ge=0, description="The maximum rise of cross-entropy on general text.")
     min_items: int = Field(VERDICT_ITEMS, gt=0, description="Fewer items than this never give PROMOTE.")
 
 
 class RetrievalTable(_Table):
-    """Documents that are searched by BM25 and put before the question."""
+    """Documents, searched by BM25 and put before the question."""
 
     documents: Name = Field(description="A folder of .txt and .md files, or JSONL with `id` and `text`.")
     k: int = Field(3, gt=0, le=50, description="How many passages go into the prompt.")
@@ -76,8 +74,8 @@ class EndpointTable(_Table):
     model: Name = Field(description="The model to ask.")
     base_url: str | None = Field(None, description="Its address up to /v1; the gateway when left out.")
     key_env: str = Field("OPENAI_API_KEY", description="The environment variable that holds its key.")
-    timeout_s: float = Field(120.0, gt=0, description="How long one answer may take.")
-    omit: Names = Field((), description="Fields that the endpoint refuses, like temperature.")
+    timeout_s: float = Field(120.0, gt=0, description="The timeout of one answer, in seconds.")
+    omit: Names = Field((), description="Fields that the endpoint rejects, such as temperature.")
     request: dict[str, Any] = Field({}, description="Fields to add to each request.")
 
 
@@ -89,9 +87,9 @@ class FrontierTable(EndpointTable):
 
 
 class JudgeTable(EndpointTable):
-    """A model that says which of two answers is better."""
+    """A model that judges which of two answers is better."""
 
-    rubric: Name = Field(description="What makes an answer better, in words.")
+    rubric: Name = Field(description="The criteria of a better answer, in words.")
 
 
 class Task(_Table):
@@ -99,22 +97,22 @@ class Task(_Table):
 
     name: Name = Field(description="The task's name.")
     data: Name = Field(description="Held-out chat JSONL; the last assistant message is the expected answer.")
-    train: str | None = Field(None, description="Rows that were trained on: a pool for shots, refused in `data`.")
+    train: str | None = Field(None, description="Training rows: the pool of few-shot examples; not allowed in `data`.")
     json_schema: str | None = Field(None, description="The JSON Schema that every answer must satisfy.")
     fields: Names = Field((), description="Top-level fields that must equal the expected ones.")
     label: str = Field("", description="The field whose classes F1 is taken over; the first of `fields`, or all.")
     metrics: Names = Field((), description=f"Also measured: {', '.join(ON_REQUEST)}.")
-    metric_function: str | None = Field(None, description="A metric of your own, `module:function`.")
+    metric_function: str | None = Field(None, description="A custom metric, `module:function`.")
     slices: Names = Field((), description="Fields of a row, or of its expected answer, to report by.")
     prompt: str | None = Field(None, description="The system prompt of the prompted arms; the row's when left out.")
-    shots: int = Field(0, ge=0, le=MAX_SHOTS, description="Examples from `train` in the prompted arms.")
+    shots: int = Field(0, ge=0, le=MAX_SHOTS, description="Few-shot examples from `train` in the prompted arms.")
     shot_choice: str = Field("diverse", pattern="^(diverse|nearest)$", description="`diverse` or `nearest` examples.")
-    arms: Names = Field((), description="Kinds of arms to ask; all that the task allows when left out.")
-    adapters: Names = Field((), description="Adapters by name or ref; --adapter goes before.")
-    recorded: str | None = Field(None, description="JSONL of answers given elsewhere: `line`, `text`.")
+    arms: Names = Field((), description="Kinds of arms to compare; all that the task allows when left out.")
+    adapters: Names = Field((), description="Adapters by name or ref; --adapter overrides.")
+    recorded: str | None = Field(None, description="JSONL of recorded answers: `line`, `text`.")
     general_text: str | None = Field(None, description="General text for forgetting; `builtin` for ours.")
-    max_tokens: int = Field(256, gt=0, description="The most tokens of an answer.")
-    concurrency: int = Field(32, gt=0, le=256, description="Requests under way at once, over all arms.")
+    max_tokens: int = Field(256, gt=0, description="The maximum tokens of an answer.")
+    concurrency: int = Field(32, gt=0, le=256, description="Concurrent requests over all arms.")
     seed: int = Field(0, ge=0, description="Of the bootstrap.")
     retrieval: RetrievalTable | None = None
     frontier: FrontierTable | None = None
@@ -130,12 +128,12 @@ class Task(_Table):
 
     @property
     def data_path(self) -> Path:
-        """Where the held-out rows are."""
+        """The path of the test examples."""
         return self.directory / self.data
 
     @property
     def train_path(self) -> Path | None:
-        """Where the rows are that were trained on."""
+        """The path of the training rows."""
         return self.directory / self.train if self.train else None
 
     @property
@@ -149,7 +147,7 @@ class Task(_Table):
 
 
 def read_task(path: Path) -> Task:
-    """Read and check a task file; raises `RecipeError`."""
+    """Read and validate a task; raises `RecipeError`."""
     task = read_toml(path, Task)
     if task.gate.metric not in task.metric_names:
         raise RecipeError(f"{path}: gate.metric is {task.gate.metric!r}; measured are {', '.join(task.metric_names)}.")
@@ -176,7 +174,7 @@ def _complaints(task: Task) -> "list[str]":
 
 
 def read_schema(task: Task) -> Draft202012Validator | None:
-    """The validator for a task's answers; raises `RecipeError` when the schema or a scored field is not in order."""
+    """Return the validator for a task's answers; raises `RecipeError` for an invalid schema or unknown field."""
     if task.json_schema is None:
         return None
     path = task.directory / task.json_schema

@@ -1,1 +1,1 @@
-"""Judgement by people: two arms' answers side by side without their names, rated in a browser, summed up with care."""
+"""Human evaluation: pairwise ratings of two arms' answers, blind, in a browser, with a sign test and agreement."""

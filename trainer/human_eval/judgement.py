@@ -1,13 +1,8 @@
-"""How far raters agree: Krippendorff's alpha for nominal choices, for any number of raters and with gaps.
+"""Summarize ratings: the preferred arm with a sign test, and the agreement of raters; export them as preference pairs.
 
-For two raters without gaps it is Scott's pi, corrected for few items; 1 is agreement throughout, 0 what chance gives.
-
-What the ratings say: which arm people prefer, how sure that is, and how far they agree.
-
-The unit is the item, not the vote: several raters of one item are no independent evidence. An item goes to the arm that
-most of its raters chose; without a majority it is a tie. Ties count for neither side in the sign test.
-
-Rated pairs as training data: what most raters preferred, in the format that `method = "dpo"` takes.
+The unit is the example, not the vote: several ratings of one example are not independent. An example goes to the arm
+that most of its raters chose; without a majority it is a tie, which counts for neither side in the sign test. Agreement
+is Krippendorff's alpha for nominal choices, for any number of raters and with gaps: 1 is full agreement, 0 is chance.
 """
 
 import hashlib
@@ -28,7 +23,7 @@ from trainer.human_eval.ratings import Choice, Votes, ratings_path
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """`alpha` is None when there is nothing to tell chance from; `same` is the share of pairs of ratings that agree."""
+    """`alpha` is None when all choices are equal; `same` is the share of pairs of ratings that agree."""
 
     alpha: float | None
     same: float | None
@@ -36,7 +31,7 @@ class Agreement:
 
 
 def agreement(units: Iterable[Sequence[Hashable]]) -> Agreement:
-    """Agreement over units, each with the ratings that it got; units with fewer than two say nothing."""
+    """Compute the agreement over units with their ratings; units with fewer than two are ignored."""
     rated = [Counter(unit) for unit in units if len(unit) > 1]
     totals: Counter[Hashable] = Counter()
     agreeing = pairs = disagreeing = 0.0
@@ -60,7 +55,7 @@ class _Part(BaseModel):
 
 
 class Preference(_Part):
-    """The share of decided items that went to the arm, with the exact 95 % interval."""
+    """The share of decided examples that went to the arm, with the exact 95 % interval."""
 
     value: float
     interval_95: tuple[float, float]
@@ -68,7 +63,7 @@ class Preference(_Part):
 
 
 class Agreed(_Part):
-    """Krippendorff's alpha and the share of agreeing pairs, over the items with two raters or more."""
+    """Krippendorff's alpha and the share of agreeing pairs, over the examples with two raters or more."""
 
     alpha: float | None
     same: float | None
@@ -96,40 +91,40 @@ class HumanEvalResult(_Part):
     ratings_sha256: str
 
     @classmethod
-    def of(cls, contest: PairwiseEval, votes: Votes) -> Self:
-        """Sum up; ratings of lines that the contest does not have do not exist."""
+    def of(cls, evaluation: PairwiseEval, votes: Votes) -> Self:
+        """Summarize the ratings of an evaluation."""
         outcomes = item_outcomes(votes)
         counts = Counter(outcomes.values())
         won, lost = counts["arm"], counts["against"]
         preference, p_value = _sign_test(won, lost)
         units = _units(votes).values()
         agreed = agreement([list(unit) for unit in units])
-        path = ratings_path(contest)
+        path = ratings_path(evaluation)
         return cls(
-            arm=contest.arm,
-            against=contest.against,
+            arm=evaluation.arm,
+            against=evaluation.against,
             raters=len(votes),
             rated=len(outcomes),
-            items=len(contest.pairs) + len(contest.identical),
-            identical=len(contest.identical),
+            items=len(evaluation.pairs) + len(evaluation.identical),
+            identical=len(evaluation.identical),
             won=won,
             lost=lost,
             tied=counts["tie"],
             preference=preference,
             p_value=p_value,
             agreement=Agreed(alpha=agreed.alpha, same=agreed.same, items=agreed.items),
-            sentence=_sentence(contest, won, lost, preference, len(votes)),
+            sentence=_sentence(evaluation, won, lost, preference, len(votes)),
             ratings=path.name,
             ratings_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The block as plain data."""
+        """Return the block as plain data."""
         return self.model_dump(mode="json")
 
 
 def item_outcomes(votes: Votes) -> dict[int, Choice]:
-    """What most raters chose, by line."""
+    """Return the majority choice, by line."""
     return {line: _majority(Counter(choices)) for line, choices in _units(votes).items()}
 
 
@@ -159,11 +154,11 @@ def _sign_test(won: int, lost: int) -> tuple[Preference | None, float | None]:
     return preference, float(test.pvalue)
 
 
-def _sentence(contest: PairwiseEval, won: int, lost: int, preference: Preference | None, raters: int) -> str:
+def _sentence(evaluation: PairwiseEval, won: int, lost: int, preference: Preference | None, raters: int) -> str:
     if preference is None:
-        return f"Nobody preferred {contest.arm} or {contest.against} on any item."
+        return f"No rater preferred {evaluation.arm} or {evaluation.against} on any item."
     low, high = preference.interval_95
-    winner, count = (contest.arm, won) if won >= lost else (contest.against, lost)
+    winner, count = (evaluation.arm, won) if won >= lost else (evaluation.against, lost)
     sure = "beyond chance" if low > 1 / 2 or high < 1 / 2 else "which chance can explain"
     people = "One rater" if raters == 1 else f"{raters} raters"
     return f"{people} preferred {winner} on {count} of {won + lost} items that were decided, {sure}."
@@ -171,19 +166,19 @@ def _sentence(contest: PairwiseEval, won: int, lost: int, preference: Preference
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """How many rows were written; ties teach nothing, and neither do empty answers."""
+    """The number of rows written, and of ties and empty answers left out."""
 
     rows: int
     ties: int
     empty: int
 
 
-def export_pairs(contest: PairwiseEval, votes: Votes, path: Path) -> Exported:
-    """Write the decided items as preference pairs; raises `EvaluationError` when there are none."""
+def export_pairs(evaluation: PairwiseEval, votes: Votes, path: Path) -> Exported:
+    """Write the decided examples as preference pairs for dpo; raises `EvaluationError` when there are none."""
     outcomes = item_outcomes(votes)
     rows, empty = [], 0
     for line, outcome in sorted(outcomes.items()):
-        pair = contest.by_line.get(line)
+        pair = evaluation.by_line.get(line)
         if pair is None or outcome == "tie":
             continue
         better, worse = (pair.mine, pair.theirs) if outcome == "arm" else (pair.theirs, pair.mine)
@@ -198,7 +193,7 @@ def export_pairs(contest: PairwiseEval, votes: Votes, path: Path) -> Exported:
             }
         )
     if not rows:
-        raise EvaluationError("no item was decided by its raters yet, so there are no pairs to write; rate some more.")
+        raise EvaluationError("no example has a majority yet, so there are no pairs to write; rate more examples.")
     with replacing(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return Exported(len(rows), sum(outcome == "tie" for outcome in outcomes.values()), empty)

@@ -1,7 +1,7 @@
-"""A contest: the answers of two arms of a comparison to the same items, to be rated blindly.
+"""A pairwise evaluation: the answers of two arms of a comparison to the same examples, to be rated blind.
 
-Items that both answered alike need no rater; they count as ties. Which arm stands on which side, and in which order the
-items come, is drawn anew for every rater, from the seed, so that a rater who comes back sees what was seen before.
+Examples with equal answers are not rated; they count as ties. The side of each arm and the order of the examples are
+random for each rater, from the seed, so that a rater who comes back sees the same.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from trainer.eval.task import Task
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """One item; `mine` and `theirs` are what the arm and the one against it answered."""
+    """One example; `mine` and `theirs` are the answers of the arm and of the one it is compared with."""
 
     item: EvalExample
     mine: str
@@ -30,7 +30,7 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class PairwiseEval:
-    """All pairs of two arms that have to be looked at; `identical` lists lines that both answered alike."""
+    """The pairs of two arms to rate; `identical` lists the lines with equal answers."""
 
     report: Path
     arm: str
@@ -41,22 +41,22 @@ class PairwiseEval:
 
     @cached_property
     def by_line(self) -> dict[int, AnswerPair]:
-        """The pairs by their item's line."""
+        """The pairs by the line of their example."""
         return {pair.item.line: pair for pair in self.pairs}
 
     @cached_property
     def sha256(self) -> str:
-        """What ratings belong to: arms, seed and every answer."""
+        """The identity that ratings belong to: arms, seed and every answer."""
         said = [[pair.item.line, pair.mine, pair.theirs] for pair in self.pairs]
         content = json.dumps([self.arm, self.against, self.seed, said], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def order(self, rater: str) -> list[int]:
-        """The lines in the order in which a rater sees them."""
+        """Return the lines in the order for a rater."""
         return sorted(self.by_line, key=lambda line: self._drawn("order", rater, line))
 
-    def is_turned(self, rater: str, line: int) -> bool:
-        """Whether a rater sees the arm on the right."""
+    def is_swapped(self, rater: str, line: int) -> bool:
+        """Whether the arm is on the right for a rater."""
         return self._drawn("side", rater, line)[0] % 2 == 1
 
     def _drawn(self, what: str, rater: str, line: int) -> bytes:
@@ -66,17 +66,15 @@ class PairwiseEval:
 def read_pairwise_eval(
     task: Task, report_path: Path, *, arm: str | None, against: str | None, seed: int
 ) -> PairwiseEval:
-    """The contest of two arms, by default the gate's; raises `EvaluationError` when they cannot be compared."""
+    """Read the answers of two arms, by default the gate's; raises `EvaluationError` when they cannot be compared."""
     report = Report.read(report_path)
     if identity(task).sha256 != report.task.sha256:
         raise EvaluationError(f"{report_path} was made with another state of the task; run `turntable compare` again.")
     arm, against = arm or report.gate.arm, against or report.gate.against
     if arm is None or against is None:
-        raise EvaluationError(
-            "the comparison says of no two arms that they compete; name them with --arm and --against."
-        )
+        raise EvaluationError("the comparison has no verdict on two arms; name them with --arm and --against.")
     if arm == against:
-        raise EvaluationError(f"{arm} cannot compete with itself; name another arm with --against.")
+        raise EvaluationError(f"{arm} cannot be compared with itself; name another arm with --against.")
     if report.answers is None:
         raise EvaluationError(f"{report_path} names no file of answers; run `turntable compare` again.")
     answers = list(read_answers(report_path.parent / report.answers))
@@ -90,7 +88,7 @@ def read_pairwise_eval(
 
 
 def _answers(report: Report, answers: Sequence[Answer], name: str) -> dict[int, str]:
-    """What one arm answered, by line; an arm that failed on an item cannot be rated fairly."""
+    """Return the answers of one arm by line; an arm with a failed example cannot be rated fairly."""
     if failed := report.arm(name).failed:
-        raise EvaluationError(f"{name} gave no answer on line {failed[0]}; go on with `turntable compare --resume`.")
+        raise EvaluationError(f"{name} gave no answer on line {failed[0]}; continue with `turntable compare --resume`.")
     return {answer.line: answer.text for answer in answers if answer.arm == name and answer.error is None}

@@ -1,4 +1,4 @@
-"""Ratings on disk: one line each, there for good before the next item is shown; an undo is a line as well."""
+"""Store ratings: one line each, on disk before the next example is shown; an undo is a line as well."""
 
 import fcntl
 import json
@@ -17,21 +17,21 @@ from trainer.human_eval.pairs import PairwiseEval
 Choice = Literal["arm", "against", "tie"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 Votes = dict[str, dict[int, Choice]]
-"""Who chose what: by rater, then by line, in the order in which it was said."""
+"""Choices by rater, then by line, in the order of rating."""
 
 
-def ratings_path(contest: PairwiseEval) -> Path:
-    """Where the ratings of a contest are: beside the comparison's report."""
-    names = "-vs-".join(name.replace("/", "_").replace("@", "_") for name in (contest.arm, contest.against))
-    return contest.report.with_name(f"{contest.report.stem}.ratings.{names}.jsonl")
+def ratings_path(evaluation: PairwiseEval) -> Path:
+    """Return the file of the ratings, beside the comparison's report."""
+    names = "-vs-".join(name.replace("/", "_").replace("@", "_") for name in (evaluation.arm, evaluation.against))
+    return evaluation.report.with_name(f"{evaluation.report.stem}.ratings.{names}.jsonl")
 
 
 class Ratings:
-    """The ratings of one contest, held by one process at a time; safe to use from several threads."""
+    """The ratings of one evaluation, locked by one process at a time; thread-safe."""
 
-    def __init__(self, contest: PairwiseEval) -> None:
-        self.path = ratings_path(contest)
-        self._header = _header(contest)
+    def __init__(self, evaluation: PairwiseEval) -> None:
+        self.path = ratings_path(evaluation)
+        self._header = _header(evaluation)
         self._lock = threading.Lock()
         self._votes: Votes = {}
 
@@ -43,9 +43,7 @@ class Ratings:
             self._votes = self._read()
         except BlockingIOError as error:
             self._file.close()
-            raise EvaluationError(
-                f"{self.path} is being rated already; use that page of `turntable review`."
-            ) from error
+            raise EvaluationError(f"{self.path} is locked by another `turntable review rate`; use its page.") from error
         except BaseException:
             self._file.close()
             raise
@@ -57,23 +55,23 @@ class Ratings:
         self._file.close()
 
     def of(self, rater: str) -> dict[int, Choice]:
-        """What one rater has chosen so far, by line."""
+        """Return the choices of one rater so far, by line."""
         with self._lock:
             return dict(self._votes.get(rater, {}))
 
     def votes(self) -> Votes:
-        """What everybody has chosen."""
+        """Return the choices of all raters."""
         with self._lock:
             return {rater: dict(chosen) for rater, chosen in self._votes.items() if chosen}
 
     def rate(self, rater: str, line: int, choice: Choice, took_ms: int) -> None:
-        """Keep one rating; it is on disk when this returns."""
+        """Save one rating; it is on disk when this returns."""
         with self._lock:
             self._append({"rater": rater, "line": line, "choice": choice, "took_ms": took_ms, "at": _now()})
             self._votes.setdefault(rater, {})[line] = choice
 
     def undo(self, rater: str) -> int | None:
-        """Take a rater's last rating back and return its line; None when there is none."""
+        """Remove a rater's last rating and return its line; None when there is none."""
         with self._lock:
             chosen = self._votes.get(rater)
             if not chosen:
@@ -90,7 +88,7 @@ class Ratings:
             os.fsync(self._file.fileno())
 
     def _read(self) -> Votes:
-        """Take over what is there; the end of a torn line is cut off."""
+        """Load the ratings; an incomplete last line is truncated."""
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -102,29 +100,29 @@ class Ratings:
         return _votes(self.path, whole, self._header)
 
 
-def read_votes(contest: PairwiseEval) -> Votes:
-    """What everybody has chosen so far, also while people are rating; raises `EvaluationError` when nobody has."""
-    path = ratings_path(contest)
+def read_votes(evaluation: PairwiseEval) -> Votes:
+    """Return the choices of all raters, also while they rate; raises `EvaluationError` when there are none."""
+    path = ratings_path(evaluation)
     content = path.read_bytes() if path.is_file() else b""
     whole = content[: content.rfind(b"\n") + 1]
     votes = (
-        {rater: chosen for rater, chosen in _votes(path, whole, _header(contest)).items() if chosen} if whole else {}
+        {rater: chosen for rater, chosen in _votes(path, whole, _header(evaluation)).items() if chosen} if whole else {}
     )
     if not votes:
         raise EvaluationError(
-            f"nobody has rated {contest.arm} against {contest.against} yet; run `turntable review rate`."
+            f"there are no ratings of {evaluation.arm} against {evaluation.against}; run `turntable review rate`."
         )
     return votes
 
 
-def _header(contest: PairwiseEval) -> dict[str, Any]:
-    return {"format": 1, "contest": contest.sha256, "arm": contest.arm, "against": contest.against}
+def _header(evaluation: PairwiseEval) -> dict[str, Any]:
+    return {"format": 1, "contest": evaluation.sha256, "arm": evaluation.arm, "against": evaluation.against}
 
 
 def _votes(path: Path, content: bytes, expected: dict[str, Any]) -> Votes:
     header, *rows = _objects(path, content)
     if header != expected:
-        raise EvaluationError(f"{path} holds ratings of other answers; move it away to begin anew.")
+        raise EvaluationError(f"{path} has ratings of other answers; move it away to start again.")
     votes: Votes = {}
     for row in rows:
         chosen = votes.setdefault(row["rater"], {})
@@ -139,7 +137,7 @@ def _objects(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except ValueError as error:
-            raise EvaluationError(f"{path}:{number} is no rating; mend or remove the line.") from error
+            raise EvaluationError(f"{path}:{number} is not a rating; fix or remove the line.") from error
 
 
 def _now() -> str:

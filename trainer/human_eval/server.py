@@ -1,11 +1,7 @@
-"""The page that raters see: one file of markup, style and script, with the token and the nonce of this showing.
+"""Serve the rating page on loopback: one page and three POST routes, with a token in the address.
 
-What the page is told and what it may say: the next item of a rater, a rating, an undo. No arm is ever named here.
-
-The page's server: this machine only, a token in the address, three questions, nothing from elsewhere.
-
-The standard library's server does: there are a handful of raters, each with one request under way, and what it must be
-is small and closed. A thread serves each connection; `Ratings` puts them in line.
+The page gets the next example, sends a rating, or undoes one; the arms are never named. The standard library's
+threading server is enough for a few raters; `Ratings` has the lock.
 """
 
 import json
@@ -36,56 +32,56 @@ def html_page(nonce: str, token: str) -> str:
 
 
 _RATER = re.compile(r"[\w .-]{1,40}")
-_LONGEST_LOOK_MS = 24 * 3600 * 1000
+_MAX_TOOK_MS = 24 * 3600 * 1000
 
 
 class BadRequestError(Exception):
-    """What the page sent cannot be taken; the message says why."""
+    """An invalid request of the page; the message is the reason."""
 
 
 class Session:
-    """Answers the page's three questions."""
+    """Handle the three requests of the page."""
 
-    def __init__(self, contest: PairwiseEval, ratings: Ratings, *, show_expected: bool) -> None:
-        self._contest = contest
+    def __init__(self, evaluation: PairwiseEval, ratings: Ratings, *, show_expected: bool) -> None:
+        self._evaluation = evaluation
         self._ratings = ratings
         self._show_expected = show_expected
 
     def next(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """The first item that the rater has not rated, and how far they are."""
+        """Return the next example of the rater, and the progress."""
         return self._state(_rater(said))
 
     def rate(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a rating of the item that the rater sees, and go on."""
+        """Save a rating of the rater's current example, and return the next one."""
         rater, line, side = _rater(said), said.get("item"), said.get("choice")
         if side not in ("left", "right", "tie"):
             raise BadRequestError("choice is left, right or tie")
         if not isinstance(line, int) or line != self._current(rater):
-            raise BadRequestError("that is not the item on the screen; load the page again")
+            raise BadRequestError("that is not the current example; load the page again")
         choice: Choice = "tie"
         if side != "tie":
-            choice = "arm" if (side == "right") == self._contest.is_turned(rater, line) else "against"
+            choice = "arm" if (side == "right") == self._evaluation.is_swapped(rater, line) else "against"
         self._ratings.rate(rater, line, choice, _took_ms(said))
         return self._state(rater)
 
     def undo(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """Take the rater's last rating back and show its item again."""
+        """Remove the rater's last rating and return its example."""
         rater = _rater(said)
         self._ratings.undo(rater)
         return self._state(rater)
 
     def _current(self, rater: str) -> int | None:
         chosen = self._ratings.of(rater)
-        return next((line for line in self._contest.order(rater) if line not in chosen), None)
+        return next((line for line in self._evaluation.order(rater) if line not in chosen), None)
 
     def _state(self, rater: str) -> dict[str, Any]:
         line = self._current(rater)
         done = len(self._ratings.of(rater))
-        state: dict[str, Any] = {"done": done, "total": len(self._contest.pairs), "item": None}
+        state: dict[str, Any] = {"done": done, "total": len(self._evaluation.pairs), "item": None}
         if line is None:
             return state
-        pair = self._contest.by_line[line]
-        sides = (pair.theirs, pair.mine) if self._contest.is_turned(rater, line) else (pair.mine, pair.theirs)
+        pair = self._evaluation.by_line[line]
+        sides = (pair.theirs, pair.mine) if self._evaluation.is_swapped(rater, line) else (pair.mine, pair.theirs)
         messages = [{"role": message["role"], "content": message.get("content") or ""} for message in pair.item.asked]
         shown = {"item": line, "messages": messages, "left": sides[0], "right": sides[1]}
         return state | {"item": shown | ({"expected": pair.item.expected} if self._show_expected else {})}
@@ -100,7 +96,7 @@ def _rater(said: Mapping[str, Any]) -> str:
 
 def _took_ms(said: Mapping[str, Any]) -> int:
     took = said.get("took_ms")
-    return min(max(int(took), 0), _LONGEST_LOOK_MS) if isinstance(took, int | float) else 0
+    return min(max(int(took), 0), _MAX_TOOK_MS) if isinstance(took, int | float) else 0
 
 
 HOST = "127.0.0.1"
@@ -119,11 +115,11 @@ class _Server(ThreadingHTTPServer):
 
     @property
     def hosts(self) -> tuple[str, str]:
-        """What a browser on this machine calls this server; another name is a page elsewhere that got itself in."""
+        """The Host headers of a browser on this machine; another one is DNS rebinding."""
         return f"{HOST}:{self.server_port}", f"localhost:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that hangs up is no news."""
+        """Ignore a browser that closes its connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -161,10 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(HTTPStatus.OK, answer)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """The address holds the token: nothing is logged."""
+        """Log nothing: the address contains the token."""
 
     def _is_foreign(self) -> bool:
-        """Whether another site's page, or another name for this address, is behind the request."""
+        """Whether the request comes from another origin or has another Host header."""
         host, origin = self.headers.get("host", ""), self.headers.get("origin")
         return host not in self.server.hosts or origin not in (None, f"http://{host}")
 
@@ -208,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(session: Session, port: int = 0) -> Iterator[str]:
-    """Serve the page and yield its address, token included; raises `EvaluationError` when the port is taken."""
+    """Serve the page and yield its address with the token; raises `EvaluationError` when the port is in use."""
     try:
         server = _Server(port, session)
     except OSError as error:

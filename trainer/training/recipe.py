@@ -1,8 +1,9 @@
-"""The recipe: everything that decides what a run trains, read from a short TOML file and frozen.
+"""Read and validate a recipe, the TOML file with the settings of a run.
 
-Defaults are what published comparisons of LoRA settings agree on: all linear layers, rank 16, ten times the
-learning rate of full fine-tuning, small batches. A field that is unknown, out of range or at odds with another is
-an error: a recipe never half applies. docs/reference/recipe.md is written from these classes.
+Defaults follow published comparisons of LoRA settings: all linear layers, rank 16, ten times the learning rate of full
+fine-tuning, small batches. Unknown, invalid or conflicting fields are rejected with the field name and the allowed
+values. docs/reference/recipe.md is
+generated from these classes.
 """
 
 import hashlib
@@ -28,13 +29,13 @@ _Above0 = Field(gt=0)
 
 
 class Lora(BaseModel):
-    """`[lora]`: the shape of the adapter, in PEFT's words; only what the engine can serve is offered."""
+    """`[lora]`: the shape of the adapter, in PEFT's terms; only options that the engine can serve."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    r: int = Field(16, description="Rank; one that the engine takes.")
-    lora_alpha: int = Field(32, gt=0, description="Scale: the adapter counts `lora_alpha / r` times.")
-    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
+    r: int = Field(16, description="Rank; one that the engine supports.")
+    lora_alpha: int = Field(32, gt=0, description="Scale of the adapter: `lora_alpha / r`.")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout of the adapter's inputs.")
     target_modules: Literal["all-linear", "attention-only"] | tuple[str, ...] = Field(
         "all-linear", description='`"all-linear"`, `"attention-only"` (q, k, v, o), or a list of module names.'
     )
@@ -42,12 +43,12 @@ class Lora(BaseModel):
 
     @property
     def module_names(self) -> str | tuple[str, ...]:
-        """What PEFT is told to target."""
+        """The value for PEFT's `target_modules`."""
         return ATTENTION_MODULES if self.target_modules == "attention-only" else self.target_modules
 
     @property
     def scaling(self) -> float:
-        """How many times the adapter counts."""
+        """The factor of the adapter's output."""
         return float(self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r))
 
     @field_validator("r")
@@ -55,7 +56,7 @@ class Lora(BaseModel):
     def _served_rank(cls, r: int) -> int:
         if r not in ENGINE_RANKS:
             raise ValueError(
-                f"is {r}, a rank the engine does not take; use one of {', '.join(map(str, ENGINE_RANKS))}."
+                f"is {r}, a rank the engine does not support; use one of {', '.join(map(str, ENGINE_RANKS))}."
             )
         return r
 
@@ -75,41 +76,45 @@ class Lora(BaseModel):
 
 
 class Training(BaseModel):
-    """`[training]`: the optimisation, in the words of transformers."""
+    """`[training]`: the optimization, in the terms of transformers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     learning_rate: float = Field(
         2e-4, gt=0, le=1, description="Peak learning rate; unset, 2e-4 for lora and qlora, 5e-6 for dpo, 2e-5 for full."
     )
-    num_train_epochs: int = Field(3, gt=0, description="Most epochs; early stopping may end the run before.")
-    early_stopping_patience: int = Field(
-        1, ge=0, description="Stop after so many epochs without a lower held-out loss; 0 never stops early."
+    num_train_epochs: int = Field(
+        3, gt=0, description="Maximum number of epochs; early stopping may end the run before."
     )
-    per_device_train_batch_size: int = Field(8, gt=0, description="Rows (pairs for dpo) packed into one batch.")
-    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches per optimiser step.")
+    early_stopping_patience: int = Field(
+        1, ge=0, description="Stop after so many epochs without a lower eval loss; 0 never stops early."
+    )
+    per_device_train_batch_size: int = Field(8, gt=0, description="Rows (pairs for dpo) in one batch.")
+    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches per optimizer step.")
     max_tokens_per_batch: int = Field(
-        8192, ge=64, description="Batches with more tokens go through the model in pieces: less memory, same result."
+        8192,
+        ge=64,
+        description="Larger batches are split into micro-batches of so many tokens: less memory, same result.",
     )
     allow_large_batch: bool = Field(False, description=f"Allow over {_LARGEST_BATCH} rows per step.")
-    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="Share of all steps in which the rate rises.")
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="Share of all steps with a rising learning rate.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        "linear", description="How the learning rate falls after warm-up."
+        "linear", description="Learning-rate schedule after warm-up."
     )
-    max_length: int = Field(1024, ge=8, description="Rows with more tokens are left out whole, never cut.")
+    max_length: int = Field(1024, ge=8, description="Rows with more tokens are left out, never truncated.")
     allow_drop: bool = Field(False, description="Allow more than 1 % of the rows to be left out.")
-    gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
+    gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time.")
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows per optimiser step on one device."""
+        """Rows per optimizer step on one device."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.effective_batch_size > _LARGEST_BATCH and not self.allow_large_batch:
             raise ValueError(
-                f"has an effective batch of {self.effective_batch_size} rows, and LoRA learns worse above "
+                f"has an effective batch of {self.effective_batch_size} rows, and LoRA trains worse above "
                 f"{_LARGEST_BATCH}; lower per_device_train_batch_size or gradient_accumulation_steps, or set "
                 "allow_large_batch = true."
             )
@@ -125,11 +130,11 @@ class Dpo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    beta: float = Field(0.1, gt=0, le=2, description="How strongly the adapter is held near the base.")
+    beta: float = Field(0.1, gt=0, le=2, description="Strength of the penalty for departing from the base.")
 
 
 class Sweep(BaseModel):
-    """`[sweep]`: what `turntable train --sweep` tries, each value with each other one."""
+    """`[sweep]`: the values that `turntable train --sweep` combines."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -144,13 +149,15 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(description="The adapter's name.")
-    method: Literal["lora", "qlora", "full", "dpo"] = Field("lora", description="What is trained, and how.")
+    method: Literal["lora", "qlora", "full", "dpo"] = Field("lora", description="Training method.")
     base_model: str = Field(
         EMBEDDED, min_length=1, description="`embedded`, a model's folder (relative to the recipe) or a hub name."
     )
     train: str = Field(min_length=1, description="The training rows: chat `messages`, or preference pairs for dpo.")
-    valid: str | None = Field(None, min_length=1, description="The held-out rows; unset, some are split off `train`.")
-    valid_fraction: float = Field(0.1, ge=0, le=0.5, description="Share of the rows to hold out; 0 holds out none.")
+    valid: str | None = Field(
+        None, min_length=1, description="The validation rows; unset, some of `train` are held out."
+    )
+    valid_fraction: float = Field(0.1, ge=0, le=0.5, description="Share of the rows to hold out; 0 for none.")
     seed: int = Field(0, ge=0, lt=2**31, description="Same recipe, data and seed: same bytes, on the same kind of CPU.")
     lora: Lora = Field(Lora(), description="The table below.")
     training: Training = Field(Training(), description="The table below.")
@@ -161,7 +168,7 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_method(cls, data: Any) -> Any:
-        """The learning rate depends on the method; filled in here, a recipe shows the one it trains with."""
+        """Fill in the learning rate, whose default depends on the method, so that a recipe shows it."""
         if not isinstance(data, dict) or not isinstance(data.get("training", {}), dict):
             return data
         rate = LEARNING_RATES.get(str(data.get("method", "lora")), LEARNING_RATES["lora"])
@@ -193,7 +200,7 @@ class Recipe(BaseModel):
         return self
 
     def trials(self) -> "list[Recipe]":
-        """The recipes of a sweep: every rank with every learning rate and seed; one value where none is listed."""
+        """Return the recipes of a sweep: every rank with every learning rate and seed."""
         sweep = self.sweep
         ranks, rates = sweep.r or (self.lora.r,), sweep.learning_rate or (self.training.learning_rate,)
         return [self._trial(r, rate, seed) for r, rate, seed in product(ranks, rates, sweep.seed or (self.seed,))]
@@ -207,22 +214,22 @@ class Recipe(BaseModel):
 
     @property
     def train_path(self) -> Path:
-        """Where the training rows are."""
+        """The path of the training rows."""
         return self.directory / self.train
 
     @property
     def valid_path(self) -> Path | None:
-        """Where the held-out rows are, or None when they are split off the training file."""
+        """The path of the validation rows, or None when they are held out from the training file."""
         return self.directory / self.valid if self.valid is not None else None
 
     @property
     def sha256(self) -> str:
-        """Identity of the recipe's content, whatever the spelling of the file or the folder it lies in."""
+        """Identity of the recipe's fields, whatever the spelling of the file or its folder."""
         document = self.model_dump(mode="json", exclude={"sweep"})
         canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; raises `RecipeError` naming every field at fault."""
+    """Read and validate a recipe; raises `RecipeError` with every invalid field."""
     return read_toml(path, Recipe)

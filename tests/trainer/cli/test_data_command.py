@@ -221,7 +221,7 @@ def test_preview_shows_both_sides_of_a_pair(jsonl: WriteJsonl, base_model: Path)
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda ids, labels: [-100] * len(ids), "has no trained tokens"),
+        (lambda ids, labels: [-100] * len(ids), "has no loss tokens"),
         (lambda ids, labels: ids, "the prompt is not masked"),
         (lambda ids, labels: [*labels[:-1], -100], "without its stop token"),
     ],

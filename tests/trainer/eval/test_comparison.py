@@ -130,7 +130,7 @@ def test_a_leak_is_caught_before_anything_is_asked(
     with pytest.raises(DataError) as caught:
         run(task, f"http://127.0.0.1:{unused_tcp_port}", "good")
     assert [problem.line for problem in caught.value.problems] == [2, 3]
-    assert "train.jsonl:2, so it measures memory" in str(caught.value)
+    assert "train.jsonl:2, which is train/test leakage" in str(caught.value)
     assert "has the same messages as" in str(caught.value)
 
 

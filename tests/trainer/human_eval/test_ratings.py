@@ -24,7 +24,7 @@ def test_ratings_are_resumed_undone_and_cut_where_a_line_was_torn(tmp_path: Path
         ratings.rate("bob", 1, "against", 10)
         assert ratings.undo("ana") == 2
         assert ratings.undo("eve") is None
-        with pytest.raises(EvaluationError, match="is being rated already"), Ratings(contest):
+        with pytest.raises(EvaluationError, match="is locked by another `turntable review rate`"), Ratings(contest):
             pass
         assert read_votes(contest) == ratings.votes(), "results can be seen while people rate"
         path = ratings.path
@@ -45,7 +45,7 @@ def test_ratings_of_other_answers_are_refused_and_stay(tmp_path: Path) -> None:
     answers = contest.report.with_name("answers.jsonl")
     answers.write_text(answers.read_text().replace("worse 5", "as good 5"), encoding="utf-8")
     changed = read_pairwise_eval(read_task(tmp_path / "task.toml"), contest.report, arm=None, against=None, seed=0)
-    with pytest.raises(EvaluationError, match="holds ratings of other answers"), Ratings(changed):
+    with pytest.raises(EvaluationError, match="has ratings of other answers"), Ratings(changed):
         pass
     assert '"choice": "arm"' in path.read_text()
 
@@ -55,14 +55,14 @@ def test_sides_and_order_are_drawn_for_each_rater_and_stay(tmp_path: Path) -> No
     lines = {pair.item.line for pair in contest.pairs}
     assert lines == set(range(1, ITEMS + 1)) - {ALIKE}
     assert contest.identical == (ALIKE,)
-    turned = {rater: [contest.is_turned(rater, line) for line in sorted(lines)] for rater in ("ana", "bob")}
+    turned = {rater: [contest.is_swapped(rater, line) for line in sorted(lines)] for rater in ("ana", "bob")}
     assert turned["ana"] != turned["bob"]
     assert 0 < sum(turned["ana"]) < len(lines)
     assert contest.order("ana") != contest.order("bob")
     assert set(contest.order("ana")) == lines
     again = contest_of(tmp_path)
-    assert [again.is_turned("ana", line) for line in sorted(lines)] == turned["ana"]
-    many = [contest.is_turned(f"rater {number}", 1) for number in range(400)]
+    assert [again.is_swapped("ana", line) for line in sorted(lines)] == turned["ana"]
+    many = [contest.is_swapped(f"rater {number}", 1) for number in range(400)]
     assert 150 < sum(many) < 250
 
 
@@ -70,8 +70,8 @@ def test_sides_and_order_are_drawn_for_each_rater_and_stay(tmp_path: Path) -> No
     ("options", "complaint"),
     [
         ({"arm": "nobody"}, "has no arm nobody"),
-        ({"arm": AGAINST}, "cannot compete with itself"),
-        ({"against": ARM}, "cannot compete with itself"),
+        ({"arm": AGAINST}, "cannot be compared with itself"),
+        ({"against": ARM}, "cannot be compared with itself"),
     ],
 )
 def test_a_contest_that_cannot_be_held_is_one_sentence(options: dict[str, str], complaint: str, tmp_path: Path) -> None:
