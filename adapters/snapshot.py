@@ -14,7 +14,7 @@ from adapters.ref import AdapterRef
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class TrafficSplit:
     """A share of a name's traffic (0 < percent <= 100) for another version: answered by it, or mirrored to it."""
 
     version: int
@@ -22,7 +22,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class TrafficPolicy:
     """How the traffic of one name is served.
 
     `live` answers what neither a ref nor the canary takes, `previous` was live before it, and `pinned` asks that the
@@ -31,8 +31,8 @@ class Policy:
 
     live: int | None = None
     previous: int | None = None
-    canary: Split | None = None
-    shadow: Split | None = None
+    canary: TrafficSplit | None = None
+    shadow: TrafficSplit | None = None
     pinned: bool = False
 
     @property
@@ -41,30 +41,30 @@ class Policy:
         splits = {split.version for split in (self.canary, self.shadow) if split}
         return sorted(splits | ({self.live} if self.live else set()))
 
-    def promoted(self, number: int) -> "Policy":
+    def promoted(self, number: int) -> "TrafficPolicy":
         """`number` becomes live, and what was live can be rolled back to."""
         previous = self.live if number != self.live else self.previous
         return replace(self.without(number), live=number, previous=previous)
 
-    def rolled_back(self) -> "Policy":
+    def rolled_back(self) -> "TrafficPolicy":
         """What was live before is live again; what is live now is not kept, so rolling back twice cannot return it."""
         if self.previous is None:
             raise PolicyError("There is no earlier version to roll back to; promote one instead.")
         return replace(self.without(self.previous), live=self.previous, previous=None)
 
-    def withdrawn(self) -> "Policy":
+    def withdrawn(self) -> "TrafficPolicy":
         """Nothing answers the bare name any more; what was live can be rolled back to."""
         if self.live is None:
             raise PolicyError("There is no live version to withdraw.")
-        return Policy(previous=self.live)
+        return TrafficPolicy(previous=self.live)
 
-    def without(self, number: int) -> "Policy":
+    def without(self, number: int) -> "TrafficPolicy":
         """No canary and no shadow of `number`."""
         canary = self.canary if self.canary and self.canary.version != number else None
         shadow = self.shadow if self.shadow and self.shadow.version != number else None
         return replace(self, canary=canary, shadow=shadow)
 
-    def split(self, number: int, percent: float) -> Split:
+    def split(self, number: int, percent: float) -> TrafficSplit:
         """A canary or shadow of `number`, if one makes sense beside what is live; raises `PolicyError`."""
         if not 0 < percent <= 100:
             raise PolicyError(f"{percent} percent is no share of traffic; give more than 0 and at most 100.")
@@ -72,7 +72,7 @@ class Policy:
             raise PolicyError("There is no live version to share traffic with; promote one first.")
         if number == self.live:
             raise PolicyError(f"v{number} is live and takes all traffic already; choose another version.")
-        return Split(number, float(percent))
+        return TrafficSplit(number, float(percent))
 
 
 _Value = TypeVar("_Value")
@@ -108,14 +108,14 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class RegistrySnapshot:
     """All names and versions at one moment; each name's versions are numbered from 1 without gaps.
 
     `live` maps a name to its live version number, the part of `policies` that every request needs.
     """
 
     versions: Mapping[str, tuple[Version, ...]]
-    policies: Mapping[str, Policy]
+    policies: Mapping[str, TrafficPolicy]
     live: Mapping[str, int]
 
     def resolve(self, ref: AdapterRef) -> Version:
@@ -146,7 +146,7 @@ class Snapshot:
         pinned = sorted(name for name, policy in self.policies.items() if policy.pinned)
         return list(self._ready((name, [self.live[name]]) for name in pinned if name in self.live))
 
-    def changed(self, policies: Mapping[str, Policy], versions: Iterable[Version]) -> "Snapshot":
+    def changed(self, policies: Mapping[str, TrafficPolicy], versions: Iterable[Version]) -> "RegistrySnapshot":
         """This snapshot with some policies and versions replaced or added; a name's new versions come in order."""
         if not policies:
             return self
@@ -156,7 +156,7 @@ class Snapshot:
             of_names[version.name] = (*old[: version.version - 1], version, *old[version.version :])
         all_policies = _merged(self.policies, policies)
         live = {name: policy.live for name, policy in all_policies.items() if policy.live is not None}
-        return Snapshot(_merged(self.versions, of_names), all_policies, live)
+        return RegistrySnapshot(_merged(self.versions, of_names), all_policies, live)
 
     def _ready(self, wanted: Iterable[tuple[str, list[int]]]) -> Iterator[Version]:
         for name, numbers in wanted:

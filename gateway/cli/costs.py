@@ -15,7 +15,7 @@ from gateway.cli import breakeven as breakeven_command
 from gateway.cli import calibrate as calibrate_command
 from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
 from gateway.costs.document import CostDocument
-from gateway.costs.evidence import EvidenceKind, Provenance, from_file
+from gateway.costs.evidence import EvidenceKind, EvidenceProvenance, from_file
 from gateway.costs.html import html_page
 from gateway.costs.terminal import as_csv, shown
 from gateway.errors import GatewayError
@@ -87,7 +87,7 @@ def _demand_ours(
     file: Path, fact: dict[str, Any], gateway: str, models: Collection[str] | None, despite: str | None
 ) -> str | None:
     """Refuse a capacity that was measured on something else; returns why it counts all the same."""
-    found = Provenance.model_validate(fact["provenance"] or {})
+    found = EvidenceProvenance.model_validate(fact["provenance"] or {})
     served = found.models if models is None else models
     strange = found.differences(gateway, served, metadata.version("turntable-gateway"))
     if strange and despite is None:

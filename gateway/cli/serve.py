@@ -26,7 +26,7 @@ from gateway.auth.secrets import (
 )
 from gateway.cli.listening import address_kept, bind, open_listeners, server
 from gateway.cli.serve_checks import ServeError, find_base_model, plan_for, with_room_for_files
-from gateway.data_dir import DataDirLock, InUseError, lock_data_dir
+from gateway.data_dir import DataDirInUseError, DataDirLock, lock_data_dir
 from gateway.engines.process import EngineSpec, engine_build
 from gateway.engines.slot_plan import SlotPlan
 from gateway.engines.tool_parsers import choose_parsers
@@ -126,7 +126,7 @@ def _alone(settings: Settings) -> Iterator[DataDirLock]:
     with contextlib.ExitStack() as held:
         try:
             proof = held.enter_context(lock_data_dir(settings.data_dir, settings.database))
-        except InUseError as error:
+        except DataDirInUseError as error:
             raise ServeError(str(error)) from error
         yield proof
 
