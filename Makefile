@@ -1,12 +1,11 @@
 # Turntable: `make demo` runs the whole loop, `make test` runs everything that proves it. Both set up what they need.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-UV_VERSION := 0.13.9
+# The first that runs; none of them is refused by requirements/install.py in a sentence.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do $$python -c '' 2>/dev/null && echo $$python && exit; done; echo python3)
 LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgres.txt otel.txt hub.txt s3.txt dev.txt)
 BIN := .venv/bin
 NODE := tests/clients/node
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak soak-chaos bench bench-adapters bench-costs bench-soak bench-trainer clean
 
@@ -15,16 +14,8 @@ help: ## list the targets
 
 setup: .venv/.installed ## make .venv with pinned packages (seconds when nothing changed)
 
-.venv/.installed: $(LISTS) pyproject.toml Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: Python 3.11 or newer is needed; install it, or give one with PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@echo "setup: virtual environment"
-	@$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv==$(UV_VERSION)
-	@echo "setup: packages (pinned, about 3 GB unpacked)"
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps $(addprefix -r ,$(LISTS))
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@$(BIN)/python -c 'import torch' || \
-		{ echo "error: torch does not import; if a CUDA build came without CUDA, add PyTorch's CPU wheels with UV_FIND_LINKS or UV_INDEX and run make setup again" >&2; exit 2; }
+.venv/.installed: $(LISTS) requirements/install.py pyproject.toml Makefile
+	@$(PYTHON) requirements/install.py .venv $(basename $(notdir $(LISTS)))
 	@touch $@ && echo "setup: done"
 
 clients: $(NODE)/node_modules/.installed ## the JavaScript clients and the browser of the tests, pinned, with the Node.js they need
@@ -83,7 +74,7 @@ bench-adapters: setup ## cold starts, slots, 1,000 adapters and a killed engine,
 		$(BIN)/turntable loadtest bench-adapters --resolve-pin-us $$us --json docs/benchmarks/adapters.json || code=$$?; \
 		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
 
-bench-costs: setup ## a million ledger rows summed up on SQLite and PostgreSQL; writes docs/costs.md
+bench-costs: setup ## a million ledger rows summed up on SQLite and PostgreSQL; writes docs/explanation/costs.md
 	@$(BIN)/python -m docs.measure_costs && $(BIN)/python docs/build_reference.py
 
 # Exit code 1 is a verdict; its figures belong on the page too.

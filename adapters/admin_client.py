@@ -119,8 +119,14 @@ class AdminClient:
             subject = f"{published.name}@{published.version}"
             raise AdminError(f"{subject} is published and ready, but not live: {error}", error.status) from error
 
+    def get(self, path: str, **parameters: Any) -> dict[str, Any]:
+        """GET a path below /admin/v1; parameters that are None are left out."""
+        return self.request(
+            "GET", path, params={name: value for name, value in parameters.items() if value is not None}
+        )
+
     def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """One call below /admin/v1, returning the JSON object answered."""
+        """Send one request below /admin/v1 and return the JSON object of the response."""
         try:
             response = self._http.request(method, f"/admin/v1{path}", **options)
         except httpx.HTTPError as error:

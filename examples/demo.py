@@ -1,7 +1,7 @@
-"""`turntable demo`: the whole loop on one machine, with the very commands a person would type.
+"""`turntable demo`: the whole loop on one machine, with the same commands that a user types.
 
-Build the base, serve it, check data, train an adapter, publish it into the running engine, measure it against the base,
-make it live on that verdict, talk to it, and see what it cost. Every step must really succeed, or the demo fails.
+Build the base model, serve it, lint data, train an adapter, publish it to the running engine, evaluate it against the
+base model, promote it on that verdict, chat with it, and report what it cost. The demo fails when a step fails.
 """
 
 import json
@@ -15,14 +15,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
 import httpx
-import typer
 from openai import OpenAI, OpenAIError
 from rich.console import Console
 
 from adapters.admin_client import connect
+from turntable.console import FAILED, App, CommandError
+from turntable.options import DEFAULT_DATA_DIR, DataDir
 
 EXAMPLE = Path(__file__).parent / "support-triage"
 ADAPTER = "support-triage"
@@ -34,31 +34,23 @@ SYSTEM = "Triage the customer message. Reply with JSON: category, priority, summ
 _USD_PER_HOUR = "0.10"  # about what a small two-core cloud machine costs; any price can be given
 _STEPS = 10
 
-app = typer.Typer(add_completion=False)
+app = App()
 console = Console(highlight=False)
 
 
-class DemoError(Exception):
-    """A step failed; the message says which."""
+class DemoError(CommandError):
+    """A step of the demo failed; the message names it."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(f"demo failed: {sentence}", exit_code=FAILED)
 
 
-@app.command()
-def demo(
-    data_dir: Annotated[Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where everything is kept.")] = Path(
-        "var"
-    ),
-) -> None:
-    """Run the whole loop: base model, engine, data, training, publishing, proof, a chat, the bill."""
+@app.command(interrupted="interrupted; nothing is left running, and the next run continues with what is finished")
+def demo(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Run the whole loop: base model, engine, data, training, publishing, evaluation, a chat, the cost report."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
-    try:
-        Demo(data_dir).run()
-    except DemoError as error:
-        console.print(f"[red]demo failed:[/red] {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing is left running, and the next run continues with what is finished")
-        sys.exit(130)
+    Demo(data_dir).run()
     console.print(f"\nThe whole loop took {time.monotonic() - started:.0f} s. Next:")
     console.print("  make serve")
     body = f'{{"model":"{ADAPTER}","messages":[{{"role":"user","content":"{MESSAGE}"}}]}}'
@@ -70,7 +62,7 @@ def demo(
 
 
 class Demo:
-    """The ten steps over one data directory and one free port."""
+    """The ten steps, on one data directory and one free port."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -92,21 +84,21 @@ class Demo:
             self._step(5, "Train a LoRA adapter")
             run_dir = self._data_dir / "runs" / f"demo-{time.strftime('%Y%m%dT%H%M%S')}"
             self._turntable("train", EXAMPLE / "recipe.toml", "--out", run_dir, "--task", EXAMPLE / "task.toml")
-            self._step(6, "Publish it into the running engine, where nobody gets it yet")
+            self._step(6, "Publish it to the running engine, without traffic yet")
             self._turntable("adapters", "add", ADAPTER, run_dir)
             version = self._version_of(run_dir)
-            self._step(7, "Measure base and adapter on messages neither has seen, and record the verdict")
+            self._step(7, "Evaluate base model and adapter on unseen messages, and record the verdict")
             self._turntable("compare", EXAMPLE / "task.toml", "--adapter", f"{ADAPTER}@{version}", "--record")
-            self._step(8, "Make it live: the gate opens for a verdict on these weights")
+            self._step(8, "Promote it: the promotion gate requires a verdict on these weights")
             self._turntable("adapters", "promote", ADAPTER, version)
             self._turntable("report", ADAPTER)
-            self._step(9, "Talk to it with the OpenAI SDK, streaming")
+            self._step(9, "Chat with it, streaming, with the OpenAI SDK")
             self._chat()
-            self._step(10, "What it cost, and what it would have cost elsewhere")
+            self._step(10, "What it cost, and what frontier APIs would have charged")
             self._turntable("costs")
 
     def _version_of(self, run_dir: Path) -> str:
-        """Under which version the run was published: an earlier one, when its bytes were published before."""
+        """The version of the run; an earlier one when the same bytes were published before."""
         digest = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))["digest"]
         with connect(self._url, self._data_dir) as admin:
             versions = admin.request("GET", f"/adapters/{ADAPTER}")["versions"]

@@ -9,7 +9,7 @@ from loadtest.metrics import Slo, Summary, summarise
 from loadtest.records import RequestRecord
 from loadtest.report import Report
 from loadtest.run import RunSettings, run_load
-from loadtest.samples import Distribution
+from loadtest.statistics import Distribution
 from loadtest.workload import RequestSpec
 
 __all__ = [

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.errors import InvalidWorkloadError
-from loadtest.workload import RequestSpec
+from loadtest.workload import RequestSpec, Seed
 
-Seed = int | np.random.SeedSequence
 Clock = Callable[[], float]
 Send = Callable[[RequestSpec, float, float], Awaitable[None]]
 """Called with the request, its intended time and the client's lateness, both in seconds."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtest.confidence import LEVEL, t_quantile
 from loadtest.records import INTERRUPTED, RequestRecord
+from loadtest.statistics import LEVEL, t_quantile
 
 SLOT_S = 0.01
 MOST_SLOTS = 4096

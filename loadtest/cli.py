@@ -1,17 +1,15 @@
-"""`turntable loadtest …`: measure any OpenAI-compatible server from outside."""
+"""`turntable loadtest`: measure latency and throughput of any OpenAI-compatible server."""
 
 import asyncio
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from loadtest.adapters_bench.cli import app as adapters_bench_app
 from loadtest.bench.cli import app as bench_app
 from loadtest.capacity import SloLimits, find_capacity
 from loadtest.comparison import WORSE, compare
@@ -20,32 +18,32 @@ from loadtest.errors import InvalidWorkloadError, LoadtestError
 from loadtest.metrics import Slo
 from loadtest.options import Limit, LoadOptions, ReportFiles, UsdPerHour, command_of
 from loadtest.outputs import read_json, read_records
-from loadtest.report import Report, tallied
+from loadtest.report import Report, report_of_records
 from loadtest.schedule import planned_trace
 from loadtest.settings import RunSettings
 from loadtest.study import Study, compare_mixes, geometric, sweep
 from loadtest.terminal import print_comparison
 from loadtest.traces import write_trace
+from turntable.console import FAILED, App
 
-app = typer.Typer(help="Measure latency and throughput of an OpenAI-compatible server.", no_args_is_help=True)
+app = App(
+    errors=(LoadtestError,),
+    help="Measure latency and throughput of an OpenAI-compatible server.",
+    no_args_is_help=True,
+)
 app.add_typer(bench_app)
-app.add_typer(adapters_bench_app)
 
 DEFAULT_LEVEL_S = 15.0
-
-
-@app.callback()
-def group() -> None:
-    """Measure latency and throughput of an OpenAI-compatible server."""
+_INTERRUPTED = "interrupted before anything was measured; there is no report"
 
 
 @dataclass(frozen=True)
 class RunOptions(LoadOptions):
     """The options of `run`."""
 
-    repeats: Annotated[int, typer.Option(min=1, help="Run so often, with other seeds: gives confidence intervals.")] = 1
+    repeats: Annotated[int, typer.Option(min=1, help="Repeat with other seeds, for confidence intervals.")] = 1
     mixes: Annotated[
-        str | None, typer.Option(help="Sets of models to compare in one run: 'base;a;a,b,c'. Replaces --models.")
+        str | None, typer.Option(help="Model mixes to compare, like 'base;a;a,b,c'; replaces --models.")
     ] = None
 
 
@@ -53,29 +51,33 @@ class RunOptions(LoadOptions):
 class SweepOptions(LoadOptions):
     """The options of `sweep`."""
 
-    rates: Annotated[str | None, typer.Option(help="Requests per second of the levels: 1,2,4,8.")] = None
-    users: Annotated[str | None, typer.Option(help="Or users at a time, in a closed loop: 1,2,4,8.")] = None
-    from_rate: Annotated[float, typer.Option(min=0.001, help="Without a list: the first rate.")] = 1.0
-    factor: Annotated[float, typer.Option(min=1.1, help="Without a list: each rate over the one before.")] = 2.0
-    most_levels: Annotated[int, typer.Option(min=1, help="Without a list: how many levels at most.")] = 12
-    repeats: Annotated[int, typer.Option(min=1, help="Runs per level: gives confidence intervals.")] = 1
+    rates: Annotated[str | None, typer.Option(help="Load levels in requests per second, like 1,2,4,8.")] = None
+    users: Annotated[
+        str | None, typer.Option(help="Or load levels in concurrent users (closed loop), like 1,2,4,8.")
+    ] = None
+    from_rate: Annotated[float, typer.Option(min=0.001, help="Without a list: the first load level.")] = 1.0
+    factor: Annotated[float, typer.Option(min=1.1, help="Without a list: each load level over the one before.")] = 2.0
+    most_levels: Annotated[int, typer.Option(min=1, help="Without a list: the most load levels.")] = 12
+    repeats: Annotated[int, typer.Option(min=1, help="Runs per load level, for confidence intervals.")] = 1
 
 
 @dataclass(frozen=True)
 class CapacityOptions(LoadOptions):
     """The options of `capacity`."""
 
-    p99_ttft_ms: Annotated[float | None, typer.Option(min=0.001, help="Limit for the 99th percentile of TTFT.")] = None
-    p99_itl_ms: Annotated[float | None, typer.Option(min=0.001, help="Limit for the 99th percentile of ITL.")] = None
-    max_error_rate: Annotated[float, typer.Option(min=0, max=1, help="Limit for the share of failures.")] = 0.01
+    p99_ttft_ms: Annotated[float | None, typer.Option(min=0.001, help="Limit of the 99th percentile of TTFT.")] = None
+    p99_itl_ms: Annotated[float | None, typer.Option(min=0.001, help="Limit of the 99th percentile of ITL.")] = None
+    max_error_rate: Annotated[float, typer.Option(min=0, max=1, help="Limit of the share of failed requests.")] = 0.01
     from_rate: Annotated[float, typer.Option(min=0.001, help="The first rate to try.")] = 1.0
-    tolerance: Annotated[float, typer.Option(min=0.001, help="End when the interval is so narrow, relatively.")] = 0.1
-    most_probes: Annotated[int, typer.Option(min=1, help="How many rates to try at most.")] = 14
+    tolerance: Annotated[
+        float, typer.Option(min=0.001, help="Stop when the capacity is known to this relative precision.")
+    ] = 0.1
+    most_probes: Annotated[int, typer.Option(min=1, help="The most rates to try.")] = 14
 
 
 def run(options: RunOptions) -> None:
-    """Send streamed chat requests; report TTFT, ITL, TPOT, latency and throughput, in total and per model."""
-    with errors_shown(), ExitStack() as files:
+    """Send streamed chat requests and report TTFT, ITL, TPOT, latency and throughput, in total and per model."""
+    with ExitStack() as files:
         settings = options.settings()
         delivery = Delivery(options, files, options.records)
         if options.mixes is None and options.repeats == 1:
@@ -88,12 +90,12 @@ def run(options: RunOptions) -> None:
             delivery.deliver_study(study)
             failed = study.verdict != "valid" or any(one.total.failed for one in _reports(study))
     if failed:
-        sys.exit(1)
+        raise typer.Exit(FAILED)
 
 
 def sweep_loads(options: SweepOptions) -> None:
-    """Raise the load level by level until the server is saturated; latency, throughput and cost at each."""
-    with errors_shown(), ExitStack() as files:
+    """Raise the load level by level until the server is saturated; report latency, throughput and cost at each."""
+    with ExitStack() as files:
         base = _timed(options.settings())
         delivery = Delivery(options, files, options.records)
         if options.users:
@@ -110,12 +112,12 @@ def sweep_loads(options: SweepOptions) -> None:
         study = asyncio.run(sweep(loads, with_load, unit, options.repeats, delivery.measure))
         delivery.deliver_study(study)
     if study.verdict != "valid":
-        sys.exit(1)
+        raise typer.Exit(FAILED)
 
 
 def capacity(options: CapacityOptions) -> None:
-    """Find the highest rate that keeps the limits on p99 TTFT, p99 ITL and failures, by bisection."""
-    with errors_shown(), ExitStack() as files:
+    """Find the highest rate within limits of p99 TTFT, p99 ITL and failures, by bisection."""
+    with ExitStack() as files:
         if options.p99_ttft_ms is None and options.p99_itl_ms is None:
             raise InvalidWorkloadError("a capacity needs a limit: give --p99-ttft-ms, --p99-itl-ms or both.")
         settings = replace(_timed(options.settings()), ramp=None, concurrency=options.concurrency)
@@ -127,29 +129,28 @@ def capacity(options: CapacityOptions) -> None:
         study, bracket = asyncio.run(search)
         delivery.deliver_study(study)
     if bracket.within is None or not bracket.is_settled:
-        sys.exit(1)
+        raise typer.Exit(FAILED)
 
 
-app.command("run")(command_of(RunOptions, run))
-app.command("sweep")(command_of(SweepOptions, sweep_loads))
-app.command("capacity")(command_of(CapacityOptions, capacity))
+app.command("run", interrupted=_INTERRUPTED)(command_of(RunOptions, run))
+app.command("sweep", interrupted=_INTERRUPTED)(command_of(SweepOptions, sweep_loads))
+app.command("capacity", interrupted=_INTERRUPTED)(command_of(CapacityOptions, capacity))
 
 
 @app.command("compare")
 def compare_reports(before: Path, after: Path) -> None:
-    """Say which figures of two JSON reports differ by more than noise; exit 1 when any got worse."""
-    with errors_shown():
-        comparison = compare(read_json(before), read_json(after))
-    print_comparison(comparison, Console())
+    """Compare two JSON reports beyond noise; exit code 1 when a figure got worse."""
+    comparison = compare(read_json(before), read_json(after))
+    print_comparison(comparison)
     if comparison.verdict == WORSE:
-        sys.exit(1)
+        raise typer.Exit(FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordsOptions(ReportFiles):
     """The options of `report`."""
 
-    records: Annotated[Path, typer.Argument(help="Raw timestamps that --records wrote.")]
+    records: Annotated[Path, typer.Argument(help="The file written by --records.")]
     slo_ttft_ms: Limit = None
     slo_itl_ms: Limit = None
     slo_tpot_ms: Limit = None
@@ -158,21 +159,21 @@ class RecordsOptions(ReportFiles):
 
 
 def report_records(options: RecordsOptions) -> None:
-    """Make the report again from the raw timestamps of `--records`, with another SLO or price."""
-    with errors_shown(), ExitStack() as files:
+    """Rebuild a report from the raw timestamps of `--records`, with another SLO or price."""
+    with ExitStack() as files:
         delivery = Delivery(options, files)
         slo = Slo(options.slo_ttft_ms, options.slo_itl_ms, options.slo_tpot_ms, options.slo_e2e_ms)
         settings = RunSettings("http://unknown", ("-",), slo=slo, usd_per_hour=options.usd_per_hour)
-        delivery.deliver(tallied(read_records(options.records), settings))
+        delivery.deliver(report_of_records(read_records(options.records), settings))
 
 
 app.command("report")(command_of(RecordsOptions, report_records))
 
 
 def write_plan(options: LoadOptions) -> None:
-    """Print the planned requests as a trace with an adapter column, for other tools, or to replay it."""
-    with errors_shown():
-        write_trace(sys.stdout, planned_trace(options.settings()))
+    """Print the planned requests as a trace with an adapter column, for replay or for other tools."""
+    rows = list(planned_trace(options.settings()))  # an error in them comes before any output
+    write_trace(sys.stdout, iter(rows))
 
 
 app.command("trace")(command_of(LoadOptions, write_plan))
@@ -200,16 +201,3 @@ def _numbers(text: str, option: str) -> list[float]:
     if not numbers or not 0 < min(numbers) <= max(numbers) < float("inf"):
         raise InvalidWorkloadError(f"{option} must look like 1,2,4,8, not {text!r}.")
     return sorted(numbers)
-
-
-@contextmanager
-def errors_shown() -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 2."""
-    try:
-        yield
-    except LoadtestError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted while nothing was being measured: there is no report.", err=True)
-        sys.exit(1)

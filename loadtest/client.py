@@ -7,17 +7,17 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx
 import orjson
 
-from loadtest.connection import Connection
+from loadtest.http1 import Connection, FailureError
 from loadtest.records import INTERRUPTED, RequestRecord
-from loadtest.sse import EventReader, FailureError, error_message
+from loadtest.sse import EventReader, error_message
 from loadtest.workload import RequestSpec
 
 __all__ = ["INTERRUPTED", "ChatClient", "RequestRecord"]
 
-QUESTION_TIMEOUT = aiohttp.ClientTimeout(total=10)
+CALL_TIMEOUT_S = 10.0
 MOST_IDLE_S = 4.0
 """Servers drop idle connections after five seconds; a request must not be on its way to one just then."""
 
@@ -43,8 +43,12 @@ class ChatClient:
         self._head = "\r\n".join(lines).encode()
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        self._session = aiohttp.ClientSession(
-            timeout=QUESTION_TIMEOUT, headers={"Authorization": f"Bearer {key}"} if key else {}
+        # What the environment says of proxies is not for the server under test.
+        self._calls = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=CALL_TIMEOUT_S,
+            follow_redirects=True,
+            trust_env=False,
         )
 
     async def __aenter__(self) -> Self:
@@ -55,19 +59,22 @@ class ChatClient:
     ) -> None:
         for connection in tuple(self._open):
             connection.close()
-        await self._session.close()
+        await self._calls.aclose()
+        # The event loop closes the sockets of aborted connections in its next turn.
+        await asyncio.sleep(0)
 
     async def get(self, url: str) -> tuple[int, Any]:
-        """Status and decoded JSON (None when it is none) of a GET, which must not take long."""
-        async with self._session.get(url) as response:
-            body = await response.read()
-        return response.status, _json(body)
+        """Send a GET; status and decoded JSON (None when it is none). Raises httpx.HTTPError or TimeoutError."""
+        return await self._call("GET", url)
 
     async def post(self, url: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """Status and decoded JSON (None when it is none) of a POST, which must not take long."""
-        async with self._session.post(url, json=body) as response:
-            answer = await response.read()
-        return response.status, _json(answer)
+        """Send a POST; status and decoded JSON (None when it is none). Raises httpx.HTTPError or TimeoutError."""
+        return await self._call("POST", url, body)
+
+    async def _call(self, method: str, url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            response = await self._calls.request(method, url, json=body)
+        return response.status_code, _json(response.content)
 
     async def chat(self, spec: RequestSpec, record: RequestRecord) -> None:
         """Send one request and fill its record; only being cancelled is raised, and is on the record too."""
@@ -138,7 +145,8 @@ class _Answer:
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._record.status = status
-        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        named = next((value for name, value in headers.items() if name.lower() == b"content-type"), b"")
+        content_type = named.partition(b";")[0].strip().lower()
         if status != 200:
             self._error_body = []
         elif content_type != b"text/event-stream":

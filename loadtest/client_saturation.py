@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Self
 
-from loadtest.samples import Distribution, Samples
+from loadtest.statistics import Distribution, Samples
 
 MOST_CPU_SHARE = 0.9
 IDLE_CPU_SHARE = 0.5

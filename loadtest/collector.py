@@ -20,7 +20,7 @@ class LiveTotals:
     models: dict[str, MetricAccumulator]
     cold: MetricAccumulator
     warm: MetricAccumulator
-    near_swap: MetricAccumulator
+    near_promotion: MetricAccumulator
     course: Course = field(default_factory=Course)
 
     @classmethod
@@ -35,20 +35,20 @@ class LiveTotals:
             MetricAccumulator(slo),
         )
 
-    def add(self, record: RequestRecord, *, near_swap: bool = False) -> None:
+    def add(self, record: RequestRecord, *, near_promotion: bool = False) -> None:
         """Take one complete record in."""
         self.total.add(record)
         self.course.add(record)
         self.models.setdefault(record.model, MetricAccumulator(self.slo)).add(record)
         (self.cold if record.cold else self.warm).add(record)
-        if near_swap:
-            self.near_swap.add(record)
+        if near_promotion:
+            self.near_promotion.add(record)
 
     def merge(self, other: "LiveTotals") -> None:
         """Take in the sums of another process."""
-        for name, tally in other.models.items():
-            self.models.setdefault(name, MetricAccumulator(self.slo)).merge(tally)
-        for name in ("total", "cold", "warm", "near_swap", "course"):
+        for name, accumulator in other.models.items():
+            self.models.setdefault(name, MetricAccumulator(self.slo)).merge(accumulator)
+        for name in ("total", "cold", "warm", "near_promotion", "course"):
             getattr(self, name).merge(getattr(other, name))
 
 
@@ -79,7 +79,7 @@ class Snapshot:
 class Collector:
     """Takes requests in as they leave and as they are complete."""
 
-    tallies: LiveTotals
+    totals: LiveTotals
     cold_after_s: float | None = None
     sent: int = 0
     _answered_s: dict[str, float] = field(default_factory=dict)
@@ -96,9 +96,9 @@ class Collector:
         long_ago = self.cold_after_s is not None and last_s is not None and record.sent_s - last_s > self.cold_after_s
         record.cold = last_s is None or long_ago
 
-    def complete(self, record: RequestRecord, *, near_swap: bool = False) -> None:
+    def complete(self, record: RequestRecord, *, near_promotion: bool = False) -> None:
         """A request has been answered, has failed or was interrupted."""
-        self.tallies.add(record, near_swap=near_swap)
+        self.totals.add(record, near_promotion=near_promotion)
         if record.error is None:
             self._answered_s[record.model] = record.end_s
             first_ms = ttft_ms(record)
@@ -107,5 +107,5 @@ class Collector:
 
     def snapshot(self, at_s: float) -> Snapshot:
         """The state now."""
-        total = self.tallies.total
+        total = self.totals.total
         return Snapshot(at_s, self.sent, total.succeeded, total.errors.total(), tuple(self._recent_ttft_ms))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from loadtest.confidence import MeanEstimate, difference
+from loadtest.statistics import MeanEstimate, difference
 
 Json = dict[str, Any]
 

@@ -1,9 +1,8 @@
-"""Running a test for a command, and handing its report to the terminal and to the files asked for."""
+"""Run a load test for a command and write its report to the terminal and to files."""
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
-
-from rich.console import Console
 
 from loadtest.options import ReportFiles
 from loadtest.outputs import RecordFiles, csv_text, json_text, output
@@ -13,39 +12,39 @@ from loadtest.run import run_load
 from loadtest.settings import RunSettings
 from loadtest.study import Study
 from loadtest.terminal import live_view, print_report, print_study
+from turntable.console import say
 
 
 class Delivery:
-    """The files of one command, tried before anything is measured, and the console."""
+    """The output files of one command, opened before anything is measured, and the terminal."""
 
     def __init__(self, options: ReportFiles, files: ExitStack, records: Path | None = None) -> None:
         self._json = output(options.json_out, files)
         self._csv = output(options.csv_out, files)
         self._html = output(options.html_out, files)
         self._records = RecordFiles(records, files)
-        self._progress = Console(stderr=True)
 
     async def measure(self, settings: RunSettings, label: str) -> Report:
-        """Run one test in view of whoever waits."""
-        with live_view(self._progress, label) as on_snapshot:
+        """Run one load test; a terminal shows its progress."""
+        with live_view(label) as on_snapshot:
             result = await run_load(settings, records=self._records.take(), on_snapshot=on_snapshot)
         report = Report.of(settings, result)
-        if self._progress.is_terminal and label != "run":
+        if sys.stderr.isatty() and label != "run":
             ttft = f"TTFT p99 {report.total.ttft.p99_ms:.1f} ms" if report.total.ttft else "no answer"
-            self._progress.print(f"{label}: {report.total.requests_per_s:.2f} answered/s, {ttft}, {report.verdict}")
+            say(f"{label}: {report.total.requests_per_s:.2f} answered/s, {ttft}, {report.verdict}", err=True)
         return report
 
     def deliver(self, report: Report) -> None:
-        """Show and write one report."""
+        """Print and write one report."""
         self._write(report)
         if not self._prints_json:
-            print_report(report, Console())
+            print_report(report)
 
     def deliver_study(self, study: Study) -> None:
-        """Show and write the levels of a study."""
+        """Print and write the load levels of a study."""
         self._write(study)
         if not self._prints_json:
-            print_study(study, Console())
+            print_study(study)
 
     @property
     def _prints_json(self) -> bool:

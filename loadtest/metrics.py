@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from loadtest.records import INTERRUPTED, RequestRecord
-from loadtest.samples import Distribution as Distribution
-from loadtest.samples import Samples
+from loadtest.statistics import Distribution as Distribution
+from loadtest.statistics import Samples
 
 METRICS = ("ttft", "itl", "tpot", "e2e", "send_delay", "lag", "queueing")
 
@@ -161,10 +161,10 @@ class MetricAccumulator:
     @classmethod
     def of(cls, records: Iterable[RequestRecord], slo: Slo | None = None) -> "MetricAccumulator":
         """The sums of these records."""
-        tally = cls(slo or Slo())
+        accumulator = cls(slo or Slo())
         for record in records:
-            tally.add(record)
-        return tally
+            accumulator.add(record)
+        return accumulator
 
     @property
     def duration_s(self) -> float:
@@ -218,7 +218,7 @@ class MetricAccumulator:
             samples["tpot"].add((per_token_ms,))
 
     def merge(self, other: "MetricAccumulator") -> None:
-        """Take in all that another tally has."""
+        """Take in all that another one has."""
         for name in ("requests", "succeeded", "unfinished", "good", "prompt_tokens", "completion_tokens", "chunks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("cached_tokens", "cached_told", "usage_missing", "usage_below_chunks", "usage_above_chunks"):

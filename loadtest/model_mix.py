@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from loadtest.arrivals import Seed
 from loadtest.errors import InvalidWorkloadError
+from loadtest.workload import Seed
 
 DRAWS = 1024
 """Models drawn at a time: one call of the generator for many requests."""
 
 
-def popularity(text: str, models: Sequence[str], seed: Seed) -> Iterator[str]:
+def model_sequence(text: str, models: Sequence[str], seed: Seed) -> Iterator[str]:
     """The model of every request, without end; InvalidWorkloadError when `text` is none of the forms above."""
     kind, _, rest = text.partition(":")
     rng = np.random.default_rng(seed)

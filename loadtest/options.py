@@ -1,4 +1,4 @@
-"""The options that every load command shares, each declared once."""
+"""Options that the load test commands share."""
 
 import inspect
 import json
@@ -22,24 +22,26 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 PORTS = {"http": 80, "https": 443}
 MOST_RATE_PER_PROCESS = 2000
 
-Limit = Annotated[float | None, typer.Option(min=0.001, help="Limit in ms that a good request keeps.")]
-UsdPerHour = Annotated[float | None, typer.Option(min=0, help="Price of the server: adds costs.")]
+Limit = Annotated[float | None, typer.Option(min=0.001, help="SLO in ms; requests within it count as goodput.")]
+UsdPerHour = Annotated[float | None, typer.Option(min=0, help="Price of the server, for cost figures.")]
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where a report is written, as command-line options."""
+    """Output options of a report."""
 
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it, without the table.")
+        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the tables.")
     ] = None
-    csv_out: Annotated[Path | None, typer.Option("--csv", help="Write one line per load level and model.")] = None
-    html_out: Annotated[Path | None, typer.Option("--html", help="Write one self-contained page with charts.")] = None
+    csv_out: Annotated[Path | None, typer.Option("--csv", help="Write CSV, one line per load level and model.")] = None
+    html_out: Annotated[Path | None, typer.Option("--html", help="Write a self-contained HTML page with charts.")] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
 class LoadOptions(ReportFiles):
-    """What to send where, as command-line options."""
+    """Options of the load, the server and its limits."""
 
     url: Annotated[
         str | None,
@@ -49,17 +51,17 @@ class LoadOptions(ReportFiles):
             show_default="that of the gateway on the data directory, else http://127.0.0.1:8080",
         ),
     ] = None
-    models: Annotated[str, typer.Option(help="Models to ask, separated by commas.")] = "base"
-    requests: Annotated[int | None, typer.Option(min=1, help="How many requests to send; 64 without --duration-s.")] = (
-        None
-    )
-    duration_s: Annotated[float | None, typer.Option(min=0.1, help="Send for so long.")] = None
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at a time: 8, or no limit with --rate.")] = (
-        None
-    )
-    think_s: Annotated[float, typer.Option(min=0, help="Closed loop: pause of a user after an answer.")] = 0.0
+    models: Annotated[str, typer.Option(help="Models to send requests to, comma-separated.")] = "base"
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="Number of requests.", show_default="64 without --duration-s")
+    ] = None
+    duration_s: Annotated[float | None, typer.Option(min=0.1, help="Send for this many seconds.")] = None
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Concurrent requests.", show_default="8, or no limit with --rate")
+    ] = None
+    think_s: Annotated[float, typer.Option(min=0, help="Closed loop: think time of a user after an answer.")] = 0.0
     rate: Annotated[float | None, typer.Option(min=0.001, help="Open loop: requests per second.")] = None
-    ramp: Annotated[str | None, typer.Option(help="Open loop: 1:10:60 goes from 1 to 10 per second in 60 s.")] = None
+    ramp: Annotated[str | None, typer.Option(help="Open loop: 1:10:60 ramps from 1 to 10 per second in 60 s.")] = None
     arrivals: Annotated[str, typer.Option(help="poisson, gamma, constant, or trace (the times of --trace).")] = (
         "poisson"
     )
@@ -68,23 +70,23 @@ class LoadOptions(ReportFiles):
         str,
         typer.Option(help="uniform, weights:5,3,1, zipf:1.0, geometric:1.5, drift:1.0:500 or churn:1.0:500:4."),
     ] = "uniform"
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64
     output_tokens: Annotated[
         str | None, typer.Option(help="Exact answer lengths: 128, uniform:16:256 or lognormal:128:0.8.")
     ] = None
     prompts: Annotated[
-        Path | None, typer.Option(help="JSONL with `messages` or `prompt` per line; else built-in ones.")
+        Path | None, typer.Option(help="JSONL with `messages` or `prompt` per line.", show_default="built-in prompts")
     ] = None
     prompt_words: Annotated[str | None, typer.Option(help="Random prompts: 128, uniform:… or lognormal:….")] = None
-    turns: Annotated[int, typer.Option(min=1, help="Requests per conversation; each repeats all before it.")] = 1
-    conversations: Annotated[int, typer.Option(min=1, help="Conversations that take turns.")] = 8
-    prefix_words: Annotated[int, typer.Option(min=0, help="Words of a system prompt that all requests share.")] = 0
-    trace: Annotated[Path | None, typer.Option(help="Recorded lengths and times to replay.")] = None
+    turns: Annotated[int, typer.Option(min=1, help="Requests per conversation; each includes all earlier ones.")] = 1
+    conversations: Annotated[int, typer.Option(min=1, help="Concurrent conversations.")] = 8
+    prefix_words: Annotated[int, typer.Option(min=0, help="Words of a system prompt shared by all requests.")] = 0
+    trace: Annotated[Path | None, typer.Option(help="Trace of request lengths and arrival times to replay.")] = None
     trace_format: Annotated[str, typer.Option(help="auto, turntable, azure, burstgpt or mooncake.")] = "auto"
-    speedup: Annotated[float, typer.Option(min=0.001, help="Replay a trace so many times as fast.")] = 1.0
-    warmup: Annotated[int, typer.Option(min=0, help="Requests to every model before the test; 0: cold starts.")] = 1
+    speedup: Annotated[float, typer.Option(min=0.001, help="Speed factor of the replay.")] = 1.0
+    warmup: Annotated[int, typer.Option(min=0, help="Warm-up requests to every model; 0 measures cold starts.")] = 1
     cold_after_s: Annotated[
-        float | None, typer.Option(min=0.001, help="A model unanswered for so long counts as cold.")
+        float | None, typer.Option(min=0.001, help="Seconds without requests after which a model counts as cold.")
     ] = None
     slo_ttft_ms: Limit = None
     slo_itl_ms: Limit = None
@@ -92,32 +94,39 @@ class LoadOptions(ReportFiles):
     slo_e2e_ms: Limit = None
     usd_per_hour: UsdPerHour = None
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Sending processes: 1, or more for rates above 2,000 per second.")
+        int | None, typer.Option(min=1, help="Client processes.", show_default="1 per 2,000 requests per second")
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same requests and arrival times.")] = 0
-    timeout_s: Annotated[float, typer.Option(min=0.001, help="Seconds after which a request counts as failed.")] = 120
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of requests and arrival times.")] = 0
+    timeout_s: Annotated[float, typer.Option(min=0.001, help="Timeout of a request in seconds.")] = 120
     key: Annotated[
         str | None,
         typer.Option(
-            envvar=["TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"], help="API key; else a local gateway's admin.key."
+            envvar=["TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"],
+            help="API key.",
+            show_default="the admin key of a local gateway",
         ),
     ] = None
     data_dir: Annotated[
-        Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="Where a local gateway left admin.key.")
+        Path, typer.Option(envvar="TURNTABLE_DATA_DIR", help="The data directory of a local gateway.")
     ] = Path("var")
-    promote: Annotated[str | None, typer.Option(help="Hot swaps during the test: my-adapter=2,3 in turn.")] = None
-    promote_every_s: Annotated[float, typer.Option(min=0.1, help="Time between two promotions.")] = 5.0
-    admin_url: Annotated[str | None, typer.Option(help="Gateway that promotes; else --url.")] = None
-    admin_key: Annotated[str | None, typer.Option(envvar="TURNTABLE_ADMIN_KEY", help="Its admin key; else --key.")] = (
+    promote: Annotated[
+        str | None, typer.Option(help="Promotions during the test: my-adapter=2,3 alternates between the two.")
+    ] = None
+    promote_every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two promotions.")] = 5.0
+    admin_url: Annotated[str | None, typer.Option(help="Gateway for the promotions.", show_default="that of --url")] = (
         None
     )
+    admin_key: Annotated[
+        str | None,
+        typer.Option(envvar="TURNTABLE_ADMIN_KEY", help="Admin key for the promotions.", show_default="that of --key"),
+    ] = None
     records: Annotated[
         Path | None,
-        typer.Option(help="Write raw timestamps, a JSON line per request; of several runs raw.jsonl, raw.2.jsonl, …"),
+        typer.Option(help="Write raw timestamps, one JSON line per request; further runs go to raw.2.jsonl and so on."),
     ] = None
 
     def settings(self) -> RunSettings:
-        """The load test that these options ask for; InvalidWorkloadError when they do not fit together."""
+        """The settings of the load test; raises `InvalidWorkloadError` when the options contradict each other."""
         url, url_from = server_address(self.url, self.data_dir)
         key = self.key or local_admin_key(url, self.data_dir)
         admin_url = self.admin_url or url.rstrip("/").removesuffix("/v1")
@@ -133,7 +142,7 @@ class LoadOptions(ReportFiles):
             key=key,
             processes=self.processes or (1 + int(self.rate or 0) // MOST_RATE_PER_PROCESS),
             slo=Slo(self.slo_ttft_ms, self.slo_itl_ms, self.slo_tpot_ms, self.slo_e2e_ms),
-            swaps=PromotionPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key)
+            promotions=PromotionPlan.parse(self.promote, self.promote_every_s, admin_url, admin_key)
             if self.promote
             else None,
             **{name: getattr(self, name) for name in _SAME},
@@ -146,14 +155,14 @@ class LoadOptions(ReportFiles):
 
 _NAMES = {option.name for option in fields(LoadOptions)}
 _SAME = sorted(_NAMES.intersection(option.name for option in fields(RunSettings)) - {
-    "url", "url_from", "models", "requests", "concurrency", "key", "processes", "slo", "swaps"
+    "url", "url_from", "models", "requests", "concurrency", "key", "processes", "slo", "promotions"
 })  # fmt: skip
 
 Options = TypeVar("Options", bound=ReportFiles)
 
 
 def command_of(options: type[Options], body: Callable[[Options], None]) -> Callable[..., None]:
-    """A function that Typer can make a command of: it takes the fields of `options` and calls `body` with them."""
+    """A function with one option for each field of `options`, which calls `body` with them; for `App.command`."""
     hints = get_type_hints(options, include_extras=True)
 
     def command(**values: Any) -> None:
@@ -173,7 +182,7 @@ def command_of(options: type[Options], body: Callable[[Options], None]) -> Calla
 
 
 def server_address(given: str | None, data_dir: Path) -> tuple[str, str]:
-    """The server's address and how we came to it: as given, else of a local gateway, else the default."""
+    """The server's address and its origin: given, else of a local gateway, else the default."""
     if given:
         named = os.environ.get(URL_VARIABLE) == given
         return given, f"the address in {URL_VARIABLE}" if named else "the address given"
@@ -183,19 +192,19 @@ def server_address(given: str | None, data_dir: Path) -> tuple[str, str]:
 
 
 def running_gateway(data_dir: Path) -> str | None:
-    """The address that a gateway on this machine left in its data directory; None when it no longer runs."""
+    """The address in the data directory of a gateway that runs on this machine; None when none runs."""
     try:
-        said = json.loads((data_dir / ADDRESS_FILE).read_text(encoding="utf-8"))
-        os.kill(int(said["pid"]), 0)
-        return str(said["url"])
+        found = json.loads((data_dir / ADDRESS_FILE).read_text(encoding="utf-8"))
+        os.kill(int(found["pid"]), 0)
+        return str(found["url"])
     except PermissionError:
-        return str(said["url"])
+        return str(found["url"])
     except (OSError, OverflowError, ValueError, KeyError, TypeError):
         return None
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """What a key is meant for: scheme, host and port of an address."""
+    """Scheme, host and port of an address: a key is sent to its own origin only."""
     parts = urlsplit(url)
     try:
         port = parts.port or PORTS.get(parts.scheme)
@@ -205,7 +214,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def local_admin_key(url: str, data_dir: Path) -> str | None:
-    """The key that a gateway on this machine left in its data directory; it never goes to another host."""
+    """The admin key in the data directory of a local gateway; None for an address on another host."""
     if urlsplit(url).hostname not in LOOPBACK:
         return None
     try:

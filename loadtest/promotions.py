@@ -1,6 +1,7 @@
 """Promotions while the load runs: over the admin API of a gateway, given by address and key, as an operator would."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from itertools import cycle
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
+import httpx
 
 from loadtest.client import ChatClient
 from loadtest.records import RequestRecord
@@ -29,6 +30,11 @@ class PromotionResult:
     status: int | None = None
     error: str | None = None
 
+    @property
+    def until_s(self) -> float:
+        """The last moment at which a request that is sent is near this promotion."""
+        return math.inf if self.took_s is None else self.at_s + self.took_s + AFTER_S
+
 
 @dataclass(slots=True)
 class Promoter:
@@ -40,10 +46,7 @@ class Promoter:
 
     def near(self, record: RequestRecord) -> bool:
         """Whether a request ran during a promotion, or was sent shortly after one."""
-        return any(
-            swap.at_s <= record.end_s and (swap.took_s is None or record.sent_s <= swap.at_s + swap.took_s + AFTER_S)
-            for swap in self.done
-        )
+        return any(promotion.at_s <= record.end_s and record.sent_s <= promotion.until_s for promotion in self.done)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -62,20 +65,20 @@ class Promoter:
     async def _promote_in_turn(self, plan: PromotionPlan, admin: ChatClient) -> None:
         for version in cycle(plan.versions):
             await asyncio.sleep(plan.every_s)
-            swap = PromotionResult(version, self.clock())
-            self.done.append(swap)
-            await _promote(plan, admin, swap)
-            swap.took_s = self.clock() - swap.at_s
+            promotion = PromotionResult(version, self.clock())
+            self.done.append(promotion)
+            await _promote(plan, admin, promotion)
+            promotion.took_s = self.clock() - promotion.at_s
 
 
-async def _promote(plan: PromotionPlan, admin: ChatClient, swap: PromotionResult) -> None:
+async def _promote(plan: PromotionPlan, admin: ChatClient, promotion: PromotionResult) -> None:
     url = f"{plan.admin_url.rstrip('/')}/admin/v1/adapters/{quote(plan.adapter, safe='')}/promote"
     try:
-        swap.status, answer = await admin.post(url, {"version": f"v{swap.version}"})
-    except (aiohttp.ClientError, TimeoutError) as error:
-        swap.error = str(error) or type(error).__name__
+        promotion.status, answer = await admin.post(url, {"version": f"v{promotion.version}"})
+    except (httpx.HTTPError, TimeoutError) as error:
+        promotion.error = str(error) or type(error).__name__
     else:
-        swap.error = None if swap.status == 200 else _words(answer)
+        promotion.error = None if promotion.status == 200 else _words(answer)
 
 
 def _words(answer: Any) -> str:

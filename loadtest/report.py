@@ -12,9 +12,8 @@ from loadtest.client_saturation import ClientLoad, client_bound
 from loadtest.collector import LiveTotals
 from loadtest.metrics import MetricAccumulator, Summary, jain
 from loadtest.promotions import PromotionResult
-from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
-from loadtest.run import LoadRun, RunSettings
+from loadtest.run import LoadRun, Provenance, RunSettings
 from loadtest.settings import DEFAULT_CONCURRENCY
 
 HOUR_S = 3600
@@ -84,7 +83,7 @@ class Report:
     models: dict[str, Summary]
     cold: Summary | None
     warm: Summary | None
-    near_swap: Summary | None
+    near_promotion: Summary | None
     """Requests that ran during a promotion, or were sent within a second after one."""
     fairness_answered: float | None
     fairness_ttft: float | None
@@ -95,7 +94,7 @@ class Report:
     backlog: Backlog | None
     """Whether the server kept up with a steady load; None in a closed loop, and when the test was too short to tell."""
     provenance: Provenance
-    swaps: list[PromotionResult] = field(default_factory=list)
+    promotions: list[PromotionResult] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
     ttft_shares: list[tuple[float, float]] = field(default_factory=list)
     """The cumulative distribution of TTFT: milliseconds, and the share of answers up to there."""
@@ -103,31 +102,31 @@ class Report:
     @classmethod
     def of(cls, settings: RunSettings, run: LoadRun) -> Self:
         """The report on a run."""
-        tallies = run.tallies
-        over_s = tallies.total.duration_s
-        total = tallies.total.summary(over_s)
-        models = {name: tally.summary(over_s) for name, tally in tallies.models.items()}
+        totals = run.totals
+        over_s = totals.total.duration_s
+        total = totals.total.summary(over_s)
+        models = {name: accumulator.summary(over_s) for name, accumulator in totals.models.items()}
         lag = total.lag if settings.is_open_loop else None
         return cls(
             settings=_public(settings),
             partial=run.partial,
             duration_s=over_s,
-            offered_per_s=tallies.total.offered_per_s if settings.is_open_loop else None,
+            offered_per_s=totals.total.offered_per_s if settings.is_open_loop else None,
             total=total,
             models=models,
-            cold=_if_any(tallies.cold, over_s),
-            warm=_if_any(tallies.warm, over_s),
-            near_swap=_if_any(tallies.near_swap, over_s),
+            cold=_if_any(totals.cold, over_s),
+            warm=_if_any(totals.warm, over_s),
+            near_promotion=_if_any(totals.near_promotion, over_s),
             fairness_answered=jain(row.succeeded / row.requests for row in models.values() if row.requests),
             fairness_ttft=jain(row.ttft.mean_ms for row in models.values() if row.ttft),
             client=run.client,
             invalid=client_bound(run.client, lag, total.ttft, over_s),
             cost=Cost.of(total, over_s, settings.usd_per_hour) if settings.usd_per_hour is not None else None,
-            backlog=tallies.course.backlog() if settings.is_steady else None,
+            backlog=totals.course.backlog() if settings.is_steady else None,
             provenance=run.provenance,
-            swaps=run.swaps,
+            promotions=run.promotions,
             warmup_failures=run.warmup_failures,
-            ttft_shares=tallies.total.samples["ttft"].shares(),
+            ttft_shares=totals.total.samples["ttft"].shares(),
         )
 
     @property
@@ -142,21 +141,21 @@ class Report:
         return {"tool": "turntable loadtest", "verdict": self.verdict, "definitions": DEFINITIONS, **asdict(self)}
 
 
-def tallied(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
+def report_of_records(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
     """The report on records read from disk; how loaded the client was is not on them."""
-    tallies = LiveTotals.empty(settings.slo)
+    totals = LiveTotals.empty(settings.slo)
     for record in records:
-        tallies.add(record)
-    provenance = Provenance.of_records(sorted(tallies.models))
-    partial = tallies.total.unfinished > 0
-    return Report.of(settings, LoadRun(tallies, ClientLoad(0, 0.0, 0.0, None), partial, provenance))
+        totals.add(record)
+    provenance = Provenance.of_records(sorted(totals.models))
+    partial = totals.total.unfinished > 0
+    return Report.of(settings, LoadRun(totals, ClientLoad(0, 0.0, 0.0, None), partial, provenance))
 
 
 def _public(settings: RunSettings) -> dict[str, Any]:
     asked = asdict(settings)
     del asked["key"], asked["url_from"]
-    if asked["swaps"]:
-        del asked["swaps"]["admin_key"]
+    if asked["promotions"]:
+        del asked["promotions"]["admin_key"]
     if not settings.is_open_loop:
         asked["concurrency"] = settings.concurrency or DEFAULT_CONCURRENCY
     made_up = settings.prompt_words or settings.output_tokens or settings.turns > 1 or settings.prefix_words
@@ -167,5 +166,5 @@ def _public(settings: RunSettings) -> dict[str, Any]:
     }
 
 
-def _if_any(tally: MetricAccumulator, over_s: float) -> Summary | None:
-    return tally.summary(over_s) if tally.requests else None
+def _if_any(accumulator: MetricAccumulator, over_s: float) -> Summary | None:
+    return accumulator.summary(over_s) if accumulator.requests else None

@@ -1,23 +1,155 @@
-"""One load test from start to end: check the server, warm up, send the requests, sum up."""
+"""Before the clock starts: does the server serve what will be asked, and has every model been warmed up?
+
+Where a report comes from: when, with which version, on which machine, of which server and models.
+
+One load test from start to end: check the server, warm up, send the requests, sum up.
+"""
 
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+from urllib.parse import quote
 
+import httpx
+
+from loadtest.bench.machine import machine
 from loadtest.client import ChatClient
 from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals
-from loadtest.preparation import check_server, server_version, warm_up
+from loadtest.errors import ServerError
 from loadtest.promotions import PromotionResult
-from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
-from loadtest.runner import Driver, OnRecord, OnSnapshot, Part
+from loadtest.runner import Driver, OnRecord, OnSnapshot, Part, Sink, run_in_processes
 from loadtest.schedule import Plan
 from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings
-from loadtest.workers import Sink, run_in_processes
+from loadtest.workload import RequestSpec, built_in_prompts
+
+WARMUPS_AT_A_TIME = 4
+WARMUP_TOKENS = 8
+
+
+async def check_server(client: ChatClient, settings: RunSettings, models: Sequence[str]) -> None:
+    """Raise ServerError unless the server answers and serves these models."""
+    models_url = f"{settings.base_url}/v1/models"
+    try:
+        status, body = await client.get(models_url)
+        if status in (401, 403):
+            raise ServerError(f"{settings.base_url} refused the key ({status}): pass --key or set TURNTABLE_API_KEY.")
+        served = _model_names(body)
+        if status != 200 or served is None:
+            raise ServerError(f"{models_url} answered {status} without a model list: check --url.")
+        for model in models:
+            # A server may accept more names than it lists, such as `name@v3`.
+            if model not in served and (await client.get(f"{models_url}/{quote(model, safe='')}"))[0] != 200:
+                raise ServerError(f"{settings.base_url} does not serve {model!r}; it serves {', '.join(served)}.")
+    except (httpx.HTTPError, TimeoutError) as error:
+        message = (
+            f"{settings.base_url}, {settings.url_from}, cannot be reached ({_reason(error)}): start the server, or "
+            "name another with --url or TURNTABLE_GATEWAY_URL."
+        )
+        raise ServerError(message) from error
+
+
+async def server_version(client: ChatClient, settings: RunSettings) -> str | None:
+    """What the server says that it is, where it does, as vLLM: its version."""
+    try:
+        _, body = await client.get(f"{settings.base_url}/version")
+    except (httpx.HTTPError, TimeoutError):
+        return None
+    version = body.get("version") if isinstance(body, dict) else None
+    return version if isinstance(version, str) else None
+
+
+async def warm_up(
+    client: ChatClient, models: Sequence[str], requests: int, clock: Callable[[], float]
+) -> tuple[list[str], dict[str, str]]:
+    """Ask every model `requests` times; those that answered, and the error of those that did not."""
+    failures: dict[str, str] = {}
+    room = asyncio.Semaphore(WARMUPS_AT_A_TIME)
+
+    async def warm(model: str) -> None:
+        async with room:
+            for number in range(requests):
+                now_s = clock()
+                record = RequestRecord(number, model, now_s, now_s)
+                await client.chat(RequestSpec(number, model, built_in_prompts()[0], WARMUP_TOKENS), record)
+                if record.error:
+                    failures[model] = f"{record.error}: {record.message}"
+
+    if requests:
+        async with asyncio.TaskGroup() as group:
+            for model in models:
+                group.create_task(warm(model))
+    return [model for model in models if requests and model not in failures], failures
+
+
+def _reason(error: httpx.HTTPError | TimeoutError) -> str:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return "no answer in time"
+    # httpx has no class of its own for a certificate that it does not trust.
+    if isinstance(error, httpx.ConnectError) and "SSL" not in str(error):
+        return "connection refused or name unknown"
+    return str(error)
+
+
+def _model_names(body: object) -> list[str] | None:
+    rows = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(rows, list):
+        return None
+    return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a report must carry so that nobody takes it for that of another server or day."""
+
+    started_at: str | None
+    """UTC, ISO 8601; None where raw timestamps are all there is."""
+    turntable_version: str
+    machine: dict[str, str]
+    """On which the load tester ran."""
+    url: str | None
+    models: tuple[str, ...]
+    server_version: str | None = None
+    """What the server says at `/version`; None when it does not."""
+
+    @classmethod
+    def now(cls, url: str, models: Sequence[str], server_version: str | None) -> "Provenance":
+        """That of a test which starts now."""
+        started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return cls(started_at, metadata.version("turntable-gateway"), machine(), url, tuple(models), server_version)
+
+    @classmethod
+    def of_records(cls, models: Sequence[str]) -> "Provenance":
+        """That of a report made from raw timestamps, which do not say when or of which server."""
+        return cls(None, metadata.version("turntable-gateway"), machine(), None, tuple(models))
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self)
+
+
+def provenance_line(provenance: dict[str, Any]) -> str:
+    """One line, from the JSON of a provenance."""
+    server = f" ({provenance['server_version']})" if provenance.get("server_version") else ""
+    measured = (
+        f"Measured {provenance['started_at'].replace('T', ' ').replace('Z', ' UTC')}"
+        if provenance.get("started_at")
+        else "Made"
+    )
+    of = f" of {provenance['url']}{server}" if provenance.get("url") else " from raw timestamps"
+    where = provenance["machine"]
+    return (
+        f"{measured}{of}, by Turntable {provenance['turntable_version']} on {where['cores']} cores of "
+        f"{where['processor']}."
+    )
+
 
 __all__ = ["DEFAULT_CONCURRENCY", "LoadRun", "RunSettings", "run_load"]
 
@@ -26,11 +158,11 @@ __all__ = ["DEFAULT_CONCURRENCY", "LoadRun", "RunSettings", "run_load"]
 class LoadRun:
     """What a test found; `partial` when it was interrupted before all requests were answered."""
 
-    tallies: LiveTotals
+    totals: LiveTotals
     client: ClientLoad
     partial: bool
     provenance: Provenance
-    swaps: list[PromotionResult] = field(default_factory=list)
+    promotions: list[PromotionResult] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -57,7 +189,7 @@ async def run_load(
             driver = Driver(Part(settings, warm), _keeper(on_record, records), on_snapshot)
             interrupting(driver.interrupt)
             result = await driver.run()
-    return LoadRun(result.tallies, result.meter.load(), result.partial, provenance, result.swaps, failures)
+    return LoadRun(result.totals, result.meter.load(), result.partial, provenance, result.promotions, failures)
 
 
 def _keeper(on_record: OnRecord | None, records: Sink | None) -> OnRecord:

@@ -1,16 +1,29 @@
-"""The load itself, in this process: send what is planned when it is due, and collect what comes of it."""
+"""The load itself, in this process: send what is planned when it is due, and collect what comes of it.
+
+The load from several processes, for rates that one core cannot send: each sends its share of one plan.
+
+All processes read the same monotonic clock, so their times need no correction.
+"""
 
 import asyncio
+import multiprocessing
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 from loadtest.arrivals import closed_loop, open_loop
 from loadtest.client import ChatClient
 from loadtest.client_saturation import SaturationMeter
 from loadtest.collector import Collector, LiveTotals, Snapshot
+from loadtest.errors import ServerError
 from loadtest.promotions import Promoter, PromotionResult
 from loadtest.records import RequestRecord
 from loadtest.schedule import Plan
@@ -39,9 +52,9 @@ class Part:
 class PartResult:
     """What came of it; `partial` when it was interrupted."""
 
-    tallies: LiveTotals
+    totals: LiveTotals
     meter: SaturationMeter
-    swaps: list[PromotionResult]
+    promotions: list[PromotionResult]
     partial: bool
 
 
@@ -58,7 +71,7 @@ class Driver:
         self._collector = Collector(LiveTotals.empty(settings.slo, self._plan.models), settings.cold_after_s)
         self._collector.mark_warm(part.warm)
         self._start_s = 0.0
-        self._swaps = Promoter(settings.swaps, self._clock)
+        self._promoter = Promoter(settings.promotions, self._clock)
         self._load: asyncio.Task[Any] | None = None
         self._interrupted = False
 
@@ -79,10 +92,10 @@ class Driver:
                 await asyncio.sleep(self._part.start_s - time.perf_counter())
             self._start_s = self._part.start_s or time.perf_counter()
             await stack.enter_async_context(meter)
-            await stack.enter_async_context(self._swaps.running())
+            await stack.enter_async_context(self._promoter.running())
             await stack.enter_async_context(self._snapshots())
             await self._until_done_or_interrupted(client)
-        return PartResult(self._collector.tallies, meter, self._swaps.done, self._interrupted)
+        return PartResult(self._collector.totals, meter, self._promoter.done, self._interrupted)
 
     async def _until_done_or_interrupted(self, client: ChatClient) -> None:
         if not self._interrupted:
@@ -100,7 +113,7 @@ class Driver:
             try:
                 await client.chat(spec, record)
             finally:
-                self._collector.complete(record, near_swap=self._swaps.near(record))
+                self._collector.complete(record, near_promotion=self._promoter.near(record))
                 self._on_record(record)
 
         settings, plan = self._settings, self._plan
@@ -134,3 +147,130 @@ class Driver:
 
 def _share(whole: int, part: Part) -> int:
     return max(1, whole // part.count + (part.index < whole % part.count))
+
+
+START_DELAY_S = 0.2
+"""From the moment when all processes are ready to the start, so that none misses it."""
+READY = "ready"
+COPIED_BYTES = 1 << 20
+
+
+class Sink(Protocol):
+    """Where lines of records go."""
+
+    def write(self, lines: bytes, /) -> object:
+        """Add lines."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    pipe: "Connection[object, object]"
+    result: PartResult | None = None
+    snapshot: Snapshot | None = None
+
+
+async def run_in_processes(
+    settings: RunSettings,
+    warm: list[str],
+    records: Sink | None,
+    on_snapshot: OnSnapshot | None,
+    interrupting: Callable[[Callable[[], None]], None],
+) -> PartResult:
+    """Run the test in `settings.processes` processes; `interrupting` is given what to call on Ctrl-C."""
+    with TemporaryDirectory(prefix="loadtest-") as directory, ExitStack() as stack:
+        folder = Path(directory) if records else None
+        workers = [
+            _started(Part(settings, warm, index, settings.processes), folder) for index in range(settings.processes)
+        ]
+        for worker in workers:
+            stack.callback(_ended, worker)
+        interrupting(lambda: _interrupt(workers))
+        await asyncio.gather(*(asyncio.to_thread(_receive, worker) for worker in workers))
+        start_s = time.perf_counter() + START_DELAY_S
+        for worker in workers:
+            worker.pipe.send(start_s)
+        await asyncio.gather(*(asyncio.to_thread(_follow, worker, workers, on_snapshot) for worker in workers))
+        if records and folder:
+            for file in sorted(folder.iterdir()):
+                with file.open("rb") as part:
+                    while lines := part.read(COPIED_BYTES):
+                        records.write(lines)
+    return _sum([worker.result for worker in workers if worker.result])
+
+
+def _started(part: Part, folder: Path | None) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(part, theirs, folder), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _ended(worker: _Worker) -> None:
+    worker.pipe.close()
+    worker.process.join(timeout=5)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
+
+
+def _interrupt(workers: list[_Worker]) -> None:
+    for worker in workers:
+        if worker.process.pid and worker.process.is_alive():
+            os.kill(worker.process.pid, signal.SIGINT)
+
+
+def _receive(worker: _Worker) -> object:
+    try:
+        return worker.pipe.recv()
+    except (EOFError, OSError):
+        message = "a process of the load tester ended early; its own output says why."
+        raise ServerError(message) from None
+
+
+def _follow(worker: _Worker, workers: list[_Worker], on_snapshot: OnSnapshot | None) -> None:
+    while worker.result is None:
+        match _receive(worker):
+            case Snapshot() as snapshot:
+                worker.snapshot = snapshot
+                if on_snapshot:
+                    on_snapshot(Snapshot.sum_of(other.snapshot for other in workers if other.snapshot))
+            case PartResult() as result:
+                worker.result = result
+
+
+def _sum(results: list[PartResult]) -> PartResult:
+    first, *others = results
+    for other in others:
+        first.totals.merge(other.totals)
+        first.meter.merge(other.meter)
+        first.partial = first.partial or other.partial
+    return first
+
+
+def _work(part: Part, pipe: "Connection[object, object]", folder: Path | None) -> None:
+    """The life of a worker: ready, told when to start, load, result."""
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        file = stack.enter_context((folder / f"{part.index:04}.jsonl").open("wb")) if folder else None
+
+        def keep(record: RequestRecord) -> None:
+            if file:
+                file.write(record.as_line())
+
+        result = asyncio.run(_work_on(part, pipe, keep))
+        if file:
+            # The other side reads it as soon as it has the result.
+            file.flush()
+        pipe.send(result)
+
+
+async def _work_on(part: Part, pipe: "Connection[object, object]", keep: Callable[[RequestRecord], None]) -> PartResult:
+    driver = Driver(part, keep, pipe.send)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, driver.interrupt)
+    pipe.send(READY)
+    told = await asyncio.to_thread(pipe.recv)
+    assert isinstance(told, float)
+    part.start_s = told
+    return await driver.run()

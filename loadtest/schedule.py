@@ -8,11 +8,22 @@ import numpy as np
 
 from loadtest.arrivals import exact_offsets_s, offsets_s
 from loadtest.errors import InvalidWorkloadError
-from loadtest.model_mix import popularity
+from loadtest.model_mix import model_sequence
 from loadtest.settings import RunSettings
-from loadtest.synthetic_prompts import conversations, random_texts, replayed, words
 from loadtest.traces import TraceRow, read_trace
-from loadtest.workload import Ask, Lengths, RequestSpec, assigned, drawn_prompts, fresh_prompts, read_prompts
+from loadtest.workload import (
+    Ask,
+    Lengths,
+    RequestSpec,
+    assigned,
+    conversations,
+    drawn_prompts,
+    fresh_prompts,
+    random_texts,
+    read_prompts,
+    replayed,
+    words,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +62,7 @@ class Plan:
         named = dict.fromkeys([*settings.models, *(row.adapter for row in rows if row.adapter)])
         specs = assigned(
             _asks(settings, rows, chances),
-            popularity(settings.popularity, settings.models, chances.models),
+            model_sequence(settings.popularity, settings.models, chances.models),
             settings.most_requests,
         )
         times = _times_s(settings, rows, chances)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from loadtest.arrivals import Rate
 from loadtest.errors import InvalidWorkloadError
 from loadtest.metrics import Slo
-from loadtest.model_mix import popularity
+from loadtest.model_mix import model_sequence
 from loadtest.traces import FORMATS
 from loadtest.workload import Lengths
 
@@ -84,7 +84,7 @@ class RunSettings:
     processes: int = 1
     slo: Slo = field(default_factory=Slo)
     usd_per_hour: float | None = None
-    swaps: PromotionPlan | None = None
+    promotions: PromotionPlan | None = None
 
     def __post_init__(self) -> None:
         checked_url(self.url, "--url")
@@ -92,12 +92,12 @@ class RunSettings:
             raise InvalidWorkloadError("--models needs at least one model name, such as base,support-triage.")
         if len(set(self.models)) < len(self.models):
             raise InvalidWorkloadError("--models names a model twice; shares are given by --popularity.")
-        popularity(self.popularity, self.models, self.seed)
+        model_sequence(self.popularity, self.models, self.seed)
         for lengths, option in ((self.prompt_words, "--prompt-words"), (self.output_tokens, "--output-tokens")):
             if lengths is not None:
                 Lengths.parse(lengths, option)
         self._check_arrivals()
-        if self.swaps and self.processes > 1:
+        if self.promotions and self.processes > 1:
             raise InvalidWorkloadError("--promote works with --processes 1 only.")
 
     def _check_arrivals(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from loadtest.http1 import FailureError
 from loadtest.records import RequestRecord
 
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content", "tool_calls")
@@ -16,14 +17,6 @@ LONG_READ_BYTES = 2048
 TAIL_EVENTS = 3
 """Events at the end of a read that are always decoded: finish reason, usage and [DONE] are there."""
 MOST_BYTES_PER_LINE = 16 << 20
-
-
-class FailureError(Exception):
-    """A request that failed, with the kind its record gets."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class EventReader:

@@ -1,29 +1,26 @@
-"""Reports on the terminal: while a test runs, and when it is over."""
+"""Load test results on the terminal: a live view while a test runs, then tables and remarks."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.live import Live
-from rich.measure import Measurement
-from rich.table import Column, Table
+import typer
 
-from loadtest.chart import in_digits
 from loadtest.collector import Snapshot
 from loadtest.comparison import ReportComparison, estimates
-from loadtest.confidence import MeanEstimate
 from loadtest.metrics import Summary
-from loadtest.provenance import in_words
 from loadtest.report import Report
+from loadtest.run import provenance_line
 from loadtest.runner import OnSnapshot
-from loadtest.samples import Distribution
 from loadtest.sentences import backlog_sentence, cached_sentence
+from loadtest.statistics import Distribution, MeanEstimate
 from loadtest.study import Study
+from turntable.console import Column, Table, figures, say, show
+from turntable.pages.numbers import number
 
 MOST_ROWS = 20
-"""Models shown; with more of them the busiest ones are."""
+"""Rows of models; the busiest are shown."""
 STUDY_COLUMNS = (
     "total.requests_per_s",
     "total.good_per_s",
@@ -32,59 +29,58 @@ STUDY_COLUMNS = (
     "total.ttft.p99_ms",
     "total.itl.p99_ms",
 )
-MOST_WIDTH = 1000
 LATENCIES = ("ttft", "itl", "tpot", "e2e")
 
 
 @contextmanager
-def live_view(console: Console, what: str) -> Iterator[OnSnapshot | None]:
-    """Show a running test on a terminal; nothing elsewhere."""
-    if not console.is_terminal:
+def live_view(what: str) -> Iterator[OnSnapshot | None]:
+    """Show a running test on standard error when that is a terminal."""
+    if not sys.stderr.isatty():
         yield None
         return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
     with Live(console=console, transient=True, auto_refresh=False) as live:
-        yield lambda snapshot: live.update(snapshot_table(what, snapshot), refresh=True)
+        yield lambda snapshot: live.update(Text(snapshot_table(what, snapshot).render(console.width)), refresh=True)
 
 
 def snapshot_table(what: str, snapshot: Snapshot) -> Table:
-    """One row on the state of a running test."""
+    """The state of a running test as one row."""
     names = ("time s", "sent", "answered", "failed", "running", "answered/s", "TTFT p50 ms", "TTFT p99 ms")
-    table = Table(*(Column(name, justify="right") for name in names), title=what)
+    table = Table(*figures(*names), title=what)
     recent = snapshot.recent_ttft_ms
     p50, p99 = np.percentile(recent, (50, 99)).tolist() if recent else (None, None)
     running = snapshot.sent - snapshot.answered - snapshot.failed
     counts = (snapshot.sent, snapshot.answered, snapshot.failed, running)
     rate = snapshot.answered / snapshot.at_s if snapshot.at_s > 0 else 0.0
     latencies = ("-" if value is None else f"{value:.1f}" for value in (p50, p99))
-    table.add_row(f"{snapshot.at_s:.0f}", *map(str, counts), f"{rate:.1f}", *latencies)
+    table.add(f"{snapshot.at_s:.0f}", *map(str, counts), f"{rate:.1f}", *latencies)
     return table
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Show throughput and latencies as tables, and under them what needs attention."""
+def print_report(report: Report) -> None:
+    """Print throughput and latencies as tables, then remarks."""
     if report.verdict != "valid":
-        console.print(_warning(report), style="bold red", highlight=False, markup=False)
+        _print_warning(_warning(report))
     for table in _tables(report):
-        print_whole(console, table)
-    console.print("Latencies are those of answered requests, from the intended send time.", highlight=False)
+        show(table)
+        typer.echo()
+    say("Latencies are those of answered requests, from the intended send time.")
     for line in remarks(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        say(line)
+
+
+def _print_warning(text: str) -> None:
+    typer.echo(typer.style(text, fg=typer.colors.RED, bold=True))
 
 
 def _warning(report: Report) -> str:
     if report.invalid:
-        return "\n".join(
-            [f"{report.verdict}: these figures are about the load tester, not the server.", *report.invalid]
-        )
+        return "\n".join([f"{report.verdict}: these figures measure the load tester, not the server.", *report.invalid])
     return "PARTIAL: interrupted before the end."
-
-
-def print_whole(console: Console, table: Table) -> None:
-    """Print a table with no cell cut: as wide as it must be, or as it likes to be where nobody watches a terminal."""
-    needed = Measurement.get(console, console.options.update(max_width=MOST_WIDTH), table)
-    width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
-    wide = Console(file=console.file, width=width, force_terminal=console.is_terminal, color_system=None)
-    (console if width == console.width else wide).print(table)
 
 
 def _tables(report: Report) -> tuple[Table, Table]:
@@ -92,25 +88,18 @@ def _tables(report: Report) -> tuple[Table, Table]:
     rows = [*busiest, *([("all models", report.total)] if len(report.models) > 1 else [])]
     if report.cold and report.warm:
         rows += [("of these: cold", report.cold), ("of these: warm", report.warm)]
-    if report.near_swap:
-        rows.append(("of these: near a promotion", report.near_swap))
-    throughput = Table(_named("model"), *map(_figure, ("ok", "good", "failed", "req/s", "good/s", "tok/s")))
-    latency = Table(_named("model"), _named("metric"), *map(_figure, ("p50 ms", "p90 ms", "p99 ms")))
-    for name, row in rows:
+    if report.near_promotion:
+        rows.append(("of these: near a promotion", report.near_promotion))
+    throughput = Table("model", *figures("ok", "good", "failed", "req/s", "good/s", "tok/s"))
+    latency = Table("model", "metric", *figures("p50 ms", "p90 ms", "p99 ms"))
+    for place, (name, row) in enumerate(rows):
         rates = (f"{row.requests_per_s:.1f}", f"{row.good_per_s:.1f}", f"{row.output_tokens_per_s:.0f}")
-        throughput.add_row(name, str(row.succeeded), str(row.good), str(row.failed), *rates)
+        throughput.add(name, str(row.succeeded), str(row.good), str(row.failed), *rates)
+        if place:
+            latency.rule()
         for metric in LATENCIES:
-            latency.add_row(name, metric.upper(), *_percentiles(getattr(row, metric)))
-        latency.add_section()
+            latency.add(name, metric.upper(), *_percentiles(getattr(row, metric)))
     return throughput, latency
-
-
-def _named(heading: str) -> Column:
-    return Column(heading, overflow="fold")
-
-
-def _figure(heading: str) -> Column:
-    return Column(heading, justify="right", no_wrap=True)
 
 
 def _percentiles(metric: Distribution | None) -> tuple[str, ...]:
@@ -120,23 +109,23 @@ def _percentiles(metric: Distribution | None) -> tuple[str, ...]:
 
 
 def remarks(report: Report) -> list[str]:
-    """Sentences on what needs attention, and on cost."""
+    """Sentences on failures, usage, backlog, fairness, promotions, the client and cost."""
     document = report.as_json()
     lines = [*_failures(report), *_usage(report.total)]
     lines += filter(None, (backlog_sentence(document), cached_sentence([document])))
     if len(report.models) > MOST_ROWS:
-        lines.append(f"{len(report.models)} models were asked; the busiest {MOST_ROWS} are shown.")
+        lines.append(f"{len(report.models)} models got requests; the busiest {MOST_ROWS} are shown.")
     slowest = max((row for row in report.models.items() if row[1].ttft), key=_p99, default=None)
     if slowest and len(report.models) > 1:
         fairness = f"; Jain's fairness of mean TTFT {report.fairness_ttft:.3f}" if report.fairness_ttft else ""
         lines.append(f"slowest model: {slowest[0]}, TTFT p99 {_p99(slowest):.1f} ms{fairness}.")
-    if report.swaps:
-        failed = [swap for swap in report.swaps if swap.error]
+    if report.promotions:
+        failed = [promotion for promotion in report.promotions if promotion.error]
         reason = f" ({failed[0].error})" if failed else ""
-        lines.append(f"{len(report.swaps)} promotions, {len(failed)} of them refused or lost{reason}.")
+        lines.append(f"{len(report.promotions)} promotions, {len(failed)} of them failed{reason}.")
     if report.client.processes:
         lines.append(f"client: {report.client.cpu_share:.0%} of a core in {report.client.processes} process(es).")
-    lines.append(in_words(report.provenance.as_json()))
+    lines.append(provenance_line(report.provenance.as_json()))
     if report.cost:
         cost = report.cost
         lines.append(
@@ -178,43 +167,42 @@ def _usd(value: float | None) -> str:
     return "-" if value is None else f"${value:.3g}"
 
 
-def print_study(study: Study, console: Console) -> None:
-    """Show a row per load level, and what follows from them."""
+def print_study(study: Study) -> None:
+    """Print one row per load level, and the conclusion."""
     names = ("req/s", "good/s", "failed", "TTFT p50", "p99 ms", "ITL p99", "$/1k good")
-    columns = (*map(_figure, names), Column(no_wrap=True))
-    table = Table(_named("level"), *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table("level", *figures(*names), Column("verdict"))
     for level in study.levels:
         known = {path: MeanEstimate(**row) for path, row in estimates([one.as_json() for one in level.reports]).items()}
         cells = [_estimate(known.get(path)) for path in STUDY_COLUMNS]
         good_cost = known.get("cost.per_good_request")
         verdict = "INVALID" if level.is_invalid else "partial" if level.is_partial else "ok"
-        table.add_row(level.label, *cells, f"{good_cost.mean * 1000:.3g}" if good_cost else "-", verdict)
-    print_whole(console, table)
+        table.add(level.label, *cells, f"{good_cost.mean * 1000:.3g}" if good_cost else "-", verdict)
+    show(table)
     for level in study.levels:
         for reason in dict.fromkeys(reason for report in level.reports for reason in report.invalid):
-            console.print(f"{level.label}: INVALID: client-bound: {reason}", style="bold red", markup=False)
+            _print_warning(f"{level.label}: INVALID: client-bound: {reason}")
     if any(len(level.reports) > 1 for level in study.levels):
-        console.print("Figures are means over repeats; --json and --html have their 95 % intervals.", highlight=False)
+        say("Figures are means over repeats; --json and --html have their 95% intervals.")
     reports = [report.as_json() for level in study.levels for report in level.reports]
     if sentence := cached_sentence(reports):
-        console.print(sentence, highlight=False)
+        say(sentence)
     if reports:
-        console.print(in_words(reports[0]["provenance"]), highlight=False, markup=False)
-    console.print(f"Verdict: {study.verdict}. {study.conclusion}", highlight=False, markup=False)
+        say(provenance_line(reports[0]["provenance"]))
+    say(f"Verdict: {study.verdict}. {study.conclusion}")
 
 
-def print_comparison(comparison: ReportComparison, console: Console) -> None:
-    """Show every compared figure with its verdict."""
-    table = Table(_named("level"), _named("figure"), *map(_figure, ("before", "after", "change")), _named("verdict"))
+def print_comparison(comparison: ReportComparison) -> None:
+    """Print every compared figure with its verdict."""
+    table = Table("level", "figure", *figures("before", "after", "change"), Column("verdict"))
     for change in comparison.changes:
-        percent = "-" if change.percent is None else f"{change.percent:+.1f} %"
+        percent = "-" if change.percent is None else f"{change.percent:+.1f}%"
         figure = f"{change.measure.label}, {change.measure.unit}"
-        table.add_row(change.level, figure, in_digits(change.before), in_digits(change.after), percent, change.verdict)
-    print_whole(console, table)
+        table.add(change.level, figure, number(change.before), number(change.after), percent, change.verdict)
+    show(table)
     for warning in comparison.warnings:
-        console.print(warning, highlight=False, markup=False)
-    console.print(f"Verdict: {comparison.verdict}.", highlight=False)
+        say(warning)
+    say(f"Verdict: {comparison.verdict}.")
 
 
 def _estimate(estimate: MeanEstimate | None) -> str:
-    return "-" if estimate is None else in_digits(estimate.mean)
+    return "-" if estimate is None else number(estimate.mean)

@@ -1,5 +1,6 @@
 """A real headless browser: the Chromium that npm brought, spoken to over its DevTools protocol."""
 
+import base64
 import json
 import subprocess
 import tarfile
@@ -66,6 +67,22 @@ class Page:
             if self.evaluate(f"new Promise(done => setTimeout(() => done(Boolean({condition})), 50))"):
                 return
         raise AssertionError(f"never held: {condition}\n{self.evaluate('document.body.innerText')}\n{self.errors}")
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the page the width and height of a screen; a narrow one is that of a phone."""
+        size: dict[str, Any] = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+
+    def prefer(self, scheme: str) -> None:
+        """Prefer the `light` or the `dark` colour scheme."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def screenshot(self, width: int, height: int) -> bytes:
+        """Take a PNG of the page from its top left corner."""
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        taken = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        return base64.b64decode(taken["data"])
 
     def press(self, key: str) -> None:
         """Press and release a key, as a keyboard does."""

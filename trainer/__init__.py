@@ -1,7 +1,6 @@
-"""The trainer: from a JSONL file of conversations to an adapter that is proven on held-out rows.
+"""The trainer: from a JSONL file of conversations to an evaluated adapter.
 
-`recipe` says what to train, `data` gets the data right, `rendering` turns conversations into token
-ids and labels, `train` runs the optimisation, `artifact` leaves a checked run directory, `publish` hands it to a
-gateway, and `proof` compares it with base and prompted base through that gateway and decides. Torch is imported only
-by what needs it.
+`data` checks, converts and splits rows; `training` trains an adapter from a recipe; `eval` compares it with the base
+and the prompted base through a gateway and computes the verdict; `human_eval` collects pairwise ratings; `report`
+renders the decision; `advice` says whether fine-tuning is worth trying. Torch is imported only where it is needed.
 """

@@ -1,86 +1,93 @@
-"""The `turntable` command: a table of sub-commands, each imported only when it is called."""
+"""The `turntable` command: a group whose sub-commands are imported when they are called."""
 
 import importlib
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
-from types import MappingProxyType
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand
+
+from turntable.console import INTERRUPTED, App, Command, CommandError, Group
 
 
-@dataclass(frozen=True)
-class Command:
-    """Where a sub-command's Typer app lives, and the line that `turntable --help` shows for it."""
+class LazyCommand(TyperCommand):
+    """Name and help of a sub-command whose app, at a `target` like `gateway.cli.serve:app`, is not imported yet."""
 
-    module: str
-    attribute: str
-    help: str
+    def __init__(self, name: str, panel: str, target: str, summary: str) -> None:
+        super().__init__(name, short_help=summary, rich_help_panel=panel, rich_markup_mode=None)
+        self._target = target
 
-    def load(self) -> typer.Typer:
-        """Import the sub-command."""
-        app: typer.Typer = getattr(importlib.import_module(self.module), self.attribute)
-        return app
-
-
-COMMANDS: Mapping[str, Command] = MappingProxyType(
-    {
-        "serve": Command("gateway.cli.serve", "app", "Serve the base model and all adapters."),
-        "demo": Command("examples.demo", "app", "Run the whole loop on the embedded base model."),
-        "adapters": Command("adapters.cli", "app", "Publish, list and promote adapters."),
-        "advise": Command("trainer.cli", "advise", "Should this be fine-tuned at all?"),
-        "data": Command("trainer.cli", "data", "Check, convert and preview training data."),
-        "train": Command("trainer.cli", "train", "Train an adapter from a recipe."),
-        "merge": Command("trainer.cli", "merge", "Merge an adapter into its base as one model directory."),
-        "lineage": Command("trainer.cli", "lineage", "Say which runs and adapters saw a row."),
-        "compare": Command("trainer.cli", "compare", "Score models on a held-out file through the gateway."),
-        "review": Command("trainer.cli", "review", "Rate two arms' answers blindly, in a browser."),
-        "report": Command("trainer.cli", "report", "A comparison's decision as HTML and Markdown."),
-        "base": Command("trainer.cli", "base", "Build the embedded base model."),
-        "feedback": Command("gateway.cli.feedback", "app", "What applications said of answers; data from it."),
-        "keys": Command("gateway.cli.keys", "app", "Give out, change, rotate and revoke keys."),
-        "tenants": Command("gateway.cli.tenants", "app", "Limits and budgets over all keys of a tenant."),
-        "requests": Command("gateway.cli.requests", "app", "Why a request failed; which ended how."),
-        "usage": Command("gateway.cli.usage", "usage_app", "Requests and tokens from the ledger."),
-        "costs": Command("gateway.cli.costs", "costs_app", "The bill by adapter, beside frontier prices."),
-        "prices": Command("gateway.cli.prices", "app", "What frontier APIs charge, and how old that is."),
-        "loadtest": Command("loadtest.cli", "app", "Measure latency and throughput under load."),
-    }
-)
+    def load(self) -> Command | Group:
+        """Import the app and return its command."""
+        module, _, attribute = self._target.partition(":")
+        try:
+            app = getattr(importlib.import_module(module), attribute)
+        except KeyboardInterrupt:
+            raise CommandError("interrupted", exit_code=INTERRUPTED) from None
+        return cast("Command | Group", typer.main.get_command(app))
 
 
-def help_text() -> str:
-    """What `turntable --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Usage: turntable COMMAND [OPTIONS]",
-            "",
-            "One base model, every adapter: serve, train, prove and cost LoRA adapters.",
-            "",
-            "Commands:",
-            *lines,
-            "",
-            "`turntable COMMAND --help` explains a command.",
-        ]
+COMMANDS = {
+    name: LazyCommand(name, panel, target, summary)
+    for name, panel, target, summary in (
+        ("serve", "Serve", "gateway.cli.serve:app", "Serve the base model and all adapters."),
+        ("adapters", "Serve", "adapters.cli:app", "Publish, promote, roll back and retire adapters."),
+        ("demo", "Serve", "examples.demo:app", "Run the whole loop on the embedded base model."),
+        ("data", "Train", "trainer.cli.data:app", "Check, convert, preview and split datasets."),
+        ("advise", "Train", "trainer.cli.advise:app", "Decide between prompting, retrieval and fine-tuning."),
+        ("train", "Train", "trainer.cli.train:app", "Train an adapter from a recipe."),
+        ("merge", "Train", "trainer.cli.merge:app", "Merge an adapter into its base model."),
+        ("lineage", "Train", "trainer.cli.lineage:app", "Find the runs and adapters that used an example."),
+        ("base", "Train", "trainer.cli.base:app", "Build the embedded base model."),
+        ("compare", "Evaluate", "trainer.cli.compare:app", "Evaluate an adapter on a frozen task."),
+        ("review", "Evaluate", "trainer.cli.review:app", "Rate pairs of answers blindly, in a browser."),
+        ("report", "Evaluate", "trainer.cli.report:app", "Write an evaluation report as HTML and Markdown."),
+        ("feedback", "Evaluate", "gateway.cli.feedback:app", "List, export and delete user feedback."),
+        ("keys", "Operate", "gateway.cli.keys:app", "Create, change, rotate and revoke API keys."),
+        ("tenants", "Operate", "gateway.cli.tenants:app", "Set limits and budgets of tenants."),
+        ("requests", "Operate", "gateway.cli.requests:app", "Look up requests and why they failed."),
+        ("usage", "Operate", "gateway.cli.usage:app", "Report, export and reconcile usage."),
+        ("costs", "Measure", "gateway.cli.costs:app", "Report what adapters cost, beside frontier APIs."),
+        ("prices", "Measure", "gateway.cli.prices:app", "List and update the prices of frontier APIs."),
+        ("loadtest", "Measure", "loadtest.cli:app", "Measure latency and throughput under load."),
     )
+}
+
+
+class LazyGroup(Group):
+    """Lists `COMMANDS` in help and shell completion without importing them; imports the one that is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands.update(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command that `args` name."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, LazyCommand) else command, rest
+
+
+app = App(cls=LazyGroup, add_completion=True, invoke_without_command=True)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"turntable {metadata.version('turntable-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def turntable(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Serve, train, evaluate and cost LoRA adapters on one base model."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
-    """Entry point: hands the rest of the command line to the sub-command."""
-    name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        print(help_text())  # noqa: T201
-    elif name == "--version":
-        print(f"turntable {metadata.version('turntable-gateway')}")  # noqa: T201
-    elif name in COMMANDS:
-        COMMANDS[name].load()(args=arguments, prog_name=f"turntable {name}")
-    else:
-        sys.exit(_unknown(name))
-
-
-def _unknown(name: str) -> int:
-    print(f"error: there is no command '{name}'; `turntable --help` lists them.", file=sys.stderr)  # noqa: T201
-    return 2
+    """Run the command line."""
+    app(prog_name="turntable")

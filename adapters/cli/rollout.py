@@ -1,28 +1,25 @@
-"""`turntable adapters promote | approve | rollback | canary | shadow | pin | …`: which version answers."""
+"""`turntable adapters promote | approve | rollback | canary | shadow | pin | ...`: which version answers."""
 
 from typing import Annotated, Any
 
 import typer
 
-from adapters.cli.shared import (
-    DATA,
-    URL,
+from adapters.admin_client import connect
+from adapters.cli.versions import Version, show_policy, show_versions
+from turntable.options import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_GATEWAY,
     AsJson,
     DataDir,
     Gateway,
     OverrideBy,
     OverrideReason,
-    Version,
-    admin_of,
     override_of,
-    show_policy,
-    show_versions,
 )
 
-ExpectLive = Annotated[str | None, typer.Option(help="Refuse unless this version is live now.")]
-MaybeVersion = Annotated[str | None, typer.Argument(help="Like v3.")]
-MaybePercent = Annotated[float | None, typer.Argument(help="Share of the name's requests, above 0 up to 100.")]
-Bound = Annotated[float | None, typer.Option()]
+ExpectLive = Annotated[str | None, typer.Option(help="Refuse unless this version is live now, like v3.")]
+OptionalVersion = Annotated[str | None, typer.Argument(help="Like v3.")]
+Percent = Annotated[float | None, typer.Argument(help="Share of requests in percent, above 0 and up to 100.")]
 
 
 def promote(
@@ -31,103 +28,123 @@ def promote(
     expect_live: ExpectLive = None,
     override: OverrideReason = None,
     by: OverrideBy = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Make a version live that has a verdict: new requests go to it at once, running ones finish where they began."""
+    """Make a version live; it needs a valid PROMOTE verdict. Running requests finish on the version they started on."""
     overriding = override_of(override, by)
-    with admin_of(gateway, data_dir) as admin:
+    with connect(gateway, data_dir) as admin:
         promoted = admin.promote(name, version, expect_live=expect_live, override=overriding)
-        show_versions([promoted], as_json=as_json)
+    show_versions([promoted], as_json=as_json)
 
 
 def approve(
     name: str,
     version: Version,
-    reason: Annotated[str, typer.Option(help="Why it may go live; kept on the audit log.")],
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    reason: Annotated[str, typer.Option(help="Why it may go live; kept in the audit log.")],
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Agree to a version going live, with another admin key than published it and will promote it."""
-    with admin_of(gateway, data_dir) as admin:
-        path = f"/adapters/{name}/versions/{version}/approve"
-        show_versions([admin.request("POST", path, json={"reason": reason})], as_json=as_json)
+    """Approve a version for promotion, with another admin key than the one that published it."""
+    with connect(gateway, data_dir) as admin:
+        approved = admin.request("POST", f"/adapters/{name}/versions/{version}/approve", json={"reason": reason})
+    show_versions([approved], as_json=as_json)
 
 
 def rollback(
     name: str,
     expect_live: ExpectLive = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Make the version live again that was live before."""
+    """Make the previous live version live again."""
     body = {"expect_live": expect_live} if expect_live else {}
-    with admin_of(gateway, data_dir) as admin:
-        show_versions([admin.request("POST", f"/adapters/{name}/rollback", json=body)], as_json=as_json)
+    with connect(gateway, data_dir) as admin:
+        restored = admin.request("POST", f"/adapters/{name}/rollback", json=body)
+    show_versions([restored], as_json=as_json)
 
 
 def canary(
     name: str,
-    version: MaybeVersion = None,
-    percent: MaybePercent = None,
+    version: OptionalVersion = None,
+    percent: Percent = None,
     off: Annotated[bool, typer.Option("--off", help="End the canary: all requests go to the live version.")] = False,
-    max_extra_error_rate: Annotated[float | None, typer.Option(help="Allowed above live's [default: 0.05]")] = None,
-    max_latency_ratio: Annotated[float | None, typer.Option(help="Allowed p95 over live's [default: 2]")] = None,
-    min_requests: Annotated[int | None, typer.Option(help="Judge after so many requests [default: 20]")] = None,
-    window_s: Annotated[float | None, typer.Option(help="Judge by the latest seconds [default: 300]")] = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    max_extra_error_rate: Annotated[
+        float | None, typer.Option(help="Highest error rate above that of the live version.", show_default="0.05")
+    ] = None,
+    max_latency_ratio: Annotated[
+        float | None, typer.Option(help="Highest p95 latency over that of the live version.", show_default="2")
+    ] = None,
+    min_requests: Annotated[
+        int | None, typer.Option(help="Requests before the limits apply.", show_default="20")
+    ] = None,
+    window_s: Annotated[
+        float | None, typer.Option(help="Seconds of traffic that the limits look at.", show_default="300")
+    ] = None,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Have a version answer a share of the requests; the gateway takes it back when it breaks its bounds."""
+    """Start or end a canary; it is rolled back automatically when it violates its limits."""
     given = {
         "max_extra_error_rate": max_extra_error_rate,
         "max_latency_ratio": max_latency_ratio,
         "min_requests": min_requests,
         "window_s": window_s,
     }
-    bounds = {bound: value for bound, value in given.items() if value is not None}
-    body = _split(version, percent, off=off) | ({"bounds": bounds} if bounds else {})
-    with admin_of(gateway, data_dir) as admin:
+    limits = {limit: value for limit, value in given.items() if value is not None}
+    body = _split(version, percent, off=off) | ({"bounds": limits} if limits else {})
+    with connect(gateway, data_dir) as admin:
         method, options = ("DELETE", {}) if off else ("POST", {"json": body})
-        show_policy(admin.request(method, f"/adapters/{name}/canary", **options), as_json=as_json)
+        policy = admin.request(method, f"/adapters/{name}/canary", **options)
+    show_policy(policy, as_json=as_json)
 
 
 def shadow(
     name: str,
-    version: MaybeVersion = None,
-    percent: MaybePercent = None,
+    version: OptionalVersion = None,
+    percent: Percent = None,
     off: Annotated[bool, typer.Option("--off", help="End the shadow.")] = False,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a share of the answered requests again of a version and compare; nobody is answered from it."""
+    """Replay a share of live requests to a shadow version and compare its answers, which no client gets."""
     body = _split(version, percent, off=off)
-    with admin_of(gateway, data_dir) as admin:
+    with connect(gateway, data_dir) as admin:
         method, options = ("DELETE", {}) if off else ("POST", {"json": body})
-        show_policy(admin.request(method, f"/adapters/{name}/shadow", **options), as_json=as_json)
+        policy = admin.request(method, f"/adapters/{name}/shadow", **options)
+    show_policy(policy, as_json=as_json)
 
 
-def pin(name: str, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
+def pin(
+    name: str, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
     """Keep the live version of an adapter resident in every engine."""
-    with admin_of(gateway, data_dir) as admin:
-        show_policy(admin.request("POST", f"/adapters/{name}/pin", json={"pinned": True}), as_json=as_json)
+    with connect(gateway, data_dir) as admin:
+        policy = admin.request("POST", f"/adapters/{name}/pin", json={"pinned": True})
+    show_policy(policy, as_json=as_json)
 
 
-def unpin(name: str, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """Let the engines put an adapter aside again when others need its slot."""
-    with admin_of(gateway, data_dir) as admin:
-        show_policy(admin.request("POST", f"/adapters/{name}/pin", json={"pinned": False}), as_json=as_json)
+def unpin(
+    name: str, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """Allow engines to evict an adapter again."""
+    with connect(gateway, data_dir) as admin:
+        policy = admin.request("POST", f"/adapters/{name}/pin", json={"pinned": False})
+    show_policy(policy, as_json=as_json)
 
 
-def withdraw(name: str, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """Take a name out of traffic, so that its versions can be retired; a rollback brings it back."""
-    with admin_of(gateway, data_dir) as admin:
-        show_versions([admin.request("DELETE", f"/adapters/{name}/live")], as_json=as_json)
+def withdraw(
+    name: str, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """Take a name out of traffic so that its versions can be retired; `rollback` undoes it."""
+    with connect(gateway, data_dir) as admin:
+        withdrawn = admin.request("DELETE", f"/adapters/{name}/live")
+    show_versions([withdrawn], as_json=as_json)
 
 
 def _split(version: str | None, percent: float | None, *, off: bool) -> dict[str, Any]:

@@ -1,102 +1,109 @@
-"""`turntable adapters audit`: who did what to which version on which evidence.
+"""`turntable adapters engines | drift | audit`: slots and resident adapters, answer drift, and the audit log."""
 
-`turntable adapters engines`: what each engine does, and which adapters are in its slots.
-
-`turntable adapters drift`: live answers beside those that a version learnt from, and whether to train again.
-"""
-
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from adapters.cli.shared import DATA, URL, AsJson, DataDir, Gateway, admin_of, print_json, print_table
+from adapters.admin_client import connect
+from turntable.console import print_json, say, show, table_of
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
+
+_ENGINE_COLUMNS = (
+    "engine", "state", "circuit", "running", "waiting", "slots", "in slots", "in memory", "pinned", "note",
+)  # fmt: skip
+_DRIFT_COLUMNS = {
+    "metric": "measure",
+    "drift": "drift",
+    "answers": "answers",
+    "baseline": "baseline",
+    "live": "live",
+    "distance": "distance",
+    "by chance": "by_chance",
+}
+_LONGEST_EVIDENCE = 160
 
 
 def audit(
-    subject: Annotated[str | None, typer.Argument(help="An adapter, one version like name@v3, or key:ID.")] = None,
+    subject: Annotated[str | None, typer.Argument(help="An adapter, a version like name@v3, or key:ID.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, the newest first.")] = 30,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Who did what to which version on which evidence, newest first."""
-    show_entries(subject, limit, gateway, data_dir, as_json=as_json)
+    """Print the audit log, the newest entries first: time, actor, action, subject and evidence."""
+    show_audit_log(subject, limit, gateway, data_dir, as_json=as_json)
 
 
-def show_entries(subject: str | None, limit: int, gateway: str, data_dir: Path, *, as_json: bool) -> None:
-    """Print the newest entries about a subject, or about everything."""
+def show_audit_log(subject: str | None, limit: int, gateway: str, data_dir: Path, *, as_json: bool) -> None:
+    """Print the newest entries about a subject, or all of them."""
     parameters = {"limit": str(limit)} | ({"subject": subject} if subject else {})
-    with admin_of(gateway, data_dir) as admin:
+    with connect(gateway, data_dir) as admin:
         entries = admin.request("GET", "/audit", params=parameters)["data"]
     if as_json:
-        return print_json(entries)
+        print_json(entries)
+        return
     rows = [entry | {"evidence": _short(entry["evidence"])} for entry in entries]
-    return print_table({head: head for head in ("at", "actor", "action", "subject", "evidence")}, rows)
+    show(table_of({head: head for head in ("at", "actor", "action", "subject", "evidence")}, rows))
 
 
-def _short(evidence: dict[str, object]) -> str:
-    plain = {name: value for name, value in evidence.items() if isinstance(value, str | int | float) and value != ""}
-    text = ", ".join(f"{name} {value}" for name, value in plain.items())
-    return text if len(text) <= 160 else f"{text[:159]}…"
-
-
-_COLUMNS = ("engine", "state", "circuit", "running", "waiting", "slots", "in slots", "in memory", "pinned", "note")
-
-
-def engines(gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """Each engine with its state, its slots, and the adapters in slots and in memory."""
-    with admin_of(gateway, data_dir) as admin:
+def engines(gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False) -> None:
+    """List engines with their state, slots, and the adapters in slots and in memory."""
+    with connect(gateway, data_dir) as admin:
         found = admin.request("GET", "/engines")["data"]
     if as_json:
-        return print_json(found)
-    return print_table({head: head for head in _COLUMNS}, [_row(engine) for engine in found])
+        print_json(found)
+        return
+    show(table_of({head: head for head in _ENGINE_COLUMNS}, [_engine_row(engine) for engine in found]))
 
 
-def _row(engine: dict[str, Any]) -> dict[str, Any]:
+def drift(
+    name: str,
+    version: Annotated[str | None, typer.Option(help="A version, like v3.", show_default="the live one")] = None,
+    days: Annotated[int, typer.Option(min=1, max=400, help="Days of answers, including today.")] = 7,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Compare sampled live answers with the training baseline: length, finish reason, format, class mix."""
+    asked = {"days": days} | ({"version": version} if version else {})
+    with connect(gateway, data_dir) as admin:
+        document = admin.request("GET", f"/adapters/{name}/drift", params=asked)
+    if as_json:
+        print_json(document)
+        return
+    subject = f"{name}@{document['version']} since {document['since']}"
+    if document["measures"]:
+        show(table_of(_DRIFT_COLUMNS, document["measures"], title=subject))
+    else:
+        say(f"{subject}: no drift is measured, because its training left no baseline.")
+    show_retraining_triggers(document["retrain"])
+
+
+def show_retraining_triggers(triggers: Sequence[Mapping[str, object]]) -> None:
+    """Print the retraining triggers, those that are due first."""
+    for trigger in sorted(triggers, key=lambda trigger: not trigger["is_due"]):
+        say(f"{'DUE' if trigger['is_due'] else 'ok ':<4}{trigger['reason']}: {trigger['sentence']}")
+
+
+def _short(evidence: Mapping[str, object]) -> str:
+    plain = {name: value for name, value in evidence.items() if isinstance(value, str | int | float) and value != ""}
+    text = ", ".join(f"{name} {value}" for name, value in plain.items())
+    return text if len(text) <= _LONGEST_EVIDENCE else f"{text[: _LONGEST_EVIDENCE - 1]}…"
+
+
+def _engine_row(engine: Mapping[str, Any]) -> dict[str, Any]:
     tiers = engine.get("tiers") or {"slot": [], "cpu": engine["resident"]}
     return {
         "engine": engine["name"],
         "state": engine["state"],
         "circuit": engine["circuit"],
-        "running": str(engine["running"]),
-        "waiting": str(engine["waiting_for_a_turn"]),
+        "running": engine["running"],
+        "waiting": engine["waiting_for_a_turn"],
         "slots": f"{len(tiers.get('slot', ()))} of {engine['slots']}",
         "in slots": list(tiers.get("slot", ())),
         "in memory": list(tiers.get("cpu", ())),
         "pinned": engine.get("pinned") or [],
         "note": engine["reason"] or engine["warning"] or engine["degraded"],
     }
-
-
-_WATCHING_COLUMNS = {
-    name: name for name in ("measure", "drift", "answers", "baseline", "live", "distance", "by_chance")
-}
-
-
-def drift(
-    name: str,
-    version: Annotated[str | None, typer.Option(help="Another version than the live one, like v3.")] = None,
-    days: Annotated[int, typer.Option(min=1, max=400, help="Answers of so many days, today included.")] = 7,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
-    as_json: AsJson = False,
-) -> None:
-    """Compare a sample of live answers with those learnt from: lengths, endings, format, class mix; what is due."""
-    asked = {"days": days} | ({"version": version} if version else {})
-    with admin_of(gateway, data_dir) as admin:
-        document = admin.request("GET", f"/adapters/{name}/drift", params=asked)
-    if as_json:
-        return print_json(document)
-    subject = f"{name}@{document['version']} since {document['since']}"
-    if document["measures"]:
-        print_table(_WATCHING_COLUMNS, document["measures"], title=subject)
-    else:
-        typer.echo(f"{subject}: not watched, because its training left no baseline.")
-    return show_due(document["retrain"])
-
-
-def show_due(triggers: list[dict[str, object]]) -> None:
-    """Print each reason to train again, the ones that hold first."""
-    for trigger in sorted(triggers, key=lambda trigger: not trigger["is_due"]):
-        typer.echo(f"{'DUE' if trigger['is_due'] else 'ok ':<4}{trigger['reason']}: {trigger['sentence']}")

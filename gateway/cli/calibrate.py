@@ -1,20 +1,18 @@
-"""`turntable costs calibrate`: measures on this very engine how long each kind of token keeps it busy."""
+"""`turntable costs calibrate`: measure how much engine time a prompt, cached and output token takes on this engine."""
 
 import asyncio
 import random
-import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 
 from adapters.admin_client import AdminClient, admin_key, connect
 from adapters.errors import AdapterError
-from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway
-from gateway.errors import GatewayError
+from turntable.console import CommandError, print_json, say
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
 
 if TYPE_CHECKING:
     from gateway.costs.calibration import Batch, BatchShape
@@ -35,43 +33,45 @@ _SAMPLE = (
 
 
 def calibrate(
-    model: Annotated[str, typer.Option(help="Ask this model: the base, or an adapter.")] = "base",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    model: Annotated[str, typer.Option(help="The model to measure: the base model or an adapter.")] = "base",
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent requests.")] = 8,
     requests: Annotated[int, typer.Option(min=2, help="Requests per batch.")] = 8,
-    prompt_words: Annotated[int, typer.Option(min=8, help="Words of a long prompt; a short one has an eighth.")] = 96,
-    output_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a long answer; a short one has an eighth.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds over all shapes; more of them measure better.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of prompts and order.")] = 1,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    prompt_words: Annotated[int, typer.Option(min=8, help="Words of a long prompt; a short one has one eighth.")] = 96,
+    output_tokens: Annotated[
+        int, typer.Option(min=8, help="Tokens of a long answer; a short one has one eighth.")
+    ] = 32,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Rounds over all batch shapes; more rounds are more precise.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of prompts and order.")] = 1,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how much engine time a token of each kind takes, by load on this engine; costs go by it from then on.
+    """Measure the engine time per prompt, cached and output token by sending batches; cost reports use the result.
 
-    Requests of others may run meanwhile: a batch that they came into is repeated, and in the end counted with them.
+    Other clients' requests go on meanwhile: a batch that overlaps with them is repeated, and after some tries measured
+    together with them.
     """
     from gateway.costs.calibration import design
 
-    try:
-        with connect(gateway, data_dir) as admin:
-            bench = _Bench(admin, gateway, admin_key(data_dir), model, concurrency, requests, random.Random(seed))  # noqa: S311
-            fact = bench.measure(design(prompt_words, output_tokens), repeats)
-            admin.request("POST", "/costs/evidence/weights", json=fact)
-    except (AdapterError, GatewayError) as error:
-        _fail(str(error))
+    with connect(gateway, data_dir) as admin:
+        bench = _Calibration(admin, gateway, admin_key(data_dir), model, concurrency, requests, random.Random(seed))  # noqa: S311
+        fact = bench.measure(design(prompt_words, output_tokens), repeats)
+        admin.request("POST", "/costs/evidence/weights", json=fact)
     if as_json:
-        Console().print_json(data=fact)
+        print_json(fact)
         return
-    Console().print(
+    say(
         f"{model}: {fact['prompt_ps'] / 1e6:,.1f} us of engine time per uncached prompt token, "
-        f"{fact['cached_ps'] / 1e6:,.1f} per cached one, {fact['output_ps'] / 1e6:,.1f} per generated one.\n"
+        f"{fact['cached_ps'] / 1e6:,.1f} per cached one, {fact['output_ps'] / 1e6:,.1f} per output token.\n"
         f"Error {fact['error_share']:.1%} of a batch's time (R squared {fact['r_squared']:.3f}) over {fact['batches']} "
-        f"batches, {concurrency} requests at a time."
+        f"batches, {concurrency} concurrent requests."
     )
 
 
-class _Bench:
-    """Sends batches as any client does, and asks the gateway's own books what they were."""
+class _Calibration:
+    """Sends batches as a client and reads their tokens and engine time from the gateway's cost report."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class _Bench:
         self._random = choice
 
     def measure(self, shapes: "list[BatchShape]", repeats: int) -> dict[str, Any]:
-        """All shapes in random order, round by round, and what fits them."""
+        """Measure all batch shapes in random order, round by round, and fit the weights."""
         from gateway.costs.calibration import fit
 
         chars_per_token = asyncio.run(self._chars_per_token())
@@ -100,20 +100,20 @@ class _Bench:
         batches, mixed = [], 0
         for further in range(_FURTHER_ROUNDS, -1, -1):
             for number, shape in enumerate(order, 1):
-                batch, others = self._quiet_batch(shape)
+                batch, others = self._isolated_batch(shape)
                 batches.append(batch)
                 mixed += bool(others)
-                told = f", {others} requests of others counted in" if others else ""
-                _progress(f"batch {number} of {len(order)}: {shape.name}: busy {batch.busy_us / 1e6:.2f} s{told}")
+                mixed_with = f", including {others} requests of other clients" if others else ""
+                _progress(f"batch {number} of {len(order)}: {shape.name}: busy {batch.busy_us / 1e6:.2f} s{mixed_with}")
             found = fit(batches)
             if found.error_share <= _MOST_ERROR or not further:
                 break
-            _progress(f"these batches fit badly (error {found.error_share:.0%}); all of them once more")
+            _progress(f"the weights fit badly (error {found.error_share:.0%}); measuring all batches again")
         if found.error_share > _MOST_ERROR:
-            busy = f", {mixed} of {len(batches)} batches had requests of others in them" if mixed else ""
-            _fail(
+            busy = f", {mixed} of {len(batches)} batches include requests of other clients" if mixed else ""
+            raise CommandError(
                 f"The weights fit badly (error {found.error_share:.0%}{busy}); measure more with --repeats 3, or when "
-                "less is asked of this engine."
+                "the engine has less load."
             )
         return asdict(found) | {
             "batches": len(batches),
@@ -123,7 +123,7 @@ class _Bench:
         }
 
     def _announcement(self, order: "list[BatchShape]") -> str:
-        """How long it will take, judged by requests of the longest shape, which also warm the engine up."""
+        """The expected duration, from requests of the longest shape, which also warm the engine up."""
         longest = max(order, key=lambda shape: (shape.prompt_words, shape.output_tokens))
         together = min(self._concurrency, self._requests)
         began_s = time.monotonic()
@@ -135,17 +135,17 @@ class _Bench:
         wanted_s = took_s * rounds * parts / whole
         return (
             f"{len(order)} batches of {self._requests} requests, about {max(1, round(wanted_s))} s at the engine's "
-            "present pace; requests of others go on and are slower meanwhile"
+            "present pace; other clients' requests go on and are slower meanwhile"
         )
 
-    def _quiet_batch(self, shape: "BatchShape") -> "tuple[Batch, int]":
-        """A batch without requests of others; after some tries one with them, and how many they were."""
+    def _isolated_batch(self, shape: "BatchShape") -> "tuple[Batch, int]":
+        """Measure a batch without other clients' requests, or after some tries with them; return their number."""
         for number in range(1, _TRIES + 1):
             batch, others = self._batch(shape)
             if not others:
                 break
             if number < _TRIES:
-                _progress(f"{shape.name}: {others} requests of others came in between; once more")
+                _progress(f"{shape.name}: {others} requests of other clients overlapped; measuring again")
         return batch, others
 
     def _batch(self, shape: "BatchShape") -> "tuple[Batch, int]":
@@ -166,9 +166,9 @@ class _Bench:
         return Batch(prompt - cached, cached, output, round(busy_s * 1e6)), others
 
     def _settled_since(self, since: str, requests: int) -> tuple[list[dict[str, Any]], float]:
-        """The lines of the bill and the busy time since a moment, once so many requests are on the ledger.
+        """The cost lines and the engine's busy seconds since a moment, once so many requests are in the ledger.
 
-        The window ends when they are there: what others ask for later is not in it.
+        The time window ends there, so that later requests of other clients are not in it.
         """
         until_s, end = time.monotonic() + _SETTLE_S, None
         while True:
@@ -177,20 +177,25 @@ class _Bench:
             if seen >= requests:
                 if not any(line["unsettled"] for line in document["data"]):
                     return document["data"], document["engine_busy_s"]
-                end = end or document["window"]["until"]  # of others, which still run: their tokens come with their end
+                end = (
+                    end or document["window"]["until"]
+                )  # other clients' requests still run; their tokens arrive when they end
             if time.monotonic() > (until_s if end is None else until_s + _OTHERS_S):
                 if end is not None:
-                    _fail("Requests of others run for minutes without an end; calibrate when less is asked of it.")
-                _fail("The ledger does not show the requests that were just answered; look at the gateway's log.")
+                    raise CommandError(
+                        "Other clients' requests have run for minutes; calibrate when the engine has less load."
+                    )
+                raise CommandError(
+                    "The ledger does not show the requests that were just answered; look at the gateway's log."
+                )
             time.sleep(0.05)
 
     def _now(self) -> str:
-        """The gateway's clock: the end of a window without end."""
+        """The gateway's clock: the end of an open time window."""
         return str(self._costs()["window"]["until"])
 
     def _costs(self, since: str | None = None, until: str | None = None) -> dict[str, Any]:
-        asked = {"since": since, "until": until}
-        return self._admin.request("GET", "/costs", params={name: at for name, at in asked.items() if at is not None})
+        return self._admin.get("/costs", since=since, until=until)
 
     async def _send(self, prompts: list[str], output_tokens: int) -> None:
         limit = asyncio.Semaphore(self._concurrency)
@@ -216,9 +221,12 @@ class _Bench:
         return {"model": self._model, "messages": [{"role": "user", "content": prompt}], **exact}
 
     async def _chars_per_token(self) -> float | None:
-        """How long the base's tokens are, in English text; None when the engine does not tell."""
+        """Characters per token of the base model, in English text; None when the engine has no /tokenize."""
         async with self._client() as http:
-            response = await http.post("/tokenize", json={"model": self._model, "prompt": _SAMPLE})
+            try:
+                response = await http.post("/tokenize", json={"model": self._model, "prompt": _SAMPLE})
+            except httpx.HTTPError as error:
+                raise _no_answer(error) from error
         count = response.json().get("count") if response.is_success else None
         return len(_SAMPLE) / count if count else None
 
@@ -230,16 +238,18 @@ async def _post(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Non
     try:
         response = await http.post(path, json=body)
     except httpx.HTTPError as error:
-        raise AdapterError(f"The gateway does not answer ({error or type(error).__name__}).") from error
+        raise _no_answer(error) from error
     if not response.is_success:
         message = response.json().get("error", {}).get("message", response.text[:200])
         raise AdapterError(f"The gateway refuses a request of the calibration: {message}")
 
 
+def _no_answer(error: httpx.HTTPError) -> AdapterError:
+    return AdapterError(
+        f"The gateway does not answer ({error or type(error).__name__}); give another --gateway, or start one with "
+        "`turntable serve`."
+    )
+
+
 def _progress(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-
-
-def _fail(sentence: str) -> NoReturn:
-    typer.echo(f"error: {sentence}", err=True)
-    sys.exit(2)
+    typer.echo(text, err=True)

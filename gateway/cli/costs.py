@@ -1,105 +1,115 @@
-"""`turntable costs`: the bill and what follows from it, asked of a running gateway; and what it rests on."""
+"""`turntable costs`: the cost report of a running gateway, and the measurements that it uses."""
 
-import sys
 from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import httpx
 import orjson
 import typer
 
-from adapters.admin_client import admin_key
+from adapters.admin_client import admin_key, connect
+from adapters.errors import AdapterError
 from gateway.cli import breakeven as breakeven_command
 from gateway.cli import calibrate as calibrate_command
-from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import EvidenceKind, EvidenceProvenance, from_file
-from gateway.costs.html import html_page
+from gateway.costs.page import html_page
 from gateway.costs.terminal import as_csv, shown
 from gateway.errors import GatewayError
-from turntable.console import console, show
+from turntable.console import App, CommandError, Table, print_json, say, show
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsCsv, AsJson, DataDir, Gateway, Since, Until
 
-costs_app = typer.Typer()
+app = App(errors=(AdapterError, GatewayError))
 
 
-@costs_app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True)
 def costs(
     context: typer.Context,
     since: Since = None,
-    until: Annotated[str | None, typer.Option(help="Until this time, which is not part of it; now by default.")] = None,
+    until: Until = None,
     group_by: Annotated[str, typer.Option(help="Any of adapter,tenant,key,engine,day, comma-separated.")] = "adapter",
-    vs: Annotated[list[str] | None, typer.Option(help="Compare with provider:model; may be repeated.")] = None,
-    idle: Annotated[str | None, typer.Option(help="Idle time: own_line, proportional or even.")] = None,
-    usd_per_hour: Annotated[str | None, typer.Option(help="What if every engine had cost this per hour?")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with charts to this file.")] = None,
-    as_csv_text: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    vs: Annotated[list[str] | None, typer.Option(help="Compare with provider:model; repeatable.")] = None,
+    idle: Annotated[str | None, typer.Option(help="How to bill idle time: own_line, proportional or even.")] = None,
+    usd_per_hour: Annotated[str | None, typer.Option(help="Recompute with this price per engine and hour.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as an HTML page to this file.")] = None,
+    csv_output: AsCsv = False,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """The engines' bill by adapter, idle time included, beside what frontier APIs would have charged."""
+    """Report engine costs by adapter, including idle time, beside what frontier APIs would have charged."""
     if context.invoked_subcommand is not None:
         return
     asked = {"since": since, "until": until, "group_by": group_by, "vs": vs, "idle": idle, "usd_per_hour": usd_per_hour}
-    document = CostDocument.model_validate(get(gateway, data_dir, "/costs", asked))
+    with connect(gateway, data_dir) as admin:
+        document = CostDocument.model_validate(admin.get("/costs", **asked))
     if html is not None:
         _write(html, html_page(document))
     if as_json:
-        console().print_json(document.model_dump_json())
-    elif as_csv_text:
+        print_json(document.model_dump(mode="json"))
+    elif csv_output:
         typer.echo(as_csv(document), nl=False)
     else:
         for part in shown(document):
-            if isinstance(part, str):
-                console().print(part)
-            else:
+            if isinstance(part, Table):
+                typer.echo()
                 show(part)
+                typer.echo()
+            else:
+                say(part)
 
 
-@costs_app.command()
+app.command("calibrate")(calibrate_command.calibrate)
+app.command("breakeven")(breakeven_command.breakeven)
+
+
+@app.command()
 def record(
-    file: Annotated[Path, typer.Argument(help="The JSON of `turntable loadtest capacity` or `turntable compare`.")],
+    file: Annotated[Path, typer.Argument(help="JSON output of `turntable loadtest capacity` or `turntable compare`.")],
     despite: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Take a capacity that was not measured here; kept with it.")
+        str | None,
+        typer.Option(metavar="REASON", help="Record a capacity that was measured elsewhere; REASON is kept with it."),
     ] = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Tell the gateway what was measured: capacity from a load test, or quality from a comparison."""
+    """Record a measurement for cost reports: capacity from a load test, or quality from a comparison."""
     try:
         kind, fact = from_file(orjson.loads(file.read_bytes()))
     except OSError as error:
-        _fail(f"{file} cannot be read ({error.strerror}).")
+        raise CommandError(f"{file} cannot be read ({error.strerror}); check the path.") from error
     except (orjson.JSONDecodeError, KeyError, TypeError, ZeroDivisionError) as error:
-        _fail(f"{file} is no JSON of `turntable loadtest` or `turntable compare` ({error}).")
+        raise CommandError(
+            f"{file} is not JSON output of `turntable loadtest` or `turntable compare` ({error})."
+        ) from error
     except GatewayError as error:
-        _fail(f"{file}: {error}")
-    with admin_of(gateway, data_dir) as admin:
+        raise CommandError(f"{file}: {error}") from error
+    with connect(gateway, data_dir) as admin:
         if kind is EvidenceKind.CAPACITY:
-            fact["despite"] = _demand_ours(file, fact, gateway, _served(gateway, data_dir), despite)
+            fact["despite"] = _check_provenance(file, fact, gateway, _served(gateway, data_dir), despite)
         admin.request("POST", f"/costs/evidence/{kind}", json=fact)
-    console().print(f"{kind} from {file} counts from now on.")
+    say(f"{kind} from {file} is used from now on.")
 
 
-def _demand_ours(
+def _check_provenance(
     file: Path, fact: dict[str, Any], gateway: str, models: Collection[str] | None, despite: str | None
 ) -> str | None:
-    """Refuse a capacity that was measured on something else; returns why it counts all the same."""
+    """Refuse a capacity that was measured on another server, unless `despite` says why; return that reason."""
     found = EvidenceProvenance.model_validate(fact["provenance"] or {})
     served = found.models if models is None else models
     strange = found.differences(gateway, served, metadata.version("turntable-gateway"))
     if strange and despite is None:
-        _fail(
-            f"{file} is no capacity of this gateway: {'; '.join(strange)}. Measure with `turntable loadtest capacity "
+        raise CommandError(
+            f"{file} was not measured on this gateway: {'; '.join(strange)}. Measure with `turntable loadtest capacity "
             f"--url {gateway}`, or give --despite REASON."
         )
     return despite if strange else None
 
 
 def _served(gateway: str, data_dir: Path) -> set[str] | None:
-    """What may be asked for at the gateway; None where this address does not tell."""
+    """The models that the gateway serves; None when this address does not list them."""
     try:
         response = httpx.get(
             f"{gateway.rstrip('/')}/v1/models",
@@ -112,17 +122,8 @@ def _served(gateway: str, data_dir: Path) -> set[str] | None:
     return {model["id"] for model in response.json()["data"]} if response.is_success else None
 
 
-costs_app.command("calibrate")(calibrate_command.calibrate)
-costs_app.command("breakeven")(breakeven_command.breakeven)
-
-
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        _fail(f"{path} cannot be written ({error.strerror}).")
-
-
-def _fail(sentence: str) -> NoReturn:
-    typer.echo(f"error: {sentence}", err=True)
-    sys.exit(2)
+        raise CommandError(f"{path} cannot be written ({error.strerror}); give another path.") from error

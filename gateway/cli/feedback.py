@@ -1,4 +1,4 @@
-"""`turntable feedback list | export | forget`: what applications said of answers, and the next round's data from it."""
+"""`turntable feedback list | export | forget`: user feedback on answers, and datasets made from it."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli.shared import print_json, print_table
-from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, admin_of, get
+from adapters.admin_client import connect
+from adapters.errors import AdapterError
+from turntable.console import App, CommandError, count, print_json, say, show, table_of
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway, Since
 
-app = typer.Typer(help="What applications said of answers, and data made from it.", no_args_is_help=True)
-Adapter = Annotated[str | None, typer.Option(help="Only on this adapter's answers.")]
-Tenant = Annotated[str | None, typer.Option(help="Only of this tenant.")]
+app = App(errors=(AdapterError,), help="List, export and delete the feedback of applications.", no_args_is_help=True)
+Adapter = Annotated[str | None, typer.Option(help="Only feedback on this adapter's answers.")]
+Tenant = Annotated[str | None, typer.Option(help="Only this tenant.")]
 _COLUMNS = {name: name for name in ("at", "adapter", "digest", "tenant", "rating", "tags", "comment", "content")}
 
 
@@ -20,54 +22,57 @@ def list_feedback(
     adapter: Adapter = None,
     tenant: Tenant = None,
     since: Since = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """The newest feedback first."""
-    rows = get(gateway, data_dir, "/feedback", {"adapter": adapter, "tenant": tenant, "since": since})["data"]
+    """List feedback, the newest first."""
+    with connect(gateway, data_dir) as admin:
+        rows = admin.get("/feedback", adapter=adapter, tenant=tenant, since=since)["data"]
     if as_json:
-        return print_json(rows)
+        print_json(rows)
+        return
     shown = [
         row | {"rating": f"{row['rating']:+g}", "content": [part for part in ("messages", "expected") if row[part]]}
         for row in rows
     ]
-    return print_table(_COLUMNS, shown)
+    show(table_of(_COLUMNS, shown))
 
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="Where the rows go, one JSON object a line.")],
+    file: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
     pairs: Annotated[
-        bool, typer.Option("--pairs", help="Preferences: what was expected against what was given.")
+        bool, typer.Option("--pairs", help="Write preference pairs: the expected answer against the given one.")
     ] = False,
     adapter: Adapter = None,
     tenant: Tenant = None,
     since: Since = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write the next round's data set: conversations with the answer that was expected."""
-    kind = "pairs" if pairs else "chat"
-    asked = {"kind": kind, "adapter": adapter, "tenant": tenant, "since": since}
-    found = get(gateway, data_dir, "/feedback/rows", asked)
+    """Write feedback as a dataset: conversations with the expected answer, or preference pairs."""
+    with connect(gateway, data_dir) as admin:
+        kind = "pairs" if pairs else "chat"
+        found = admin.get("/feedback/rows", kind=kind, adapter=adapter, tenant=tenant, since=since)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in found["data"]]
     try:
         file.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
-        raise typer.BadParameter(f"{file} cannot be written ({error.strerror}).", param_hint="FILE") from error
-    typer.echo(
-        f"{len(lines)} rows from {found['feedback']} pieces of feedback in {file}; check them: turntable data check"
+        raise CommandError(f"{file} cannot be written ({error.strerror}); give another path.") from error
+    say(
+        f"{count(len(lines), 'row')} from {found['feedback']} pieces of feedback in {file}; "
+        "check them: turntable data check"
     )
 
 
 @app.command()
 def forget(
-    tenant: Annotated[str, typer.Argument(help="Whose feedback is deleted.")],
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    tenant: Annotated[str, typer.Argument(help="The tenant whose feedback is deleted.")],
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Delete everything that a tenant's keys ever said; on the audit log."""
-    with admin_of(gateway, data_dir) as admin:
+    """Delete all feedback of a tenant's keys; recorded in the audit log."""
+    with connect(gateway, data_dir) as admin:
         deleted = admin.request("DELETE", "/feedback", params={"tenant": tenant})["deleted"]
-    typer.echo(f"{deleted} pieces of feedback deleted.")
+    say(f"{deleted} pieces of feedback deleted.")

@@ -1,40 +1,45 @@
-"""`turntable keys`: give out keys, see and change what they may do, rotate and revoke them, at a running gateway."""
+"""`turntable keys`: create API keys, see and change their rights and limits, rotate and revoke them."""
 
 from typing import Annotated, Any
 
 import typer
 
-from adapters.cli.shared import print_json, print_table
-from adapters.cli.status import show_entries
-from gateway.cli.account_options import (
+from adapters.admin_client import connect
+from adapters.cli.status import show_audit_log
+from adapters.errors import AdapterError
+from gateway.cli.limits import (
     Budgets,
     Concurrency,
     MaxTokens,
     Rpm,
     Tpm,
-    account_of,
-    end_of,
+    expiry_of,
+    limits_body,
+    limits_row,
     seconds_of,
-    shown,
-    tell_if_unpriced,
+    warn_if_unpriced,
 )
-from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, admin_of
+from turntable.console import App, print_json, table_of
+from turntable.console import show as show_table
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
 
-app = typer.Typer(no_args_is_help=True)
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="The public id: what stands between tt- and the next dash.")]
-Adapters = Annotated[
-    list[str] | None, typer.Option("--adapter", help="Model names it may use, like support-*; may be repeated.")
+app = App(errors=(AdapterError,), help="Create, change, rotate and revoke API keys.", no_args_is_help=True)
+KeyId = Annotated[
+    str, typer.Argument(metavar="ID", help="The key's public id: the part between tt- and the next dash.")
 ]
-Scopes = Annotated[list[str] | None, typer.Option("--scope", help="inference, usage, metrics, admin; may be repeated.")]
-Expires = Annotated[str | None, typer.Option(help="When it ends: 2027-01-01, 30d, or none.")]
+Adapters = Annotated[
+    list[str] | None, typer.Option("--adapter", help="Model names the key may use, like support-*; repeatable.")
+]
+Scopes = Annotated[list[str] | None, typer.Option("--scope", help="inference, usage, metrics or admin; repeatable.")]
+Expires = Annotated[str | None, typer.Option(help="When the key expires: 2027-01-01, 30d, or none.")]
 _COLUMNS = ("id", "name", "tenant", "state", "scopes", "adapters", "limits", "budgets", "left")
-_HEADS = {head: head for head in _COLUMNS} | {"ends": "expires_at", "old secret ends": "old_secret_until"}
+_HEADS = {head: head for head in _COLUMNS} | {"expires": "expires_at", "old secret until": "old_secret_until"}
 
 
 @app.command()
 def create(
     name: str,
-    tenant: Annotated[str, typer.Option(help="Who pays for it.")] = "default",
+    tenant: Annotated[str, typer.Option(help="The tenant that the key belongs to.")] = "default",
     adapter: Adapters = None,
     scope: Scopes = None,
     rpm: Rpm = None,
@@ -43,59 +48,61 @@ def create(
     max_tokens: MaxTokens = None,
     budget: Budgets = None,
     expires: Expires = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Give out a key: it is printed this once, alone on standard output, and can never be read again."""
-    with admin_of(gateway, data_dir) as admin:
-        body = {"name": name, "tenant": tenant} | account_of(rpm, tpm, max_concurrency, max_tokens, budget)
+    """Create a key. It is printed once, alone on standard output, and cannot be shown again."""
+    with connect(gateway, data_dir) as admin:
+        body = {"name": name, "tenant": tenant} | limits_body(rpm, tpm, max_concurrency, max_tokens, budget)
         body |= _rights(adapter, scope, expires)
-        _hand_out(admin.request("POST", "/keys", json=body), as_json=as_json)
-        tell_if_unpriced(admin, body)
+        _print_key(admin.request("POST", "/keys", json=body), as_json=as_json)
+        warn_if_unpriced(admin, body)
 
 
 @app.command("list")
 def list_keys(
     tenant: Annotated[str | None, typer.Option(help="Only keys of this tenant.")] = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Every key that ever was, the oldest first, without its secret."""
-    with admin_of(gateway, data_dir) as admin:
-        rows = admin.request("GET", "/keys", params={"tenant": tenant} if tenant else {})["data"]
+    """List all keys, the oldest first, without their secrets."""
+    with connect(gateway, data_dir) as admin:
+        rows = admin.get("/keys", tenant=tenant)["data"]
     if as_json:
         return print_json(rows)
-    return print_table(_HEADS, [shown(row) for row in rows])
+    return show_table(table_of(_HEADS, [limits_row(row) for row in rows]))
 
 
 @app.command()
 def audit(
-    key: Annotated[str | None, typer.Argument(metavar="[ID]", help="One key; all of them when not given.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="[ID]", help="One key; all keys when omitted.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries, the newest first.")] = 30,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Who gave out, changed, rotated and revoked keys, newest first."""
-    show_entries(f"key:{key or ''}", limit, gateway, data_dir, as_json=as_json)
+    """Print the audit log of keys, the newest entries first."""
+    show_audit_log(f"key:{key or ''}", limit, gateway, data_dir, as_json=as_json)
 
 
 @app.command()
-def show(key_id: KeyId, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """One key: what it may do, within which limits and budgets, until when, and what it has spent of them."""
-    with admin_of(gateway, data_dir) as admin:
-        document = admin.request("GET", f"/keys/{key_id}")
+def show(
+    key_id: KeyId, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """Show one key: scopes, models, limits, budgets, expiry, and what it has spent."""
+    with connect(gateway, data_dir) as admin:
+        document = admin.get(f"/keys/{key_id}")
     _show(document, as_json=as_json)
     if document["spending"] and not as_json:
-        print_table({head: head for head in document["spending"][0]}, document["spending"])
+        show_table(table_of({head: head for head in document["spending"][0]}, document["spending"]))
 
 
 @app.command()
 def change(
     key_id: KeyId,
-    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     adapter: Adapters = None,
     scope: Scopes = None,
     rpm: Rpm = None,
@@ -104,54 +111,56 @@ def change(
     max_tokens: MaxTokens = None,
     budget: Budgets = None,
     expires: Expires = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is given and leave the rest: adapters, scopes and budgets are replaced as a whole."""
-    with admin_of(gateway, data_dir) as admin:
-        body = account_of(rpm, tpm, max_concurrency, max_tokens, budget) | _rights(adapter, scope, expires)
+    """Change the given fields of a key; lists of models, scopes and budgets are replaced as a whole."""
+    with connect(gateway, data_dir) as admin:
+        body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget) | _rights(adapter, scope, expires)
         body |= {"name": name} if name else {}
         _show(admin.request("PATCH", f"/keys/{key_id}", json=body), as_json=as_json)
-        tell_if_unpriced(admin, body)
+        warn_if_unpriced(admin, body)
 
 
 @app.command()
 def rotate(
     key_id: KeyId,
     overlap: Annotated[
-        str, typer.Option(help="How long the old secret stays good, like 24h; 0s ends every earlier one.")
+        str, typer.Option(help="How long the old secret stays valid, like 24h; 0s ends every earlier one.")
     ] = "0s",
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Give a key a new secret, printed this once; the old one stays good for the overlap. Until that is over, the key
-    is rotated again only without one.
+    """Give a key a new secret, printed once; the old one stays valid for the overlap. During an overlap the key can
+    be rotated again only without one.
     """
-    with admin_of(gateway, data_dir) as admin:
+    with connect(gateway, data_dir) as admin:
         body = {"overlap_s": seconds_of(overlap)}
-        _hand_out(admin.request("POST", f"/keys/{key_id}/rotate", json=body), as_json=as_json)
+        _print_key(admin.request("POST", f"/keys/{key_id}/rotate", json=body), as_json=as_json)
 
 
 @app.command()
-def revoke(key_id: KeyId, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """End a key for good: at once on this gateway, within a second or so on others."""
-    with admin_of(gateway, data_dir) as admin:
+def revoke(
+    key_id: KeyId, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """Revoke a key for good: at once on this gateway, within about a second on others."""
+    with connect(gateway, data_dir) as admin:
         _show(admin.request("DELETE", f"/keys/{key_id}"), as_json=as_json)
 
 
 @app.command()
 def expire(
     key_id: KeyId,
-    at: Annotated[str, typer.Option(help="When it ends: 2027-01-01, 30d, or none to let it live on.")] = "0s",
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    at: Annotated[str, typer.Option(help="When the key expires: 2027-01-01, 30d, or none.", show_default="now")] = "0s",
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Let a key end now or at another time; unlike a revoked one, it can be brought back."""
-    with admin_of(gateway, data_dir) as admin:
-        _show(admin.request("PATCH", f"/keys/{key_id}", json={"expires_at": end_of(at)}), as_json=as_json)
+    """Set when a key expires, now by default; unlike a revoked key, it can be reactivated."""
+    with connect(gateway, data_dir) as admin:
+        _show(admin.request("PATCH", f"/keys/{key_id}", json={"expires_at": expiry_of(at)}), as_json=as_json)
 
 
 def _rights(adapters: list[str] | None, scopes: list[str] | None, expires: str | None) -> dict[str, Any]:
@@ -161,19 +170,19 @@ def _rights(adapters: list[str] | None, scopes: list[str] | None, expires: str |
     if scopes:
         given["scopes"] = scopes
     if expires is not None:
-        given["expires_at"] = end_of(expires)
+        given["expires_at"] = expiry_of(expires)
     return given
 
 
-def _hand_out(document: dict[str, Any], *, as_json: bool) -> None:
+def _print_key(document: dict[str, Any], *, as_json: bool) -> None:
     """Print a key alone on standard output, so that it can be piped to where it is kept."""
     if as_json:
         return print_json(document)
-    typer.echo(f"key {document['id']} of tenant {document['tenant']}, shown this once:", err=True)
+    typer.echo(f"key {document['id']} of tenant {document['tenant']}, shown once:", err=True)
     return typer.echo(document["key"])
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         return print_json(document)
-    return print_table(_HEADS, [shown(document)])
+    return show_table(table_of(_HEADS, [limits_row(document)]))

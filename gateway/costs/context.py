@@ -171,7 +171,8 @@ def _gaps(bill: Bill, inputs: CostInputs) -> list[str]:
         if us:
             notes.append(
                 f"{engine or 'An engine'} was up {us / HOUR_US:.2f} h without a stated price, so the bill is unpriced; "
-                f"name it in costs.toml with `since`, start the gateway with --engine-usd-per-hour, or ask what if."
+                f"name it in costs.toml with `since`, start the gateway with --engine-usd-per-hour, or give a "
+                "--usd-per-hour to see the bill at that price."
             )
     if not bill.engine_days:
         notes.append("No engine of this gateway was up in this window, so there is no bill.")

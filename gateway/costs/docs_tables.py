@@ -1,4 +1,4 @@
-"""The tables of docs/costs.md, made from the code and from the measurement in docs/benchmarks/costs.json."""
+"""The tables of docs/explanation/costs.md, from the code and the measurement in docs/benchmarks/costs.json."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -29,10 +29,10 @@ class CostGauges:
             return Gauge(f"turntable_cost_{name}", text, labels, registry=registry)
 
         self._bill = gauge("bill_usd", "Today's bill, engines and overhead.")
-        self._idle = gauge("idle_usd", "Today's idle engine time that nobody carries.")
-        self._model = gauge("model_usd", "Today's cost of a model, with its part of idle time if it has one.", "model")
-        self._overhead = gauge("overhead_usd", "Today's share of what is paid anyway.", "kind", "name")
-        self._engine = gauge("engine_usd", "Today's price of an engine's time.", "engine")
+        self._idle = gauge("idle_usd", "Cost of today's idle engine time that no model carries.")
+        self._model = gauge("model_usd", "Today's cost of a model, with the idle time that it carries.", "model")
+        self._overhead = gauge("overhead_usd", "Today's share of storage, training and own work.", "kind", "name")
+        self._engine = gauge("engine_usd", "Today's cost of an engine's uptime.", "engine")
         self._since = gauge("window_start_seconds", "Begin of the window of these gauges, in Unix time.")
         self._until = gauge("window_end_seconds", "End of the window of these gauges, in Unix time.")
 

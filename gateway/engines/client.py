@@ -326,7 +326,7 @@ def translate(path: str, status: int, body: bytes) -> GatewayError:
         return InvalidRequestError(
             "Tools cannot be called here: the engine runs without a parser for this model's tool calls. Leave out "
             "'tools' and 'tool_choice'. An operator whose model calls tools names its parser in engine_args; "
-            "`turntable serve` says at its start which it chose, and why (docs/clients.md).",
+            "`turntable serve` says at its start which it chose, and why (docs/reference/clients.md).",
             param="tools",
             code="tools_not_supported",
         )

@@ -43,7 +43,7 @@ class RequestFilter:
             and (self.model is None or self.model in (one.model, one.version, _name(one.version)))
         )
 
-    def conditions(self) -> list[ColumnElement[bool]]:
+    def sql(self) -> list[ColumnElement[bool]]:
         """Return the conditions in SQL, for ledger rows."""
         row = usage_ledger.c
         found: list[ColumnElement[bool]] = [row.opened_us >= self.since_us]
@@ -77,10 +77,10 @@ class RequestHistory:
         found = [*self._rows([named], 100), *map(_refusal_document, self._refusals.find(request_id))]
         return sorted(found, key=_age, reverse=True)
 
-    def newest(self, wanted: RequestFilter, limit: int) -> list[dict[str, Any]]:
+    def newest(self, conditions: RequestFilter, limit: int) -> list[dict[str, Any]]:
         """Return the newest requests that match a filter."""
-        refused = sorted(filter(wanted.matches, self._refusals.all()), key=lambda one: -one.at_us)[:limit]
-        found = [*self._rows(wanted.conditions(), limit), *map(_refusal_document, refused)]
+        refused = sorted(filter(conditions.matches, self._refusals.all()), key=lambda one: -one.at_us)[:limit]
+        found = [*self._rows(conditions.sql(), limit), *map(_refusal_document, refused)]
         return sorted(found, key=_age, reverse=True)[:limit]
 
     def _rows(self, conditions: list[ColumnElement[bool]], limit: int) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, case, delete, func, insert, select, update
 
 from gateway.clock import DAY_US, HOUR_US, SECOND_US, now_us
 from gateway.metering import usage_queries
@@ -165,22 +166,20 @@ class UsageSummary:
         if not until:
             oldest = connection.execute(select(func.min(row.opened_us))).scalar()
             return now_us() // HOUR_US if oldest is None else int(oldest // HOUR_US)
-        past = (row.opened_us >= kept_from * HOUR_US, row.opened_us < until * HOUR_US)
-        found = connection.execute(select(func.count()).where(*past)).scalar_one()
-        lost = connection.execute(select(func.count()).where(row.state.in_(_UNSETTLED), *past)).scalar_one()
-        if (found, lost) == (summed, unsettled):
+        closed = (row.opened_us >= kept_from * HOUR_US, row.opened_us < until * HOUR_US)
+        count = connection.execute(select(func.count()).where(*closed)).scalar_one()
+        open_count = connection.execute(select(func.count()).where(row.state.in_(_UNSETTLED), *closed)).scalar_one()
+        if (count, open_count) == (summed, unsettled):
             return int(until)
-        hour, is_lost = (row.opened_us // HOUR_US).label("hour"), case((row.state.in_(_UNSETTLED), 1), else_=0)
-        counted = (
-            select(hour, func.count(), func.sum(is_lost)).where(*past).group_by(*usage_queries.group_by_positions(1))
-        )
-        rows = {at: (int(count), int(lost)) for at, count, lost in connection.execute(counted)}
-        at, sums = usage_hours.c.hour, (func.sum(usage_hours.c.requests), func.sum(usage_hours.c.unsettled))
-        summed_up = select(at, *sums).where(at >= kept_from).group_by(at)
-        kept = {at: (int(count), int(lost)) for at, count, lost in connection.execute(summed_up)}
-        wrong = min(at for at in rows.keys() | kept.keys() if rows.get(at, (0, 0)) != kept.get(at, (0, 0)))
-        _reopen_from(connection, kept_from, wrong)
-        return int(wrong)
+        hour, is_unsettled = (row.opened_us // HOUR_US).label("hour"), case((row.state.in_(_UNSETTLED), 1), else_=0)
+        of_rows = select(hour, func.count(), func.sum(is_unsettled)).where(*closed)
+        in_ledger = _counts(connection, of_rows.group_by(*usage_queries.group_by_positions(1)))
+        hours = usage_hours.c
+        of_sums = select(hours.hour, func.sum(hours.requests), func.sum(hours.unsettled)).where(hours.hour >= kept_from)
+        in_sums = _counts(connection, of_sums.group_by(hours.hour))
+        first = min(at for at in in_ledger.keys() | in_sums.keys() if in_ledger.get(at) != in_sums.get(at))
+        _reopen_from(connection, kept_from, first)
+        return first
 
     @staticmethod
     def _close(connection: Connection, begin: int, end: int) -> int:
@@ -232,6 +231,11 @@ def _reopen_from(connection: Connection, kept_from: int, hour: int) -> None:
     requests, unsettled = connection.execute(select(*sums).where(usage_hours.c.hour >= kept_from)).one()
     values = {"requests": int(requests), "unsettled": int(unsettled)}
     connection.execute(update(usage_summed).values(until_hour=hour, **values))
+
+
+def _counts(connection: Connection, query: Select[Any]) -> dict[int, tuple[int, int]]:
+    """Return the numbers of all and of unsettled requests by hour; hours without requests are absent."""
+    return {int(at): (int(count), int(open_)) for at, count, open_ in connection.execute(query) if count}
 
 
 def _days(low: int, high: int) -> Iterable[TimeSpan]:

@@ -133,10 +133,10 @@ class Reviewer:
         return Trigger(Reason.BASE, bool(changed), sentence)
 
     def _changed(self, version: Version) -> Iterator[str]:
-        for recorded, (attribute, what) in _TRAINED_ON.items():
+        for recorded, (attribute, part) in _TRAINED_ON.items():
             then, now = version.manifest.training.get(recorded), getattr(self._served, attribute)
             if then is not None and now is not None and then != now:
-                yield what
+                yield part
 
 
 def _drift_trigger(found: list[DriftFinding]) -> Trigger:

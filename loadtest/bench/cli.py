@@ -1,35 +1,34 @@
-"""`turntable loadtest bench` and `soak`: measure the gateway beside others, and write what was found as JSON."""
+"""Commands `turntable loadtest bench`, `bench-adapters` and `soak`: run a benchmark and write its samples as JSON."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import orjson
 import typer
 
-from loadtest.bench import page
+from loadtest.bench import adapters, results
+from loadtest.bench.adapters_server import CACHED
 from loadtest.bench.machine import machine
-from loadtest.bench.results import BARS, Result
+from loadtest.bench.results import BARS, SLOPE_LIMIT_MIB, Result, Soak
 from loadtest.bench.rounds import measure
-from loadtest.bench.soak import SLOPE_LIMIT_MIB, Soak
-from loadtest.bench.soak import soak as run_soak
+from loadtest.bench.rounds import measure_soak as run_soak
 from loadtest.bench.systems import DIRECT, NAMES, SYSTEMS, TURNTABLE, chosen
 from loadtest.errors import InvalidWorkloadError, LoadtestError
+from turntable.console import FAILED, App
 
-app = typer.Typer()
+app = App(errors=(LoadtestError, httpx.HTTPError))
 
 ALL = ",".join(NAMES)
 
-Systems = Annotated[str, typer.Option(help="What to measure, separated by commas.")]
-Rounds = Annotated[int, typer.Option(min=1, help="How often everything is measured.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="Length of one phase.")]
+Systems = Annotated[str, typer.Option(help="Systems to measure, comma-separated.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often each system is measured.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Length of one phase in seconds.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write all samples as JSON.")]
-Venvs = Annotated[Path, typer.Option(help="Where the others are installed, a virtual environment each.")]
-Requests = Annotated[int, typer.Option(min=20, help="How many requests to send.")]
+Venvs = Annotated[Path, typer.Option(help="The folder with a virtual environment for each other system.")]
+Requests = Annotated[int, typer.Option(min=20, help="Number of requests.")]
 
 
 @app.command()
@@ -40,32 +39,56 @@ def bench(
     json_out: JsonOut = None,
     venvs: Venvs = Path(".bench"),
 ) -> None:
-    """Measure CPU, latency, memory and cold start beside vllm-router and LiteLLM, in front of a canned engine."""
-    with _errors_shown():
-        names = chosen(systems)
-        versions = _versions(names, venvs)
-        command = f"turntable loadtest bench --systems {','.join(names)} --rounds {rounds} --seconds {seconds:g}"
-        left_out = [name for name in NAMES if name not in names]
-        result = Result(_now(), command, machine(), versions, left_out, rounds, seconds)
-        measure(result, names, venvs, _say)
-        _write(json_out, result.as_json())
-    for text in (page.bars(result), page.ratios(result), page.figures(result), page.bottleneck(result)):
+    """Measure CPU, latency, memory and cold start beside vllm-router and LiteLLM, in front of a mock engine."""
+    names = chosen(systems)
+    versions = _versions(names, venvs)
+    command = f"turntable loadtest bench --systems {','.join(names)} --rounds {rounds} --seconds {seconds:g}"
+    left_out = [name for name in NAMES if name not in names]
+    result = Result(_now(), command, machine(), versions, left_out, rounds, seconds)
+    measure(result, names, venvs, _say)
+    _write(json_out, result.as_json())
+    for text in (
+        results.bars_table(result),
+        results.ratios_table(result),
+        results.figures_table(result),
+        results.bottleneck_table(result),
+    ):
         typer.echo(f"\n{text}")
     if result.faults() or any(bar.verdict(result) == "missed" for bar in BARS):
-        sys.exit(1)
+        raise typer.Exit(FAILED)
 
 
 @app.command()
 def soak(requests: Requests = 100_000, json_out: JsonOut = None, venvs: Venvs = Path(".bench")) -> None:
-    """Send many plain requests through Turntable and report how its memory moves."""
-    with _errors_shown():
-        versions, started = _versions([TURNTABLE], venvs), _now()
-        failed, rss_mib = run_soak(requests, venvs, _say)
-        found = Soak(started, machine(), versions, requests, failed, rss_mib)
-        _write(json_out, asdict(found))
-    typer.echo(page.soak(found))
+    """Send many requests through Turntable and report the growth of its memory."""
+    versions, started = _versions([TURNTABLE], venvs), _now()
+    failed, rss_mib = run_soak(requests, venvs, _say)
+    found = Soak(started, machine(), versions, requests, failed, rss_mib)
+    _write(json_out, asdict(found))
+    typer.echo(results.soak_table(found))
     if failed or found.slope_mib > SLOPE_LIMIT_MIB:
-        sys.exit(1)
+        raise typer.Exit(FAILED)
+
+
+@app.command("bench-adapters")
+def bench_adapters(
+    model: Annotated[Path, typer.Option(help="The base model directory.")] = Path("var/base-model"),
+    registered: Annotated[int, typer.Option(min=CACHED + 20, help="Adapters to register.")] = 1_000,
+    active: Annotated[int, typer.Option(min=20, help="Adapters that get traffic.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of throughput measurements.")] = 9,
+    resolve_pin_us: Annotated[
+        float | None,
+        typer.Option(help="Time to resolve and pin a version in us, measured separately."),
+    ] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Benchmark cold starts, slots, a thousand adapters and a killed engine on a real vLLM behind Turntable."""
+    found = adapters.measure_adapters(model, registered, min(active, registered), rounds, _say)
+    origin = {"started": _now(), "machine": machine(), "resolve_pin_us": resolve_pin_us}
+    _write(json_out, origin | asdict(found))
+    typer.echo(f"\n{adapters.table(found, resolve_pin_us)}")
+    if not all(row.is_met for row in adapters.rows(found, resolve_pin_us)):
+        raise typer.Exit(FAILED)
 
 
 def _versions(names: list[str], venvs: Path) -> dict[str, str]:
@@ -94,13 +117,4 @@ def _write(path: Path | None, document: dict[str, object]) -> None:
     try:
         path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:
-        raise InvalidWorkloadError(f"{path} cannot be written ({error.strerror}).") from error
-
-
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    try:
-        yield
-    except LoadtestError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        raise InvalidWorkloadError(f"{path} cannot be written ({error.strerror}); give another path.") from error

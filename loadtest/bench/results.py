@@ -1,4 +1,6 @@
-"""The bars Turntable is held to, each a ratio or a difference within one run.
+"""The tables of docs/benchmarks.md, written from the JSON of a run.
+
+The bars Turntable is held to, each a ratio or a difference within one run.
 
 The result of a run: one sample per system, workload and round, and what is derived from them.
 """
@@ -8,11 +10,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from loadtest.bench.systems import DIRECT, LITELLM, ROUTER, TURNTABLE
-from loadtest.bench.workloads import BURST, LOAD70, PACED, PLAIN, STREAMS256
+import numpy as np
+
+from loadtest.bench.client import BURST, LOAD70, PACED, PLAIN, STREAMS256
+from loadtest.bench.systems import DIRECT, LITELLM, NAMES, ROUTER, TURNTABLE
 
 BUSY = 0.9
 """A client or engine that uses more of a core than this, in front of a system that uses less, was the bottleneck."""
+
+
+SLOPE_LIMIT_MIB = 1.0
+"""MiB per 10,000 requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,25 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Soak:
+    """Memory at the start and after every block of requests."""
+
+    started: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    requests: int
+    failed: int
+    rss_mib: list[float]
+
+    @property
+    def slope_mib(self) -> float:
+        """MiB per 10,000 requests by least squares; the first fifth, when caches fill, is left out."""
+        settled = self.rss_mib[len(self.rss_mib) // 5 :]
+        block = self.requests / (len(self.rss_mib) - 1)
+        return float(np.polyfit(np.arange(len(settled)) * block / 10_000, settled, 1)[0])
+
+
+@dataclass(frozen=True, slots=True)
 class Bar:
     """A figure with its limit; the median over the rounds counts."""
 
@@ -168,7 +195,7 @@ def _over(other: str, workload: str) -> Callable[[Result], Spread | None]:
     return lambda run: run.ratio(TURNTABLE, other, workload)
 
 
-def _added(workload: str, metric: str, percentile: str) -> Callable[[Result], Spread | None]:
+def _added_figure(workload: str, metric: str, percentile: str) -> Callable[[Result], Spread | None]:
     return lambda run: run.added_ms(TURNTABLE, workload, metric, percentile)
 
 
@@ -177,9 +204,128 @@ BARS = (
     Bar("CPU per plain request, over LiteLLM", 1 / 30, "×", _over(LITELLM, PLAIN)),
     Bar("CPU per stream in a burst, over vllm-router", 0.8, "×", _over(ROUTER, BURST)),
     Bar("CPU per stream paced at 10 ms, over vllm-router", 0.7, "×", _over(ROUTER, PACED)),
-    Bar("latency p50 added at 70 % load", 2, " ms", _added(LOAD70, "latency", "p50_ms")),
-    Bar("latency p99 added at 70 % load", 10, " ms", _added(LOAD70, "latency", "p99_ms")),
-    Bar("TTFT p99 added at 256 streams", 10, " ms", _added(STREAMS256, "ttft", "p99_ms")),
+    Bar("latency p50 added at 70 % load", 2, " ms", _added_figure(LOAD70, "latency", "p50_ms")),
+    Bar("latency p99 added at 70 % load", 10, " ms", _added_figure(LOAD70, "latency", "p99_ms")),
+    Bar("TTFT p99 added at 256 streams", 10, " ms", _added_figure(STREAMS256, "ttft", "p99_ms")),
     Bar("memory (RSS)", 150, " MiB", _largest_rss),
     Bar("cold start", 2, " s", lambda run: Spread.of(run.cold_start_s.get(TURNTABLE, []))),
 )
+
+
+LABELS = {
+    PLAIN: "plain request",
+    BURST: "50-chunk stream, burst",
+    PACED: "50-chunk stream, 10 ms apart",
+    LOAD70: "plain requests at 70 % load",
+    STREAMS256: "256 streams at a time",
+}
+
+SHARED_CORES = 0.25
+"""Above this, somebody else's work is in the figures."""
+
+
+def bars_table(run: Result) -> str:
+    """Every bar with Turntable's figure and the verdict."""
+    rows = []
+    for bar in BARS:
+        limit = f"≤ {_short(bar.limit)}{bar.unit}"
+        rows.append((bar.what, limit, _cell(bar.figure(run), bar.unit), bar.verdict(run)))
+    return _table(("what", "bar", "Turntable: median (min to max)", ""), rows)
+
+
+def ratios_table(run: Result) -> str:
+    """CPU per request of each system over vllm-router's, which is 1."""
+    measured = [name for name in run.systems if name != DIRECT]
+    rows = [
+        (LABELS[workload], *(_cell(run.ratio(name, ROUTER, workload), "×") for name in measured))
+        for workload in (PLAIN, BURST, PACED)
+    ]
+    return _table(("CPU per request, vllm-router = 1", *measured), rows)
+
+
+def figures_table(run: Result) -> str:
+    """The absolute figures of every system."""
+    rows: list[tuple[str, ...]] = []
+    for workload in (PLAIN, BURST, PACED):
+        rows.append((f"{LABELS[workload]}: CPU, µs", *_each(run, workload, lambda sample: sample.cpu_us_per_request)))
+        rows.append((f"{LABELS[workload]}: requests/s", *_each(run, workload, lambda sample: sample.requests_per_s)))
+    rows += [_added(run, LOAD70, "latency", at) for at in ("p50", "p99")]
+    rows += [_added(run, workload, "ttft", at) for workload in (BURST, PACED, STREAMS256) for at in ("p50", "p99")]
+    memory = [Spread.of(sample.rss_mib for sample in run.samples if sample.system == name) for name in run.systems]
+    rows.append(("memory (RSS), MiB", *map(_cell, memory)))
+    rows.append(("cold start, s", *(_cell(Spread.of(run.cold_start_s.get(name, []))) for name in run.systems)))
+    return _table(("median (min to max)", *run.systems), rows)
+
+
+def bottleneck_table(run: Result) -> str:
+    """Who was busy: cores used by the system, the client, the engine and everybody else on the machine."""
+    rows = []
+    for workload in LABELS:
+        for name in run.systems:
+            found = run.of(name, workload)
+            if found:
+                cores = ("system_cores", "client_cores", "engine_cores", "other_cores")
+                rows.append((LABELS[workload], name, *(_cell(_cores(found, which)) for which in cores)))
+    text = _table(("workload", "system", "its cores", "client", "engine", "others"), rows)
+    faults = run.faults()
+    verdict = f"Every answer was right, and neither client nor engine used more than {BUSY:.0%} of a core."
+    lines = [text, "", *([f"* {fault}" for fault in faults] or [verdict])]
+    others = max((sample.other_cores for sample in run.samples), default=0.0)
+    if others > SHARED_CORES:
+        lines += [
+            "",
+            f"**The machine was shared**: others used up to {_short(others)} cores. Do not quote absolute figures.",
+        ]
+    return "\n".join(lines)
+
+
+def origin_lines(run: Result) -> str:
+    """Machine, versions and command."""
+    facts = [f"* {name}: {value}" for name, value in {**run.machine, **run.versions}.items()]
+    missing = [name for name in NAMES if name in run.left_out]
+    left_out = [f"* left out: {', '.join(missing)}"] if missing else []
+    measured = f"* {run.started}, {run.rounds} rounds of {run.seconds:g} s: `{run.command}`"
+    return "\n".join([*facts, *left_out, measured])
+
+
+def soak_table(run: Soak) -> str:
+    """How Turntable's memory moved over many requests."""
+    verdict = "met" if run.slope_mib <= SLOPE_LIMIT_MIB else "missed"
+    rows = [
+        ("requests", f"{run.requests:,}"),
+        ("RSS at the start, at the end", f"{run.rss_mib[0]:.1f} MiB, {run.rss_mib[-1]:.1f} MiB"),
+        (f"RSS per 10,000 requests (bar: ≤ {SLOPE_LIMIT_MIB:g} MiB)", f"{run.slope_mib:+.2f} MiB: {verdict}"),
+    ]
+    return _table(("", "Turntable"), rows)
+
+
+def _each(run: Result, workload: str, value: Callable[[Sample], float]) -> list[str]:
+    return [_cell(run.spread(name, workload, value)) for name in run.systems]
+
+
+def _added(run: Result, workload: str, metric: str, at: str) -> tuple[str, ...]:
+    name = "TTFT" if metric == "ttft" else "latency"
+    cells = [_cell(run.added_ms(system, workload, metric, f"{at}_ms")) for system in run.systems if system != DIRECT]
+    return (f"{LABELS[workload]}: {name} {at} added, ms", "", *cells)
+
+
+def _cores(samples: Iterable[Sample], which: str) -> Spread | None:
+    return Spread.of(getattr(sample, which) for sample in samples)
+
+
+def _cell(spread: Spread | None, unit: str = "") -> str:
+    if spread is None:
+        return ""
+    return f"{_short(spread.median)}{unit} ({_short(spread.low)} to {_short(spread.high)})"
+
+
+def _short(value: float) -> str:
+    """Three digits that mean something, and no exponent."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

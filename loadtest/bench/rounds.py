@@ -11,13 +11,27 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from loadtest.bench import machine
-from loadtest.bench.driver import Phase, PhaseOutcome, drive
+from loadtest.bench.client import (
+    LOAD,
+    LOAD70,
+    PLAIN,
+    PLAIN_WORDS,
+    STAGES,
+    STREAM_WORDS,
+    STREAMS256,
+    Phase,
+    PhaseOutcome,
+    Stage,
+    phase,
+    run_phase,
+)
 from loadtest.bench.results import Result, Sample
-from loadtest.bench.systems import DIRECT, SYSTEMS, Running, running_engine, running_system
-from loadtest.bench.workloads import LOAD, LOAD70, PLAIN, STAGES, STREAM_WORDS, STREAMS256, Stage, phase
+from loadtest.bench.systems import DIRECT, SYSTEMS, TURNTABLE, Running, running_engine, running_system
 from loadtest.metrics import Distribution
 
 WARM_UP_S = 1.0
+SOAK_BLOCKS = 20
+SOAK_BLOCK_LIMIT_S = 600
 Say = Callable[[str], None]
 
 
@@ -31,7 +45,7 @@ class Meter:
     def run(self, system: Running, asked: Phase) -> tuple[PhaseOutcome, dict[str, float]]:
         """One phase: what the client saw, and the CPU seconds of the system, the engine and the whole machine."""
         before = self._cpu_s(system)
-        outcome = self.client.submit(drive, asked).result()
+        outcome = self.client.submit(run_phase, asked).result()
         after = self._cpu_s(system)
         return outcome, {name: after[name] - before[name] for name in after}
 
@@ -67,14 +81,14 @@ def _measure_stage(result: Result, stage: Stage, servers: list[Running], meter: 
         for server in servers:
             # A slow start of 256 streams is part of that workload: its ramp is the warm-up.
             if workload not in (LOAD70, STREAMS256):
-                meter.run(server, phase(workload, server, WARM_UP_S))
+                meter.run(server, phase(workload, server.port, server.key, WARM_UP_S))
         for number in range(1, result.rounds + 1):
             say(f"{workload}, round {number} of {result.rounds}")
             for server in servers:
                 if workload == LOAD70:
                     _at_its_load(result, number, server, servers[0], meter)
                 else:
-                    asked = phase(workload, server, result.seconds)
+                    asked = phase(workload, server.port, server.key, result.seconds)
                     result.samples.append(_sample(workload, number, server, asked, meter))
 
 
@@ -84,7 +98,7 @@ def _at_its_load(result: Result, number: int, server: Running, direct: Running, 
         return
     rate_per_s = LOAD * statistics.median(sample.requests_per_s for sample in result.of(server.name, PLAIN))
     for target, beside in ((direct, server.name), (server, "")):
-        asked = phase(LOAD70, target, result.seconds, max(rate_per_s, 1), seed=number)
+        asked = phase(LOAD70, target.port, target.key, result.seconds, max(rate_per_s, 1), seed=number)
         result.samples.append(_sample(LOAD70, number, target, asked, meter, beside))
 
 
@@ -120,3 +134,23 @@ def _figures(distribution: Distribution | None) -> dict[str, float] | None:
     if distribution is None:
         return None
     return {name: round(value, 3) for name, value in asdict(distribution).items()}
+
+
+def measure_soak(requests: int, venvs: Path, say: Say) -> tuple[int, list[float]]:
+    """Send the requests in blocks; returns how many failed, and Turntable's RSS in MiB before and after each block."""
+    failed, per_block = 0, max(1, requests // SOAK_BLOCKS)
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as client,
+        tempfile.TemporaryDirectory() as folder,
+        running_engine(Path(folder), 0, PLAIN_WORDS) as engine,
+        running_system(SYSTEMS[TURNTABLE], engine, Path(folder) / TURNTABLE, venvs) as server,
+    ):
+        block = Phase(
+            server.port, server.key, False, PLAIN_WORDS, SOAK_BLOCK_LIMIT_S, concurrency=16, requests=per_block
+        )
+        rss_mib = [machine.rss_mib(server.pid)]
+        for number in range(1, SOAK_BLOCKS + 1):
+            failed += client.submit(run_phase, block).result().failed
+            rss_mib.append(round(machine.rss_mib(server.pid), 2))
+            say(f"{number * per_block:,} requests: {rss_mib[-1]:.1f} MiB")
+    return failed, rss_mib

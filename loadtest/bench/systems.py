@@ -1,6 +1,6 @@
-"""Starting the canned engine and the systems as processes, timing their cold start, and stopping them for good.
+"""Starting the mock engine and the systems as processes, timing their cold start, and stopping them for good.
 
-The systems under test: how each is started in front of the canned engine, and which are installed.
+The systems under test: how each is started in front of the mock engine, and which are installed.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from textwrap import dedent
 
 import httpx
 
-from loadtest.bench.driver import Phase, drive
+from loadtest.bench.client import Phase, run_phase
 from loadtest.errors import InvalidWorkloadError, ServerError
 
 DIRECT = "direct"
@@ -189,7 +189,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]:
-    """The canned engine in a process of its own."""
+    """The mock engine in a process of its own."""
     port = free_port()
     pace = ["--itl-ms", str(itl_ms), "--tokens", str(words)]
     command = [sys.executable, "-m", "loadtest.mock_engine", "--port", str(port), "--no-coalesce", *pace]
@@ -220,7 +220,7 @@ class _Started:
         """Ask until the answer is right; returns the seconds since the start, and the key that was let in."""
         while True:
             phase = Phase(port, key(), stream=False, words=1, duration_s=START_LIMIT_S, concurrency=1, requests=1)
-            if drive(phase).completed:
+            if run_phase(phase).completed:
                 return time.perf_counter() - self.start_s, phase.key
             self._wait_a_little()
 

@@ -1,11 +1,11 @@
-"""`python -m loadtest.mock_engine`: serve a canned engine until Ctrl-C."""
+"""`python -m loadtest.mock_engine`: serve a mock engine until Ctrl-C."""
 
 from typing import Annotated
 
 import typer
 
+from loadtest.mock_engine.app import serve
 from loadtest.mock_engine.engine import Fault, MockEngine, MockSettings
-from loadtest.mock_engine.server import serve
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
     tells_tokens: Annotated[bool, typer.Option(help="Say what single requests took.")] = False,
     api_key: Annotated[str, typer.Option(help="Key that callers must send.")] = "",
 ) -> None:
-    """Serve an OpenAI-compatible engine that answers with canned words, for tests and benchmarks."""
+    """Serve an OpenAI-compatible engine that answers with numbered words, for tests and benchmarks."""
     settings = MockSettings(
         served_model_name=served_model_name,
         ttft_ms=ttft_ms,

@@ -1,24 +1,52 @@
-"""The canned engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors."""
+"""The mock engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors.
+
+`GET /metrics` of the mock engine: the few of vLLM's metrics that its counters can answer, under vLLM's names.
+
+Running the mock engine: in the foreground, or in a thread of this process for tests and benchmarks.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import orjson
+import uvicorn
 
-from loadtest.mock_engine.chat import chat
-from loadtest.mock_engine.completions import completions
-from loadtest.mock_engine.engine import MockEngine
+from loadtest.mock_engine.completions import chat, completions
+from loadtest.mock_engine.engine import MockEngine, MockSettings
 from loadtest.mock_engine.exchange import MockExchange, Receive, RejectedError, Scope, Send
-from loadtest.mock_engine.metrics import PROMETHEUS_TEXT, metrics_text
 from loadtest.mock_engine.wire import VERSION, model_list
+
+PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+def metrics_text(engine: MockEngine) -> bytes:
+    """The metrics in Prometheus' text format."""
+    labels = f'engine="0",model_name={json.dumps(engine.settings.served_model_name)}'
+    rows = (
+        ("vllm:num_requests_running", "gauge", "Number of requests that run", engine.running),
+        ("vllm:num_requests_waiting", "gauge", "Number of requests that wait", engine.waiting),
+        ("vllm:prompt_tokens_total", "counter", "Number of prompt tokens", engine.prompt_tokens),
+        ("vllm:generation_tokens_total", "counter", "Number of generated tokens", engine.generation_tokens),
+        ("vllm:prompt_tokens_created", "gauge", "Number of prompt tokens", engine.started_s),
+    )
+    lines = []
+    for name, kind, help_text, value in rows:
+        lines += [f"# HELP {name} {help_text}.", f"# TYPE {name} {kind}", f"{name}{{{labels}}} {float(value)}"]
+    return "".join(f"{line}\n" for line in lines).encode()
+
 
 _POLL_S, _MOST_POLLS = 0.01, 200
 
 
 class MockApp:
-    """The ASGI application of one canned engine."""
+    """The ASGI application of one mock engine."""
 
     def __init__(self, engine: MockEngine) -> None:
         self._engine = engine
@@ -32,7 +60,7 @@ class MockApp:
             "/v1/unload_lora_adapter": ("POST", _unload),
             "/metrics": ("GET", _metrics),
             "/v1/turntable/tokens": ("GET", _tokens),
-            "/canned/stats": ("GET", _stats),
+            "/mock/stats": ("GET", _stats),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,3 +152,33 @@ async def _unload(exchange: MockExchange) -> None:
 
 def _refused(message: str) -> RejectedError:
     return RejectedError(400, "InvalidUserInput", message)
+
+
+@dataclass(frozen=True, slots=True)
+class MockServer:
+    """A mock engine that answers at `url`; its state can be read and changed through `engine`."""
+
+    url: str
+    engine: MockEngine
+
+
+@contextmanager
+def serving(settings: MockSettings | None = None) -> Iterator[MockServer]:
+    """Serve a mock engine on a free loopback port for the length of the `with` block."""
+    engine = MockEngine(settings or MockSettings())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(MockApp(engine), lifespan="off", log_level="warning", access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        # The listener takes connections from here on, so nobody has to wait for the thread.
+        thread.start()
+        try:
+            yield MockServer(f"http://127.0.0.1:{listener.getsockname()[1]}", engine)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def serve(engine: MockEngine, host: str, port: int) -> None:
+    """Serve a mock engine until interrupted."""
+    uvicorn.run(MockApp(engine), host=host, port=port, lifespan="off", access_log=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Fault(StrEnum):
-    """What can go wrong on purpose, with one request (its field `canned_fault`) or with all of them."""
+    """What can go wrong on purpose, with one request (its field `mock_fault`) or with all of them."""
 
     DROP = "drop"
     """The connection closes before the first byte of the answer."""
@@ -68,7 +68,7 @@ class MockUsage:
 
 @dataclass
 class MockEngine:
-    """The state of one canned engine; counters may be read from another thread."""
+    """The state of one mock engine; counters may be read from another thread."""
 
     settings: MockSettings
     adapters: dict[str, str] = field(default_factory=dict)

@@ -30,7 +30,7 @@ class AbortedError(Exception):
 
 
 class MockExchange:
-    """A request to one canned engine and its answer."""
+    """A request to one mock engine and its answer."""
 
     def __init__(self, engine: MockEngine, scope: Scope, receive: Receive, send: Send) -> None:
         self.engine = engine

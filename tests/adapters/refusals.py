@@ -1,4 +1,4 @@
-"""docs/preflight.md, written from what preflight says about the corpus: `python -m tests.adapters.refusals`."""
+"""docs/reference/preflight.md, written from what preflight says of the corpus: `python -m tests.adapters.refusals`."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.adapters.broken import FIELDS, FILES, SILENT, TENSORS
 from tests.adapters.conftest import write_base
 from tests.adapters.corpus import GOOD, MAX_RANK, Write
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "preflight.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "preflight.md"
 _HEAD = """\
 # What preflight refuses
 

@@ -287,7 +287,7 @@ def test_an_added_adapter_can_be_promoted_at_once(serve: Serve, adapter_dir: Pat
     api = serve(VERSION, VERSION | {"traffic": "live"})
     result = turntable_adapters("add", "mine", adapter_dir, "--promote", url=api.url)
     assert result.exit_code == 0
-    assert "live" in result.stdout.splitlines()[-2]
+    assert "live" in result.stdout.splitlines()[-1]
     assert paths(api) == ["POST /admin/v1/adapters", "POST /admin/v1/adapters/mine/promote"]
 
 

@@ -1,4 +1,4 @@
-"""What the clients are asked, and a gateway over a canned engine for what a real engine cannot be told to do."""
+"""What the clients are asked, and a gateway over a mock engine for what a real engine cannot be told to do."""
 
 import socket
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.settings import Settings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 
 QUESTION = "My parcel with the desk lamp has not arrived and tracking shows nothing."
@@ -48,7 +48,7 @@ class Away:
 
     @contextmanager
     def engine_back(self) -> Iterator[None]:
-        """A canned engine runs where the gateway looks for one, and the gateway has seen it."""
+        """A mock engine runs where the gateway looks for one, and the gateway has seen it."""
         command = [sys.executable, "-m", "loadtest.mock_engine", "--port", str(self.engine_port)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
@@ -68,9 +68,9 @@ def away(tmp_path: Path) -> Iterator[Away]:
 
 
 @pytest.fixture(scope="session")
-def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
-    """A gateway attached to a canned engine; both are this directory's own."""
-    data_dir = tmp_path_factory.mktemp("canned")
+def attached_to_mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attached]:
+    """A gateway attached to a mock engine; both are this directory's own."""
+    data_dir = tmp_path_factory.mktemp("mock")
     with serving() as engine, running_gateway(Settings(data_dir=data_dir), engine.url) as url:
         wait_until_ready(url)
         gateway = Attached(url, engine, data_dir)

@@ -1,4 +1,4 @@
-"""docs/clients.md names the versions that really run here."""
+"""docs/reference/clients.md names the versions that really run here."""
 
 import json
 from importlib.metadata import version
@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGE = (ROOT / "docs" / "clients.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "clients.md").read_text()
 PYTHON = {
     "openai": "openai-python",
     "langchain-openai": "langchain-openai",

@@ -33,8 +33,8 @@ def test_a_javascript_client_works_over_the_real_engine(served: Served, suite: s
     run_suite(suite, served.url, served.key)
 
 
-def test_openai_node_meets_faults_as_its_documentation_says(canned: Attached) -> None:
-    run_suite("faults", canned.url, KEY)
+def test_openai_node_meets_faults_as_its_documentation_says(attached_to_mock: Attached) -> None:
+    run_suite("faults", attached_to_mock.url, KEY)
 
 
 def test_every_suite_is_run_by_a_test_here() -> None:

@@ -21,9 +21,9 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return any(holds() or threading.Event().wait(0.02) for _ in range(500))
 
 
-def received(canned: Attached, mark: str) -> int:
+def received(attached_to_mock: Attached, mark: str) -> int:
     """How many requests with this content have reached the engine."""
-    return sum(body["messages"][0]["content"] == mark for body in list(canned.engine.received))
+    return sum(body["messages"][0]["content"] == mark for body in list(attached_to_mock.engine.received))
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_a_wrong_key_is_an_authentication_error(served: Served) -> None:
     assert (raised.value.status_code, raised.value.code) == (401, "invalid_api_key")
 
 
-def test_an_error_within_a_stream_is_raised_after_what_came_before(canned: Attached) -> None:
-    with OpenAI(base_url=f"{canned.url}/v1", api_key=KEY, max_retries=0) as client:
+def test_an_error_within_a_stream_is_raised_after_what_came_before(attached_to_mock: Attached) -> None:
+    with OpenAI(base_url=f"{attached_to_mock.url}/v1", api_key=KEY, max_retries=0) as client:
         stream = client.chat.completions.create(
-            model="base", messages=ASK, stream=True, extra_body={"canned_fault": Fault.ERROR_MID_STREAM}
+            model="base", messages=ASK, stream=True, extra_body={"mock_fault": Fault.ERROR_MID_STREAM}
         )
         chunks: list[object] = []
         with pytest.raises(openai.APIError, match="engine failed") as raised:
@@ -69,10 +69,10 @@ def test_an_error_within_a_stream_is_raised_after_what_came_before(canned: Attac
     assert raised.value.code == "engine_failed"
 
 
-def test_a_stream_that_breaks_off_is_an_error_after_what_came_before(canned: Attached) -> None:
-    with OpenAI(base_url=f"{canned.url}/v1", api_key=KEY, max_retries=0) as client:
+def test_a_stream_that_breaks_off_is_an_error_after_what_came_before(attached_to_mock: Attached) -> None:
+    with OpenAI(base_url=f"{attached_to_mock.url}/v1", api_key=KEY, max_retries=0) as client:
         stream = client.chat.completions.create(
-            model="base", messages=ASK, stream=True, extra_body={"canned_fault": Fault.DROP_MID_STREAM}
+            model="base", messages=ASK, stream=True, extra_body={"mock_fault": Fault.DROP_MID_STREAM}
         )
         chunks: list[object] = []
         with pytest.raises(openai.APIError, match="broke off"):
@@ -100,27 +100,27 @@ def test_a_503_is_retried_after_the_time_it_names_and_then_answered(away: Away) 
     assert float(waits[0] or 0) > 0
 
 
-def test_a_bad_request_is_not_retried(canned: Attached) -> None:
+def test_a_bad_request_is_not_retried(attached_to_mock: Attached) -> None:
     mark = "not retried"
     with (
-        OpenAI(base_url=f"{canned.url}/v1", api_key=KEY, max_retries=2) as client,
+        OpenAI(base_url=f"{attached_to_mock.url}/v1", api_key=KEY, max_retries=2) as client,
         pytest.raises(openai.BadRequestError),
     ):
         client.chat.completions.create(model="base", messages=[{"role": "user", "content": mark}], max_tokens=0)
-    assert received(canned, mark) == 1
+    assert received(attached_to_mock, mark) == 1
 
 
-def test_a_timeout_is_raised_after_all_retries_and_stops_the_engine_each_time(canned: Attached) -> None:
-    mark, aborted = "timeout", canned.engine.aborted
+def test_a_timeout_is_raised_after_all_retries_and_stops_the_engine_each_time(attached_to_mock: Attached) -> None:
+    mark, aborted = "timeout", attached_to_mock.engine.aborted
     with (
-        OpenAI(base_url=f"{canned.url}/v1", api_key=KEY, max_retries=1, timeout=1) as client,
+        OpenAI(base_url=f"{attached_to_mock.url}/v1", api_key=KEY, max_retries=1, timeout=1) as client,
         pytest.raises(openai.APITimeoutError),
     ):
         client.chat.completions.create(
-            model="base", messages=[{"role": "user", "content": mark}], extra_body={"canned_fault": Fault.HANG}
+            model="base", messages=[{"role": "user", "content": mark}], extra_body={"mock_fault": Fault.HANG}
         )
-    assert eventually(lambda: canned.engine.aborted == aborted + 2)
-    assert received(canned, mark) == 2
+    assert eventually(lambda: attached_to_mock.engine.aborted == aborted + 2)
+    assert received(attached_to_mock, mark) == 2
 
 
 def test_raw_responses_carry_the_request_id_and_the_engines_time(served: Served) -> None:

@@ -65,7 +65,7 @@ def test_no_request_of_an_application_is_a_server_error(served: Served, tmp_path
     fuzz(document | {"paths": paths | operations()}, served.url, served.key, tmp_path)
 
 
-def test_no_request_of_an_operator_is_a_server_error(canned: Attached, tmp_path: Path) -> None:
-    document = description(canned.url)
+def test_no_request_of_an_operator_is_a_server_error(attached_to_mock: Attached, tmp_path: Path) -> None:
+    document = description(attached_to_mock.url)
     paths = {path: item for path, item in document["paths"].items() if path.startswith("/admin")}
-    fuzz(document | {"paths": paths}, canned.url, KEY, tmp_path)
+    fuzz(document | {"paths": paths}, attached_to_mock.url, KEY, tmp_path)

@@ -1,4 +1,4 @@
-"""The load tester against the real gateway: adapters, a hot swap under load, and what the ledger says of it."""
+"""The load tester against the real gateway: adapters, a promotion under load, and what the ledger says of it."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from tests.conftest import Served
 from tests.e2e.test_serving import eventually, usage_of
 
 
-def test_a_hot_swap_under_load_loses_nothing_and_the_ledger_agrees(
+def test_a_promotion_under_load_loses_nothing_and_the_ledger_agrees(
     served: Served, make_adapter: Callable[[int], Path], tmp_path: Path
 ) -> None:
     for seed in (11, 12):
@@ -28,8 +28,8 @@ def test_a_hot_swap_under_load_loses_nothing_and_the_ledger_agrees(
     assert (total["succeeded"], total["usage_missing"], total["usage_below_chunks"]) == (120, 0, 0)
     assert total["completion_tokens"] == 120 * 8
     assert report["warmup_failures"] == {}
-    finished = [swap for swap in report["swaps"] if swap["took_s"] is not None]
-    assert {swap["status"] for swap in finished} == {200}
+    finished = [promotion for promotion in report["promotions"] if promotion["took_s"] is not None]
+    assert {promotion["status"] for promotion in finished} == {200}
     assert report["cost"]["per_good_request"] > 0
     assert "<svg" in page.read_text()
     # The warm-up asked once, for eight tokens at most.

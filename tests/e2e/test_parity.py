@@ -147,12 +147,12 @@ def test_conversations_have_the_tokens_that_the_gateway_gives_them(
     template.write_text("<|system|>Be kind.<|end|>" + template.read_text(encoding="utf-8"), encoding="utf-8")
     parted = served.turntable(*preview, other)
     assert parted.returncode == 1
-    assert "rows.jsonl:1: becomes other tokens in the gateway from token" in parted.stderr
+    assert "rows.jsonl:1: is tokenized differently by the gateway from token" in parted.stderr
     recipe_file = tmp_path / "recipe.toml"
     recipe_file.write_text('name = "parted"\nbase_model = "other"\ntrain = "rows.jsonl"\n', encoding="utf-8")
     refused = served.turntable("train", recipe_file, "--publish")
     assert refused.returncode == 2
-    assert "becomes other tokens in the gateway" in refused.stderr
+    assert "is tokenized differently by the gateway" in refused.stderr
     assert not list((served.data_dir / "runs").glob("parted*"))
     recipe_file.write_text(recipe_file.read_text(encoding="utf-8") + "[lora]\nr = 512\n", encoding="utf-8")
     too_high = served.turntable("train", recipe_file, "--publish")

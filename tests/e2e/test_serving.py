@@ -132,8 +132,10 @@ def test_a_broken_adapter_is_refused_with_the_tensor_named_and_leaves_nothing(
     stored = sorted(path.name for path in (served.data_dir / "adapters").iterdir())
     result = served.turntable("adapters", "add", "broken", directory)
     assert result.returncode == 2
-    assert victim.removeprefix("base_model.model.").removesuffix(".lora_B.weight") in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    *steps, error = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert victim.removeprefix("base_model.model.").removesuffix(".lora_B.weight") in error
+    assert all(step.startswith("broken: ") for step in steps)
     assert served.http.get("/admin/v1/adapters/broken").status_code == 404
     assert sorted(path.name for path in (served.data_dir / "adapters").iterdir()) == stored
 

@@ -1,4 +1,4 @@
-"""A gateway in this process, attached to a canned engine: for faults that a real engine cannot be asked for."""
+"""A gateway in this process, attached to a mock engine: for faults that a real engine cannot be asked for."""
 
 import asyncio
 import socket
@@ -14,11 +14,11 @@ import uvicorn
 
 from gateway.app import Turntable
 from gateway.cli.listening import server_config
-from gateway.cli.serve_checks import plan_for
+from gateway.cli.startup import plan_for
 from gateway.settings import Settings
 from gateway.wiring import Setup
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.canaries import ADMIN_KEY, leaks
 
 KEY = ADMIN_KEY

@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.background import Background, BackgroundTaskError, Periodic
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 from tests.gateway.releases.conftest import eventually
 

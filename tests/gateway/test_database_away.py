@@ -17,8 +17,8 @@ from sqlalchemy.exc import OperationalError
 from gateway.data_dir import DataDirInUseError, lock_data_dir
 from gateway.database import away_error, open_database
 from gateway.settings import Settings
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.databases import Postgres, running_postgres
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
@@ -147,9 +147,9 @@ def asked(url: str, what: str) -> httpx.Response:
 @pytest.fixture(scope="module")
 def stopped_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway whose PostgreSQL has stopped."""
-    with running_postgres() as server, serving(MockSettings(tokens=2)) as canned:
+    with running_postgres() as server, serving(MockSettings(tokens=2)) as engine:
         settings = Settings(data_dir=tmp_path_factory.mktemp("stopped"), database_url=server.empty(), key_pepper=PEPPER)
-        with running_gateway(settings, canned.url) as url:
+        with running_gateway(settings, engine.url) as url:
             wait_until_ready(url)
             server.stop()
             yield url
@@ -169,7 +169,7 @@ def test_connections_that_the_server_ended_are_no_error_to_anybody(tmp_path: Pat
     url = postgres.migrated()
     settings = Settings(data_dir=tmp_path, database_url=url, key_pepper=PEPPER)
     killer = create_engine(url, isolation_level="AUTOCOMMIT")
-    with serving(MockSettings(tokens=2)) as canned, running_gateway(settings, canned.url) as gateway:
+    with serving(MockSettings(tokens=2)) as engine, running_gateway(settings, engine.url) as gateway:
         wait_until_ready(gateway)
         for what in ("new key", "usage", "tenant", "audit"):
             with killer.connect() as connection:

@@ -14,9 +14,9 @@ import pytest
 from openai import APIError, AuthenticationError, InternalServerError, NotFoundError, OpenAI
 
 from gateway.settings import Settings
-from loadtest.mock_engine.chat import LEAKED_PATH
+from loadtest.mock_engine.app import serving
+from loadtest.mock_engine.completions import LEAKED_PATH
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 
 
@@ -71,10 +71,10 @@ def test_the_openai_client_raises_its_own_errors(attached: Attached) -> None:
             client.chat.completions.create(model="nobody", messages=messages)
         assert unknown.value.code == "model_not_found"
         with pytest.raises(InternalServerError) as failed:
-            client.chat.completions.create(model="base", messages=messages, extra_body={"canned_fault": "drop"})
+            client.chat.completions.create(model="base", messages=messages, extra_body={"mock_fault": "drop"})
         assert failed.value.status_code in (502, 503)
         stream = client.chat.completions.create(
-            model="base", messages=messages, stream=True, extra_body={"canned_fault": "drop_mid_stream"}
+            model="base", messages=messages, stream=True, extra_body={"mock_fault": "drop_mid_stream"}
         )
         with pytest.raises(APIError, match="broke off"):
             list(stream)
@@ -83,13 +83,13 @@ def test_the_openai_client_raises_its_own_errors(attached: Attached) -> None:
 
 
 def test_an_engines_500_is_translated_and_its_paths_stay_inside(attached: Attached) -> None:
-    response = attached.chat(canned_fault=Fault.ERROR_500)
+    response = attached.chat(mock_fault=Fault.ERROR_500)
     assert response.status_code == 502
     assert LEAKED_PATH not in response.text
 
 
 def test_an_error_event_in_the_stream_is_told_without_the_engines_words(attached: Attached) -> None:
-    response = attached.chat(stream=True, canned_fault=Fault.ERROR_MID_STREAM)
+    response = attached.chat(stream=True, mock_fault=Fault.ERROR_MID_STREAM)
     events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     assert json.loads(events[-1])["error"]["code"] == "engine_failed"
     assert LEAKED_PATH not in response.text
@@ -98,7 +98,7 @@ def test_an_error_event_in_the_stream_is_told_without_the_engines_words(attached
 
 def test_a_broken_off_stream_is_booked_with_what_was_generated(attached: Attached) -> None:
     before = {row["adapter"]: row for row in ledger(attached)}.get("base", {"completion_tokens": 0})
-    attached.chat(stream=True, max_tokens=8, canned_fault=Fault.DROP_MID_STREAM)
+    attached.chat(stream=True, max_tokens=8, mock_fault=Fault.DROP_MID_STREAM)
     assert eventually(lambda: ledger(attached)[0]["completion_tokens"] == before["completion_tokens"] + 4)
 
 
@@ -107,7 +107,7 @@ def test_a_broken_off_stream_is_booked_with_what_was_generated(attached: Attache
 def test_a_client_that_goes_away_stops_the_engine(attached: Attached, stream: bool, fault: Fault) -> None:
     aborted = attached.engine.aborted
     mark = f"{fault}-{stream}"
-    body = {"model": "base", "messages": [{"role": "user", "content": mark}], "stream": stream, "canned_fault": fault}
+    body = {"model": "base", "messages": [{"role": "user", "content": mark}], "stream": stream, "mock_fault": fault}
     content = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
     host, port = attached.url.removeprefix("http://").split(":")
@@ -276,7 +276,7 @@ def test_metrics_count_requests_by_model_and_never_by_what_clients_invent(attach
 
 
 def test_the_key_appears_in_no_answer_and_no_file(attached: Attached) -> None:
-    attached.chat(canned_fault=Fault.ERROR_500)
+    attached.chat(mock_fault=Fault.ERROR_500)
     for path in ("/metrics", "/admin/v1/usage", "/admin/v1/audit", "/admin/v1/engines"):
         assert KEY not in attached.http.get(path).text
     for file in attached.data_dir.rglob("*"):

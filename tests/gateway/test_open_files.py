@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 from tests.conftest import TURNTABLE
 from tests.gateway.conftest import wait_until_ready
 

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.quality.service import QualityMonitoring
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.conftest import TURNTABLE
 from tests.databases import Postgres
 from tests.gateway.auth.conftest import PEPPER

@@ -16,8 +16,8 @@ from gateway import wiring
 from gateway.database import open_database
 from gateway.quota import budget_leases, budgets, lease_renewal
 from gateway.threads import FILES, REPORTS, WorkerPool
+from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.quota.conftest import new_key, priced_gateway
 from tests.gateway.releases.conftest import eventually
 

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 

@@ -13,10 +13,9 @@ from loadtest.capacity import ProbeOutcome, SloLimits, find_capacity
 from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals
 from loadtest.mock_engine import MockSettings, serving
-from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
-from loadtest.run import LoadRun, run_load
+from loadtest.run import LoadRun, Provenance, run_load
 from loadtest.schedule import Plan
 from loadtest.settings import RunSettings
 from loadtest.study import sweep
@@ -50,10 +49,10 @@ class Queue:
 
     async def measure(self, settings: RunSettings, label: str) -> Report:
         self.loads[settings.rate_per_s or 0.0] += 1
-        tallies = LiveTotals.empty(settings.slo)
+        totals = LiveTotals.empty(settings.slo)
         for record in self.records(settings):
-            tallies.add(record)
-        run = LoadRun(tallies, ClientLoad(1, 0.1, 0.1, None), False, Provenance.of_records(("base",)))
+            totals.add(record)
+        run = LoadRun(totals, ClientLoad(1, 0.1, 0.1, None), False, Provenance.of_records(("base",)))
         return Report.of(settings, run)
 
 

@@ -148,9 +148,9 @@ def test_reports_replace_earlier_ones_and_go_into_pipes(tmp_path: Path) -> None:
 )
 def test_the_key_goes_to_the_same_origin_alone(url: str, admin_url: str, is_same: bool, tmp_path: Path) -> None:
     options = LoadOptions(url=url, admin_url=admin_url, key="tt-first", promote="a=1", data_dir=tmp_path)
-    swaps = options.settings().swaps
-    assert swaps is not None
-    assert swaps.admin_key == ("tt-first" if is_same else None)
+    promotions = options.settings().promotions
+    assert promotions is not None
+    assert promotions.admin_key == ("tt-first" if is_same else None)
 
 
 def test_ctrl_c_gives_a_report_on_what_was_answered_marked_partial(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What one request leaves on its record, against the canned engine and against event streams written by hand."""
+"""What one request leaves on its record, against the mock engine and against event streams written by hand."""
 
 import time
 from collections.abc import AsyncIterator
@@ -20,12 +20,12 @@ async def asked(url: str, model: str = "base", timeout_s: float = 20.0) -> Reque
     return record
 
 
-def canned(fault: Fault | None = None) -> MockSettings:
+def mock_settings(fault: Fault | None = None) -> MockSettings:
     return MockSettings(ttft_ms=5, itl_ms=2, tokens=6, fault=fault)
 
 
 async def test_an_answer_leaves_its_times_tokens_and_finish_reason() -> None:
-    with serving(canned()) as server:
+    with serving(mock_settings()) as server:
         record = await asked(server.url)
     assert (record.status, record.error, record.finish_reason) == (200, None, "stop")
     assert len(record.chunk_s) == record.completion_tokens == 6
@@ -35,7 +35,7 @@ async def test_an_answer_leaves_its_times_tokens_and_finish_reason() -> None:
 
 
 async def test_only_streaming_with_usage_is_asked_for() -> None:
-    with serving(canned()) as server:
+    with serving(mock_settings()) as server:
         await asked(server.url)
         (body,) = server.engine.received
     assert body["stream"] is True
@@ -53,7 +53,7 @@ async def test_only_streaming_with_usage_is_asked_for() -> None:
     ],
 )
 async def test_a_failure_is_recorded_by_kind_with_the_chunks_before_it(fault: Fault, kind: str, chunks: int) -> None:
-    with serving(canned(fault)) as server:
+    with serving(mock_settings(fault)) as server:
         record = await asked(server.url)
     assert (record.error, len(record.chunk_s)) == (kind, chunks)
     assert record.message
@@ -62,20 +62,20 @@ async def test_a_failure_is_recorded_by_kind_with_the_chunks_before_it(fault: Fa
 
 @pytest.mark.parametrize("fault", [Fault.HANG, Fault.HANG_MID_STREAM])
 async def test_silence_is_a_timeout(fault: Fault) -> None:
-    with serving(canned(fault)) as server:
+    with serving(mock_settings(fault)) as server:
         record = await asked(server.url, timeout_s=0.2)
     assert record.error == "timeout"
 
 
 async def test_an_unknown_model_keeps_the_servers_own_message() -> None:
-    with serving(canned()) as server:
+    with serving(mock_settings()) as server:
         record = await asked(server.url, model="nope")
     assert record.error == "http_404"
     assert record.message == "The model `nope` does not exist. Valid aliases: base."
 
 
 async def test_a_wrong_usage_is_recorded_as_claimed() -> None:
-    with serving(canned(Fault.WRONG_USAGE)) as server:
+    with serving(mock_settings(Fault.WRONG_USAGE)) as server:
         record = await asked(server.url)
     assert (len(record.chunk_s), record.completion_tokens) == (6, 7)
 

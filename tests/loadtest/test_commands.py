@@ -124,7 +124,7 @@ def test_the_report_can_be_made_again_from_the_records_with_another_slo(tmp_path
     assert json.loads(files[0].read_text())["total"]["succeeded"] == 5
     assert "<svg" in files[2].read_text()
     assert "http://unknown" not in files[2].read_text()
-    assert "Limit in ms" in loadtest("report", "--help").stdout
+    assert "SLO in ms" in loadtest("report", "--help").stdout
     records.write_text(records.read_text() + "{}\n")
     broken = loadtest("report", records)
     assert (broken.exit_code, broken.stderr) == (2, f"error: {records}:6: is no record of a request.\n")

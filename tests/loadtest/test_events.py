@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadtest.http1 import FailureError
 from loadtest.records import RequestRecord
-from loadtest.sse import EventReader, FailureError, text_chunks
+from loadtest.sse import EventReader, text_chunks
 
 
 def event(delta: dict[str, object], **more: object) -> bytes:

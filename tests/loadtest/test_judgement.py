@@ -4,11 +4,10 @@ import pytest
 
 from loadtest.client_saturation import ClientLoad, client_bound
 from loadtest.comparison import compare
-from loadtest.confidence import MeanEstimate, difference, t_quantile
 from loadtest.metrics import Slo, jain, summarise
 from loadtest.records import RequestRecord
 from loadtest.report import Cost
-from loadtest.samples import Distribution
+from loadtest.statistics import Distribution, MeanEstimate, difference, t_quantile
 
 
 def distribution(p50_ms: float = 1, p90_ms: float = 1, p99_ms: float = 1, count: int = 1000) -> Distribution:

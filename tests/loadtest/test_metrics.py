@@ -4,7 +4,7 @@ import pytest
 
 from loadtest.metrics import duration_s, e2e_ms, itl_ms, output_tokens, summarise, tpot_ms, ttft_ms
 from loadtest.records import INTERRUPTED, RequestRecord
-from loadtest.samples import Distribution
+from loadtest.statistics import Distribution
 
 
 def answered(intended_s: float = 1.0, sent_s: float = 1.5, tokens: int | None = 5) -> RequestRecord:

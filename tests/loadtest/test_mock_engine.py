@@ -1,4 +1,4 @@
-"""The canned engine against what a real vLLM 0.32.0 answered (vllm_0_32_0.json), and its slots and faults."""
+"""The mock engine against what a real vLLM 0.32.0 answered (vllm_0_32_0.json), and its slots and faults."""
 
 import asyncio
 import json
@@ -94,12 +94,12 @@ def test_answers_end_where_the_request_says(asked: dict[str, Any], tokens: int, 
 
 def test_a_fault_can_be_asked_for_by_one_request() -> None:
     with serving() as server, httpx.Client(base_url=server.url) as client:
-        body = {"messages": MESSAGES, "canned_fault": "error_500"}
+        body = {"messages": MESSAGES, "mock_fault": "error_500"}
         broken = client.post("/v1/chat/completions", json=body)
         assert broken.status_code == 500
         assert "/srv/models/" in broken.json()["error"]["message"]
         assert client.post("/v1/chat/completions", json={"messages": MESSAGES}).status_code == 200
-        unknown = client.post("/v1/chat/completions", json=body | {"canned_fault": "flood"})
+        unknown = client.post("/v1/chat/completions", json=body | {"mock_fault": "flood"})
         assert unknown.status_code == 400
         assert all(fault in unknown.json()["error"]["message"] for fault in Fault)
 
@@ -107,7 +107,7 @@ def test_a_fault_can_be_asked_for_by_one_request() -> None:
 @pytest.mark.parametrize("fault", [Fault.HANG, Fault.HANG_MID_STREAM])
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_is_counted_as_aborted(fault: Fault, stream: bool) -> None:
-    body = {"messages": MESSAGES, "stream": stream, "canned_fault": fault}
+    body = {"messages": MESSAGES, "stream": stream, "mock_fault": fault}
     settings = MockSettings(ttft_ms=0 if stream else 60_000, itl_ms=1)
     with serving(settings) as server, pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=0.2)
@@ -116,7 +116,7 @@ def test_a_client_that_leaves_is_counted_as_aborted(fault: Fault, stream: bool) 
 
 @pytest.mark.parametrize("fault", [Fault.DROP, Fault.DROP_MID_STREAM])
 def test_a_dropped_connection_is_seen_by_the_client(fault: Fault) -> None:
-    body = {"messages": MESSAGES, "stream": True, "canned_fault": fault}
+    body = {"messages": MESSAGES, "stream": True, "mock_fault": fault}
     with serving() as server:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.post(f"{server.url}/v1/chat/completions", json=body)
@@ -171,7 +171,7 @@ def test_unloading_forgets_the_name_but_not_the_slot(tmp_path: Path) -> None:
         client.post("/v1/load_lora_adapter", json=load)
         client.post("/v1/unload_lora_adapter", json={"lora_name": "a"})
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["base"]
-        assert client.get("/canned/stats").json()["resident"] == ["a"]
+        assert client.get("/mock/stats").json()["resident"] == ["a"]
 
 
 def test_with_a_key_only_v1_is_guarded() -> None:

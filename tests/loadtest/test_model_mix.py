@@ -6,13 +6,13 @@ from itertools import islice
 import pytest
 
 from loadtest.errors import InvalidWorkloadError
-from loadtest.model_mix import popularity
+from loadtest.model_mix import model_sequence
 
 MODELS = [f"m{number}" for number in range(50)]
 
 
 def shares(text: str, models: list[str], requests: int = 50_000) -> list[float]:
-    counted = Counter(islice(popularity(text, models, 1), requests))
+    counted = Counter(islice(model_sequence(text, models, 1), requests))
     return [counted[model] / requests for model in models]
 
 
@@ -30,13 +30,13 @@ def test_zipf_is_a_power_law_and_geometric_is_not() -> None:
 
 
 def test_drift_moves_the_favourite_on() -> None:
-    drawn = list(islice(popularity("drift:2.0:1000", MODELS[:3], 1), 3000))
+    drawn = list(islice(model_sequence("drift:2.0:1000", MODELS[:3], 1), 3000))
     favourites = [Counter(drawn[start : start + 1000]).most_common(1)[0][0] for start in (0, 1000, 2000)]
     assert favourites == MODELS[:3]
 
 
 def test_with_churn_models_come_and_go() -> None:
-    drawn = list(islice(popularity("churn:0:500:2", MODELS[:4], 1), 2000))
+    drawn = list(islice(model_sequence("churn:0:500:2", MODELS[:4], 1), 2000))
     present = [set(drawn[start : start + 500]) for start in range(0, 2000, 500)]
     assert present == [{"m0", "m1"}, {"m1", "m2"}, {"m2", "m3"}, {"m3", "m0"}]
 
@@ -48,4 +48,4 @@ def test_with_churn_models_come_and_go() -> None:
 )  # fmt: skip
 def test_a_popularity_of_no_sense_is_refused_with_its_forms(text: str) -> None:
     with pytest.raises(InvalidWorkloadError, match=r"--popularity must be uniform, .* for 3 models, not"):
-        popularity(text, MODELS[:3], 1)
+        model_sequence(text, MODELS[:3], 1)

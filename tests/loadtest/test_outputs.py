@@ -10,18 +10,15 @@ from importlib import metadata
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
-from loadtest.chart import Series, in_digits, line_chart, nice_top
 from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals, Snapshot
 from loadtest.metrics import Slo
 from loadtest.outputs import csv_text
 from loadtest.page import charts_over_load, frontier, html_page
-from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
-from loadtest.run import LoadRun
+from loadtest.run import LoadRun, Provenance
 from loadtest.settings import PromotionPlan, RunSettings
 from loadtest.study import Level, Study
 from loadtest.terminal import print_report, print_study, snapshot_table
@@ -31,14 +28,14 @@ SETTINGS = RunSettings("http://127.0.0.1:1", ("base", NASTY), usd_per_hour=2.0, 
 
 
 def report(ttft_ms: float = 20, cpu_share: float = 0.1, settings: RunSettings = SETTINGS) -> Report:
-    tallies = LiveTotals.empty(settings.slo, settings.models)
+    totals = LiveTotals.empty(settings.slo, settings.models)
     for index in range(10):
         first_s = index + ttft_ms / 1000
         record = RequestRecord(index, settings.models[index % 2], index, index, first_s + 0.1, 200, [first_s])
         record.cold = index < 2
-        tallies.add(record)
+        totals.add(record)
     provenance = Provenance.now(settings.url, settings.models, "0.32.0")
-    return Report.of(settings, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), False, provenance))
+    return Report.of(settings, LoadRun(totals, ClientLoad(1, 0.1, cpu_share, None), False, provenance))
 
 
 def study() -> Study:
@@ -70,9 +67,9 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(document: dict[s
 
 def test_the_page_of_a_sweep_has_latency_throughput_and_cost_over_load() -> None:
     page = html_page(study().as_json())
-    titles = [svg.attrib["aria-label"] for svg in svgs(page)]
-    assert titles == ["TTFT", "E2E", "Throughput", "Cost against latency"]
-    assert len(charts_over_load(study().as_json()["levels"], {})) == 5
+    titles = [svg.findtext("title") for svg in svgs(page)]
+    assert titles == ["TTFT over load", "E2E over load", "Throughput over load", "Cost against latency"]
+    assert len(charts_over_load(study().as_json()["levels"], {})) == 4, "no ITL was measured"
     assert "Done." in page
 
 
@@ -80,7 +77,7 @@ def test_the_page_of_a_run_has_a_row_per_model_and_says_when_it_is_invalid() -> 
     page = html_page(report(cpu_share=0.99).as_json())
     assert "INVALID: client-bound" in page
     assert page.count("&lt;script&gt;alert") >= 2
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr.*?</tr>", page)]
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr.*?</tr>", page)]
     assert [row[:2] for row in rows if row and row[0].startswith(("base", "all", "of"))] == [
         ["base", "5"],
         ["all models", "10"],
@@ -96,20 +93,6 @@ def test_the_frontier_is_cost_against_latency_with_its_levels_named() -> None:
     assert answered.points == good.points
 
 
-@pytest.mark.parametrize(("most", "top"), [(0, 1), (0.3, 0.5), (1, 1), (2.2, 2.5), (80, 100), (1e6, 1e6)])
-def test_axes_end_at_round_numbers(most: float, top: float) -> None:
-    assert nice_top(most) == pytest.approx(top)
-
-
-def test_points_lie_where_their_values_say() -> None:
-    (svg,) = svgs(line_chart("t", "x", "y", [Series("s", [(0, 0), (5, 10), (10, 0)])]))
-    (line,) = svg.iter("polyline")
-    (left, low), (middle, high), (right, end) = (point.split(",") for point in line.attrib["points"].split())
-    assert float(middle) == pytest.approx((float(left) + float(right)) / 2, abs=0.1)
-    assert float(high) < float(low) == float(end)
-    assert line_chart("t", "x", "y", [Series("s", [])]) == ""
-
-
 def test_csv_has_a_line_per_level_and_model() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(study().as_json()))))
     assert len(rows) == 3 * 3
@@ -121,7 +104,7 @@ def test_csv_has_a_line_per_level_and_model() -> None:
 
 def test_the_live_view_shows_the_state_of_all_processes_together() -> None:
     snapshot = Snapshot.sum_of([Snapshot(2.0, 10, 6, 1, (5.0,)), Snapshot(1.9, 10, 8, 0, (15.0,))])
-    (row,) = zip(*(column.cells for column in snapshot_table("run", snapshot).columns), strict=True)
+    (row,) = snapshot_table("run", snapshot).rows
     assert row == ("2", "20", "14", "1", "5", "7.0", "10.0", "14.9")
 
 
@@ -134,21 +117,21 @@ def test_a_report_says_what_was_asked_but_no_key() -> None:
 
 def test_levels_under_one_load_are_bars_under_their_names() -> None:
     mixes = Study("run", [Level(name, 8.0, [report()]) for name in ("base", "a")], "").as_json()
-    (svg, *_) = svgs(charts_over_load(mixes["levels"], mixes)[0])
+    (svg, *_) = svgs(charts_over_load(mixes["levels"], mixes)[0].__html__())
     assert list(svg.iter("polyline")) == []
     texts = ["".join(text.itertext()) for text in svg.iter("text")]
-    assert [text for text in texts if "base" in text or text == "aa"] == ["basebase", "aa"]
+    assert [text for text in texts if text in ("base", "a")] == ["base", "a"]
 
 
 def test_the_page_says_in_plain_words_what_was_asked() -> None:
     settings = replace(
-        SETTINGS, slo=Slo(ttft_ms=200, e2e_ms=1500), swaps=PromotionPlan("base", (2, 3), 5.0, "http://x")
+        SETTINGS, slo=Slo(ttft_ms=200, e2e_ms=1500), promotions=PromotionPlan("base", (2, 3), 5.0, "http://x")
     )
     page = html_page(report(settings=settings).as_json())
     words = re.sub(r"<[^>]+>", " ", page)
     for nonsense in ("{'", "('", "None", "e+0", "poisson", "Poisson", "ttft_ms"):
         assert nonsense not in words
-    assert "closed loop: 8 users, each of whom waits for the answer" in words
+    assert "closed loop: 8 concurrent users; each waits for its answer" in words
     assert "TTFT up to 200 ms, E2E up to 1500 ms" in words
     assert "base: v2, v3 in turn, every 5 s" in words
     open_loop = html_page(report(settings=replace(SETTINGS, rate_per_s=4.0)).as_json())
@@ -159,17 +142,9 @@ def test_the_limit_of_a_good_request_is_drawn() -> None:
     page = html_page(report(settings=replace(SETTINGS, slo=Slo(ttft_ms=200))).as_json())
     for svg in svgs(page):
         (line,) = [line for line in svg.iter("line") if line.attrib["class"] == "limit"]
-        assert "limit: 200 ms" in "".join(svg.itertext())
+        assert "SLO limit: 200 ms" in "".join(svg.itertext())
         assert line.attrib["x1"] == line.attrib["x2"]
     assert 'class="limit"' not in "".join(re.findall("<svg.*?</svg>", html_page(report().as_json())))
-
-
-@pytest.mark.parametrize(
-    ("value", "digits"),
-    [(0, "0"), (10_000, "10,000"), (1234.5, "1,234"), (0.00001234, "0.0000123"), (12.5, "12.5"), (0.05, "0.05")],
-)
-def test_numbers_have_no_exponents(value: float, digits: str) -> None:
-    assert in_digits(value) == digits
 
 
 def test_a_report_says_when_where_and_of_what_it_was_made() -> None:
@@ -186,16 +161,16 @@ def test_a_report_says_when_where_and_of_what_it_was_made() -> None:
         assert f"of {SETTINGS.url} (0.32.0)" in page
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_tables_at_80_columns_cut_nothing(is_terminal: bool) -> None:
+@pytest.mark.parametrize("width", ["60", "80", "120", ""])
+def test_tables_cut_nothing_at_any_width(
+    width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = "a-very-long-adapter-name-of-which-nothing-may-be-lost@v12"
-    settings = replace(SETTINGS, models=("base", name))
-    one = report(settings=settings)
-    console = Console(file=io.StringIO(), width=80, force_terminal=is_terminal, color_system=None)
-    print_report(one, console)
-    print_study(Study("run", [Level(name, 8.0, [one]), Level("123456.75 req/s", 9.0, [one])], "Done."), console)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+    monkeypatch.setenv("COLUMNS", width)
+    one = report(settings=replace(SETTINGS, models=("base", name)))
+    print_report(one)
+    print_study(Study("run", [Level(name, 8.0, [one]), Level("123456.75 req/s", 9.0, [one])], "Done."))
+    text = capsys.readouterr().out
     assert "…" not in text
     assert name in re.sub(r"[^a-z0-9@-]", "", text)
     assert "123456.75 req/s" in text

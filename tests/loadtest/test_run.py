@@ -1,4 +1,4 @@
-"""Whole load tests against the canned engine."""
+"""Whole load tests against the mock engine."""
 
 import asyncio
 from collections import Counter
@@ -28,8 +28,8 @@ async def report_on(settings: RunSettings) -> Report:
 
 
 async def test_the_metrics_contain_the_configured_times() -> None:
-    canned = MockSettings(ttft_ms=40, itl_ms=10, tokens=6)
-    with serving(canned) as server:
+    pace = MockSettings(ttft_ms=40, itl_ms=10, tokens=6)
+    with serving(pace) as server:
         total = (await report_on(RunSettings(server.url, ("base",), requests=12, concurrency=4))).total
     assert total.succeeded == 12
     assert total.ttft is not None
@@ -233,24 +233,31 @@ async def test_versions_are_promoted_in_turn_until_the_load_ends() -> None:
     seen: list[dict[str, object]] = []
     async with promoting(seen) as admin_url:
         ticks = Ticks(stop=6)
-        swaps = Promoter(PromotionPlan.parse("support=2,v3", 0.01, admin_url, "tt-admin"), ticks)
-        async with swaps.running():
+        promotions = Promoter(PromotionPlan.parse("support=2,v3", 0.01, admin_url, "tt-admin"), ticks)
+        async with promotions.running():
             await ticks.stopped.wait()
         promoted = len(seen)
     assert [asked["version"] for asked in seen[:3]] == ["v2", "v3", "v2"]
     assert {(asked["name"], asked["key"]) for asked in seen} == {("support", "Bearer tt-admin")}
-    assert [(swap.status, swap.error) for swap in swaps.done[:2]] == [(200, None), (409, "Version 3 is quarantined.")]
-    assert [(swap.at_s, swap.took_s) for swap in swaps.done[:3]] == [(0.0, 1.0), (2.0, 1.0), (4.0, 1.0)]
+    assert [(promotion.status, promotion.error) for promotion in promotions.done[:2]] == [
+        (200, None),
+        (409, "Version 3 is quarantined."),
+    ]
+    assert [(promotion.at_s, promotion.took_s) for promotion in promotions.done[:3]] == [
+        (0.0, 1.0),
+        (2.0, 1.0),
+        (4.0, 1.0),
+    ]
     assert len(seen) == promoted
 
 
 async def test_a_gateway_that_cannot_be_reached_is_an_error_of_the_promotion(unused_tcp_port: int) -> None:
     ticks = Ticks(stop=2)
-    swaps = Promoter(PromotionPlan.parse("a=1", 0.01, f"http://127.0.0.1:{unused_tcp_port}", None), ticks)
-    async with swaps.running():
+    promotions = Promoter(PromotionPlan.parse("a=1", 0.01, f"http://127.0.0.1:{unused_tcp_port}", None), ticks)
+    async with promotions.running():
         await ticks.stopped.wait()
-    assert swaps.done[0].status is None
-    assert swaps.done[0].error
+    assert promotions.done[0].status is None
+    assert promotions.done[0].error
 
 
 @pytest.mark.parametrize(
@@ -258,18 +265,18 @@ async def test_a_gateway_that_cannot_be_reached_is_an_error_of_the_promotion(unu
     [(1.0, 4.9, False), (4.0, 5.5, True), (5.5, 9.0, True), (6.9, 8.0, True), (7.1, 8.0, False)],
 )
 def test_requests_during_or_shortly_after_a_promotion_are_near_it(sent_s: float, end_s: float, near: bool) -> None:
-    swaps = Promoter(None, Ticks(), [PromotionResult(2, at_s=5.0, took_s=1.0)])
-    assert swaps.near(RequestRecord(0, "a", sent_s, sent_s, end_s)) is near
+    promotions = Promoter(None, Ticks(), [PromotionResult(2, at_s=5.0, took_s=1.0)])
+    assert promotions.near(RequestRecord(0, "a", sent_s, sent_s, end_s)) is near
 
 
 async def test_a_report_has_the_promotions_of_its_test_and_no_key() -> None:
     seen: list[dict[str, object]] = []
     with serving(MockSettings(ttft_ms=5)) as server:
         async with promoting(seen) as admin_url:
-            swaps = PromotionPlan.parse("support=2", 0.1, admin_url, "tt-admin")
-            report = await report_on(RunSettings(server.url, ("base",), duration_s=0.5, swaps=swaps))
-    assert report.swaps
-    assert report.near_swap is not None
+            promotions = PromotionPlan.parse("support=2", 0.1, admin_url, "tt-admin")
+            report = await report_on(RunSettings(server.url, ("base",), duration_s=0.5, promotions=promotions))
+    assert report.promotions
+    assert report.near_promotion is not None
     assert "tt-admin" not in str(report.as_json())
 
 

@@ -8,10 +8,9 @@ import pytest
 from loadtest.capacity import Bracket, ProbeOutcome, SloLimits, bracket_capacity, find_capacity
 from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals
-from loadtest.provenance import Provenance
 from loadtest.records import RequestRecord
 from loadtest.report import Report
-from loadtest.run import LoadRun
+from loadtest.run import LoadRun, Provenance
 from loadtest.settings import RunSettings
 from loadtest.study import Study, compare_mixes, geometric, sweep
 
@@ -39,17 +38,17 @@ class Arithmetic:
         self.asked.append((label, rate, settings.run))
         answered = min(rate, self.most_per_s) / len(settings.models)
         ttft_s = rate / 1000
-        tallies = LiveTotals.empty(settings.slo)
+        totals = LiveTotals.empty(settings.slo)
         for index in range(20 + int(5 * answered)):
             at_s = index / answered
             record = RequestRecord(index, "base", at_s, at_s, at_s + ttft_s, 200, [at_s + ttft_s])
             record.lag_s = self.client_lag_ms / 1000
-            tallies.add(record)
+            totals.add(record)
             if rate >= self.deadly_per_s:
-                tallies.add(RequestRecord(index, "base", at_s, at_s, at_s, 503, error="http_503"))
+                totals.add(RequestRecord(index, "base", at_s, at_s, at_s, 503, error="http_503"))
         cpu_share = 0.99 if rate > self.client_most_per_s else 0.1
         return Report.of(
-            settings, LoadRun(tallies, ClientLoad(1, 0.1, cpu_share, None), False, Provenance.of_records(()))
+            settings, LoadRun(totals, ClientLoad(1, 0.1, cpu_share, None), False, Provenance.of_records(()))
         )
 
 

@@ -1,4 +1,4 @@
-"""What attackers have at hand: raw bytes on a connection, any key, and a gateway with a canned engine behind it."""
+"""What attackers have at hand: raw bytes on a connection, any key, and a gateway with a mock engine behind it."""
 
 import socket
 from dataclasses import dataclass

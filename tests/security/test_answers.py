@@ -11,7 +11,7 @@ import pytest
 
 from gateway.log_lines import OneLineFormatter
 from gateway.settings import Settings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 from tests.conftest import ROOT
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
@@ -19,7 +19,7 @@ from tests.security.conftest import Answer, bearer, request, send
 
 TELLING = ("Traceback", 'File "', "site-packages", "sqlite3", "sqlalchemy", "psycopg", "python3.", ".py", "0x7f")
 CHAT = b"/v1/chat/completions"
-FAULTY = b'{"model":"base","messages":[{}],"canned_fault":"%b"}'
+FAULTY = b'{"model":"base","messages":[{}],"mock_fault":"%b"}'
 
 
 def secured(answer: Answer | httpx.Response) -> dict[str, str | None]:
@@ -191,7 +191,7 @@ def test_what_fails_inside_is_logged_in_lines_of_our_own(attached: Attached, cap
     caplog.handler.setFormatter(OneLineFormatter())
     for path in ("/nowhere\x1b[2J", "/v1/models/x\ny", "/admin/v1/adapters/x\ry"):
         attached.http.get(path.replace("\n", "%0a").replace("\r", "%0d").replace("\x1b", "%1b"))
-    attached.chat(model="x\x1b[2J\ny", canned_fault="error_500")
-    attached.chat(canned_fault="drop", user="\x1b]0;owned\x07")
+    attached.chat(model="x\x1b[2J\ny", mock_fault="error_500")
+    attached.chat(mock_fault="drop", user="\x1b]0;owned\x07")
     assert eventually(lambda: attached.http.get("/ready").status_code == 200)
     assert all(line.isprintable() for line in caplog.text.split("\n"))

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.inference.formats import APIS
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import serving
 from tests import canaries
 from tests.canaries import MARK, PROMPT
 from tests.e2e.test_serving import eventually
@@ -70,7 +70,7 @@ def infer(http: httpx.Client) -> Iterator[httpx.Response]:
         yield http.post(path, content=f'{{"model": "base", {PROMPT}')
     for fault in FAULTS:
         for stream in (False, True):
-            body = {"model": "base", "stream": stream, "canned_fault": fault} | BODIES["messages"]
+            body = {"model": "base", "stream": stream, "mock_fault": fault} | BODIES["messages"]
             yield http.post("/v1/chat/completions", json=body)
 
 

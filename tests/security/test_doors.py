@@ -16,13 +16,13 @@ import pytest
 from adapters.admin_client import AdminClient
 from gateway.app import Turntable
 from gateway.cli.listening import Listeners, open_listeners, server
-from gateway.cli.serve_checks import ServeError, plan_for
+from gateway.cli.startup import ServeError, plan_for
 from gateway.inference.formats import APIS
 from gateway.server.middleware import is_public
 from gateway.settings import Settings
 from gateway.wiring import Setup
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY
 from tests.security.certificates import Authority, Pem

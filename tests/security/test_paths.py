@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway
 from tests.security.conftest import bearer, request, send
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.databases import Postgres
 from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready

@@ -13,7 +13,7 @@ import torch
 _AS_EXACT = 2.0
 
 
-def learnt_logprobs(model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+def loss_token_logprobs(model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """The log-probability of each learnt token of parity rows, each row alone, by the library's own forward pass."""
     told = []
     with torch.no_grad():

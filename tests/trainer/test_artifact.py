@@ -10,7 +10,7 @@ import torch
 from adapters import BaseModel
 from trainer.errors import RunError
 from trainer.training.artifacts import RunRecord, write_adapter
-from trainer.training.fit import Trained
+from trainer.training.loop import TrainedWeights
 from trainer.training.metrics_log import StepMetrics
 from trainer.training.recipe import Recipe
 from trainer.training.run_directory import default_directory, files_in_runs, interrupted_run, staged
@@ -23,7 +23,7 @@ FACTS = {
     "method": "lora",
     "base_model": "embedded",
     "base_weights_sha256": "3" * 64,
-    "on_served_base": {"valid_loss_before": 2.0, "valid_loss": 1.0, "effect": 0.5, "nf4_drift": None},
+    "on_bf16_base": {"eval_loss_before": 2.0, "eval_loss": 1.0, "mean_logprob_change": 0.5, "quantization_error": None},
     "base_config_sha256": "1" * 64,
     "chat_template_sha256": "2" * 64,
     "recipe": RECIPE.model_dump(mode="json"),
@@ -35,10 +35,10 @@ FACTS = {
     "steps": 1,
     "best_epoch": 1.0,
     "train_loss": 1.0,
-    "valid_loss_before": 2.0,
-    "valid_loss": 1.0,
-    "trained_tokens_per_epoch": 5,
-    "trained_tokens": 5,
+    "eval_loss_before": 2.0,
+    "eval_loss": 1.0,
+    "loss_tokens_per_epoch": 5,
+    "loss_tokens": 5,
     "device": "cpu",
     "finished_at": "2026-01-01T00:00:00+00:00",
     "wall_s": 1.0,
@@ -50,7 +50,7 @@ def base(base_model: Path) -> BaseModel:
     return replace(BaseModel.read(base_model), config_sha256="1" * 64)
 
 
-def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensors: None) -> Trained:
+def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensors: None) -> TrainedWeights:
     """Random weights for every query projection of the base, changed as asked."""
     tensors: Tensors = {}
     for module, (out_features, in_features) in base.modules.items():
@@ -58,7 +58,7 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
             tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(8, in_features, dtype=torch.bfloat16)
             tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(out_features, 8, dtype=torch.bfloat16)
     change(tensors)
-    return Trained(
+    return TrainedWeights(
         tensors=tensors,
         target_modules=("q_proj",),
         steps=1,
@@ -66,20 +66,20 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
         input_tokens=10,
         steps_s=1.0,
         train_loss=1.0,
-        valid_loss_before=2.0,
-        valid_loss=1.0,
+        eval_loss_before=2.0,
+        eval_loss=1.0,
         best_epoch=1,
         trainable_parameters=10,
         max_tokens_per_batch=100,
         device="cpu",
         threads=1,
-        processes=1,
-        base_parts=1,
+        world_size=1,
+        base_shards=1,
         arithmetic="0" * 12,
     )
 
 
-def write(final: Path, base: BaseModel, outcome: Trained) -> None:
+def write(final: Path, base: BaseModel, outcome: TrainedWeights) -> None:
     hashes = {"base_weights_sha256": base.weights_sha256, "chat_template_sha256": base.chat_template_sha256}
     facts = FACTS | hashes
     with staged(final) as staging:
@@ -124,7 +124,7 @@ def test_a_sound_adapter_is_written_with_the_fields_the_engine_serves(tmp_path: 
     [
         (fill("lora_A", float("nan")), "the loss diverged: base_model"),
         (fill("lora_B", float("inf")), "the loss diverged: base_model"),
-        (fill("lora_B", 0.0), "is all zero: nothing was learnt there"),
+        (fill("lora_B", 0.0), "is all zero: it was not trained"),
         (drop("lora_B"), "the trained adapter is not fit to serve: adapter_model.safetensors"),
         (widen, "the trained adapter is not fit to serve: adapter_model.safetensors"),
     ],

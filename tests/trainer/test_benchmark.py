@@ -1,6 +1,6 @@
 """What `make bench-trainer` trains on when nobody names data."""
 
-from trainer.benchmark.rows import mixed_rows
+from trainer.benchmark.__main__ import mixed_rows
 
 
 def test_the_benchmarks_own_rows_are_many_short_and_a_few_long_ones_and_always_the_same() -> None:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from adapters import BaseModel, preflight
 from tests.trainer.conftest import chat
-from tests.trainer.precision import assert_as_exact, learnt_logprobs
+from tests.trainer.precision import assert_as_exact, loss_token_logprobs
 from trainer.errors import DataError, RecipeError, RunError
-from trainer.lineage import resolve_row, sightings
+from trainer.training.lineage import find_row_uses, resolve_row
 from trainer.training.merge import merge
 from trainer.training.recipe import Recipe
 from trainer.training.run import Run, train
@@ -57,11 +57,11 @@ def lora(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Run:
 @pytest.mark.numeric
 def test_qlora_learns_over_nf4_and_is_measured_on_the_served_base(tmp_path: Path, base_model: Path) -> None:
     facts = run(tmp_path, base_model, "qlora").facts
-    served = facts["on_served_base"]
-    assert facts["valid_loss"] < facts["valid_loss_before"]
-    assert served["valid_loss"] < served["valid_loss_before"]
-    assert served["valid_loss_before"] != facts["valid_loss_before"], "NF4 is another base than the served one"
-    assert served["nf4_drift"] > 0.001
+    served = facts["on_bf16_base"]
+    assert facts["eval_loss"] < facts["eval_loss_before"]
+    assert served["eval_loss"] < served["eval_loss_before"]
+    assert served["eval_loss_before"] != facts["eval_loss_before"], "NF4 is another base than the served one"
+    assert served["quantization_error"] > 0.001
 
 
 @pytest.mark.numeric
@@ -69,12 +69,12 @@ def test_full_fine_tuning_leaves_a_model_that_loads_as_a_base(tmp_path: Path, ba
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     made = run(tmp_path, base_model, "full")
-    assert made.facts["valid_loss"] < made.facts["valid_loss_before"]
+    assert made.facts["eval_loss"] < made.facts["eval_loss_before"]
     assert BaseModel.read(made.directory).modules == BaseModel.read(base_model).modules
     model = AutoModelForCausalLM.from_pretrained(made.directory, dtype=torch.bfloat16).eval()
     assert AutoTokenizer.from_pretrained(made.directory).chat_template
     rows = json.loads((made.directory / "parity.json").read_bytes())["rows"]
-    in_bf16, exact = learnt_logprobs(model, rows), learnt_logprobs(model.float(), rows)
+    in_bf16, exact = loss_token_logprobs(model, rows), loss_token_logprobs(model.float(), rows)
     assert_as_exact([value for row in rows for value in row["base"]], in_bf16, exact)
     changed = load_file(made.directory / "model.safetensors")
     before = load_file(base_model / "model.safetensors")
@@ -86,8 +86,8 @@ def test_dpo_prefers_the_better_answer_and_keeps_to_the_base_at_first(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.training.model.PRECISION", torch.float32)
         made = run(tmp_path, base_model, "dpo")
-    assert made.facts["valid_loss_before"] == pytest.approx(0.6931, abs=1e-3), "untrained, both are equally likely"
-    assert made.facts["valid_loss"] < 0.69
+    assert made.facts["eval_loss_before"] == pytest.approx(0.6931, abs=1e-3), "untrained, both are equally likely"
+    assert made.facts["eval_loss"] < 0.69
     assert preflight(made.directory, BaseModel.read(base_model), max_rank=8).r == 8
     assert (made.facts["data"]["train"]["rows"], made.facts["data"]["valid"]["rows"]) == (12, 4)
 
@@ -95,7 +95,7 @@ def test_dpo_prefers_the_better_answer_and_keeps_to_the_base_at_first(tmp_path: 
 def test_dpo_wants_pairs_and_lora_wants_conversations(tmp_path: Path, base_model: Path) -> None:
     wanted = recipe(tmp_path, base_model, "dpo")
     (tmp_path / "train.jsonl").write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="preference pairs are wanted here"):
+    with pytest.raises(DataError, match="in a file of preference pairs"):
         train(wanted, tmp_path / "var", QUIET)
 
 
@@ -108,9 +108,9 @@ def test_the_parity_vectors_are_what_the_library_computes_on_the_served_base(lor
     tuned = PeftModel.from_pretrained(base, lora.directory, autocast_adapter_dtype=False).eval()
     rows = json.loads((lora.directory / "parity.json").read_bytes())["rows"]
     assert len(rows) == lora.facts["data"]["valid"]["rows"]
-    in_bf16, exact = learnt_logprobs(tuned, rows), learnt_logprobs(tuned.float(), rows)
+    in_bf16, exact = loss_token_logprobs(tuned, rows), loss_token_logprobs(tuned.float(), rows)
     assert_as_exact([value for row in rows for value in row["adapter"]], in_bf16, exact)
-    assert lora.facts["on_served_base"]["effect"] > 0.05
+    assert lora.facts["on_bf16_base"]["mean_logprob_change"] > 0.05
     assert [row["base"] for row in rows] != [row["adapter"] for row in rows]
 
 
@@ -129,7 +129,7 @@ def test_a_merge_that_answers_otherwise_is_not_written(
     lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.training.merge._scaling", lambda config, rank: 0.5 * config["lora_alpha"] / rank)
-    with pytest.raises(RunError, match="answers otherwise"):
+    with pytest.raises(RunError, match="answers differently"):
         merge(lora.directory, None, tmp_path / "merged", tmp_path, QUIET)
     assert not (tmp_path / "merged").exists()
 
@@ -162,18 +162,19 @@ def test_an_adapter_of_another_base_is_not_merged(lora: Run, base_model: Path, t
 def test_a_row_is_found_in_the_run_that_saw_it_and_in_no_other(lora: Run) -> None:
     data_dir = lora.directory.parent.parent
     row = resolve_row(f"{data_dir.parent / 'train.jsonl'}:3")
-    search = sightings(row, data_dir)
+    search = find_row_uses(row, data_dir)
     (seen,) = search.found
     assert (seen.run, seen.line, seen.digest) == (lora.directory.name, 3, lora.facts["digest"])
     assert seen.part in ("train", "valid")
-    assert sightings(row[:12], data_dir).found == (seen,)
-    assert sightings("0" * 64, data_dir).found == ()
+    assert find_row_uses(row[:12], data_dir).found == (seen,)
+    assert find_row_uses("0" * 64, data_dir).found == ()
     parts = [json.loads(line)["part"] for line in (lora.directory / "rows.jsonl").read_text().splitlines()]
     assert (parts.count("train"), parts.count("valid")) == (12, 4)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("hello", "hello is no row"), ("abc123", "is no row"), ("{file}:99", "has no row at line 99")]
+    ("text", "said"),
+    [("hello", "hello is not a row"), ("abc123", "is not a row"), ("{file}:99", "has no row at line 99")],
 )
 def test_what_is_no_row_is_one_sentence(lora: Run, text: str, said: str) -> None:
     file = lora.directory.parent.parent.parent / "train.jsonl"
@@ -186,11 +187,11 @@ def test_each_trial_of_a_sweep_is_the_run_its_recipe_would_be_alone(tmp_path: Pa
     outcome = train_sweep(swept, tmp_path / "var", QUIET)
     assert [trial.learning_rate for trial in outcome.trials] == [1e-5, 1e-3]
     assert outcome.best == 1
-    assert outcome.trials[1].valid_loss < outcome.trials[0].valid_loss
+    assert outcome.trials[1].eval_loss < outcome.trials[0].eval_loss
     alone = train(swept.trials()[1], tmp_path / "alone", QUIET)
     assert alone is not None
     assert outcome.run.facts["digest"] == alone.facts["digest"]
-    assert (outcome.run.directory / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (outcome.run.directory / "sweep.svg").read_text().startswith("<svg ")
     assert len(json.loads((outcome.run.directory / "sweep.json").read_bytes())["trials"]) == 2
 
 

@@ -1,16 +1,20 @@
-"""docs/training.md names tests that are there."""
+"""docs/explanation/training-run.md names tests that are there."""
 
 import re
 
 from tests.conftest import ROOT
 
-TRAPS = 15
+PITFALLS = 15
 
 
-def test_each_trap_of_the_page_is_held_by_tests_that_exist() -> None:
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## Fifteen traps")[2]
+def test_each_pitfall_of_the_page_is_covered_by_tests_that_exist() -> None:
+    page = (
+        (ROOT / "docs" / "explanation" / "training-run.md")
+        .read_text(encoding="utf-8")
+        .partition("## Fifteen pitfalls")[2]
+    )
     rows = [line for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
-    assert [int(row.split("|")[1]) for row in rows] == list(range(1, TRAPS + 1))
+    assert [int(row.split("|")[1]) for row in rows] == list(range(1, PITFALLS + 1))
     for row in rows:
         named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
         assert named, row

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trainer.data.schema import Example, Message
 from trainer.errors import DataError, RunError
 from trainer.training.base import prepare_libraries
-from trainer.training.loss_mask import IGNORED, Rendered, Renderer, render_all
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample, Renderer, render_all
 
 CHATML = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"
@@ -60,13 +60,13 @@ def with_template(base_model: Path, template: str) -> Renderer:
     return renderer
 
 
-def learnt_texts(renderer: Renderer, row: Rendered) -> list[str]:
+def learnt_texts(renderer: Renderer, row: RenderedExample) -> list[str]:
     """The decoded runs of learnt tokens."""
     runs: list[list[int]] = []
-    before = IGNORED
+    before = IGNORE_INDEX
     for label in row.labels:
-        if label != IGNORED:
-            if before == IGNORED:
+        if label != IGNORE_INDEX:
+            if before == IGNORE_INDEX:
                 runs.append([])
             runs[-1].append(label)
         before = label
@@ -82,7 +82,7 @@ def answers(row: Example) -> Sequence[str]:
 def test_exactly_the_answers_and_their_stop_tokens_are_learnt(renderer: Renderer, row: Example) -> None:
     rendered = renderer.render(row)
     assert learnt_texts(renderer, rendered) == [f"{answer}<|end|>" for answer in answers(row)]
-    assert [rendered.text[begin:end] for begin, end in rendered.learnt] == [
+    assert [rendered.text[begin:end] for begin, end in rendered.loss_spans] == [
         f"{answer}<|end|>" for answer in answers(row)
     ]
 
@@ -93,7 +93,7 @@ def test_ids_are_those_of_the_chat_template_and_labels_are_ids_or_ignored(render
     rendered = renderer.render(row)
     whole = renderer.tokenizer.apply_chat_template(row.as_dicts(), tokenize=True, return_dict=True)["input_ids"]
     assert rendered.input_ids == whole
-    assert all(label in (IGNORED, token) for label, token in zip(rendered.labels, whole, strict=True))
+    assert all(label in (IGNORE_INDEX, token) for label, token in zip(rendered.labels, whole, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,9 +103,9 @@ def test_what_comes_before_an_answer_is_what_the_engine_will_be_given(renderer: 
     prompt = renderer.tokenizer.apply_chat_template(
         row.as_dicts()[:-1], tokenize=True, add_generation_prompt=True, return_dict=True
     )["input_ids"]
-    last = max(i for i, label in enumerate(rendered.labels[:-1]) if label == IGNORED or i < len(prompt))
+    last = max(i for i, label in enumerate(rendered.labels[:-1]) if label == IGNORE_INDEX or i < len(prompt))
     assert rendered.input_ids[: len(prompt)] == prompt
-    assert rendered.labels[len(prompt) - 1] == IGNORED
+    assert rendered.labels[len(prompt) - 1] == IGNORE_INDEX
     assert last == len(prompt) - 1
 
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_masked_exactly_is_refused(
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_control_tokens_in_the_text_are_refused(renderer: Renderer, role: str) -> None:
     turns = {"user": "a", "assistant": "b", role: "see <|end|> here"}
-    with pytest.raises(ValueError, match=r"content holds '<\|end\|>', which the tokenizer reads as control token"):
+    with pytest.raises(ValueError, match=r"content contains '<\|end\|>', which the tokenizer reads as a control token"):
         renderer.render(example(*turns.items()))
 
 

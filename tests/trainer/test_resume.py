@@ -23,10 +23,7 @@ LAST_STEP = 20
 # Trains as the command does; at the step named it kills itself or sends itself Ctrl-C. No connection may be opened.
 PROGRAM = """
 import os, signal, sys
-from trainer.cli.options import exit_codes
 from trainer.training import loop
-from trainer.training.recipe import read_recipe
-from pathlib import Path
 
 def audit(event, arguments):
     # A library that is imported may bind to loopback to find out whether there is IPv6.
@@ -38,15 +35,15 @@ def audit(event, arguments):
 
 sys.addaudithook(audit)
 recipe, signal_name, at = sys.argv[1:]
-taken = loop.Loop._step
+taken = loop.TrainingLoop._step
 def step(self, number, rows):
     taken(self, number, rows)
     if number == int(at):
         os.kill(os.getpid(), getattr(signal, signal_name))
-loop.Loop._step = step
+loop.TrainingLoop._step = step
 sys.argv = ["turntable", "train", recipe]
-from trainer.cli import train
-train(args=[recipe], prog_name="turntable train")
+from trainer.cli.train import app
+app(args=[recipe], prog_name="turntable train")
 """
 
 
@@ -106,7 +103,7 @@ def test_a_disturbed_run_that_is_continued_ends_in_the_same_bytes(
     run = train(read_recipe(folder / "recipe.toml"), data_dir, QUIET, options=TrainOptions(resume=True))
     assert run is not None
     assert run.facts["digest"] == undisturbed["digest"]
-    figures = ("steps", "valid_loss", "valid_loss_before", "train_loss", "input_tokens", "best_epoch")
+    figures = ("steps", "eval_loss", "eval_loss_before", "train_loss", "input_tokens", "best_epoch")
     assert {name: run.facts[name] for name in figures} == {name: undisturbed[name] for name in figures}
     assert [step.step for step in run.metrics if step.loss is not None] == list(range(1, LAST_STEP + 1))
     assert {path.name for path in (data_dir / "runs").iterdir()} == {run.directory.name, "latest"}
@@ -117,13 +114,13 @@ def test_a_changed_recipe_or_file_does_not_continue_another_run(folder: Path, tm
     ended = disturbed(folder, tmp_path, "SIGINT", 2)
     assert ended.returncode == 130, ended.stderr
     recipe = read_recipe(folder / "recipe.toml")
-    with pytest.raises(RunError, match="was begun with another recipe, so it cannot be continued"):
+    with pytest.raises(RunError, match="was started with another recipe, so it cannot be resumed"):
         train(recipe.model_copy(update={"seed": 5}), tmp_path, QUIET, options=TrainOptions(resume=True))
     data = folder / "train.jsonl"
     kept = data.read_bytes()
     data.write_bytes(kept + json.dumps(chat("One more?", "Yes.")).encode() + b"\n")
     try:
-        with pytest.raises(RunError, match="another training file and held-out file, so it cannot be continued"):
+        with pytest.raises(RunError, match="another training file and held-out file, so it cannot be resumed"):
             train(recipe, tmp_path, QUIET, options=TrainOptions(resume=True))
     finally:
         data.write_bytes(kept)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from trainer.data.schema import Example, Message
 from trainer.training.base import prepare_libraries
-from trainer.training.loss_mask import IGNORED, Rendered, Renderer
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample, Renderer
 
 MARKERS = ["<s>", "</s>", "[INST]", "[/INST]", "<|start|>", "<|head|>", "<|eot|>", "<|im_start|>", "<|im_end|>"]
 CALLS = "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
@@ -68,10 +68,10 @@ def family(request: pytest.FixtureRequest, base_model: Path) -> tuple[Renderer, 
     return Renderer(tokenizer, frozenset({tokenizer.convert_tokens_to_ids(stop)}), 2048), stop, shown
 
 
-def learnt(renderer: Renderer, row: Rendered) -> list[str]:
+def learnt(renderer: Renderer, row: RenderedExample) -> list[str]:
     runs: list[list[int]] = [[]]
     for label in row.labels:
-        if label == IGNORED:
+        if label == IGNORE_INDEX:
             runs.append([])
         else:
             runs[-1].append(label)
@@ -83,7 +83,7 @@ def expected(example: Example, stop: str, shown: Callable[[str], str]) -> list[s
     return [
         f"{call if message.tool_calls else shown(message.content)}{stop}"
         for message in example.messages
-        if message.learnt
+        if message.in_loss
     ]
 
 
@@ -95,9 +95,9 @@ def test_exactly_the_weighted_answers_with_their_stop_tokens_are_learnt(
     renderer, stop, shown = family
     row = renderer.render(example)
     assert learnt(renderer, row) == expected(example, stop, shown)
-    assert row.trained_tokens > 0
+    assert row.loss_tokens > 0
     stops = [label for label in row.labels if label in renderer.tokenizer.convert_tokens_to_ids([stop])]
-    assert len(stops) == sum(message.learnt for message in example.messages)
+    assert len(stops) == sum(message.in_loss for message in example.messages)
 
 
 def test_nothing_to_learn_is_an_error(family: tuple[Renderer, str, Callable[[str], str]]) -> None:
@@ -110,5 +110,5 @@ def test_control_tokens_in_the_arguments_of_a_call_are_refused(
 ) -> None:
     call = {**CALL, "function": {"name": "track", "arguments": json.dumps({"order": family[1]})}}
     turns = (Message("user", "a"), Message("assistant", "", tool_calls=(call,)))
-    with pytest.raises(ValueError, match=r"messages\[1\].tool_calls holds"):
+    with pytest.raises(ValueError, match=r"messages\[1\].tool_calls contains"):
         family[0].render(Example(1, turns, (TOOL,)))

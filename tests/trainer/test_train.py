@@ -15,10 +15,10 @@ from adapters import BaseModel, preflight
 from adapters.answer_profile import Baseline, ProfiledAnswer
 from tests.conftest import ROOT
 from tests.trainer.conftest import WriteJsonl, chat
-from tests.trainer.precision import learnt_logprobs
-from trainer.data.splits import read_split
+from tests.trainer.precision import loss_token_logprobs
 from trainer.errors import DataError, RunError
-from trainer.training.loss_mask import IGNORED, Rendered, Renderer
+from trainer.training.dataset import load_data
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample, Renderer
 from trainer.training.recipe import Recipe
 from trainer.training.run import Run, TrainOptions, train
 from trainer.training.verify_run import verify
@@ -56,9 +56,9 @@ def done(run: Run | None) -> Run:
     return run
 
 
-def rendered_valid(recipe: Recipe, base_model: Path) -> list[Rendered]:
+def rendered_valid(recipe: Recipe, base_model: Path) -> list[RenderedExample]:
     renderer = Renderer.load(base_model)
-    return [renderer.render(example) for example in read_split(recipe).valid.examples]
+    return [renderer.render(example) for example in load_data(recipe).valid.rows]
 
 
 def test_a_run_leaves_one_complete_directory(finished: tuple[Recipe, Run]) -> None:
@@ -70,7 +70,7 @@ def test_a_run_leaves_one_complete_directory(finished: tuple[Recipe, Run]) -> No
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
-        "loss.png",
+        "loss.svg",
         "metrics.jsonl",
         "parity.json",
         "rows.jsonl",
@@ -108,19 +108,17 @@ def test_the_facts_say_what_was_trained_on_what(finished: tuple[Recipe, Run], ba
     assert (facts["base_config_sha256"], facts["base_weights_sha256"]) == (base.config_sha256, base.weights_sha256)
     assert facts["tokenizer_sha256"] == base.tokenizer_sha256
     assert facts["chat_template_sha256"] == base.chat_template_sha256
-    assert facts["data"]["train"]["sha256"] == read_split(recipe).train.sha256
+    assert facts["data"]["train"]["sha256"] == load_data(recipe).train.sha256
     assert (facts["data"]["train"]["rows"], facts["data"]["valid"]["rows"]) == (18, 6)
     assert facts["steps"] == 2 * 3
-    assert facts["valid_loss"] < facts["valid_loss_before"]
+    assert facts["eval_loss"] < facts["eval_loss_before"]
     assert facts["advice"] == ADVICE
     assert facts["versions"].keys() >= {"torch", "transformers", "peft"}
     baseline = Baseline.read(facts)
     assert baseline is not None
     assert (baseline.answers, baseline.counts["ended"]) == (18, {"stop": 18})
-    row = Renderer.load(base_model).render(read_split(recipe).train.examples[0])
-    of_row = dict(
-        ProfiledAnswer("", row.tokens - row.trained_tokens, row.trained_tokens, "stop").buckets(baseline.shape)
-    )
+    row = Renderer.load(base_model).render(load_data(recipe).train.rows[0])
+    of_row = dict(ProfiledAnswer("", row.tokens - row.loss_tokens, row.loss_tokens, "stop").buckets(baseline.shape))
     assert of_row["prompt_tokens"] in baseline.counts["prompt_tokens"]
     assert of_row["completion_tokens"] in baseline.counts["completion_tokens"]
 
@@ -128,9 +126,9 @@ def test_the_facts_say_what_was_trained_on_what(finished: tuple[Recipe, Run], ba
 def test_nothing_is_cut_and_every_row_is_seen_once_per_epoch(finished: tuple[Recipe, Run], base_model: Path) -> None:
     recipe, run = finished
     renderer = Renderer.load(base_model)
-    rows = [renderer.render(example) for example in read_split(recipe).train.examples]
+    rows = [renderer.render(example) for example in load_data(recipe).train.rows]
     assert run.facts["input_tokens"] == 2 * sum(len(row.input_ids) for row in rows)
-    assert run.facts["trained_tokens"] == 2 * sum(row.trained_tokens for row in rows)
+    assert run.facts["loss_tokens"] == 2 * sum(row.loss_tokens for row in rows)
 
 
 @pytest.mark.numeric
@@ -141,13 +139,13 @@ def test_the_loss_is_over_learnt_tokens_only(finished: tuple[Recipe, Run], base_
     recipe, run = finished
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.bfloat16).eval()
     rows = [
-        {"input_ids": row.input_ids, "positions": [at for at, label in enumerate(row.labels) if label != IGNORED]}
+        {"input_ids": row.input_ids, "positions": [at for at, label in enumerate(row.labels) if label != IGNORE_INDEX]}
         for row in rendered_valid(recipe, base_model)
     ]
-    in_bf16, exact = learnt_logprobs(model, rows), learnt_logprobs(model.float(), rows)
+    in_bf16, exact = loss_token_logprobs(model, rows), loss_token_logprobs(model.float(), rows)
     of_bf16 = float((in_bf16 - exact).abs().mean())
-    assert run.facts["valid_loss_before"] == pytest.approx(-float(exact.mean()), abs=2 * of_bf16)
-    assert of_bf16 < 0.01 * run.facts["valid_loss_before"], "a bound that finds a token too many or too few"
+    assert run.facts["eval_loss_before"] == pytest.approx(-float(exact.mean()), abs=2 * of_bf16)
+    assert of_bf16 < 0.01 * run.facts["eval_loss_before"], "a bound that finds a token too many or too few"
 
 
 def test_metrics_are_one_line_per_logged_step(finished: tuple[Recipe, Run]) -> None:
@@ -183,7 +181,7 @@ def test_broken_data_is_refused_before_anything_is_written(tmp_path: Path, base_
 def test_rows_the_template_cannot_render_leave_no_run(tmp_path: Path, base_model: Path, jsonl: WriteJsonl) -> None:
     recipe = small_recipe(tmp_path, base_model)
     jsonl(*ROWS, chat("What is <|end|>?"))
-    with pytest.raises(DataError, match=r"train.jsonl:25: messages\[0\].content holds"):
+    with pytest.raises(DataError, match=r"train.jsonl:25: messages\[0\].content contains"):
         train(recipe, tmp_path / "var", QUIET)
     assert list((tmp_path / "var" / "runs").iterdir()) == []
 
@@ -191,7 +189,7 @@ def test_rows_the_template_cannot_render_leave_no_run(tmp_path: Path, base_model
 def test_a_run_without_held_out_rows_keeps_the_last_weights(tmp_path: Path, base_model: Path) -> None:
     recipe = small_recipe(tmp_path, base_model, num_train_epochs=1).model_copy(update={"valid_fraction": 0.0})
     run = done(train(recipe, tmp_path / "var", QUIET))
-    assert (run.facts["valid_loss"], run.facts["best_epoch"]) == (None, None)
+    assert (run.facts["eval_loss"], run.facts["best_epoch"]) == (None, None)
     assert "not measured" in (run.directory / "README.md").read_text(encoding="utf-8")
 
 
@@ -236,7 +234,7 @@ def test_a_run_of_another_processor_is_reproduced_but_for_rounding(
     (copy / "training.json").write_text(json.dumps(facts | {"arithmetic": "another", "digest": "0" * 64}))
     alike = verify(copy, tmp_path, QUIET)
     assert alike.same
-    assert "a processor that rounds otherwise" in alike.sentence
+    assert "a CPU that rounds differently" in alike.sentence
     document = json.loads((copy / "parity.json").read_bytes())
     for row in document["rows"]:
         row["adapter"] = [(value + base) / 2 for value, base in zip(row["adapter"], row["base"], strict=True)]

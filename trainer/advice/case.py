@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from trainer.data.findings import Task as Kind
-from trainer.toml_file import read_toml
+from trainer.files import read_toml
 
 Need = Literal["know", "do", "both", "unsure"]
 Change = Literal["never", "yearly", "monthly", "weekly", "daily"]

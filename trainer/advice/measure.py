@@ -17,21 +17,21 @@ from pydantic import BaseModel, ConfigDict
 
 from trainer.data.findings import RED
 from trainer.data.findings import Task as Kind
-from trainer.data.lint import Wanted, lint_files
+from trainer.data.lint import LintOptions, lint_files
 from trainer.errors import EvaluationError, RecipeError
 from trainer.eval.answers import Answer, Journal
-from trainer.eval.arms import ArmPlan, Prompts, look_up, plan_arms
+from trainer.eval.arms import ArmPlan, Prompts, plan_arms, resolve_versions
 from trainer.eval.endpoints import gateway_client
 from trainer.eval.examples import EvalExample, read_eval_set
 from trainer.eval.freeze import identity
 from trainer.eval.metrics import measure
 from trainer.eval.report import ArmKind
-from trainer.eval.runner import Progress, ask_all
+from trainer.eval.runner import Progress, run_arms
 from trainer.eval.statistics import Bootstrap, Estimate
 from trainer.eval.task import Task, read_schema, read_task
 
 if TYPE_CHECKING:
-    from trainer.eval.parsing import Validator
+    from trainer.eval.examples import Validator
 if TYPE_CHECKING:
     from trainer.eval.runner import Progress
 
@@ -48,7 +48,7 @@ class CheckedFile(_Part):
     sha256: str
 
 
-class Found(_Part):
+class FindingSummary(_Part):
     """One finding without its places, which may hold what nobody should repeat."""
 
     grade: Literal["green", "amber", "red"]
@@ -62,7 +62,7 @@ class DataFacts(_Part):
 
     verdict: Literal["green", "amber", "red"]
     files: tuple[CheckedFile, ...]
-    findings: tuple[Found, ...]
+    findings: tuple[FindingSummary, ...]
     classes: dict[str, dict[str, int]]
     examples: int
     smallest_class: int | None
@@ -76,12 +76,13 @@ class DataFacts(_Part):
 
 
 TOLERATED_AGAINST = 0.01
-_AGAINST = ("contradictions", "near_contradictions", "turned_preferences")
+# "turned_preferences" is the name in advice that was kept before.
+_AGAINST = ("contradictions", "near_contradictions", "conflicting_preferences", "turned_preferences")
 
 
 def check_data(paths: Sequence[Path], kind: Kind | None = None) -> DataFacts:
     """Check files, the one to train on first; raises `RecipeError` when one cannot be read."""
-    checkup = lint_files(paths, Wanted(task=kind))
+    checkup = lint_files(paths, LintOptions(task=kind))
     if unreadable := [file for file in checkup.files if file.unreadable]:
         raise RecipeError(f"{unreadable[0].path} cannot be read; give the path of a JSON Lines file.")
     columns = checkup.columns
@@ -91,7 +92,9 @@ def check_data(paths: Sequence[Path], kind: Kind | None = None) -> DataFacts:
     return DataFacts(
         verdict=checkup.verdict,
         files=tuple(CheckedFile(name=file.path.name, rows=file.rows, sha256=file.sha256) for file in checkup.files),
-        findings=tuple(Found(grade=f.grade, name=f.name, count=f.count, message=f.message) for f in checkup.findings),
+        findings=tuple(
+            FindingSummary(grade=f.grade, name=f.name, count=f.count, message=f.message) for f in checkup.findings
+        ),
         classes={balance.field or "the whole output": dict(balance.counts) for balance in checkup.balances},
         examples=len(different),
         smallest_class=balances[0].smallest if balances else None,
@@ -126,12 +129,12 @@ async def score_prompted(
     if metric not in task.metric_names:
         raise EvaluationError(f"{task_file} does not measure {metric}; it has {', '.join(task.metric_names)}.")
     validator, items, sha256 = read_schema(task), read_eval_set(task), identity(read_task(task_file)).sha256
-    base = look_up([], gateway_url, data_dir).base.model
+    base = resolve_versions([], gateway_url, data_dir).base.model
     plans = [plan for plan in plan_arms(task, base, []) if plan.kind in UNTRAINED]
     answers = data_dir / "advice" / f"{task.name.replace('/', '-')}.answers.jsonl"
     header = {"format": 1, "task_sha256": sha256, "arms": [plan.name for plan in plans]}
     async with gateway_client(gateway_url, key) as gateway, Journal(answers, header, resume=False) as journal:
-        given = await ask_all(task, plans, items.items, Prompts(task, items), journal, gateway, progress)
+        given = await run_arms(task, plans, items.items, Prompts(task, items), journal, gateway, progress)
     _refuse_failures(given)
     arms = _estimates(task, metric, plans, items.items, given, validator)
     return PromptedScore(task.name, sha256, metric, max(arms, key=lambda name: arms[name].value), arms)
@@ -177,8 +180,6 @@ def measure_prompt(
     task_file: Path, metric: str | None, *, gateway_url: str, key: str, data_dir: Path, progress: "Progress"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The prompted base's score as facts of a case, and what was seen; raises `EvaluationError`."""
-    # MOVED
-
     score = asyncio.run(
         score_prompted(task_file, metric, gateway_url=gateway_url, key=key, data_dir=data_dir, progress=progress)
     )

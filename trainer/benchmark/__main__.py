@@ -1,4 +1,7 @@
-"""`python -m trainer.benchmark [DATA] --json OUT`: interleaved rounds of every system, ratios first."""
+"""`python -m trainer.benchmark [DATA] --json OUT`: interleaved rounds of every system, ratios first.
+
+Rows of very different lengths for the benchmark, from the embedded base's own corpus, the same on every machine.
+"""
 
 import argparse
 import json
@@ -13,17 +16,37 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rich.console import Console
 
+from trainer.base_model.corpus import Conversation, conversations
 from trainer.benchmark.page import bars, figures
-from trainer.benchmark.rows import mixed_rows
 from trainer.benchmark.worker import SYSTEMS
-from trainer.data.dataset import read_dataset
-from trainer.data.schema import Example
+from trainer.data.loaders import read_examples
+from trainer.data.schema import Example, Message
 from trainer.training.base import find_base
 from trainer.training.recipe import Recipe
+
+_MEDIAN_ANSWERS, _SPREAD, _MOST_ANSWERS = 1.6, 0.9, 20.0
+
+
+def mixed_rows(count: int, seed: int = 0) -> list[Example]:
+    """Questions with one to twenty answers in a row: many short rows and a few long ones, as instruction data has."""
+    dice = Random(seed)  # noqa: S311 - a choice of rows
+    talks, rows = iter(conversations(int(_MOST_ANSWERS) * count, seed)), list[Example]()
+    for line in range(1, count + 1):
+        answers = round(min(_MOST_ANSWERS, max(1.0, dice.lognormvariate(_MEDIAN_ANSWERS, _SPREAD))))
+        rows.append(_row(line, [next(talks) for _ in range(answers)]))
+    return rows
+
+
+def _row(line: int, talks: Sequence[Conversation]) -> Example:
+    answer = "\n".join(turn["content"] for talk in talks for turn in talk if turn["role"] == "assistant")
+    asked = next(turn["content"] for turn in talks[0] if turn["role"] == "user")
+    return Example(line, (Message("user", asked), Message("assistant", answer)))
+
 
 LEARNING_RATE = 1e-3  # for the small embedded base
 _HELD_OUT = 100
@@ -79,7 +102,7 @@ def _workload(arguments: argparse.Namespace, scratch: Path, console: Console) ->
 def _examples(arguments: argparse.Namespace) -> Sequence[Example]:
     if arguments.data is None:
         return mixed_rows(arguments.rows + _HELD_OUT)
-    return read_dataset(arguments.data).examples
+    return read_examples(arguments.data)
 
 
 def _described(rows: Sequence[Any]) -> dict[str, int]:
@@ -87,7 +110,7 @@ def _described(rows: Sequence[Any]) -> dict[str, int]:
     return {
         "rows": len(rows),
         "tokens": sum(lengths),
-        "learnt_tokens": sum(row.trained_tokens for row in rows),
+        "loss_tokens": sum(row.loss_tokens for row in rows),
         "shortest": lengths[0],
         "median": lengths[len(lengths) // 2],
         "longest": lengths[-1],

@@ -15,7 +15,7 @@ Result = Mapping[str, Any]
 def bars(result: Result) -> str:
     """The ratios against TRL's defaults, each taken within one round."""
     speed = _ratios(result, "tokens_per_s", _OURS, _RIVAL)
-    loss = _ratios(result, "valid_loss", _OURS, _RIVAL)
+    loss = _ratios(result, "eval_loss", _OURS, _RIVAL)
     processor = [1 / ratio for ratio in _ratios(result, "cpu_s", _OURS, _RIVAL)]
     memory = _ratios(result, "peak_mib", _OURS, _RIVAL)
     tuned = _ratios(result, "tokens_per_s", _OURS, "trl-tuned")
@@ -37,7 +37,7 @@ def figures(result: Result) -> str:
         ("training, s", "train_s", ".1f"),
         ("processor time, s", "cpu_s", ".1f"),
         ("peak memory (RSS), MiB", "peak_mib", ",.0f"),
-        ("held-out loss after the run", "valid_loss", ".4f"),
+        ("held-out loss after the run", "eval_loss", ".4f"),
     )
     rows = [
         (label, *(_cell([s[name] for s in result["samples"] if s["system"] == system], form) for system in systems))
@@ -53,7 +53,7 @@ def origin(result: Result) -> str:
         f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}, "
         f"{machine['libraries']}. {workload['rows']} rows of {workload['data']} with {workload['tokens']:,} tokens "
         f"({workload['shortest']} to {workload['longest']}, median {workload['median']}), "
-        f"{workload['learnt_tokens']:,} of them learnt; {workload['held_out_rows']} rows held out."
+        f"{workload['loss_tokens']:,} of them learnt; {workload['held_out_rows']} rows held out."
     )
 
 

@@ -50,24 +50,24 @@ def main(system: str, workload: Path) -> Measured:
         "train_s": clock.wall_s,
         "cpu_s": clock.cpu_s,
         "peak_mib": peak_mib,
-        "valid_loss": _valid_loss(base, recipe, tensors, valid),
+        "eval_loss": _eval_loss(base, recipe, tensors, valid),
     }
 
 
 def _ours(base: Path, recipe: Recipe, rows: Sequence[Any]) -> tuple[dict[str, Any], Clock]:
     from peft import get_peft_model_state_dict
 
-    from trainer.training.loop import Loop
-    from trainer.training.metrics_log import Silence
-    from trainer.training.model import device_of_this_process, load_base, set_up
-    from trainer.training.objectives import Supervised
+    from trainer.training.loop import TrainingLoop
+    from trainer.training.loss import SupervisedLoss
+    from trainer.training.metrics_log import NoMetrics
+    from trainer.training.model import load_base, local_device, make_trainable
 
-    device = device_of_this_process(0)
-    learner = set_up(load_base(base, device), recipe, device)
-    loop = Loop(recipe, learner, Supervised(learner, rows), None, Silence())
+    device = local_device(0)
+    model = make_trainable(load_base(base, device), recipe, device)
+    loop = TrainingLoop(recipe, model, SupervisedLoss(model, rows), None, NoMetrics())
     with Clock() as clock:
         loop.run()
-    return get_peft_model_state_dict(learner.model), clock
+    return get_peft_model_state_dict(model.module), clock
 
 
 def _trl(options: Mapping[str, Any], model_options: Mapping[str, Any]) -> Callable[..., tuple[dict[str, Any], Clock]]:
@@ -113,17 +113,17 @@ def _trl(options: Mapping[str, Any], model_options: Mapping[str, Any]) -> Callab
     return run
 
 
-def _valid_loss(base: Path, recipe: Recipe, tensors: dict[str, Any], rows: Sequence[Any]) -> float:
+def _eval_loss(base: Path, recipe: Recipe, tensors: dict[str, Any], rows: Sequence[Any]) -> float:
     import torch
     from peft import set_peft_model_state_dict
 
+    from trainer.training.loss import SupervisedLoss, evaluate_loss
     from trainer.training.model import add_adapter, load_base
-    from trainer.training.objectives import Supervised, mean_loss
 
     device = torch.device("cpu")
-    learner = add_adapter(load_base(base, device), recipe.lora, device, seed=0)
-    set_peft_model_state_dict(learner.model, {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()})
-    return mean_loss(learner, Supervised(learner, rows), max_tokens=8192)
+    model = add_adapter(load_base(base, device), recipe.lora, device, seed=0)
+    set_peft_model_state_dict(model.module, {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()})
+    return evaluate_loss(model, SupervisedLoss(model, rows), max_tokens=8192)
 
 
 SYSTEMS: Mapping[str, Callable[..., tuple[dict[str, Any], Clock]]] = MappingProxyType(

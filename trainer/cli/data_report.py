@@ -5,14 +5,15 @@ from typing import Any
 
 import typer
 
-from trainer.cli.options import count, show_problems
+from trainer.cli.options import show_problems
 from trainer.data.estimate import Estimate
-from trainer.data.lengths import Lengths
 from trainer.data.lint import LintReport
 from trainer.data.prepare import PrepareReport
+from trainer.data.rendering import TokenLengths
 from trainer.data.scan import FileScan
-from trainer.data.split import Parts
+from trainer.data.split import SplitFiles
 from trainer.errors import Problem
+from turntable.console import count, duration, usd
 
 _SHOWN_CLASSES = 8
 _SHOWN_PLACES = 5
@@ -44,7 +45,7 @@ def show(checkup: LintReport) -> None:
 
 def as_json(checkup: LintReport) -> dict[str, Any]:
     """The checkup as one document for programs."""
-    shared = [place for finding in checkup.findings if finding.name == "shared" for place in finding.places]
+    shared = [place for finding in checkup.findings if finding.name == "leakage" for place in finding.places]
     return {
         "verdict": checkup.verdict,
         "files": [_file_json(checkup, number, file) for number, file in enumerate(checkup.files)],
@@ -82,7 +83,7 @@ def account_json(account: PrepareReport) -> dict[str, Any]:
     }
 
 
-def show_parts(parts: Parts) -> None:
+def show_parts(parts: SplitFiles) -> None:
     """The files of a split, with the classes of each."""
     for name, path in parts.paths.items():
         classes = ", ".join(f"{label} {number:,}" for label, number in list(parts.classes.get(name, {}).items())[:8])
@@ -93,7 +94,7 @@ def show_parts(parts: Parts) -> None:
         typer.echo(f"warning: {parts.paths['test']}: {parts.advice}", err=True)
 
 
-def parts_json(parts: Parts) -> dict[str, Any]:
+def parts_json(parts: SplitFiles) -> dict[str, Any]:
     """A split for programs."""
     return asdict(parts) | {"advice": parts.advice, "paths": {name: str(path) for name, path in parts.paths.items()}}
 
@@ -107,7 +108,7 @@ def _summary(checkup: LintReport, number: int, file: FileScan) -> str:
 
 def _copies(checkup: LintReport, number: int) -> list[tuple[int, int]]:
     """Lines of the copies in one file, each with the line of the first."""
-    columns, copies = checkup.columns, checkup.comparisons.copies
+    columns, copies = checkup.columns, checkup.comparisons.duplicates
     mine = copies[columns.file[copies[:, 0]] == number]
     return [(int(columns.line[row]), int(columns.line[first])) for row, first in mine]
 
@@ -128,16 +129,16 @@ def _file_json(checkup: LintReport, number: int, file: FileScan) -> dict[str, An
     }
 
 
-def _lengths(lengths: Lengths) -> str:
+def _lengths(lengths: TokenLengths) -> str:
     sampled = (
         "" if lengths.rendered == lengths.rows else f" (a sample of {lengths.rendered:,} of {lengths.rows:,} rows)"
     )
     shares = ", ".join(f"{name} {value:,}" for name, value in lengths.percentiles.items())
-    learnt = f"{lengths.trained_tokens:,} of {lengths.tokens:,} tokens are learnt"
+    learnt = f"{lengths.loss_tokens:,} of {lengths.tokens:,} tokens are loss tokens"
     return f"tokens per row: {shares or 'none'}; {learnt}; max_length {lengths.max_length:,}{sampled}"
 
 
-def _lengths_json(lengths: Lengths) -> dict[str, Any]:
+def _lengths_json(lengths: TokenLengths) -> dict[str, Any]:
     document = asdict(lengths)
     return document | {"too_long": len(lengths.too_long), "unrendered": len(lengths.unrendered)}
 
@@ -147,8 +148,8 @@ def _estimate(spent: Estimate) -> str:
     price = f"and {_usd(spent.usd_per_hour)} per hour" if spent.usd_per_hour else "(no --usd-per-hour, so no money)"
     return (
         f"estimate: {spent.tokens_per_epoch:,} tokens ({spent.token_source}) x {count(spent.epochs, 'epoch')}: "
-        f"{_duration(spent.run_s)}{first} a run; two to three runs, as is usual, "
-        f"{_duration(spent.project_s[0])} to {_duration(spent.project_s[1])}{last}\n"
+        f"{duration(spent.run_s)}{first} a run; two to three runs, as is usual, "
+        f"{duration(spent.project_s[0])} to {duration(spent.project_s[1])}{last}\n"
         f"  at {spent.tokens_per_s:,.0f} tokens/s ({spent.speed_source}) {price}"
     )
 
@@ -158,16 +159,6 @@ def _estimate_json(spent: Estimate) -> dict[str, Any]:
     return asdict(spent) | {name: getattr(spent, name) for name in derived}
 
 
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:,.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:,.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:,.1f} h"
-    )
-
-
 def _usd(price: tuple[float, float] | None) -> str:
-    low, high = price or (0.0, 0.0)
-    return f"${low:,.2f}" if f"{low:,.2f}" == f"{high:,.2f}" else f"${low:,.2f}-{high:,.2f}"
+    low, high = (usd(amount, 2) for amount in price or (0.0, 0.0))
+    return low if low == high else f"{low} to {high}"

@@ -1,82 +1,43 @@
-"""Options that the trainer's commands share, and the one place where its errors become exit codes."""
+"""How the trainer's commands end, and what several of them ask for: advice options, an API key, problems in data."""
 
-import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from trainer.errors import DataError, EvaluationError, Interrupted, Problem, TrainerError
+from turntable.console import INTERRUPTED, App, CommandError, count
 
-SHOWN_PROBLEMS = 50
+MAX_PROBLEMS = 50
+"""Problems printed one a line; more are grouped by message."""
 
-DEFAULT_DATA_DIR = Path("var")
-DEFAULT_GATEWAY = ""
-"""No address means to look it up."""
-
-
-def _address_found(context: typer.Context, value: str) -> str:
-    from adapters.admin_client import gateway_address
-
-    return value or gateway_address(Path(context.params.get("data_dir") or DEFAULT_DATA_DIR))
-
-
-# Eager: the gateway's address is looked up in it.
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        envvar="TURNTABLE_DATA_DIR", is_eager=True, help="Where runs, reports and the embedded base model live."
-    ),
-]
-Gateway = Annotated[
-    str,
-    typer.Option(
-        envvar="TURNTABLE_GATEWAY_URL",
-        callback=_address_found,
-        show_default="that of the gateway on the data directory",
-        help="The gateway's address.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-OverrideReason = Annotated[
-    str | None, typer.Option("--override", metavar="REASON", help="Go live without a verdict that counts; on record.")
-]
-OverrideBy = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who answers for the override.")]
 AdviceFile = Annotated[
-    Path | None, typer.Option("--advice", help="The advice this run goes by; the newest for the recipe's name.")
+    Path | None, typer.Option("--advice", help="The advice to follow.", show_default="the newest of the recipe's name")
 ]
 DespiteAdvice = Annotated[
-    str | None, typer.Option(metavar="REASON", help="Train although the advice says otherwise; the run records why.")
+    str | None, typer.Option(metavar="REASON", help="Train against the advice; REASON is recorded with the run.")
 ]
 
 
-@contextmanager
-def exit_codes(interrupted: str) -> Iterator[None]:
-    """Bad input and failed runs end with one sentence and code 2, Ctrl-C with `interrupted` and code 130."""
-    try:
-        yield
-    except DataError as error:
-        show_problems(error.problems)
-        complain(f"the data has {count(len(error.problems), 'problem')}; mend it and run again.")
-        sys.exit(2)
-    except Interrupted as stopped:
-        typer.echo(f"\n{stopped}; its checkpoint is kept, continue with --resume", err=True)
-        sys.exit(130)
-    except TrainerError as error:
-        complain(str(error))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo(f"\n{interrupted}", err=True)
-        sys.exit(130)
+def trainer_app(**settings: Any) -> App:
+    """An app whose commands end with one sentence for every `TrainerError`."""
+    return App(errors=(TrainerError,), explain=_explain, **settings)
+
+
+def _explain(error: Exception) -> CommandError:
+    if isinstance(error, DataError):
+        sentence = f"the data has {count(len(error.problems), 'problem')}; fix it and run again."
+        return CommandError(sentence, details=problem_lines(error.problems))
+    if isinstance(error, Interrupted):
+        return CommandError(f"{error}; its checkpoint is kept, continue with --resume", exit_code=INTERRUPTED)
+    return CommandError(str(error))
 
 
 def inference_key(data_dir: Path) -> str:
-    """A tenant's key from the environment, else the operator's, else what a local gateway left."""
+    """The API key from TURNTABLE_API_KEY or TURNTABLE_ADMIN_KEY, else the admin key in the data directory."""
     from adapters.admin_client import KEY_FILE
 
     for name in ("TURNTABLE_API_KEY", "TURNTABLE_ADMIN_KEY"):
@@ -89,27 +50,19 @@ def inference_key(data_dir: Path) -> str:
         raise EvaluationError(f"there is no key: set TURNTABLE_API_KEY, or make {path} readable.") from error
 
 
-@contextmanager
-def asking() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, told how many of how many answers are in."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("asking", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
 def show_problems(problems: Sequence[Problem]) -> None:
-    """Print problems to stderr, one a line; when there are very many, one line for all rows with the same one."""
-    lines = [str(problem) for problem in problems]
-    if len(lines) > SHOWN_PROBLEMS:
-        lines = list(_grouped(problems))
-    for line in lines[:SHOWN_PROBLEMS]:
+    """Print problems to standard error, one a line; from `MAX_PROBLEMS` on, one line for all rows with the same one."""
+    for line in problem_lines(problems):
         typer.echo(line, err=True)
-    if len(lines) > SHOWN_PROBLEMS:
-        typer.echo(f"... and {len(lines) - SHOWN_PROBLEMS:,} more; --json lists all", err=True)
+
+
+def problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """At most `MAX_PROBLEMS` lines on problems, and a last one when there are more."""
+    lines = [str(problem) for problem in problems]
+    if len(lines) > MAX_PROBLEMS:
+        lines = list(_grouped(problems))
+    more = [f"... and {len(lines) - MAX_PROBLEMS:,} more; --json lists all"] if len(lines) > MAX_PROBLEMS else []
+    return lines[:MAX_PROBLEMS] + more
 
 
 def _grouped(problems: Sequence[Problem]) -> Iterator[str]:
@@ -119,18 +72,3 @@ def _grouped(problems: Sequence[Problem]) -> Iterator[str]:
         counts[problem.file, problem.message] += 1
     for key, first in firsts.items():
         yield f"{first} (and {count(counts[key] - 1, 'more row')} alike)" if counts[key] > 1 else str(first)
-
-
-def complain(sentence: str) -> None:
-    """Print an error to stderr."""
-    typer.echo(f"error: {sentence}", err=True)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def print_json(document: Any) -> None:
-    """Print a document as JSON to stdout, for programs."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,12 +1,8 @@
-"""Rows held against each other: copies, near copies, rows that two files share, and rows that contradict each other.
+"""Compare rows: duplicates, near-duplicates, leakage between files, contradictions and conflicting preferences.
 
-All of it works on columns of hashes. A result is an array of pairs of row indexes: a row, and the earlier row that it
-is held against.
-
-Rows that teach opposite things: the same input answered differently, or a near one put into another class.
-
-Near inputs of unlike classes are read again before they are named: when the words that the classes differ in are the
-words that the inputs differ in, each answer is right for its input.
+Comparisons work on columns of hashes. A result is an array of pairs of row indexes: a row, and the earlier row that it
+was compared with. Near-duplicates of different classes are read again before they are reported: when the words in which
+the classes differ are the words in which the inputs differ, each answer is right for its input.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,55 +18,60 @@ from trainer.data.schema import Example, Pair
 from trainer.errors import Problem
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+MAX_JUDGED = 5_000
+_SHOWN_CHARACTERS = 60
+_SAME_INPUT, _NEAR_INPUT = "has the same input as", "has nearly the same input as"
+_Row = Example | Pair
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Pairs of rows: `copies` and `near_copies` within one file, `shared…` between two, and contradictions.
+    """Pairs of row indexes: duplicates within one file, leakage between two, and contradictions.
 
-    `clusters` has the cluster of each row. `same_asked` are rows of one input and unlike outputs, `preferences` pairs
-    that prefer what another rejects, `near_asked` rows of near inputs and unlike classes, yet to be read and judged.
+    `clusters` has the near-duplicate cluster of each row. `contradictions` have the same input and different outputs,
+    `conflicting_preferences` prefer an answer that another pair rejects, `near_candidates` are near-duplicates of
+    different classes, to be read and judged.
     """
 
     clusters: Indexes
-    copies: Indexes
-    near_copies: Indexes
-    shared: Indexes
-    shared_near: Indexes
-    shared_group: Indexes
-    same_asked: Indexes
-    preferences: Indexes
-    near_asked: Indexes
+    duplicates: Indexes
+    near_duplicates: Indexes
+    leakage: Indexes
+    near_leakage: Indexes
+    group_leakage: Indexes
+    contradictions: Indexes
+    conflicting_preferences: Indexes
+    near_candidates: Indexes
 
 
 def compare(columns: Columns, clusters: Indexes, joined: Indexes) -> Comparisons:
-    """Compare all rows; `joined` are the pairs of near rows that hold the clusters together."""
-    copies = _within(columns.row, columns.file)
-    near_copies = _without(_within(clusters.astype(np.uint64), columns.file), copies)
-    shared = _between(columns.row, columns.file)
-    shared_near = _without(_between(clusters.astype(np.uint64), columns.file), shared)
+    """Compare all rows; `joined` are the pairs of near-duplicates that connect the clusters."""
+    duplicates = _within(columns.row, columns.file)
+    near_duplicates = _without(_within(clusters.astype(np.uint64), columns.file), duplicates)
+    leakage = _between(columns.row, columns.file)
+    near_leakage = _without(_between(clusters.astype(np.uint64), columns.file), leakage)
     grouped = np.flatnonzero(columns.group)
-    shared_group = grouped[_between(columns.group[grouped], columns.file[grouped])]
+    group_leakage = grouped[_between(columns.group[grouped], columns.file[grouped])]
     return Comparisons(
         clusters,
-        copies,
-        near_copies,
-        shared,
-        shared_near,
-        shared_group,
-        _unlike_outputs(columns),
-        _turned_preferences(columns),
-        _unlike_classes(columns, joined),
+        duplicates,
+        near_duplicates,
+        leakage,
+        near_leakage,
+        group_leakage,
+        _different_outputs(columns),
+        _conflicting_preferences(columns),
+        _different_classes(columns, joined),
     )
 
 
 def same_answers(columns: Columns, clusters: Indexes) -> Indexes:
-    """Rows of one cluster and one output, with the first row of them."""
+    """Return rows with the same cluster and output as an earlier row of their file, with the first such row."""
     return _within(_mixed(clusters.astype(np.uint64), columns.answer ^ columns.rejected), columns.file)
 
 
 def _within(keys: U64, file: U64) -> Indexes:
-    """Rows whose key an earlier row of the same file has, with the first such row."""
+    """Return rows with the key of an earlier row of the same file, with the first such row."""
     mixed = (keys ^ (file + np.uint64(1)) * _MIX) * _MIX
     first = _firsts(mixed)
     rows = np.flatnonzero(first != np.arange(len(first)))
@@ -78,14 +79,14 @@ def _within(keys: U64, file: U64) -> Indexes:
 
 
 def _between(keys: U64, file: U64) -> Indexes:
-    """Rows whose key a row of an earlier file has, with the first such row."""
+    """Return rows with the key of a row of an earlier file, with the first such row."""
     first = _firsts(keys)
     rows = np.flatnonzero(file[first] < file)
     return np.stack((rows, first[rows]), axis=1)
 
 
 def _firsts(keys: U64) -> Indexes:
-    """For each row the first row of the same key."""
+    """Return for each row the first row with the same key."""
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     firsts: Indexes = first[inverse]
     return firsts
@@ -95,19 +96,19 @@ def _without(pairs: Indexes, others: Indexes) -> Indexes:
     return pairs[~np.isin(pairs[:, 0], others[:, 0])]
 
 
-def _unlike_outputs(columns: Columns) -> Indexes:
-    """Conversations of one input whose output is unlike the first one's; copies of such an output count once."""
+def _different_outputs(columns: Columns) -> Indexes:
+    """Return conversations whose output differs from the first one for the same input; equal outputs count once."""
     rows = np.flatnonzero(columns.rejected == 0)
     first = rows[_firsts(columns.asked[rows])]
-    unlike = rows[columns.answer[rows] != columns.answer[first]]
+    different = rows[columns.answer[rows] != columns.answer[first]]
     first = first[columns.answer[rows] != columns.answer[first]]
-    _, kept = np.unique(_mixed(columns.asked, columns.answer)[unlike], return_index=True)
-    pairs: Indexes = np.stack((unlike, first), axis=1)[np.sort(kept)]
+    _, kept = np.unique(_mixed(columns.asked, columns.answer)[different], return_index=True)
+    pairs: Indexes = np.stack((different, first), axis=1)[np.sort(kept)]
     return pairs
 
 
-def _turned_preferences(columns: Columns) -> Indexes:
-    """Pairs that prefer an output which an earlier pair of the same input rejects, or the other way round."""
+def _conflicting_preferences(columns: Columns) -> Indexes:
+    """Return pairs that prefer an output which an earlier pair with the same input rejects, or vice versa."""
     rows = np.flatnonzero(columns.rejected)
     preferred = _mixed(columns.asked, columns.answer)[rows]
     rejected = _mixed(columns.asked, columns.rejected)[rows]
@@ -117,18 +118,18 @@ def _turned_preferences(columns: Columns) -> Indexes:
         at = np.minimum(np.searchsorted(values, mine), max(len(values) - 1, 0))
         earlier = np.flatnonzero((values[at] == mine) & (first[at] < np.arange(len(mine)))) if len(values) else at
         found.append(np.stack((rows[earlier], rows[first[at[earlier]]]), axis=1))
-    turned = np.concatenate(found)
-    _, kept = np.unique(turned[:, 0], return_index=True)
-    pairs: Indexes = turned[kept]
+    conflicts = np.concatenate(found)
+    _, kept = np.unique(conflicts[:, 0], return_index=True)
+    pairs: Indexes = conflicts[kept]
     return pairs
 
 
-def _unlike_classes(columns: Columns, joined: Indexes) -> Indexes:
-    """Rows of near inputs whose class is unlike that of an earlier one; each row is held against one other only."""
+def _different_classes(columns: Columns, joined: Indexes) -> Indexes:
+    """Return near-duplicates whose class differs from that of an earlier row; each row is in one pair only."""
     one, other = np.maximum(joined[:, 0], joined[:, 1]), np.minimum(joined[:, 0], joined[:, 1])
     known = (columns.label[one] != 0) & (columns.label[other] != 0)
-    unlike = known & (columns.label[one] != columns.label[other]) & (columns.near[one] != columns.near[other])
-    pairs: Indexes = np.stack((one, other), axis=1)[unlike]
+    different = known & (columns.label[one] != columns.label[other]) & (columns.near[one] != columns.near[other])
+    pairs: Indexes = np.stack((one, other), axis=1)[different]
     return pairs[np.unique(pairs[:, 0], return_index=True)[1]]
 
 
@@ -137,32 +138,29 @@ def _mixed(one: U64, other: U64) -> U64:
     return mixed
 
 
-MOST_JUDGED = 5_000
-_SHOWN_CHARACTERS = 60
-_Row = Example | Pair
-
-
-def describe(files: Sequence[FileScan], columns: Columns, pairs: Indexes, *, most: int) -> list[Problem]:
-    """The first contradictions as sentences that show both outputs."""
+def describe(files: Sequence[FileScan], columns: Columns, pairs: Indexes, *, limit: int) -> list[Problem]:
+    """Return the first contradictions as sentences with both outputs."""
     return [
-        _problem(files, columns, pair, answer_text(_example(one)), answer_text(_example(other)), "asks the same as")
-        for pair, one, other in _read(files, columns, pairs[:most])
+        _problem(
+            files, columns, pair, answer_text(_example(one)), answer_text(_example(other)), "has the same input as"
+        )
+        for pair, one, other in _read(files, columns, pairs[:limit])
     ]
 
 
 def judge_near(
-    files: Sequence[FileScan], columns: Columns, pairs: Indexes, labels: Labels, *, most: int
+    files: Sequence[FileScan], columns: Columns, pairs: Indexes, labels: Labels, *, limit: int
 ) -> tuple[int, list[Problem]]:
-    """How many of the near pairs contradict each other (of the first `MOST_JUDGED`), and the first as sentences."""
+    """Count the contradictions among near-duplicates (of the first `MAX_JUDGED`); returns the first as sentences."""
     count, places = 0, list[Problem]()
-    for pair, one, other in _read(files, columns, pairs[:MOST_JUDGED]):
+    for pair, one, other in _read(files, columns, pairs[:MAX_JUDGED]):
         classes = [_label(labels, answer_text(_example(row))) for row in (one, other)]
         asked = [_asked(_example(row)) for row in (one, other)]
         if _system(_example(one)) != _system(_example(other)) or _explained(asked, classes):
             continue
         count += 1
-        if len(places) < most:
-            places.append(_problem(files, columns, pair, classes[0], classes[1], "asks nearly the same as"))
+        if len(places) < limit:
+            places.append(_problem(files, columns, pair, classes[0], classes[1], _NEAR_INPUT))
     return count, places
 
 

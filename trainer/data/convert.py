@@ -61,7 +61,9 @@ def _from_columns(row: Fields, columns: Mapping[str, str] | None) -> dict[str, A
         for name in (name for name, wanted in roles.items() if wanted == role):
             value = row.get(name)
             if isinstance(value, bool) or (role == "assistant" and isinstance(value, int | float)):
-                raise ValueError(f"has {name} {value}, which is no text; write the words that the model is to answer")
+                raise ValueError(
+                    f"has {name} {value}, which is not text; write the words that the model should answer with"
+                )
             if value not in (None, ""):
                 messages.append(_turn(role, plain_text(value)))
     return {name: value for name, value in row.items() if name not in roles} | {"messages": messages}
@@ -191,7 +193,7 @@ def _calls(where: str, value: object, number: int) -> list[dict[str, Any]]:
             for index, function in enumerate(functions)
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f'{where} is no tool call; write {{"name": ..., "arguments": {{...}}}}') from error
+        raise ValueError(f'{where} is not a tool call; write {{"name": ..., "arguments": {{...}}}}') from error
 
 
 def _marks(turn: Fields) -> dict[str, Any]:
@@ -216,11 +218,11 @@ def _tools(tools: object) -> list[dict[str, Any]]:
         try:
             tools = json.loads(tools)
         except (ValueError, RecursionError) as error:
-            raise ValueError("has tools that are no JSON; write a list of tools") from error
+            raise ValueError("has tools that are not JSON; write a list of tools") from error
     if not tools:
         return []
     if not isinstance(tools, list):
-        raise ValueError("has tools that are no list; write a list of tools")
+        raise ValueError("has tools that are not a list; write a list of tools")
     bare = (isinstance(tool, dict) and "name" in tool and "function" not in tool for tool in tools)
     return [
         {"type": "function", "function": without_nulls(tool)} if is_bare else without_nulls(tool)
@@ -274,7 +276,7 @@ def source_rows(path: Path) -> Iterator[tuple[int, object]]:
         said = f"cannot be read ({error.strerror or error}); check the path"
         raise DataError([Problem(str(path), None, said)]) from error
     except (EOFError, UnicodeDecodeError) as error:
-        raise DataError([Problem(str(path), None, f"breaks off or is damaged ({error}); fetch it again")]) from error
+        raise DataError([Problem(str(path), None, f"is truncated or damaged ({error}); download it again")]) from error
 
 
 def _rows(path: Path, file: IO[bytes], found: Format, name: Path) -> Iterator[tuple[int, object]]:
@@ -339,7 +341,7 @@ def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[int, object]]:
             yield number, row
     except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError([Problem(str(path), None, f"is no JSON array past row {number} ({reason})")]) from error
+        raise DataError([Problem(str(path), None, f"is not a JSON array past row {number} ({reason})")]) from error
 
 
 class _Recoded:
@@ -380,7 +382,7 @@ def _table(path: Path, file: IO[bytes], name: Path) -> Iterator[tuple[int, objec
                 filled = zip(header, cells, strict=False)
                 yield number, {column: _cell(cell) for column, cell in filled if cell.strip()}
     except csv.Error as error:
-        raise DataError([Problem(str(path), None, f"is no table past row {number} ({error})")]) from error
+        raise DataError([Problem(str(path), None, f"is not a table past row {number} ({error})")]) from error
 
 
 def _cell(cell: str) -> Any:
@@ -402,7 +404,9 @@ def _parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, object]]:
         for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
             yield number, {name: _plain(value) for name, value in row.items() if value is not None}
     except pyarrow.ArrowException as error:
-        raise DataError([Problem(str(path), None, f"is no whole Parquet file past row {number} ({error})")]) from error
+        raise DataError(
+            [Problem(str(path), None, f"is not a complete Parquet file past row {number} ({error})")]
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,6 @@
-"""Which format a file has, told from its first bytes and its name, and its text as UTF-8 whatever it was written in.
+"""Read data files: detect the format, decode to UTF-8, and stream JSON Lines as checked rows or problems.
 
-JSON Lines read as a stream: each line becomes a checked row or the problems it has, whatever the line holds.
-
-Memory is bounded by the longest line that is taken, not by the file. Nothing in a file raises an exception here.
+The reader's memory is bounded by the longest accepted line, not by the file, and no content of a file makes it raise.
 """
 
 import codecs
@@ -19,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from trainer.data.row_checks import check_row, foreign_shape
-from trainer.errors import Problem
+from trainer.data.schema import Example, Pair, parse_row
+from trainer.errors import DataError, Problem
 
 Format = Literal["lines", "array", "csv", "parquet", "gzip", "utf-16", "zip", "other"]
 HEAD_BYTES = 1 << 16
@@ -145,6 +144,11 @@ SHAPE_NAMES = {
     "list": "list (turns without an object around them)",
 }
 Shape = Literal["messages", "prompt-completion", "preference", "sharegpt", "alpaca", "columns", "list"]
+Kind = Literal["conversations", "pairs"]
+_OTHER_KIND: dict[Kind, str] = {
+    "conversations": "is a preference pair in a file of conversations; move preference pairs to a file of their own",
+    "pairs": "is a conversation in a file of preference pairs; move conversations to a file of their own",
+}
 MAX_ROW_BYTES = 16 << 20
 _SNIFFED_CHARACTERS = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -160,11 +164,14 @@ class Row:
 
 
 class Reader:
-    """One pass over one file; `rows` (all, good or bad) and `sha256` are complete once `read` is exhausted."""
+    """Read one file once; `rows` (all, good or bad) and `sha256` are complete once `read` is exhausted.
 
-    def __init__(self, path: Path) -> None:
+    With `kind`, rows of the other kind are problems.
+    """
+
+    def __init__(self, path: Path, kind: Kind | None = None) -> None:
         self.rows = 0
-        self._path = path
+        self._path, self._kind = path, kind
         self._hash = hashlib.sha256()
         self._foreign: dict[str, tuple[int, int]] = {}
         self._not_utf8: tuple[int, int] | None = None
@@ -199,12 +206,12 @@ class Reader:
             self.rows += bool(text)
             if len(raw) > MAX_ROW_BYTES:
                 self._skip(file)
-                yield self._problem(number, f"is longer than {MAX_ROW_BYTES >> 20} MiB; split the row or leave it out")
+                yield self._problem(number, f"is longer than {MAX_ROW_BYTES >> 20} MiB; split the row or remove it")
             elif text:
                 yield from self._read_row(text, number, offset)
             offset = file.tell()
         if self.rows == 0:
-            yield self._problem(None, "holds no rows; write one JSON object per line")
+            yield self._problem(None, "has no rows; write one JSON object per line")
         yield from self._foreign_problems()
 
     def _skip(self, file: IO[bytes], *, to_end: bool = False) -> None:
@@ -230,6 +237,8 @@ class Reader:
                 self._foreign[shape] = first, count + 1
                 return
             complaints = list(check_row(fields))
+            if not complaints and self._kind and kind_of(fields) != self._kind:
+                complaints = [_OTHER_KIND[self._kind]]
         except ValueError as error:
             yield self._problem(line, str(error))
             return
@@ -265,6 +274,33 @@ class Reader:
 
     def _problem(self, line: int | None, message: str) -> Problem:
         return Problem(str(self._path), line, message)
+
+
+def read_examples(path: Path) -> tuple[Example, ...]:
+    """Read all conversations of a file, in order; raises `DataError` with every problem."""
+    return tuple(row for row in _read_all(path, "conversations") if isinstance(row, Example))
+
+
+def read_pairs(path: Path) -> tuple[Pair, ...]:
+    """Read all preference pairs of a file, in order; raises `DataError` with every problem."""
+    return tuple(row for row in _read_all(path, "pairs") if isinstance(row, Pair))
+
+
+def _read_all(path: Path, kind: Kind) -> list[Example | Pair]:
+    rows, problems = list[Example | Pair](), list[Problem]()
+    for found in Reader(path, kind).read():
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            rows.append(parse_row(found.line, found.fields))
+    if problems:
+        raise DataError(sorted(problems, key=lambda problem: problem.line or 0))
+    return rows
+
+
+def kind_of(fields: Mapping[str, Any]) -> Kind:
+    """Return the kind of a checked row."""
+    return "pairs" if "preferred_output" in fields and "messages" not in fields else "conversations"
 
 
 def sniff_array(path: Path) -> Shape | None:
@@ -309,10 +345,10 @@ def parse_line(raw: bytes) -> Any:
     except RecursionError as error:
         raise ValueError("is nested too deeply; write plain messages") from error
     except ValueError as error:
-        raise ValueError(f"holds a number that is too long to read ({error})") from error
+        raise ValueError(f"contains a number that is too long to read ({error})") from error
     rest = text[end:].lstrip()
     if rest.startswith("{"):
-        raise ValueError("holds two JSON objects; put each on a line of its own")
+        raise ValueError("has two JSON objects; put each on a line of its own")
     if rest:
         raise ValueError(f"is not JSON: unexpected text at column {len(text) - len(rest) + 1}")
     return value
@@ -332,7 +368,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(constant: str) -> None:
-    raise _SpoiltError(f"holds {constant}, which is not JSON; write null, or leave the field out")
+    raise _SpoiltError(f"contains {constant}, which is not JSON; write null, or leave the field out")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)

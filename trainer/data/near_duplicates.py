@@ -45,7 +45,7 @@ U64 = npt.NDArray[np.uint64]
 Indexes = npt.NDArray[np.int64]
 
 
-class NearIndex:
+class NearDuplicateIndex:
     """A context manager that collects the signatures of all rows and finds their clusters."""
 
     def __init__(self) -> None:
@@ -155,9 +155,9 @@ def connected(size: int, pairs: Indexes) -> Indexes:
     return labels
 
 
-def near_clusters(shingles: Sequence[frozenset[str]], inputs: Sequence[int], similarity: float) -> list[int]:
+def near_duplicate_clusters(shingles: Sequence[frozenset[str]], inputs: Sequence[int], similarity: float) -> list[int]:
     """The cluster of each of a few rows that are in memory anyway."""
-    with NearIndex() as index:
+    with NearDuplicateIndex() as index:
         for row in shingles:
             index.add(row)
         labels, _ = index.clusters(np.array(inputs, np.uint64), similarity)

@@ -294,7 +294,7 @@ _PASSPORT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PiiMatch:
     """One piece of personal data: its kind (one of `KINDS`) and where it stands in the text."""
 
     kind: str
@@ -302,9 +302,9 @@ class Found:
     end: int
 
 
-def find(text: str) -> list[Found]:
+def find_pii(text: str) -> list[PiiMatch]:
     """What a text holds, in order and without overlaps; of two overlapping finds the one of the earlier kind counts."""
-    found: list[Found] = []
+    found: list[PiiMatch] = []
     if len(text) < _SHORTEST:
         return found
     for candidate in _candidates(text):
@@ -313,7 +313,7 @@ def find(text: str) -> list[Found]:
     return sorted(found, key=lambda one: one.begin)
 
 
-def _candidates(text: str) -> Iterator[Found]:
+def _candidates(text: str) -> Iterator[PiiMatch]:
     """What might be found, the kinds in the order in which they count; overlaps are sorted out by `find`."""
     lowered = text.lower()
     # A letter whose lower case is longer would shift places; such texts are looked at as they are.
@@ -321,39 +321,39 @@ def _candidates(text: str) -> Iterator[Found]:
     yield from _secrets(text, lowered)
     digits = _NINE_DIGITS.search(text) is not None
     if digits:
-        yield from (Found(CARD, *span) for span in _cards(text))
-    yield from (Found(IBAN, *span) for span in _ibans(text))
+        yield from (PiiMatch(CARD, *span) for span in _cards(text))
+    yield from (PiiMatch(IBAN, *span) for span in _ibans(text))
     if digits:
-        yield from (Found(SSN, *match.span()) for match in _SSN.finditer(text))
+        yield from (PiiMatch(SSN, *match.span()) for match in _SSN.finditer(text))
     if _SIX_DIGITS.search(text) or _CODICE.search(text):
-        yield from (Found(NATIONAL_ID, *span) for span in national_ids(text))
+        yield from (PiiMatch(NATIONAL_ID, *span) for span in national_ids(text))
     if "@" in text:
         yield from (
-            Found(EMAIL, *match.span()) for match in _EMAIL.finditer(text) if not _RESERVED.search(match.group())
+            PiiMatch(EMAIL, *match.span()) for match in _EMAIL.finditer(text) if not _RESERVED.search(match.group())
         )
     if digits:
-        yield from (Found(PHONE, *match.span()) for pattern in _PHONES for match in pattern.finditer(text))
-        yield from (Found(PHONE, *span) for span in _national_phones(text))
-    yield from (Found(IP_ADDRESS, *span) for span in _addresses(text))
+        yield from (PiiMatch(PHONE, *match.span()) for pattern in _PHONES for match in pattern.finditer(text))
+        yield from (PiiMatch(PHONE, *span) for span in _national_phones(text))
+    yield from (PiiMatch(IP_ADDRESS, *span) for span in _addresses(text))
     yield from _announced(text, lowered)
 
 
-def _secrets(text: str, lowered: str) -> Iterator[Found]:
+def _secrets(text: str, lowered: str) -> Iterator[PiiMatch]:
     if _PEM_MARK in text:
-        yield from (Found(PRIVATE_KEY, *match.span()) for match in _PEM.finditer(text))
+        yield from (PiiMatch(PRIVATE_KEY, *match.span()) for match in _PEM.finditer(text))
     for prefix, pattern in _KEY_PATTERNS.items() if len(text) >= _SHORTEST_KEY else ():
         if prefix in text or (prefix == "aws_secret" and "AWS_SECRET" in text):
-            yield from (Found(API_KEY, *match.span()) for match in pattern.finditer(text))
-    yield from (Found(API_KEY, *span) for span in service_keys(text, lowered))
-    yield from (Found(PASSWORD, *span) for span in passwords(text, lowered))
+            yield from (PiiMatch(API_KEY, *match.span()) for match in pattern.finditer(text))
+    yield from (PiiMatch(API_KEY, *span) for span in service_keys(text, lowered))
+    yield from (PiiMatch(PASSWORD, *span) for span in passwords(text, lowered))
 
 
-def _announced(text: str, lowered: str) -> Iterator[Found]:
+def _announced(text: str, lowered: str) -> Iterator[PiiMatch]:
     """What only the words before it tell from any other date or number."""
     if any(mark in lowered for mark in _BIRTH_MARKS):
-        yield from (Found(BIRTH_DATE, *match.span(1)) for match in _BIRTH_DATE.finditer(text))
+        yield from (PiiMatch(BIRTH_DATE, *match.span(1)) for match in _BIRTH_DATE.finditer(text))
     if any(mark in lowered for mark in _PASSPORT_MARKS):
-        yield from (Found(PASSPORT, *match.span(1)) for match in _PASSPORT.finditer(text))
+        yield from (PiiMatch(PASSPORT, *match.span(1)) for match in _PASSPORT.finditer(text))
 
 
 def _national_phones(text: str) -> Iterator[tuple[int, int]]:

@@ -18,11 +18,11 @@ import numpy as np
 from trainer.data.comparisons import Comparisons, compare, same_answers
 from trainer.data.convert import column_names, convert, source_rows
 from trainer.data.loaders import Shape, shape_of
-from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearIndex, answer_text, fingerprint
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearDuplicateIndex, answer_text, fingerprint
 from trainer.data.pii import NAMES
 from trainer.data.redaction import Redactor
 from trainer.data.row_signs import Ratings, placeholders
-from trainer.data.scan import MOST_PROBLEMS, ColumnBuilder, Columns
+from trainer.data.scan import MAX_PROBLEMS, ColumnBuilder, Columns
 from trainer.data.schema import Example, parse_row
 from trainer.errors import DataError, Problem, RunError
 from trainer.files import replacing
@@ -83,7 +83,7 @@ def prepare(
         replacing(account.path) as told,
         tempfile.TemporaryFile("w+", encoding="utf-8") as staged,
     ):
-        with NearIndex() as index:
+        with NearDuplicateIndex() as index:
             marks, bad = _stage(account, _Taken(shape, roles), policy, staged, index)
             found = compare(marks, *index.clusters(marks.near, policy.similarity))
         fates = _Fates(
@@ -94,7 +94,7 @@ def prepare(
         )
         _write(account, staged, fates, rows, told)
         if not account.written:
-            nothing = Problem(str(source), None, "holds no rows; check that it is the right file")
+            nothing = Problem(str(source), None, "has no rows; check that it is the right file")
             raise DataError(account.dropped or [nothing])
     return account
 
@@ -141,7 +141,7 @@ def _roles(source: Path, shape: Shape | None, columns: Mapping[str, str] | None)
 
 
 def _stage(
-    account: PrepareReport, taken: _Taken, policy: Policy, staged: IO[str], index: NearIndex
+    account: PrepareReport, taken: _Taken, policy: Policy, staged: IO[str], index: NearDuplicateIndex
 ) -> tuple[Columns, dict[int, str]]:
     """The first pass: one line per row, `[number, events, row or null]`; also tells the rows of bad answers."""
     builder, ratings, good = ColumnBuilder(), Ratings(), 0
@@ -220,11 +220,11 @@ def _entries(
     account.counts.update({action for action, _ in events})
     for action, reason in events:
         problem = Problem(str(account.source), number, reason)
-        if action == "dropped" and len(account.dropped) < MOST_PROBLEMS:
+        if action == "dropped" and len(account.dropped) < MAX_PROBLEMS:
             account.dropped.append(problem)
         if action == "kept":
             account.warning_count += 1
-            if len(account.warnings) < MOST_PROBLEMS:
+            if len(account.warnings) < MAX_PROBLEMS:
                 account.warnings.append(problem)
         identity = None if row is None else parse_row(number, row).row_id
         yield {"row": number, "action": action, "reason": reason, "out_line": out_line, "row_id": identity}
@@ -241,7 +241,7 @@ def _fate(fates: _Fates, good: int) -> Iterator[tuple[Action, str]]:
     elif fates.partners is not None and good not in fates.partners:
         yield "dropped", "has no bad answer to the same input to be preferred to"
     elif good in fates.contradicted:
-        yield "kept", f"asks the same as row {fates.contradicted[good]} but answers differently"
+        yield "kept", f"has the same input as row {fates.contradicted[good]} but answers differently"
 
 
 def _staged_rows(staged: IO[str], wanted: set[int]) -> dict[int, dict[str, Any]]:
@@ -256,7 +256,7 @@ def _staged_rows(staged: IO[str], wanted: set[int]) -> dict[int, dict[str, Any]]
 def _partners(columns: Columns, found: Comparisons, bad: Mapping[int, str]) -> dict[int, int]:
     """For each good row a bad one of the same input, each bad one once."""
     waiting: dict[int, list[int]] = {}
-    copies = set(found.copies[:, 0].tolist())
+    copies = set(found.duplicates[:, 0].tolist())
     for row in bad:
         if row not in copies:
             waiting.setdefault(int(columns.asked[row]), []).append(row)
@@ -285,14 +285,14 @@ def _copies(columns: Columns, found: Comparisons, policy: Policy) -> dict[int, t
     """Rows to leave out, each with the number of the row that stays and what it has to do with it."""
     if policy.duplicates == "keep":
         return {}
-    near = same_answers(columns, found.clusters) if policy.duplicates == "near" else found.copies[:0]
+    near = same_answers(columns, found.clusters) if policy.duplicates == "near" else found.duplicates[:0]
     told = {int(row): (int(columns.line[first]), "asks nearly the same and answers the same as") for row, first in near}
-    exact = {int(row): (int(columns.line[first]), "holds the same messages as") for row, first in found.copies}
+    exact = {int(row): (int(columns.line[first]), "has the same messages as") for row, first in found.duplicates}
     return told | exact
 
 
 def _contradicted(columns: Columns, found: Comparisons, bad: Mapping[int, str]) -> dict[int, int]:
-    pairs = np.concatenate((found.same_asked, found.preferences))
+    pairs = np.concatenate((found.contradictions, found.conflicting_preferences))
     return {int(row): int(columns.line[first]) for row, first in pairs if int(first) not in bad}
 
 

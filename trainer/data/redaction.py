@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.data.pii import find
+from trainer.data.pii import find_pii
 
 
 class Redactor:
@@ -22,7 +22,7 @@ class Redactor:
     def row(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the row, redacted throughout: contents, tool calls, tools and all other fields."""
         # One look at all of it costs a tenth of many looks at short texts, and most rows hold nothing.
-        if not find("\n\n".join(_texts(fields))):
+        if not find_pii("\n\n".join(_texts(fields))):
             return dict(fields)
         return {name: self._value(value) for name, value in fields.items()}
 
@@ -40,7 +40,7 @@ class Redactor:
 
     def _plain(self, text: str) -> str:
         # What follows a replaced piece may only now stand free, so this goes on until nothing is found.
-        while found := find(text):
+        while found := find_pii(text):
             marks = [self._mark(one.kind, text[one.begin : one.end], text) for one in found]
             for one, mark in reversed(list(zip(found, marks, strict=True))):
                 text = text[: one.begin] + mark + text[one.end :]

@@ -20,14 +20,14 @@ def check_tools(where: str, tools: object) -> Iterator[str]:
     if tools is None:
         return
     if not isinstance(tools, list):
-        yield f"{where} is no list; write [{_TOOL}]"
+        yield f"{where} is not a list; write [{_TOOL}]"
         return
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            yield f"{where}[{index}] names no function; write {_TOOL}"
+            yield f"{where}[{index}] has no function name; write {_TOOL}"
         elif not isinstance(function.get("parameters", {}), dict):
-            yield f"{where}[{index}].function.parameters is no JSON schema object; write {_TOOL}"
+            yield f"{where}[{index}].function.parameters is not a JSON Schema object; write {_TOOL}"
 
 
 def check_tool_calls(where: str, role: object, calls: object) -> Iterator[str]:
@@ -37,14 +37,14 @@ def check_tool_calls(where: str, role: object, calls: object) -> Iterator[str]:
     if role != "assistant":
         yield f"{where} has tool_calls, but only assistant messages call tools; remove them"
     if not isinstance(calls, list):
-        yield f"{where}.tool_calls is no list; write [{_CALL}]"
+        yield f"{where}.tool_calls is not a list; write [{_CALL}]"
         return
     for index, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            yield f"{where}.tool_calls[{index}] names no function; write {_CALL}"
+            yield f"{where}.tool_calls[{index}] has no function name; write {_CALL}"
         elif not _is_arguments(function.get("arguments")):
-            yield f"{where}.tool_calls[{index}].function.arguments is no JSON object in a string; write {_CALL}"
+            yield f"{where}.tool_calls[{index}].function.arguments is not a JSON object in a string; write {_CALL}"
 
 
 def check_tool_results(where: str, messages: Sequence[object]) -> Iterator[str]:
@@ -60,9 +60,9 @@ def check_tool_results(where: str, messages: Sequence[object]) -> Iterator[str]:
                 called.add(call["id"])
         answered = message.get("tool_call_id")
         if answered is not None and (not isinstance(answered, str) or answered not in called):
-            yield f"{where}[{index}].tool_call_id answers no call before it; give the id of the call"
+            yield f"{where}[{index}].tool_call_id does not match an earlier tool call; give the id of the call"
         elif message.get("role") == "tool" and answered is None and calls > 1 and called:
-            yield f"{where}[{index}] is a tool result without tool_call_id; give the id of the call that it answers"
+            yield f"{where}[{index}] is a tool result without tool_call_id; give the id of its call"
 
 
 def _is_arguments(arguments: object) -> bool:
@@ -167,9 +167,9 @@ def _check_pair(row: Mapping[str, Any]) -> Iterator[str]:
     for name, output in zip(("preferred_output", "non_preferred_output"), outputs, strict=True):
         yield from _check_answer(name, output)
     if outputs[0] == outputs[1] and outputs[0]:
-        yield "prefers an answer to itself; write two different outputs or leave the row out"
+        yield "has the same answer twice; write two different outputs or remove the row"
     elif outputs[0] and _without_space(outputs[0]) == _without_space(outputs[1]):
-        yield "prefers an answer to one that differs in white space only; write two different outputs or leave it out"
+        yield "has two answers that differ only in white space; write two different outputs or remove the row"
 
 
 def _check_answer(where: str, messages: object) -> Iterator[str]:
@@ -178,7 +178,7 @@ def _check_answer(where: str, messages: object) -> Iterator[str]:
     if isinstance(messages, list) and messages:
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
         if all(role in ROLES for role in roles) and (roles[-1] != "assistant" or {"user", "system"} & set(roles)):
-            yield f"{where} holds {', '.join(map(str, roles))} messages; write the assistant message to learn"
+            yield f"{where} contains {', '.join(map(str, roles))} messages; write the assistant message to train on"
 
 
 def _check_messages(where: str, messages: object) -> Iterator[str]:
@@ -211,15 +211,15 @@ def _check_message(where: str, message: object) -> Iterator[str]:
 def _check_legacy(holder: Mapping[str, Any], where: str) -> Iterator[str]:
     for name in _LEGACY_FIELDS:
         if holder.get(name):
-            yield f"{where}has {name}, which training would ignore; write tools and tool_calls, or leave the row out"
+            yield f"{where}has {name}, which training would ignore; write tools and tool_calls, or remove the row"
 
 
 def _check_weight(where: str, message: Mapping[str, Any]) -> Iterator[str]:
     weight = message.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-        yield f"{where}.weight is {shown(weight)}; use 1 to learn the message or 0 to keep it as context"
+        yield f"{where}.weight is {shown(weight)}; use 1 to train on the message or 0 to keep it as context"
     elif "weight" in message and message.get("role") != "assistant":
-        yield f"{where} has weight, but only assistant messages are learnt; remove it"
+        yield f"{where} has weight, but only assistant messages are in the loss; remove it"
     if message.get("role") == "assistant" and message.get("weight", 1) != 0 and (name := masked_by(message)):
         yield f"{where}.{name} is {shown(message[name])}, which training would ignore; write weight 0 ({_PREPARE} does)"
 
@@ -236,7 +236,7 @@ def _check_thoughts(where: str, message: Mapping[str, Any]) -> Iterator[str]:
     if (thought := message.get("reasoning_content")) is None:
         pass
     elif message.get("role") != "assistant":
-        yield f"{where} has reasoning_content, but only assistant messages think; remove it"
+        yield f"{where} has reasoning_content, but only assistant messages have reasoning; remove it"
     else:
         yield from _check_text(f"{where}.reasoning_content", thought)
     content = message.get("content")
@@ -254,7 +254,7 @@ def _check_think_tags(where: str, content: str) -> Iterator[str]:
             return
         is_open = not is_open
     if is_open:
-        yield f"{where} has <think> without </think>: the answer is cut off; end the reasoning or leave the row out"
+        yield f"{where} has <think> without </think>: the answer is cut off; end the reasoning or remove the row"
 
 
 def _check_content(where: str, content: object, *, called: bool) -> Iterator[str]:
@@ -270,11 +270,11 @@ def _check_text(where: str, content: object) -> Iterator[str]:
     if not isinstance(content, str):
         yield f"{where} is {shown(content)}; write the text as a string"
     elif not content.strip():
-        yield f"{where} is empty; write the text or leave the row out"
+        yield f"{where} is empty; write the text or remove the row"
     elif (found := _UNFIT.search(content)) and CONTROL.match(found.group()):
-        yield f"{where} holds the control character U+{ord(found.group()):04X}; remove it ({_PREPARE} does)"
+        yield f"{where} contains the control character U+{ord(found.group()):04X}; remove it ({_PREPARE} does)"
     elif found:
-        yield f"{where} holds half of a surrogate pair, which is no text; save the file as UTF-8 again"
+        yield f"{where} contains half of a surrogate pair; save the file as UTF-8 again"
 
 
 def _check_turns(messages: list[object]) -> Iterator[str]:
@@ -283,11 +283,11 @@ def _check_turns(messages: list[object]) -> Iterator[str]:
     if len(turns) != len(messages) or any(not isinstance(role, str) or role not in ROLES for role in roles):
         return
     if "assistant" not in roles:
-        yield "has no assistant message, so there is nothing to learn; add the wanted answer"
+        yield "has no assistant message, so there is nothing to train on; add the expected answer"
     elif roles[-1] != "assistant":
-        yield f"ends with a {roles[-1]} message; end with the assistant message to learn"
+        yield f"ends with a {roles[-1]} message; end with the assistant message to train on"
     elif all(turn.get("weight", 1) == 0 for turn in turns if turn["role"] == "assistant"):
-        yield "gives every assistant message weight 0, so there is nothing to learn; leave one at weight 1"
+        yield "gives every assistant message weight 0, so there is nothing to train on; leave one at weight 1"
 
 
 def _without_space(output: object) -> str:

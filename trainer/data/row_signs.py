@@ -91,7 +91,7 @@ class Ratings:
         return dict(sorted(found.items()))
 
 
-def turned_scores(fields: Mapping[str, Any]) -> Iterator[str]:
+def conflicting_scores(fields: Mapping[str, Any]) -> Iterator[str]:
     """A sentence when the scores of a pair prefer the answer that it rejects."""
     for better, worse in _PAIRED:
         one, other = fields.get(better), fields.get(worse)
@@ -158,9 +158,9 @@ def signs(example: Example) -> Iterator[tuple[str, str]]:
         is_marked = "<" in message.content or "[" in message.content
         if is_marked and (found := CONTROL_TEXT.search(message.content)):
             yield "control_text", f"{where}.content holds {found.group()!r}"
-        if message.reasoning_content and message.learnt:
+        if message.reasoning_content and message.in_loss:
             yield "reasoning", f"{where} has reasoning_content"
-        if message.learnt and "<think" in message.content and _EMPTY_THINKING.match(message.content.lstrip()):
+        if message.in_loss and "<think" in message.content and _EMPTY_THINKING.match(message.content.lstrip()):
             yield "empty_thinking", f"{where}.content begins with an empty <think></think>"
         for name in null_arguments(example, message):
             yield "null_arguments", f"{where} calls a tool with {name}: null"

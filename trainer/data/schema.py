@@ -1,7 +1,7 @@
-"""What one row of training data is: a conversation to learn from, or a pair of answers to prefer one from.
+"""The rows of training data: a conversation to train on, or a preference pair.
 
-A row keeps its identity wherever it stands: `row_id` is made from what the row teaches, so that a run can record which
-rows it saw and a deletion request can be answered.
+The identity of a row, `row_id`, is a hash of its messages and tools, so that it is the same in every file. Runs record
+it, which answers deletion requests.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `weight` 0 on an assistant turn means that it is context and not learnt.
+    """One message of a conversation; an assistant message of `weight` 0 is context, outside the loss.
 
     `tool_calls`, `tool_call_id` and `name` are OpenAI's fields as they were read; `content` is empty beside tool calls.
-    `reasoning_content` is what the model thought before it answered.
+    `reasoning_content` holds the reasoning before the answer.
     """
 
     role: str
@@ -29,7 +29,7 @@ class Message:
 
     @classmethod
     def of(cls, message: Mapping[str, Any], *, context: bool = False) -> "Message":
-        """A turn from a message that passed the checks; one that is mere `context` gets weight 0."""
+        """Make a message from a checked one; `context` gives it weight 0."""
         return cls(
             message["role"],
             message.get("content") or "",
@@ -41,12 +41,12 @@ class Message:
         )
 
     @property
-    def learnt(self) -> bool:
-        """Whether the loss is taken over this turn."""
+    def in_loss(self) -> bool:
+        """Whether the loss is taken over this message."""
         return self.role == "assistant" and self.weight != 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The turn as chat templates and chat APIs take it, without its weight."""
+        """Return the message as chat templates and chat APIs take it, without its weight."""
         carried = {
             "tool_calls": list(self.tool_calls),
             "tool_call_id": self.tool_call_id,
@@ -58,7 +58,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation to learn from; `line` is its line in the file, `tools` what the model could have called."""
+    """One conversation to train on; `line` is its line in the file, `tools` the tools the model could have called."""
 
     line: int
     messages: tuple[Message, ...]
@@ -66,7 +66,7 @@ class Example:
 
     @classmethod
     def of(cls, line: int, messages: Iterable[Mapping[str, Any]]) -> "Example":
-        """An example without tools from messages that passed the checks."""
+        """Make an example without tools from checked messages."""
         return cls(line, tuple(Message.of(message) for message in messages))
 
     @property
@@ -81,19 +81,19 @@ class Example:
 
     @property
     def answer_index(self) -> int:
-        """The index of the last learnt message: what stands before it is the input, it is the output."""
-        return max(index for index, message in enumerate(self.messages) if message.learnt)
+        """The index of the last message in the loss: the messages before it are the input, it is the output."""
+        return max(index for index, message in enumerate(self.messages) if message.in_loss)
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """The messages as chat templates and chat APIs take them."""
+        """Return the messages as chat templates and chat APIs take them."""
         return [message.as_dict() for message in self.messages]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A preference: two conversations that part at the end, `preferred` being the better one.
+    """A preference pair: two conversations with the same input, `preferred` having the better output.
 
-    In both, only the turns of the two outputs are learnt; assistant turns of their common input have weight 0.
+    Only the outputs are in the loss; assistant messages of the common input have weight 0.
     """
 
     line: int
@@ -107,7 +107,7 @@ class Pair:
 
 
 def row_id(row: Mapping[str, Any]) -> str:
-    """Identity of a checked row by what it teaches, as 64 hexadecimal digits.
+    """Return the identity of a checked row: a SHA-256 of its messages and tools, as 64 hexadecimal digits.
 
     Key order, spacing, other fields and the format do not count: a prompt/completion row has the id of the same row
     written as messages, in every file and at every line.
@@ -116,7 +116,7 @@ def row_id(row: Mapping[str, Any]) -> str:
 
 
 def parse_row(line: int, row: Mapping[str, Any]) -> Example | Pair:
-    """The example or pair that a row holds; the row has passed `check_row`."""
+    """Parse a row that has passed `check_row`."""
     if "messages" in row:
         return Example(line, _messages(row["messages"]), tuple(row.get("tools") or ()))
     if "preferred_output" in row:

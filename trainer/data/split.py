@@ -1,21 +1,24 @@
-"""Splitting a file into training, validation and test rows so that nothing of one part is known from another.
+"""Split rows without leakage: a near-duplicate cluster or a group never spans two parts.
 
-Rows of one near-duplicate cluster or one group stay together; classes keep their shares in each part. Which part a
-cluster goes to depends on the seed and on what its rows say, not on where they stand, so a shuffled file splits alike.
+`write_split` writes train, validation and test files in which classes keep their shares (`turntable data split`).
+`hold_out` samples the validation rows of a run whose recipe names no validation file. Both depend on the seed and on
+the contents of the rows, not on their order.
 """
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.findings import verdict_advice
-from trainer.data.near_duplicates import DEFAULT_SIMILARITY, U64, Indexes, NearIndex, connected, hash64
+from trainer.data.findings import held_out_advice
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, U64, Indexes, NearDuplicateIndex, connected, hash64
 from trainer.data.scan import Columns, Scanner
 from trainer.errors import DataError, Problem, RunError
 from trainer.files import replacing
@@ -25,8 +28,8 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to split: shares of the validation and test parts (the rest is trained on), and what must stay together."""
+class SplitPlan:
+    """Shares of the validation and test parts (the rest is for training), and which rows must stay together."""
 
     valid: float = 0.1
     test: float = 0.1
@@ -37,14 +40,14 @@ class Plan:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of each part that is wanted."""
+        """The share of each part that is not empty."""
         wanted = {"train": 1 - self.valid - self.test, "valid": self.valid, "test": self.test}
         return {name: share for name, share in wanted.items() if share > 0}
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The files of a split with their rows, their classes, and how large the clusters are that had to stay together."""
+class SplitFiles:
+    """The files of a split with their rows, their classes, and the clusters that had to stay together."""
 
     paths: Mapping[str, Path]
     rows: Mapping[str, int]
@@ -54,20 +57,20 @@ class Parts:
 
     @property
     def advice(self) -> str | None:
-        """What to do when the test part is too small for a verdict; None when it is not, or none was wanted."""
-        return verdict_advice(self.rows["test"], sum(self.rows.values())) if "test" in self.rows else None
+        """What to do when the test part is too small for a verdict; None when it is large enough or not asked for."""
+        return held_out_advice(self.rows["test"], sum(self.rows.values())) if "test" in self.rows else None
 
 
-def split(source: Path, folder: Path, plan: Plan, *, force: bool = False) -> Parts:
-    """Write `<name>.train.jsonl` and its fellows into `folder`, each row as it stands in `source`.
+def write_split(source: Path, folder: Path, plan: SplitPlan, *, force: bool = False) -> SplitFiles:
+    """Write `<name>.train.jsonl`, `.valid.jsonl` and `.test.jsonl` into `folder`, each row byte for byte.
 
-    Raises `DataError` when the file has problems or a wanted part would be empty, `RunError` when a file exists.
+    Raises `DataError` when the file has problems or a part would be empty, `RunError` when a file exists.
     """
     paths = {name: folder / f"{source.stem}.{name}.jsonl" for name in plan.shares}
     for path in paths.values():
         if path.exists() and not force:
             raise RunError(f"{path} exists already; choose another --out-dir or pass --force.")
-    with NearIndex() as index:
+    with NearDuplicateIndex() as index:
         scanner = Scanner(index, label_field=plan.label_field, group_field=plan.group_field)
         scanner.scan(source)
         if problems := scanner.files[0].problems:
@@ -80,18 +83,40 @@ def split(source: Path, folder: Path, plan: Plan, *, force: bool = False) -> Par
     parts = assign(columns.row, labels, together, list(plan.shares.values()), plan.seed)
     rows = {name: int((parts == number).sum()) for number, name in enumerate(paths)}
     if empty := [name for name, count in rows.items() if not count]:
-        sizes = f"{len(columns):,} rows make {len(np.unique(together)):,} clusters of near copies and groups"
+        sizes = f"{len(columns):,} rows make {len(np.unique(together)):,} clusters of near-duplicates and groups"
         raise DataError(
             [Problem(str(source), None, f"leaves no row for {empty[0]}: {sizes}; add rows or lower a share")]
         )
     _write(source, paths, columns, parts)
     sizes_of = np.unique(together, return_counts=True)[1]
     classes = _classes(scanner, columns, parts, list(paths)) if stratified else {}
-    return Parts(paths, rows, classes, len(sizes_of), int(sizes_of.max()))
+    return SplitFiles(paths, rows, classes, len(sizes_of), int(sizes_of.max()))
+
+
+def hold_out(keys: Sequence[int | str], clusters: Indexes, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Sample whole clusters until a `fraction` of the different rows is held out; returns which rows are.
+
+    `keys` identify what a row says, one per row. A cluster larger than the whole share is left to training; where every
+    cluster is, the smallest one is held out. Nothing is where all rows are one cluster.
+    """
+    members: dict[int, set[Any]] = {}
+    for key, cluster in zip(keys, clusters.tolist(), strict=True):
+        members.setdefault(cluster, set()).add(key)
+    by_key = {min(group): group for group in members.values()}
+    if not fraction or len(by_key) < 2:
+        return np.zeros(len(keys), bool)
+    wanted = max(1, round(fraction * sum(map(len, by_key.values()))))
+    sampled = random.Random(seed).sample(sorted(by_key), min(wanted, len(by_key) - 1))  # noqa: S311 - no secret
+    chosen = set[Any]()
+    for key in sampled:
+        if len(chosen) + len(by_key[key]) <= wanted:
+            chosen |= by_key[key]
+    chosen = chosen or min((by_key[key] for key in (*sampled, *sorted(by_key))), key=len)
+    return np.array([key in chosen for key in keys], bool)
 
 
 def join_groups(clusters: Indexes, groups: U64) -> Indexes:
-    """Clusters joined where rows of one group stand in several of them; group 0 is none."""
+    """Join clusters that share rows of one group; group 0 is none."""
     grouped = np.flatnonzero(groups)
     _, group = np.unique(groups[grouped], return_inverse=True)
     size = int(clusters.max(initial=-1)) + 1
@@ -100,7 +125,7 @@ def join_groups(clusters: Indexes, groups: U64) -> Indexes:
 
 
 def assign(rows: U64, labels: U64, clusters: Indexes, shares: Sequence[float], seed: int) -> npt.NDArray[np.int64]:
-    """The part of each row. Large clusters first, each goes to the part that lacks most of its classes' rows."""
+    """Assign each row to a part: large clusters first, each to the part that lacks most rows of its classes."""
     _, label = np.unique(labels, return_inverse=True)
     lacking = [[share * float(count) for count in np.bincount(label)] for share in shares]
     _, cluster = np.unique(clusters, return_inverse=True)
@@ -121,7 +146,7 @@ def assign(rows: U64, labels: U64, clusters: Indexes, shares: Sequence[float], s
 
 
 def _mixed(values: U64, seed: int) -> U64:
-    """A different random-looking order of the values for each seed."""
+    """Hash the values so that each seed gives another order."""
     salt = np.uint64(int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=8).digest(), "big"))
     mixed = values ^ salt
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
@@ -141,7 +166,7 @@ def _write(source: Path, paths: Mapping[str, Path], columns: Columns, parts: npt
 def _classes(
     scanner: Scanner, columns: Columns, parts: npt.NDArray[np.int64], names: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """Rows of each class in each part; classes are named by the balance that the scan counted."""
+    """Count the rows of each class in each part; classes are those that the scan counted."""
     balance = next(one for one in scanner.labels.balances if one.field is None or one.field == scanner.labels.wanted)
     return {
         name: {

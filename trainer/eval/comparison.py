@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.errors import Problem, RecipeError
 from trainer.eval.answers import Answer, Journal
-from trainer.eval.arms import ArmPlan, Prompts, Served, look_up, plan_arms, plan_models
-from trainer.eval.custom_metric import Function, load_function, own_series
+from trainer.eval.arms import ArmPlan, Prompts, Served, plan_arms, plan_models, resolve_versions
 from trainer.eval.endpoints import endpoint_client, gateway_client
 from trainer.eval.examples import EvalSet, read_eval_set
-from trainer.eval.forgetting import general_texts, surprise
+from trainer.eval.forgetting import cross_entropy_at, general_texts
 from trainer.eval.freeze import FrozenTask, frozen_at, identity
 from trainer.eval.judge import Judge, Judged
-from trainer.eval.metrics import ArmSeries, measure
+from trainer.eval.metrics import ArmSeries, MetricFunction, custom_metric_series, load_function, measure
 from trainer.eval.report import ArmKind, Examples, Gate, Report, TaskFacts
-from trainer.eval.runner import Progress, ask_all
+from trainer.eval.runner import Progress, run_arms
 from trainer.eval.statistics import Series
 from trainer.eval.summarize import Assembly, Column
 from trainer.eval.task import JUDGE, Task, read_schema, read_task
@@ -40,7 +39,7 @@ class ComparisonRequest:
     frozen_at: str | None
     changed: tuple[str, ...]
     validator: "Draft202012Validator | None"
-    function: Function | None
+    function: MetricFunction | None
     only_models: bool
 
     @property
@@ -51,7 +50,7 @@ class ComparisonRequest:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparisonOutcome:
     """A report and what keeps it from being complete, item by item."""
 
     report: Report
@@ -77,7 +76,7 @@ def prepare(
     frozen = identity(task)
     when, changed = frozen_at(task_file, frozen)
     refs = [] if models else list(adapters or task.adapters)
-    served = look_up(refs, gateway_url, data_dir)
+    served = resolve_versions(refs, gateway_url, data_dir)
     base = served.base.model
     plans = plan_models(task, base, models) if models else plan_arms(task, base, served.candidates)
     if not plans:
@@ -87,7 +86,7 @@ def prepare(
 
 async def compare(
     question: ComparisonRequest, *, gateway_url: str, key: str, answers: Path, resume: bool, progress: Progress
-) -> Outcome:
+) -> ComparisonOutcome:
     """Ask everything that has no answer yet, and report; answers are on disk as they come."""
     async with (
         gateway_client(gateway_url, key) as gateway,
@@ -95,7 +94,7 @@ async def compare(
     ):
         prompts = Prompts(question.task, question.items)
         items = question.items.items
-        given = await ask_all(question.task, question.plans, items, prompts, journal, gateway, progress)
+        given = await run_arms(question.task, question.plans, items, prompts, journal, gateway, progress)
         found = _measured(question, prompts, given)
         if question.task.judge and not question.only_models:
             await _judge(question, found, gateway, journal)
@@ -111,7 +110,7 @@ def _measured(question: ComparisonRequest, prompts: Prompts, given: Sequence[Ans
         answers = given[number * size : (number + 1) * size]
         series = measure(task, items, answers, question.validator)
         if question.function:
-            own, raised = own_series(task, question.function, items, answers)
+            own, raised = custom_metric_series(task, question.function, items, answers)
             found.problems += raised
             series = replace(series, metrics=_with(task, series, task.metric_names, _own_name(task), own))
         found.problems += [
@@ -157,7 +156,7 @@ async def _forgetting(question: ComparisonRequest, found: _Found, gateway: "Asyn
     if not texts or candidate is None or candidate.model == base:
         return
     models = {"base": base, candidate.name: candidate.model}
-    measured = await surprise(texts, models, base, gateway, journal, task.concurrency)
+    measured = await cross_entropy_at(texts, models, base, gateway, journal, task.concurrency)
     found.forgotten = Series.mean_of((measured[candidate.name].features - measured["base"].features)[:, 0])
     found.columns = [
         replace(column, settings={**column.settings, "general_text_cross_entropy": measured[column.plan.name].value})
@@ -167,7 +166,7 @@ async def _forgetting(question: ComparisonRequest, found: _Found, gateway: "Asyn
     ]
 
 
-def _report(question: ComparisonRequest, found: _Found, answers: Path) -> Outcome:
+def _report(question: ComparisonRequest, found: _Found, answers: Path) -> ComparisonOutcome:
     task, items = question.task, question.items.items
     assembly = Assembly(task, items, found.columns)
     if question.only_models:
@@ -193,7 +192,7 @@ def _report(question: ComparisonRequest, found: _Found, answers: Path) -> Outcom
         examples=Examples() if question.only_models else assembly.examples(),
         answers=answers.name,
     )
-    return Outcome(report, tuple(found.problems))
+    return ComparisonOutcome(report, tuple(found.problems))
 
 
 def _partial(problems: Sequence[Problem]) -> str:

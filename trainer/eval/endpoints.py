@@ -2,6 +2,8 @@
 
 What will fail for every question alike (a refused key, an unknown model, nobody there) ends the comparison; any other
 error belongs to the one item that it hit.
+
+Bringing a verdict to the gateway, which keeps it with the version and lets it go live, or not.
 """
 
 import os
@@ -9,14 +11,19 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters import AdapterError
+from adapters.admin_client import connect
 from trainer.errors import EvaluationError
 from trainer.eval.answers import Answer
+from trainer.eval.report import Arm, Report
 from trainer.eval.task import EndpointTable
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
 
 GATEWAY_TIMEOUT_S = 120.0
 _COST_WANTED = {"x-turntable-cost": "1"}
@@ -58,7 +65,7 @@ def _client(base_url: str, key: str, timeout_s: float) -> "AsyncOpenAI":
     return AsyncOpenAI(base_url=base_url, api_key=key, http_client=http)
 
 
-async def ask(
+async def complete(
     client: "AsyncOpenAI", arm: str, line: int, model: str, messages: Any, request: Mapping[str, Any]
 ) -> Answer:
     """One question; raises `EvaluationError` for what every other one would meet too."""
@@ -106,3 +113,41 @@ def _nano_usd(told: str | None) -> int | None:
         return int(Decimal(told) * 10**9) if told else None
     except InvalidOperation:
         return None
+
+
+def record_verdict(report: Report, gateway_url: str, data_dir: Path) -> str:
+    """Post the verdict on the version that it is about, which is returned; raises `EvaluationError`."""
+    arm = _subject(report)
+    name, _, version = arm.model.partition("@")
+    try:
+        with connect(gateway_url, data_dir) as admin:
+            admin.request("POST", f"/adapters/{name}/versions/{version}/verdict", json=_body(report, arm))
+    except AdapterError as error:
+        raise EvaluationError(f"the verdict on {arm.model} is not recorded: {error}") from error
+    return arm.model
+
+
+def _subject(report: Report) -> Arm:
+    if report.gate.verdict is None or report.gate.arm is None:
+        raise EvaluationError(f"there is nothing to record: {report.gate.summary}")
+    arm = report.arm(report.gate.arm)
+    if arm.digest is None or "@v" not in arm.model:
+        raise EvaluationError(
+            f"which version of {arm.model} answered is not known, so its verdict is not recorded; set "
+            "TURNTABLE_ADMIN_KEY and compare again."
+        )
+    return arm
+
+
+def _body(report: Report, arm: Arm) -> dict[str, Any]:
+    return {
+        "verdict": report.gate.verdict,
+        "digest": arm.digest,
+        "task_sha256": report.task.sha256,
+        "base_sha256": report.base.base_sha256,
+        "template_sha256": report.base.template_sha256,
+        "complete": report.complete,
+        "checks": [check.model_dump(mode="json") for check in report.gate.checks],
+        "summary": report.gate.summary,
+        "human": report.human,
+    }

@@ -1,17 +1,65 @@
-"""The held-out rows as items: what is asked, what should come back, and which slices an item belongs to."""
+"""The held-out rows as items: what is asked, what should come back, and which slices an item belongs to.
+
+What is inside an answer: one JSON document or none, the fields that are right, whether it fits the schema.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
-from trainer.data.dataset import read_dataset
-from trainer.data.loaders import Reader, Row
-from trainer.data.near_duplicates import DEFAULT_SIMILARITY, Fingerprint, fingerprint, near_clusters
+from trainer.data.loaders import Reader, Row, read_examples
+from trainer.data.near_duplicates import DEFAULT_SIMILARITY, Fingerprint, fingerprint, near_duplicate_clusters
 from trainer.data.schema import Example
 from trainer.errors import DataError, Problem
-from trainer.eval.parsing import NOTHING, parse_document
 from trainer.eval.task import Task
+
+
+class Validator(Protocol):
+    """The one question asked of a JSON Schema validator."""
+
+    def is_valid(self, instance: Any) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMatch:
+    """One answer looked at: `fields` says for each scored field whether it equals the expected one exactly."""
+
+    schema_valid: bool
+    fields: Mapping[str, bool]
+
+
+class _Nothing:
+    """No document at all; JSON's null is a document."""
+
+
+NO_DOCUMENT = _Nothing()
+
+
+def match_answer(answer: str, expected: str, validator: Validator | None, fields: Sequence[str]) -> AnswerMatch:
+    """Compare one answer with the expected document and the schema.
+
+    An answer counts only if it is exactly one JSON document: text around it, as chatty models write, is a failure,
+    because the application that reads it would fail.
+    """
+    document, wanted = parse_document(answer), parse_document(expected)
+    same = {
+        field: isinstance(document, dict) and isinstance(wanted, dict) and document.get(field, ...) == wanted.get(field)
+        for field in fields
+    }
+    return AnswerMatch(document is not NO_DOCUMENT and validator is not None and validator.is_valid(document), same)
+
+
+def parse_document(text: str) -> Any:
+    """The one JSON document that `text` is, or `NOTHING`."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return NO_DOCUMENT
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +89,8 @@ class EvalSet:
 
 def read_eval_set(task: Task) -> EvalSet:
     """Read and check the data of a task; raises `DataError` for broken, overlapping or unmeasurable rows."""
-    examples = read_dataset(task.data_path).examples
-    pool = read_dataset(task.train_path).examples if task.train_path else ()
+    examples = read_examples(task.data_path)
+    pool = read_examples(task.train_path) if task.train_path else ()
     file = str(task.data_path)
     if leaks := list(_leaks(task, examples, pool)):
         raise DataError(leaks)
@@ -77,7 +125,7 @@ def _unmeasurable(task: Task, example: Example, row: Mapping[str, Any], file: st
         return
     document = parse_document(expected)
     if task.fields and not isinstance(document, dict):
-        what = "no JSON" if document is NOTHING else "no JSON object"
+        what = "no JSON" if document is NO_DOCUMENT else "no JSON object"
         yield Problem(file, example.line, f"expects an answer that is {what}, and the task scores its fields")
         return
     for field in task.fields:
@@ -93,7 +141,9 @@ def _leaks(task: Task, held_out: Sequence[Example], pool: Sequence[Example]) -> 
     if not pool:
         return
     marks = [fingerprint(row) for row in (*pool, *held_out)]
-    labels = near_clusters([mark.shingles for mark in marks], [mark.near for mark in marks], DEFAULT_SIMILARITY)
+    labels = near_duplicate_clusters(
+        [mark.shingles for mark in marks], [mark.near for mark in marks], DEFAULT_SIMILARITY
+    )
     first: dict[int, int] = {}
     for at, label in enumerate(labels[: len(pool)]):
         first.setdefault(label, at)
@@ -107,5 +157,5 @@ def _leaks(task: Task, held_out: Sequence[Example], pool: Sequence[Example]) -> 
 
 def _likeness(one: Fingerprint, other: Fingerprint) -> str:
     if one.row == other.row:
-        return "holds the same messages as"
-    return "asks the same as" if one.near == other.near else "asks nearly the same as"
+        return "has the same messages as"
+    return "has the same input as" if one.near == other.near else "has nearly the same input as"

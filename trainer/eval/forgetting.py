@@ -16,7 +16,7 @@ import numpy as np
 from trainer.errors import EvaluationError, RecipeError
 from trainer.eval.answers import Answer, Journal
 from trainer.eval.freeze import BUILTIN
-from trainer.eval.runner import work_through
+from trainer.eval.runner import run_jobs
 from trainer.eval.statistics import Series
 from trainer.eval.task import Task
 
@@ -66,7 +66,7 @@ def general_texts(task: Task) -> tuple[str, ...]:
     return paragraphs
 
 
-async def surprise(
+async def cross_entropy_at(
     texts: Sequence[str],
     models: Mapping[str, str],
     base: str,
@@ -85,7 +85,7 @@ async def surprise(
         journal.add(Answer(_name(arm), at, text=repr(logprob)))
 
     jobs = [(arm, at) for at in range(len(places)) for arm in models if (_name(arm), at) not in journal.answers]
-    await work_through(jobs, one, concurrency)
+    await run_jobs(jobs, one, concurrency)
     return {
         arm: Series.mean_of([-float(journal.answers[_name(arm), at].text) for at in range(len(places))])
         for arm in models

@@ -112,7 +112,7 @@ def _gain(rules: GateRules, seen: GateEvidence) -> Check:
     else:
         said = f"{told}: {gain.of} items cannot tell whether that is {_size(rules.least_gain)}; about {needed:,} would."
     required = f"at least {_points(rules.least_gain)} points, interval above 0"
-    return _check("gain", passed, gain.value, required, said)
+    return _check("gain", passed, gain.value, required, said).model_copy(update={"limit": rules.least_gain})
 
 
 def _short(rules: GateRules, gain: Estimate) -> float:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.eval.answers import Answer, Journal
-from trainer.eval.endpoints import ask
+from trainer.eval.endpoints import complete
 from trainer.eval.examples import EvalExample
-from trainer.eval.runner import work_through
+from trainer.eval.runner import run_jobs
 from trainer.eval.statistics import Series
 from trainer.eval.task import JudgeTable
 
@@ -65,7 +65,7 @@ class Judge:
                 failed[given.arm, given.line] = given.error
 
         wanted = list(self._wanted(arms, items, answers, reference))
-        await work_through(wanted, one, self.concurrency)
+        await run_jobs(wanted, one, self.concurrency)
         judged = {arm: self._judged(arm, items, answers[arm], answers[reference], failed) for arm in arms}
         own = Series.mean_of([0.5] * len(items))
         return judged | {reference: Judged(own, {"reference": True}, ())}
@@ -87,7 +87,7 @@ class Judge:
         ]
         asked = {"temperature": 0.0, "max_tokens": 16}
         request = {n: v for n, v in asked.items() if n not in self.table.omit} | self.table.request
-        given = await ask(self.client, name, item.line, self.table.model, messages, request)
+        given = await complete(self.client, name, item.line, self.table.model, messages, request)
         if given.error is None and not _WORD.fullmatch(given.text):
             return Answer(name, item.line, text=given.text, error=f"{_NONSENSE}: {given.text[:80]!r}")
         return given

@@ -1,32 +1,102 @@
-"""From answers to metrics: every metric of one arm as a `Series` over all items.
+"""A metric of the user's own: a Python function `module:function` beside the task, or importable.
+
+It is called as `function(answer, expected, row)` with two texts and the row as it was read, and returns a number (or a
+bool). What it raises is reported per item, and then nothing is decided.
+
+From answers to metrics: every metric of one arm as a `Series` over all items.
 
 An item that got no answer is not measured; a metric says over how many items it is.
 """
 
+import importlib
+import importlib.util
+import math
+import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainer.data.labels import repeat_as_classes
+from trainer.errors import Problem, RecipeError
 from trainer.eval.answers import Answer
-from trainer.eval.examples import EvalExample
-from trainer.eval.parsing import Structure, Validator, look_at, parse_document
+from trainer.eval.examples import AnswerMatch, EvalExample, Validator, match_answer, parse_document
 from trainer.eval.statistics import Floats, Series
 from trainer.eval.task import (
     BLEU,
     CORRECT,
+    EOS_RATE,
     EXACT_MATCH,
     F1_MACRO,
     FIELD_ACCURACY,
     LENGTH,
     ROUGES,
     SCHEMA_VALID,
-    STOPPED,
     Task,
 )
+
+MetricFunction = Callable[[str, str, Any], Any]
+
+
+def load_function(task: Task) -> MetricFunction | None:
+    """The task's function; raises `RecipeError` when it cannot be found or imported."""
+    if task.metric_function is None:
+        return None
+    module, _, name = task.metric_function.partition(":")
+    beside = task.directory / f"{module.replace('.', '/')}.py"
+    try:
+        loaded = _from_file(module, beside) if beside.is_file() else importlib.import_module(module)
+    except Exception as error:  # whatever somebody's module raises
+        raise RecipeError(f"metric_function: {module} cannot be imported ({error!r}); looked at {beside}.") from error
+    function = getattr(loaded, name, None)
+    if not callable(function):
+        raise RecipeError(f"metric_function: {module} has no function {name}.")
+    found: MetricFunction = function
+    return found
+
+
+def _from_file(name: str, path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def custom_metric_series(
+    task: Task, function: MetricFunction, items: Sequence[EvalExample], answers: Sequence[Answer]
+) -> tuple[Series, list[Problem]]:
+    """The metric of one arm, and a problem for each item on which the function raised or returned no number."""
+    values, problems = [], []
+    for item, answer in zip(items, answers, strict=True):
+        value = math.nan
+        if answer.error is None:
+            try:
+                value = _number(function(answer.text, item.expected, item.row))
+            except Exception as error:  # whatever somebody's function raises
+                why = f"{task.metric_function} raised {type(error).__name__}: {error}{_where(error)} on {answer.arm}"
+                problems.append(Problem(str(task.data_path), item.line, why))
+        values.append(value)
+    return Series.mean_of(values), problems
+
+
+def _number(returned: Any) -> float:
+    if isinstance(returned, bool | int | float) and math.isfinite(returned):
+        return float(returned)
+    raise TypeError(f"returned {returned!r}, which is no finite number")
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__ or sys.exc_info()[2])
+    last = frames[-1]
+    return f" ({Path(last.filename).name}:{last.lineno})" if len(frames) > 1 else ""
+
 
 _NGRAMS = 4
 
@@ -49,13 +119,15 @@ def measure(
     task: Task, items: Sequence[EvalExample], answers: Sequence[Answer], validator: Validator | None
 ) -> ArmSeries:
     """Every metric of one arm that needs nothing but its answers, given in the order of the items."""
-    looks = [look_at(a.text, item.expected, validator, task.fields) for item, a in zip(items, answers, strict=True)]
+    looks = [
+        match_answer(a.text, item.expected, validator, task.fields) for item, a in zip(items, answers, strict=True)
+    ]
     exact = [float(a.text.strip() == item.expected.strip()) for item, a in zip(items, answers, strict=True)]
     metrics = {CORRECT: [float(all(look.fields.values())) for look in looks] if task.fields else exact}
     metrics |= _structural(task, looks)
     if EXACT_MATCH in task.metrics:
         metrics[EXACT_MATCH] = exact
-    metrics[STOPPED] = [float(answer.finish_reason == "stop") for answer in answers]
+    metrics[EOS_RATE] = [float(answer.finish_reason == "stop") for answer in answers]
     metrics[LENGTH] = [float(answer.completion_tokens) for answer in answers]
     series = {name: Series.mean_of(values) for name, values in metrics.items()}
     pairs = [(answer.text, item.expected) for item, answer in zip(items, answers, strict=True)]
@@ -96,7 +168,7 @@ def _macro_f1(sums: Floats, _items: Floats) -> Floats:
     return scores
 
 
-def _structural(task: Task, looks: Sequence[Structure]) -> dict[str, list[float]]:
+def _structural(task: Task, looks: Sequence[AnswerMatch]) -> dict[str, list[float]]:
     found = {name: [float(look.fields[name]) for look in looks] for name in task.fields}
     if task.fields:
         found[FIELD_ACCURACY] = [sum(look.fields.values()) / len(task.fields) for look in looks]

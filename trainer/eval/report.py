@@ -121,13 +121,14 @@ class Difference(_Part):
 
 
 class Check(_Part):
-    """One check of the gate; `passed` is None when the figures cannot tell."""
+    """One check of the gate; `passed` is None when the figures cannot tell, `limit` is in the unit of `measured`."""
 
     name: str
     passed: bool | None
     measured: float | None
     required: str
     sentence: str
+    limit: float | None = None
 
 
 class Gate(_Part):

@@ -15,7 +15,7 @@ from trainer.errors import RecipeError, TrainerError
 from trainer.eval.answers import Answer, Journal
 from trainer.eval.arms import ArmPlan, Prompts
 from trainer.eval.costs import FRONTIER_PRICES
-from trainer.eval.endpoints import ask, endpoint_client
+from trainer.eval.endpoints import complete, endpoint_client
 from trainer.eval.examples import EvalExample
 from trainer.eval.report import ArmKind
 from trainer.eval.task import FrontierTable, Task
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _Job = TypeVarTuple("_Job")
 
 
-async def work_through(jobs: Iterable[tuple[*_Job]], do: Callable[[*_Job], Awaitable[None]], concurrency: int) -> None:
+async def run_jobs(jobs: Iterable[tuple[*_Job]], do: Callable[[*_Job], Awaitable[None]], concurrency: int) -> None:
     """Do all jobs; raises the first `TrainerError` that one of them raises, after stopping the others."""
     waiting = iter(jobs)
 
@@ -47,7 +47,7 @@ Progress = Callable[[int, int], None]
 """Told how many of how many answers are in."""
 
 
-async def ask_all(
+async def run_arms(
     task: Task,
     plans: Sequence[ArmPlan],
     items: Sequence[EvalExample],
@@ -72,7 +72,7 @@ async def ask_all(
 
         async def one(plan: ArmPlan, item: EvalExample) -> None:
             messages = prompts.messages(plan, item)
-            answer = await ask(clients[plan.name], plan.name, item.line, plan.model, messages, plan.request)
+            answer = await complete(clients[plan.name], plan.name, item.line, plan.model, messages, plan.request)
             if plan.kind is ArmKind.FRONTIER and task.frontier:
                 answer = _priced(answer, task.frontier)
             journal.add(answer)
@@ -80,7 +80,7 @@ async def ask_all(
                 failed[plan.name, item.line] = answer
             progress(next(done), total)
 
-        await work_through(waiting, one, task.concurrency)
+        await run_jobs(waiting, one, task.concurrency)
     return [(journal.answers | failed)[plan.name, item.line] for plan in plans for item in items]
 
 

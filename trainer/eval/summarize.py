@@ -25,7 +25,7 @@ from trainer.eval.report import (
     Tokens,
 )
 from trainer.eval.statistics import Bootstrap, Estimate, Series
-from trainer.eval.task import CORRECT, LENGTH, STOPPED, Task
+from trainer.eval.task import CORRECT, EOS_RATE, LENGTH, Task
 
 _SHOWN = 10
 _UNTRAINED = (ArmKind.CONSTRAINED, ArmKind.RETRIEVAL)
@@ -91,7 +91,7 @@ class Assembly:
             gain=self._gap(candidate, reference, metric),
             slices=dict(self._slice_gaps(candidate, reference, metric)),
             classes=dict(self._class_gaps(candidate, reference)),
-            stopped=self._gap(candidate, reference, STOPPED),
+            stopped=self._gap(candidate, reference, EOS_RATE),
             forgetting=None if forgotten is None else self._bootstrap.estimate(forgotten),
             cost_saving=cost_saving(arms[one], [arm for arm in self.arms if arm.digest is None and arm.name != one]),
             frozen=frozen,

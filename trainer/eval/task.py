@@ -17,15 +17,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from trainer.data.findings import VERDICT_ITEMS
 from trainer.errors import RecipeError
 from trainer.eval.report import ArmKind
-from trainer.toml_file import read_toml
+from trainer.files import read_toml
 
-CORRECT, EXACT_MATCH, FIELD_ACCURACY, SCHEMA_VALID, STOPPED = (
+CORRECT, EXACT_MATCH, FIELD_ACCURACY, SCHEMA_VALID, EOS_RATE = (
     *("correct", "exact_match", "field_accuracy", "schema_valid", "stopped"),
 )
 F1_MACRO, BLEU, JUDGE, LENGTH = "f1_macro", "bleu", "judge", "length"
 ROUGES = ("rouge1", "rouge2", "rougeL")
 ON_REQUEST = (EXACT_MATCH, F1_MACRO, *ROUGES, BLEU)
-RESERVED = (CORRECT, EXACT_MATCH, FIELD_ACCURACY, SCHEMA_VALID, STOPPED, F1_MACRO, BLEU, JUDGE, LENGTH, *ROUGES)
+RESERVED = (CORRECT, EXACT_MATCH, FIELD_ACCURACY, SCHEMA_VALID, EOS_RATE, F1_MACRO, BLEU, JUDGE, LENGTH, *ROUGES)
 MAX_SHOTS = 16
 _FUNCTION = re.compile(r"^[\w.]+:\w+$")
 
@@ -145,7 +145,7 @@ class Task(_Table):
         fields = (*self.fields, FIELD_ACCURACY) if self.fields else ()
         schema = (SCHEMA_VALID,) if self.json_schema else ()
         judge = (JUDGE,) if self.judge else ()
-        return (CORRECT, *fields, *schema, *self.metrics, *own, *judge, STOPPED, LENGTH)
+        return (CORRECT, *fields, *schema, *self.metrics, *own, *judge, EOS_RATE, LENGTH)
 
 
 def read_task(path: Path) -> Task:

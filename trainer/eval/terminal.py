@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from trainer.eval.costs import basis_sentence, basis_word
 from trainer.eval.report import Arm, Check, Gate, Report, VerdictWord
 from trainer.eval.task import LENGTH
-from turntable.console import fitted
+from turntable.console import Table
 
 _COLOURS = {VerdictWord.PROMOTE: "green", VerdictWord.DO_NOT_DEPLOY: "red", VerdictWord.NOT_ENOUGH_ITEMS: "yellow"}
 _MARKS = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
@@ -23,7 +22,7 @@ _MEANINGS = {
 
 def print_report(report: Report, console: Console) -> None:
     """Print the whole report."""
-    console.print(fitted(_arms(report), console))
+    console.print(_arms(report).render(console.width), soft_wrap=True, highlight=False, markup=False)
     if said := basis_sentence(report.arms, report.created_at):
         console.print(said, soft_wrap=True, highlight=False, markup=False)
     if report.gate.verdict is not None:
@@ -35,7 +34,7 @@ def print_report(report: Report, console: Console) -> None:
 def _arms(report: Report) -> Table:
     table = Table("", *(arm.name for arm in report.arms), title=f"{report.task.name}, {report.task.items} items")
     for name in report.arms[0].metrics:
-        table.add_row(_LABELS.get(name, name), *(_cell(arm, name) for arm in report.arms))
+        table.add(_LABELS.get(name, name), *(_cell(arm, name) for arm in report.arms))
     rows: dict[str, Callable[[Arm], str]] = {
         "latency p50 / p95": lambda arm: f"{arm.latency_ms.p50:,.0f} / {arm.latency_ms.p95:,.0f} ms",
         "tokens in / out": lambda arm: f"{arm.tokens.prompt:,} / {arm.tokens.completion:,}",
@@ -45,9 +44,9 @@ def _arms(report: Report) -> Table:
         "answered": lambda arm: f"{report.task.items - len(arm.failed)} of {report.task.items}",
     }
     for label, cell in rows.items():
-        table.add_row(label, *(cell(arm) for arm in report.arms))
+        table.add(label, *(cell(arm) for arm in report.arms))
     for name, value in _facts(report).items():
-        table.add_row(name, *value)
+        table.add(name, *value)
     return table
 
 
@@ -68,8 +67,8 @@ def _cell(arm: Arm, name: str) -> str:
         return "-"
     low, high = one.interval_95
     if name == LENGTH:
-        return f"{one.value:,.1f}  [dim]({low:,.0f} to {high:,.0f})[/]"
-    return f"{one.value:6.1%}  [dim]({low:.0%} to {high:.0%})[/]"
+        return f"{one.value:,.1f}  ({low:,.0f} to {high:,.0f})"
+    return f"{one.value:6.1%}  ({low:.0%} to {high:.0%})"
 
 
 def _facts(report: Report) -> dict[str, list[str]]:

@@ -75,7 +75,7 @@ class Agreed(_Part):
     items: int
 
 
-class Judgement(_Part):
+class HumanEvalResult(_Part):
     """The `human` block of a report."""
 
     format: int = 1

@@ -20,7 +20,7 @@ from trainer.eval.task import Task
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AnswerPair:
     """One item; `mine` and `theirs` are what the arm and the one against it answered."""
 
     item: EvalExample
@@ -36,11 +36,11 @@ class PairwiseEval:
     arm: str
     against: str
     seed: int
-    pairs: tuple[Pair, ...]
+    pairs: tuple[AnswerPair, ...]
     identical: tuple[int, ...]
 
     @cached_property
-    def by_line(self) -> dict[int, Pair]:
+    def by_line(self) -> dict[int, AnswerPair]:
         """The pairs by their item's line."""
         return {pair.item.line: pair for pair in self.pairs}
 
@@ -63,7 +63,9 @@ class PairwiseEval:
         return hashlib.sha256(f"{what}:{self.seed}:{line}:{rater}".encode()).digest()
 
 
-def read_contest(task: Task, report_path: Path, *, arm: str | None, against: str | None, seed: int) -> PairwiseEval:
+def read_pairwise_eval(
+    task: Task, report_path: Path, *, arm: str | None, against: str | None, seed: int
+) -> PairwiseEval:
     """The contest of two arms, by default the gate's; raises `EvaluationError` when they cannot be compared."""
     report = Report.read(report_path)
     if identity(task).sha256 != report.task.sha256:
@@ -79,7 +81,7 @@ def read_contest(task: Task, report_path: Path, *, arm: str | None, against: str
         raise EvaluationError(f"{report_path} names no file of answers; run `turntable compare` again.")
     answers = list(read_answers(report_path.parent / report.answers))
     mine, theirs = (_answers(report, answers, name) for name in (arm, against))
-    pairs = [Pair(item, mine[item.line], theirs[item.line]) for item in read_eval_set(task).items]
+    pairs = [AnswerPair(item, mine[item.line], theirs[item.line]) for item in read_eval_set(task).items]
     different = tuple(pair for pair in pairs if pair.mine != pair.theirs)
     if not different:
         raise EvaluationError(f"{arm} and {against} gave the same answers to every item; there is nothing to rate.")

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import EvaluationError
 from trainer.human_eval.pairs import PairwiseEval
 from trainer.human_eval.ratings import Choice, Ratings
+from turntable.pages import render
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; base-uri 'none'; "
@@ -30,10 +30,9 @@ CONTENT_POLICY = (
 )
 
 
-def page(nonce: str, token: str) -> str:
-    """The page; both values are letters, digits, dashes and underscores, so that nothing has to be escaped."""
-    text = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    return text.replace("{{nonce}}", nonce).replace("{{token}}", token)
+def html_page(nonce: str, token: str) -> str:
+    """Render the page that raters see: its one script runs by the nonce and sends the token with every request."""
+    return render.page("trainer.human_eval/page.html", title="Which answer is better?", nonce=nonce, token=token)
 
 
 _RATER = re.compile(r"[\w .-]{1,40}")
@@ -143,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, {"error": "there is only one page"})
         else:
             nonce = secrets.token_urlsafe(16)
-            self._send(HTTPStatus.OK, page(nonce, self.server.token), policy=CONTENT_POLICY.format(nonce=nonce))
+            self._send(HTTPStatus.OK, html_page(nonce, self.server.token), policy=CONTENT_POLICY.format(nonce=nonce))
 
     def do_POST(self) -> None:
         session = self.server.session

@@ -1,1 +1,1 @@
-"""The report of a decision: question, data, arms, numbers, examples, costs, verdict, lineage."""
+"""The report of a decision: verdict, evidence, costs, data and lineage, as HTML and as Markdown."""

@@ -1,6 +1,6 @@
-"""The decision: the gate's verdict, unless people who judged the answers blindly say otherwise.
+"""A decision in its context: the verdict that counts, and the run, the data and the advice that led to it.
 
-Everything that a decision rests on, found from its comparison: the run behind the adapter, its data, the advice.
+The verdict is the gate's, unless a blind human evaluation says otherwise.
 """
 
 import glob
@@ -8,17 +8,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from adapters.manifest import TRAINING_FILE
 from trainer.advice.advice import FOLDER, Advice, newest_advice
 from trainer.advice.measure import DataFacts, check_data
 from trainer.errors import EvaluationError
 from trainer.eval.report import Arm, Report, VerdictWord
-from trainer.report.blocks import Tone, Verdict
 from trainer.training.artifacts import RUN_FILE
 from trainer.training.run_directory import RUNS_FOLDER, files_in_runs
 
+COMPARISONS_FOLDER = "comparisons"
+Tone = Literal["good", "bad", "unsure"]
 _WORDS: dict[VerdictWord, tuple[str, Tone]] = {
     VerdictWord.PROMOTE: ("PROMOTE", "good"),
     VerdictWord.DO_NOT_DEPLOY: ("DO NOT DEPLOY", "bad"),
@@ -26,8 +27,17 @@ _WORDS: dict[VerdictWord, tuple[str, Tone]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer in big words, and why in a sentence."""
+
+    words: str
+    sentence: str
+    tone: Tone
+
+
 def decided(report: Report) -> Report:
-    """The report with the verdict that counts: what the figures allow, people can refuse."""
+    """Return the report with the verdict that counts: raters can refuse what the figures allow."""
     gate = report.gate
     if gate.verdict is not VerdictWord.PROMOTE or not people_object(report):
         return report
@@ -36,29 +46,26 @@ def decided(report: Report) -> Report:
     return report.model_copy(update={"gate": changed})
 
 
-def outcome(report: Report) -> Verdict:
-    """What to do, in big words, and why."""
+def outcome(report: Report) -> Outcome:
+    """Return what to do, in big words, and why."""
     gate = decided(report).gate
     if gate.verdict is None or not report.complete:
-        return Verdict("NO VERDICT", gate.summary or "The comparison is not complete.", "unsure")
+        return Outcome("NO VERDICT", gate.summary or "The comparison is not complete.", "unsure")
     words, tone = _WORDS[gate.verdict]
-    return Verdict(words, gate.summary, tone)
+    return Outcome(words, gate.summary, tone)
 
 
 def people_object(report: Report) -> bool:
-    """Whether blind judgement of the very two arms of the gate prefers the other one, beyond chance."""
+    """Return whether a blind human evaluation of the two arms of the gate prefers the other one, beyond chance."""
     human, gate = report.human or {}, report.gate
     preference = human.get("preference") or {}
     is_about = (human.get("arm"), human.get("against")) == (gate.arm, gate.against)
     return bool(is_about and preference.get("of") and preference["interval_95"][1] < 1 / 2)
 
 
-COMPARISONS_FOLDER = "comparisons"
-
-
 @dataclass(frozen=True)
 class DecisionContext:
-    """A comparison with what led to it; `run`, `data` and `advice` are None where this machine has none."""
+    """A comparison and what led to it; `run`, `data` and `advice` are None where this machine has none."""
 
     path: Path
     report: Report
@@ -89,7 +96,7 @@ class DecisionContext:
 
 
 def find_report(decision: str, data_dir: Path) -> Path:
-    """The report that a path, a folder or a task's name (the newest) stands for; raises `EvaluationError`."""
+    """Find the report of a path, a folder or a task's name (its newest); raises `EvaluationError`."""
     path = Path(decision)
     if path.is_file():
         return path
@@ -109,10 +116,10 @@ def find_report(decision: str, data_dir: Path) -> Path:
 
 
 def read_context(path: Path, data_dir: Path, *, check: bool = True) -> DecisionContext:
-    """Read a report and find what led to it; `check` looks at the training data again."""
+    """Read a report and find what led to it; `check` checks the training data again."""
     report = Report.read(path)
-    story = DecisionContext(path, report)
-    digest = story.candidate.digest if story.candidate else None
+    context = DecisionContext(path, report)
+    digest = context.candidate.digest if context.candidate else None
     folder = _run_of(digest, data_dir) if digest else None
     run = _object(folder / TRAINING_FILE) if folder else None
     data, changed = _data(folder, run) if folder and run and check else (None, False)
@@ -121,20 +128,20 @@ def read_context(path: Path, data_dir: Path, *, check: bool = True) -> DecisionC
 
 
 def _made(path: Path, task: str) -> str | None:
-    """When the report was made, if it is one of this task."""
+    """Return when the report was made, if it is one of this task."""
     document = _object(path) or {}
     is_of_task = isinstance(document.get("task"), dict) and document["task"].get("name") == task
     return str(document.get("created_at", "")) if is_of_task else None
 
 
 def _run_of(digest: str, data_dir: Path) -> Path | None:
-    """The newest run whose adapter has this digest, or one that begins with it."""
+    """Find the newest run whose adapter has this digest, or one that begins with it."""
     runs = sorted(files_in_runs(data_dir / RUNS_FOLDER, TRAINING_FILE), key=lambda one: -one.stat().st_mtime_ns)
     return next((one.parent for one in runs if str((_object(one) or {}).get("digest", "")).startswith(digest)), None)
 
 
 def _data(folder: Path, run: Mapping[str, Any]) -> tuple[DataFacts | None, bool]:
-    """What the check says of the file that was trained on, and whether it has changed since."""
+    """Check the training file again, and return whether it has changed since it was trained on."""
     places = _object(folder / RUN_FILE) or {}
     path = Path(str(places.get("recipe_folder", ""))) / str(run["recipe"]["train"])
     if not path.is_file():
@@ -144,7 +151,7 @@ def _data(folder: Path, run: Mapping[str, Any]) -> tuple[DataFacts | None, bool]
 
 
 def _advice(run: Mapping[str, Any] | None, task: str, data_dir: Path) -> Advice | None:
-    """The advice that the run carries, if its file is still here, or else the newest for the task."""
+    """Read the advice that the run names, if its file is still here, or else the newest for the task."""
     carried = (run or {}).get("advice")
     path = data_dir / FOLDER / Path(str(carried["file"])).name if carried else newest_advice(data_dir, task)
     return Advice.read(path) if path is not None and path.is_file() else None

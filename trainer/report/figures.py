@@ -1,4 +1,4 @@
-"""Figures of a decision in words: shares, points, tokens and money, the same in tables and charts."""
+"""Figures of a decision as text: shares, points and money, the same in tables and charts."""
 
 from trainer.eval.report import Arm, Difference, Measure
 
@@ -7,19 +7,19 @@ UNPRICED = "no price known"
 
 
 def is_share(measure: Measure) -> bool:
-    """Whether a figure is a share; lengths are not."""
+    """Return whether a figure is a share; lengths are not."""
     low, high = measure.interval_95
     return min(low, measure.value) >= 0 and max(high, measure.value) <= 1
 
 
 def share_metrics(arms: tuple[Arm, ...]) -> list[str]:
-    """The metrics that are shares in every arm that has them, in the order of the arms."""
+    """Return the metrics that are shares in every arm that has them, in the order of the arms."""
     names = dict.fromkeys(name for arm in arms for name in arm.metrics)
     return [name for name in names if all(is_share(arm.metrics[name]) for arm in arms if name in arm.metrics)]
 
 
 def measure_text(measure: Measure | None) -> str:
-    """A figure with its interval."""
+    """Write a figure with its interval."""
     if measure is None:
         return "not measured"
     low, high = measure.interval_95
@@ -29,7 +29,7 @@ def measure_text(measure: Measure | None) -> str:
 
 
 def difference_text(difference: Difference, *, is_share: bool) -> str:
-    """A difference with its interval, in points when it is one of shares."""
+    """Write a difference with its interval, in points when it is one of shares."""
     low, high = difference.interval_95
     if not is_share:
         return f"{difference.value:+.2f} ({low:+.2f} to {high:+.2f})"
@@ -37,7 +37,7 @@ def difference_text(difference: Difference, *, is_share: bool) -> str:
 
 
 def usd(nano_usd: int | None) -> str:
-    """Money, with as many digits as it takes to see it; what has no price is never 0."""
+    """Write an amount with as many digits as it needs; an unknown price is never $0."""
     if nano_usd is None:
         return UNPRICED
     dollars = nano_usd / NANO
@@ -47,5 +47,5 @@ def usd(nano_usd: int | None) -> str:
 
 
 def words(name: str) -> str:
-    """The name of a metric or a field as words."""
+    """Write the name of a metric or a field as words."""
     return name.replace("_", " ")

@@ -1,15 +1,13 @@
-"""The files a run leaves behind, and the proof that what they hold is fit to serve.
+"""Write the files of a finished run, and verify that its weights are fit to serve.
 
 adapter_config.json, adapter_model.safetensors    the adapter in PEFT's layout, tensors in bf16; or, after full
 config.json, model.safetensors, tokenizer…        fine-tuning, a model that is served as a base
-training.json                                     the facts of the run
+training.json                                     the metadata of the run
 parity.json                                       log-probabilities to compare a server with
-rows.jsonl                                        which rows were seen: lineage
-run.json                                          where recipe and data lay on this machine; stays here
-metrics.jsonl, loss.png                           the loss, step by step
-README.md                                         the model card, generated from the facts
-
-The baseline of a run: what the answers that it learnt from are like, for comparing live answers with them.
+rows.jsonl                                        the rows that the run read, for lineage
+run.json                                          the folders of recipe and base; stays on this machine
+metrics.jsonl, loss.svg                           the loss, step by step
+README.md                                         the model card, generated from training.json
 """
 
 import json
@@ -20,46 +18,83 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters import AdapterError, BaseModel, preflight
-from adapters.answer_profile import STOP, Baseline, ProfiledAnswer
 from adapters.manifest import CARD_FILE, CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, content_digest, file_sha256
-from trainer.data.schema import Example, Pair
 from trainer.errors import RunError
 from trainer.files import disk
 from trainer.training.metrics_log import StepMetrics, save_loss_curve
-from trainer.training.model_card import model_card
 from trainer.training.recipe import Lora, Recipe
 
 if TYPE_CHECKING:
     import torch
 
-    from trainer.training.fit import Trained
-if TYPE_CHECKING:
-    from trainer.training.loss_mask import Rendered
-    from trainer.training.prepare import PreparedData
+    from trainer.training.loop import TrainedWeights
 
 
 ROWS_FILE = "rows.jsonl"
 RUN_FILE = "run.json"
 MODEL_WEIGHTS_FILE = "model.safetensors"
+_CARD_FIELDS = (
+    "name",
+    "method",
+    "base_model",
+    "finished_at",
+    "loss_tokens",
+    "loss_tokens_per_epoch",
+    "steps",
+    "train_loss",
+    "seed",
+    "trainable_parameters",
+    "wall_s",
+    "device",
+)
 _NOT_COPIED = (".safetensors", ".bin", ".gguf", "base-model.json", "safetensors.index.json")
+
+_CARD = """---
+base_model: {base_model}
+library_name: {library}
+tags: [{tags}]
+---
+
+# {name}
+
+{what} `{base_model}` with the method {method}, trained {finished_at}.
+
+| | |
+|---|---|
+| training rows | {train_rows} ({train_sha}), {train_dropped} left out as too long |
+| held-out rows | {valid_rows} |
+| loss tokens | {loss_tokens:,} ({loss_tokens_per_epoch:,} per epoch) |
+| steps, best epoch | {steps}, {best_epoch} |
+| mean training loss | {train_loss:.4f} |
+| eval loss, before and after | {eval_loss_before}, {eval_loss} |
+{method_rows}| learning rate, seed | {learning_rate}, {seed} |
+| trainable parameters | {trainable_parameters:,} |
+| time | {wall_s:.0f} s on {device} |
+
+![training loss and eval loss over the steps](loss.svg)
+
+The loss was taken over assistant messages and their stop tokens only, rendered with the base model's own chat template
+(`{template}`). The recipe has the hash `{recipe}`, the base model's config `{base}` and its weights `{weights}`;
+training.json holds the record.
+"""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is written beside the weights: facts, steps, rows, and where everything lay on this machine."""
+    """The data written beside the weights: metadata, logged steps, rows, and folders on this machine."""
 
     facts: Mapping[str, Any]
     metrics: Sequence[StepMetrics]
     rows: Sequence[Mapping[str, Any]]
-    places: Mapping[str, str]
+    locations: Mapping[str, str]
 
 
 def write_adapter(
-    directory: Path, recipe: Recipe, base: BaseModel, base_name: str, trained: "Trained", account: RunRecord
+    directory: Path, recipe: Recipe, base: BaseModel, base_name: str, trained: "TrainedWeights", record: RunRecord
 ) -> dict[str, Any]:
-    """Write all files of an adapter's run, prove it fit to serve, and return the facts with its digest.
+    """Write all files of an adapter's run and return the metadata with its digest.
 
-    Raises `RunError` when it is not fit.
+    Raises `RunError` when the adapter is not fit to serve.
     """
     from safetensors.torch import save_file
 
@@ -69,7 +104,7 @@ def write_adapter(
         (directory / WEIGHTS_FILE).chmod(0o644)
         write_json(directory / CONFIG_FILE, config)
     digest = content_digest(config, file_sha256(directory / WEIGHTS_FILE))
-    facts = _write_account(directory, recipe, account, digest)
+    facts = _write_record(directory, recipe, record, digest)
     _verify(directory / WEIGHTS_FILE, expected=set(trained.tensors))
     try:
         preflight(directory, base, max_rank=recipe.lora.r)
@@ -79,7 +114,7 @@ def write_adapter(
 
 
 def write_model(
-    directory: Path, recipe: Recipe, base: BaseModel, trained: "Trained", account: RunRecord
+    directory: Path, recipe: Recipe, base: BaseModel, trained: "TrainedWeights", record: RunRecord
 ) -> dict[str, Any]:
     """Write all files of a full fine-tuning, a model that can be served as a base; raises `RunError`."""
     from safetensors.torch import save_file
@@ -88,7 +123,7 @@ def write_model(
         copy_model_files(base.path, directory)
         save_file(trained.tensors, directory / MODEL_WEIGHTS_FILE, metadata={"format": "pt"})
         (directory / MODEL_WEIGHTS_FILE).chmod(0o644)
-    facts = _write_account(directory, recipe, account, file_sha256(directory / MODEL_WEIGHTS_FILE))
+    facts = _write_record(directory, recipe, record, file_sha256(directory / MODEL_WEIGHTS_FILE))
     _verify(directory / MODEL_WEIGHTS_FILE, expected=set(trained.tensors))
     if BaseModel.read(directory).modules != base.modules:
         raise RunError("the trained model has other modules than its base; its files are not fit to serve.")
@@ -103,7 +138,7 @@ def copy_model_files(source: Path, target: Path) -> None:
 
 
 def adapter_config(lora: Lora, base_name: str, target_modules: tuple[str, ...]) -> dict[str, Any]:
-    """adapter_config.json with the fields the engine serves."""
+    """Return adapter_config.json with the fields that the engine serves."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -124,56 +159,70 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_account(directory: Path, recipe: Recipe, account: RunRecord, digest: str) -> dict[str, Any]:
-    facts = {**account.facts, "digest": digest}
+def model_card(facts: Mapping[str, Any]) -> str:
+    """Return the model card, with the figures of training.json."""
+    recipe, data = facts["recipe"], facts["data"]
+    is_model = facts["method"] == "full"
+    return _CARD.format(
+        **{key: facts[key] for key in _CARD_FIELDS},
+        **{key: _loss(facts[key]) for key in ("eval_loss_before", "eval_loss")},
+        what="A model made from" if is_model else "A LoRA adapter for",
+        library="transformers" if is_model else "peft",
+        tags="turntable" if is_model else "lora, turntable",
+        method_rows="" if is_model else _adapter_rows(facts),
+        best_epoch="the last" if facts["best_epoch"] is None else facts["best_epoch"],
+        train_rows=data["train"]["rows"],
+        train_sha=f"sha256 {data['train']['sha256'][:12]}",
+        train_dropped=len(data["train"]["dropped_lines"]),
+        valid_rows=data["valid"]["rows"],
+        learning_rate=recipe["training"]["learning_rate"],
+        template=facts["chat_template_sha256"][:12],
+        recipe=facts["recipe_sha256"][:12],
+        base=facts["base_config_sha256"][:12],
+        weights=facts["base_weights_sha256"][:12],
+    )
+
+
+def _write_record(directory: Path, recipe: Recipe, record: RunRecord, digest: str) -> dict[str, Any]:
+    facts = {**record.facts, "digest": digest}
     with disk(directory):
         write_json(directory / TRAINING_FILE, facts)
-        write_json(directory / RUN_FILE, account.places)
-        lines = (json.dumps(row, ensure_ascii=False) for row in account.rows)
+        write_json(directory / RUN_FILE, record.locations)
+        lines = (json.dumps(row, ensure_ascii=False) for row in record.rows)
         (directory / ROWS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
-        save_loss_curve(directory / "loss.png", recipe.name, account.metrics)
+        save_loss_curve(directory / "loss.svg", recipe.name, record.metrics)
     return facts
 
 
 def _verify(weights: Path, *, expected: set[str]) -> None:
-    """Reopen the saved weights: all there, all finite, and no adapted module left as it was."""
+    """Reopen the saved weights; raises `RunError` when one is missing, not finite, or never changed."""
     from safetensors.torch import load_file
 
     tensors: Mapping[str, torch.Tensor] = load_file(weights)
     if tensors.keys() != expected:
-        raise RunError(f"{weights.name} holds {len(tensors)} tensors, {len(expected)} were trained; check the disk.")
+        raise RunError(f"{weights.name} has {len(tensors)} tensors, but {len(expected)} were trained; check the disk.")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise RunError(f"the loss diverged: {name} is not finite; lower training.learning_rate.")
         if ".lora_B." in name and not tensor.any():
-            raise RunError(f"{name} is all zero: nothing was learnt there; raise training.learning_rate or the epochs.")
+            raise RunError(f"{name} is all zero: it was not trained; raise training.learning_rate or the epochs.")
 
 
-def baseline_of(material: "PreparedData") -> dict[str, Any] | None:
-    """The last learnt answer of every training row, counted; what is learnt always ends with the stop token."""
-    rows = {row.row_id: _preferred(row) for row in material.rows.train.rows}
-    answers = []
-    for rendered in material.train.rows:
-        example = rows[rendered.row_id]
-        chosen = rendered.chosen if material.recipe.method == "dpo" else rendered
-        prompt_tokens, completion_tokens = _last_answer(chosen)
-        text = example.messages[example.answer_index].content
-        answers.append(ProfiledAnswer(text, prompt_tokens, completion_tokens, STOP))
-    baseline = Baseline.of(answers)
-    return None if baseline is None else baseline.model_dump(mode="json")
+def _adapter_rows(facts: Mapping[str, Any]) -> str:
+    lora, served = facts["recipe"]["lora"], facts["on_bf16_base"]
+    rows = [
+        ("r, lora_alpha, lora_dropout", f"{lora['r']}, {lora['lora_alpha']}, {lora['lora_dropout']}"),
+        ("target modules", ", ".join(facts["target_modules"])),
+    ]
+    if served["mean_logprob_change"] is not None:
+        rows.append(("mean absolute change of a log-probability", f"{served['mean_logprob_change']:.4f}"))
+    if served["quantization_error"] is not None:
+        before, after = _loss(served["eval_loss_before"]), _loss(served["eval_loss"])
+        rows.append(("eval loss on the bf16 base, before and after", f"{before}, {after}"))
+        rows.append(("mean absolute quantization error of a log-probability", f"{served['quantization_error']:.4f}"))
+    return "".join(f"| {name} | {value} |\n" for name, value in rows)
 
 
-def _preferred(row: Example | Pair) -> Example:
-    return row if isinstance(row, Example) else row.preferred
-
-
-def _last_answer(row: "Rendered") -> tuple[int, int]:
-    """How many tokens stand before the last answer, and how many it has with its stop token."""
-    from trainer.training.loss_mask import IGNORED
-
-    learnt = [index for index, label in enumerate(row.labels) if label != IGNORED]
-    end = first = learnt[-1]
-    while first > 0 and row.labels[first - 1] != IGNORED:
-        first -= 1
-    return first, end - first + 1
+def _loss(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"

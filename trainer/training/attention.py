@@ -1,8 +1,7 @@
-"""Attention over packed rows: several conversations lie one behind the other, and none sees another.
+"""Attention for padding-free batches: rows are concatenated, and no row attends to another one.
 
-A packed batch has no padding at all. Each row is attended to by itself with the causal kernel, so nothing is computed
-across rows; a mask over the whole pack would cost the square of its length. Works on CPU and GPU without further
-packages.
+Each row goes through the causal SDPA kernel by itself, so nothing is computed across rows; a mask over the whole batch
+would cost the square of its length. Works on CPU and GPU without further packages.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ PACKED = "turntable_packed"
 
 
 def register_packed_attention() -> None:
-    """Make `attn_implementation=PACKED` known to transformers; models then take the rows' lengths as `row_tokens`."""
+    """Register `attn_implementation=PACKED` with transformers; models then take the rows' lengths as `row_tokens`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(PACKED, packed_attention)
@@ -33,7 +32,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface; tensors are (1, heads, tokens, head size)."""
+    """Implement transformers' attention interface; tensors are (1, heads, tokens, head size)."""
     assert attention_mask is None, "packed rows need no mask"
     parts = zip(*(torch.split(tensor, list(row_tokens), dim=2) for tensor in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]

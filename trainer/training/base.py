@@ -1,4 +1,4 @@
-"""Finding the base model of a run: the embedded one, a folder, or a hub name that is already in the local cache."""
+"""Find the base model of a run: the embedded one, a folder, or a hub name in the local cache."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trainer.errors import RunError
-from trainer.training.progress import base_model_progress
+from trainer.training.metrics_log import base_model_progress
 from trainer.training.recipe import EMBEDDED
 
 BASE_MODEL_FOLDER = "base-model"
@@ -16,7 +16,7 @@ BASE_MODEL_FOLDER = "base-model"
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base model on disk; `name` goes into adapter_config.json and never holds a path of this machine."""
+    """A base model on disk; `name` goes into adapter_config.json and never contains a path of this machine."""
 
     name: str
     directory: Path
@@ -25,19 +25,19 @@ class Base:
 def prepare_libraries() -> None:
     """Keep the Hugging Face libraries quiet and off the network, unless HF_HUB_OFFLINE=0 asks otherwise.
 
-    Must run before they and torch are imported: they read these variables once. Torch's threads are told to sleep
-    while they wait: spinning ones starve each other when an engine shares the cores (a factor of 3 and more).
+    Must run before they and torch are imported: they read these variables once. Torch's threads sleep while they wait:
+    spinning threads starve each other when an engine shares the cores (by a factor of 3 and more).
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it does without
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing kernels at import
 
 
 def find_base(base_model: str, *, relative_to: Path, data_dir: Path, console: Console) -> Base:
-    """The base model a recipe names; the embedded one is built on first use. Raises `RunError` when there is none."""
+    """Return the base model a recipe names; the embedded one is built on first use. Raises `RunError`."""
     prepare_libraries()
     if base_model == EMBEDDED:
         from trainer.base_model import build_base_model
@@ -57,7 +57,7 @@ def _from_hub(name: str, folder: Path) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=os.environ["HF_HUB_OFFLINE"] != "0"))
     except HFValidationError as error:
-        raise RunError(f"base_model: {folder} holds no config.json; give a model's folder or a hub name.") from error
+        raise RunError(f"base_model: {folder} has no config.json; give a model's folder or a hub name.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise RunError(
             f"base_model: {name} is neither a folder beside the recipe nor in the local hub cache; download it with "

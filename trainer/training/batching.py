@@ -1,8 +1,8 @@
-"""Which rows make up which optimiser step, and rows packed one behind the other as tensors.
+"""Assign rows to optimizer steps, ranks and micro-batches, and concatenate the rows of a micro-batch without padding.
 
-The plan is a pure function of the rows' lengths, the recipe and the seed: an interrupted run continues in the middle of
-it, and every process of a distributed run knows the whole of it. A step holds as many rows as the recipe says, whatever
-their length; `max_tokens_per_batch` only decides in how many pieces they go through the model.
+The assignment is a pure function of the rows' lengths, the recipe and the seed: a run resumes in the middle of it, and
+every rank of a distributed run knows all of it. The recipe sets the rows of a step; `max_tokens_per_batch` only sets
+how many micro-batches they go through the model in.
 """
 
 import random
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.training.loss_mask import IGNORED, Rendered
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Rows without any padding: `ids` and `positions` are (1, tokens), `row_tokens` their lengths.
+    """A padding-free batch: `ids` and `positions` are (1, tokens), `row_tokens` the length of each row.
 
-    `learnt` are the positions whose next token is learnt, `targets` those next tokens.
+    `loss_positions` are the indexes whose next token is in the loss, `targets` those next tokens.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     row_tokens: tuple[int, ...]
-    learnt: torch.Tensor
+    loss_positions: torch.Tensor
     targets: torch.Tensor
-    learnt_per_row: tuple[int, ...]
+    loss_tokens_per_row: tuple[int, ...]
 
 
-def pack(rows: Sequence[Rendered], device: torch.device) -> PackedBatch:
-    """Rows as one batch; the first token of a row is never a target, so no row is asked to foretell the next."""
+def pack(rows: Sequence[RenderedExample], device: torch.device) -> PackedBatch:
+    """Concatenate rows; the first token of a row is never a target, so no row predicts the next one."""
     ids, positions = list[int](), list[int]()
-    learnt, targets, counts = list[int](), list[int](), list[int]()
+    loss_positions, targets, counts = list[int](), list[int](), list[int]()
     for row in rows:
         before = len(ids)
-        at = [i for i, label in enumerate(row.labels) if label != IGNORED and i > 0]
-        learnt += [before + i - 1 for i in at]
+        at = [i for i, label in enumerate(row.labels) if label != IGNORE_INDEX and i > 0]
+        loss_positions += [before + i - 1 for i in at]
         targets += [row.labels[i] for i in at]
         counts.append(len(at))
         ids += row.input_ids
@@ -45,34 +45,34 @@ def pack(rows: Sequence[Rendered], device: torch.device) -> PackedBatch:
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
         tuple(len(row.input_ids) for row in rows),
-        torch.tensor(learnt, dtype=torch.long, device=device),
+        torch.tensor(loss_positions, dtype=torch.long, device=device),
         torch.tensor(targets, dtype=torch.long, device=device),
         tuple(counts),
     )
 
 
 def epoch_batches(rows: int, rows_per_step: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The rows of each step of an epoch, shuffled anew for every epoch; the last step may be smaller."""
+    """Return the rows of each step of an epoch, in an order of its own; the last step may be smaller."""
     order = list(range(rows))
     random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
     return [order[start : start + rows_per_step] for start in range(0, rows, rows_per_step)]
 
 
-def rank_shard(rows: Sequence[int], lengths: Sequence[int], *, rank: int, processes: int) -> list[int]:
-    """One process's rows of a step: the longest go first, each to the process that has the fewest tokens."""
-    shares: list[list[int]] = [[] for _ in range(processes)]
-    tokens = [0] * processes
+def rank_shard(rows: Sequence[int], lengths: Sequence[int], *, rank: int, world_size: int) -> list[int]:
+    """Return one rank's rows of a step: longest first, each goes to the rank with the fewest tokens."""
+    shards: list[list[int]] = [[] for _ in range(world_size)]
+    tokens = [0] * world_size
     for row in sorted(rows, key=lambda r: (-lengths[r], r)):
-        least = min(range(processes), key=lambda p: (tokens[p], p))
-        shares[least].append(row)
+        least = min(range(world_size), key=lambda p: (tokens[p], p))
+        shards[least].append(row)
         tokens[least] += lengths[row]
-    return shares[rank]
+    return shards[rank]
 
 
 def micro_batches(
     rows: Sequence[int], lengths: Sequence[int], *, max_rows: int, max_tokens: int
 ) -> Iterator[list[int]]:
-    """Rows in batches of at most `max_rows` rows and, unless a single row is longer, `max_tokens` tokens."""
+    """Cut rows into batches of at most `max_rows` rows and, unless a single row is longer, `max_tokens` tokens."""
     batch: list[int] = []
     tokens = 0
     for row in rows:

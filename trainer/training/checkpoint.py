@@ -1,12 +1,10 @@
-"""Checkpoints: everything the next step depends on, written whole or not at all, read back bit for bit.
+"""Save and resume a run: checkpoints, written whole or not at all, and Ctrl-C as a request to save one.
 
-    <run>/checkpoint-000120/state.json          where the run is, and the hash of what it is a run of
-                            optimiser.safetensors   fp32 masters and AdamW's moments
+    <run>/checkpoint-000120/state.json              the step, and the hashes that identify the run
+                            optimiser.safetensors   fp32 master weights and AdamW's moments
                             best.safetensors        the weights of the best epoch so far, if there is one
 
-The order of rows and the random numbers of a step are functions of seed and step, so they need no place here.
-
-Ctrl-C and termination as a request: the step at hand is finished and saved before the run ends.
+The order of rows and the random numbers of a step are functions of seed and step, so they are not saved.
 """
 
 import json
@@ -27,13 +25,14 @@ if TYPE_CHECKING:
     import torch
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PREFIX = "checkpoint-"
-_STATE, _OPTIMISER, _BEST = "state.json", "optimiser.safetensors", "best.safetensors"
+_STATE, _OPTIMIZER, _BEST = "state.json", "optimiser.safetensors", "best.safetensors"
 
 
 @dataclass(slots=True)
 class LoopState:
-    """Where a run is. `losses` holds the held-out loss before training and after each epoch."""
+    """The progress of a run. `losses` has the eval loss before training and after each epoch."""
 
     step: int = 0
     input_tokens: int = 0
@@ -49,13 +48,13 @@ class Checkpoint:
     """One checkpoint as read from disk."""
 
     state: LoopState
-    optimiser: "dict[str, torch.Tensor]"
+    optimizer: "dict[str, torch.Tensor]"
     best: "dict[str, torch.Tensor] | None"
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run in `folder`; `identity` says what it is a run of, field by field."""
+    """The checkpoints of one run in `folder`; `identity` has the hashes of everything that decides its weights."""
 
     folder: Path
     identity: Mapping[str, str]
@@ -63,10 +62,10 @@ class Checkpoints:
     def save(
         self,
         state: LoopState,
-        optimiser: "Mapping[str, torch.Tensor]",
+        optimizer: "Mapping[str, torch.Tensor]",
         best: "Mapping[str, torch.Tensor] | None",
     ) -> Path:
-        """Write a checkpoint, then remove the ones before it."""
+        """Write a checkpoint, then remove the older ones."""
         from safetensors.torch import save_file
 
         final = self.folder / f"{_PREFIX}{state.step:06d}"
@@ -74,7 +73,7 @@ class Checkpoints:
         with disk(final):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
-            save_file(dict(optimiser), staging / _OPTIMISER)
+            save_file(dict(optimizer), staging / _OPTIMIZER)
             if best is not None:
                 save_file(dict(best), staging / _BEST)
             document = {"identity": dict(self.identity), "state": asdict(state)}
@@ -88,7 +87,7 @@ class Checkpoints:
         return final
 
     def load(self) -> Checkpoint | None:
-        """The latest checkpoint, or None when there is none; raises `RunError` when it is of another run."""
+        """Load the latest checkpoint, or None when there is none; raises `RunError` when it belongs to another run."""
         from safetensors.torch import load_file
 
         found = self._all()
@@ -100,12 +99,12 @@ class Checkpoints:
         best = latest / _BEST
         return Checkpoint(
             LoopState(**document["state"]),
-            load_file(latest / _OPTIMISER),
+            load_file(latest / _OPTIMIZER),
             load_file(best) if best.is_file() else None,
         )
 
     def remove(self) -> None:
-        """Remove all checkpoints: the run is complete."""
+        """Remove all checkpoints of a complete run."""
         for path in self._all():
             shutil.rmtree(path, ignore_errors=True)
 
@@ -116,13 +115,13 @@ class Checkpoints:
         changed = [name for name in self.identity if identity.get(name) != self.identity[name]]
         if changed:
             raise RunError(
-                f"{self.folder} was begun with another {' and '.join(changed)}, so it cannot be continued; restore "
-                "what was changed, or start a new run without --resume."
+                f"{self.folder} was started with another {' and '.join(changed)}, so it cannot be resumed; restore "
+                "the earlier one, or start a new run without --resume."
             )
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """The complete checkpoints in a run's folder, oldest first."""
+    """List the complete checkpoints in a run's folder, oldest first."""
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / _STATE).is_file())
 
 
@@ -132,18 +131,15 @@ def _sync(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 class StopRequest:
-    """Within its block the first signal is noted; a second one ends the process at once, as it always did."""
+    """Record the first SIGINT or SIGTERM within the block; a second one has its usual effect."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._requested = False
 
     def requested(self) -> bool:
-        """Whether somebody asked."""
+        """Whether a signal has asked the run to stop."""
         return self._requested
 
     def __enter__(self) -> Self:

@@ -1,15 +1,10 @@
-"""Several processes training one adapter: started by `accelerate launch` or `torchrun`, each with its share of a step.
+"""Distributed training, started by `accelerate launch` or `torchrun`: data parallel, or FSDP2 with `--use_fsdp`.
 
-Every process knows the whole plan. Before each update the gradients are summed over all of them, so the result is that
-of one process with a step of the same rows. Each holds the whole model, or its part of every layer (`accelerate launch
---use_fsdp`).
+Every rank knows the assignment of all rows. Gradients are summed over the ranks before each update, so the result is
+that of one process with the same rows in a step.
 
-The base split over the processes of a run (FSDP): each holds its part of every layer.
-
-A layer is whole only while it is computed.
-
-What surrounds the layers (embedding, last norm, output layer) is whole in every process, as are adapters, which are put
-on before. The result is that of processes that each hold everything.
+With FSDP, each rank holds its shard of every decoder layer, and a layer is complete only while it is computed.
+Embedding, last norm, output layer and adapters are complete on every rank.
 """
 
 import os
@@ -30,35 +25,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_SPLIT = "ACCELERATE_USE_FSDP"
-_REFUSED = (
-    ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed, which the trainer does not use", "--use_fsdp instead of --use_deepspeed"),
-    ("FSDP_OFFLOAD_PARAMS", "the base on the CPU between layers, which the trainer does not do", "no offloading"),
+_FSDP = "ACCELERATE_USE_FSDP"
+_UNSUPPORTED = (
+    ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed is not supported; launch with --use_fsdp instead of --use_deepspeed."),
+    ("FSDP_OFFLOAD_PARAMS", "CPU offload (fsdp_offload_params) is not supported; launch without offloading."),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DistributedState:
-    """This process's place among those of the run; `splits_base` when each holds a part of every layer only."""
+    """The place of this process in a run; with `fsdp`, each rank holds a shard of every layer."""
 
     rank: int = 0
     local_rank: int = 0
-    count: int = 1
-    splits_base: bool = False
+    world_size: int = 1
+    fsdp: bool = False
 
     @property
-    def is_first(self) -> bool:
-        """The process that writes files and talks."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     @property
-    def parts(self) -> int:
-        """Into how many parts the layers of the base are split."""
-        return self.count if self.splits_base else 1
+    def base_shards(self) -> int:
+        """The number of shards of the base's layers."""
+        return self.world_size if self.fsdp else 1
 
     def sum_gradients(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Replace each gradient by its sum over the processes."""
-        if self.count > 1:
+        """Replace each gradient by its sum over all ranks."""
+        if self.world_size > 1:
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             distributed.all_reduce(flat)
             parts = torch.split(flat, [gradient.numel() for gradient in gradients])
@@ -66,31 +61,31 @@ class DistributedState:
                 gradient.copy_(part.view_as(gradient))
 
     def sum(self, value: float) -> float:
-        """The sum of a number over the processes; a way to tell all that one was asked to stop, too."""
+        """Return the sum of a number over all ranks; also tells all ranks that one was asked to stop."""
         return self._reduced(value, distributed.ReduceOp.SUM)
 
-    def most(self, value: float) -> float:
-        """The greatest of a number over the processes."""
+    def max(self, value: float) -> float:
+        """Return the maximum of a number over all ranks."""
         return self._reduced(value, distributed.ReduceOp.MAX)
 
-    def least(self, value: float) -> float:
-        """The smallest of a number over the processes."""
+    def min(self, value: float) -> float:
+        """Return the minimum of a number over all ranks."""
         return self._reduced(value, distributed.ReduceOp.MIN)
 
-    def agree(self, text: str) -> str:
-        """What the first process says."""
-        said = [text]
-        if self.count > 1:
-            distributed.broadcast_object_list(said, src=0)
-        return said[0]
+    def broadcast(self, text: str) -> str:
+        """Return the text of rank 0 on all ranks."""
+        texts = [text]
+        if self.world_size > 1:
+            distributed.broadcast_object_list(texts, src=0)
+        return texts[0]
 
-    def wait_for_all(self) -> None:
-        """Return once every process is here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
             distributed.barrier()
 
     def _reduced(self, value: float, how: Any) -> float:
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         total = torch.tensor([value], dtype=torch.float64)
         if torch.cuda.is_available():
@@ -99,42 +94,42 @@ class DistributedState:
         return float(total)
 
 
-def _is_asked(environment: Mapping[str, str], variable: str) -> bool:
+def _is_set(environment: Mapping[str, str], variable: str) -> bool:
     return environment.get(variable, "").lower() in ("true", "1", "yes")
 
 
-def _refuse_what_nobody_obeys(environment: Mapping[str, str]) -> None:
-    """What a launcher was told and no code of ours does would end in every process running out of memory."""
-    for variable, wish, instead in _REFUSED:
-        if _is_asked(environment, variable):
-            raise RunError(f"the launcher asks for {wish}; launch with {instead}.")
+def _refuse_unsupported(environment: Mapping[str, str]) -> None:
+    """Raise `RunError` for an unsupported launcher option: ignored, it would run every rank out of memory."""
+    for variable, message in _UNSUPPORTED:
+        if _is_set(environment, variable):
+            raise RunError(message)
 
 
 @contextmanager
 def distributed_state() -> Iterator[DistributedState]:
-    """The place that the launcher gave to this process; alone where there is no launcher."""
-    _refuse_what_nobody_obeys(os.environ)
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    """Join the process group of the launcher; world size 1 without a launcher."""
+    _refuse_unsupported(os.environ)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         yield DistributedState()
         return
     local_rank = int(os.environ["LOCAL_RANK"])
-    # transformers would load the base in the first process alone and leave the others with whatever memory holds.
+    # With it, transformers loads the base on rank 0 alone and leaves the weights of other ranks uninitialized.
     os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield DistributedState(distributed.get_rank(), local_rank, count, _is_asked(os.environ, _SPLIT))
+        yield DistributedState(distributed.get_rank(), local_rank, world_size, _is_set(os.environ, _FSDP))
     finally:
         distributed.destroy_process_group()
 
 
 def shard_layers(
-    base: "PreTrainedModel", device: torch.device, processes: int, kept_whole: set[torch.nn.Parameter]
+    base: "PreTrainedModel", device: torch.device, shards: int, unsharded: set[torch.nn.Parameter]
 ) -> None:
-    """Move the base to the device layer by layer, keeping this process's part of each; all processes call it."""
-    mesh = init_device_mesh(device.type, (processes,))
+    """Move the base to the device layer by layer, keeping this rank's shard of each; all ranks call it."""
+    mesh = init_device_mesh(device.type, (shards,))
     options: dict[str, Any] = {
         "mesh": mesh,
         "reshard_after_forward": True,
@@ -144,40 +139,40 @@ def shard_layers(
     layers = next(part for part in decoder.children() if isinstance(part, torch.nn.ModuleList))
     for layer in layers:
         layer.to(device)  # by itself, so that the scales of NF4 weights go along
-        part = fully_shard(layer, ignored_params=kept_whole, **options)
-        # Gradients are sums over rows, whichever process has them; the step divides by what was learnt.
-        part.set_gradient_divide_factor(1.0)
-        part.set_force_sum_reduction_for_comms(True)
+        sharded = fully_shard(layer, ignored_params=unsharded, **options)
+        # Gradients are sums over rows; the optimizer step divides them by the loss tokens of all ranks.
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
     inside = set(layers.parameters())
     around = {parameter for parameter in decoder.parameters() if parameter not in inside}
-    fully_shard(decoder, ignored_params=around | kept_whole, **options)
+    fully_shard(decoder, ignored_params=around | unsharded, **options)
     base.to(device)
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor, to be read and written: its part, or all where nothing is split."""
+    """Return this rank's shard of a tensor, to be read and written; all of it when it is not sharded."""
     own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return own.detach()
 
 
-def full_tensor(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The whole of which this is the process's part, split as `like` is; all processes call it."""
+def full_tensor(shard: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Gather the full tensor of this rank's shard, which is sharded as `like` is; all ranks call it."""
     if not isinstance(like, DTensor):
-        return part
-    split = DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        return shard
+    gathered = DTensor.from_local(
+        shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
-    return split.full_tensor()
+    return gathered.full_tensor()
 
 
 def shard_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a whole, split as `like` is."""
+    """Return this rank's shard of a full tensor, sharded as `like` is."""
     if not isinstance(like, DTensor):
         return tensor
-    split = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return split.to_local()
+    sharded = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return sharded.to_local()
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether each process holds a part only."""
+    """Whether each rank holds only a shard."""
     return isinstance(tensor, DTensor)

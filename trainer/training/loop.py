@@ -1,55 +1,120 @@
-"""The training loop: steps, held-out loss after every epoch, early stopping, checkpoints, and a clean way out.
+"""The training loop: optimizer steps, eval loss after every epoch, early stopping, checkpoints.
 
-Interrupted anywhere and continued from its checkpoint, a run takes the same steps with the same numbers.
+`fit` puts the trainable weights on a loaded base, runs the loop and returns the result. A run that was interrupted and
+continued from its checkpoint takes the same steps with the same numbers.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from trainer.errors import Interrupted, OutOfMemoryError
 from trainer.training.batching import epoch_batches, micro_batches, rank_shard
 from trainer.training.checkpoint import Checkpoints, LoopState
-from trainer.training.distributed import DistributedState
-from trainer.training.model import TrainableModel
-from trainer.training.objectives import Objective, mean_loss
+from trainer.training.dataset import PreparedData
+from trainer.training.distributed import DistributedState, full_tensor, is_sharded, local_tensor
+from trainer.training.loss import DpoLoss, Objective, SupervisedLoss, evaluate_loss
+from trainer.training.model import TrainableModel, local_device, make_trainable
 from trainer.training.optimizer import MasterWeightsAdamW, learning_rate_factor, step_seed
 from trainer.training.recipe import Recipe
+from trainer.training.run_metadata import cpu_arithmetic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Weights = dict[str, torch.Tensor]
-_LEAST_TOKENS = 64
+_MIN_TOKENS = 64
 
 
-class Watcher(Protocol):
-    """Whoever watches a run."""
+class MetricsListener(Protocol):
+    """Receives the metrics of a run."""
 
-    def began(self, state: LoopState, steps: int) -> None:
-        """The run starts or continues at `state`."""
+    def on_start(self, state: LoopState, steps: int) -> None:
+        """Begin or continue a run of `steps` steps at `state`."""
         ...
 
-    def stepped(self, state: LoopState, *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """A step was taken."""
+    def on_step(self, state: LoopState, *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Take the metrics of an optimizer step."""
         ...
 
-    def evaluated(self, state: LoopState, *, epoch: int, loss: float) -> None:
-        """The held-out loss was taken; epoch 0 is before training."""
+    def on_eval(self, state: LoopState, *, epoch: int, eval_loss: float) -> None:
+        """Take an eval loss; epoch 0 is before training."""
         ...
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """The result of a run: the weights in bf16 on the CPU, and its figures.
+
+    `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. `base_shards` is
+    the number of processes that the base's layers were sharded over, `arithmetic` a fingerprint of this CPU's rounding.
+    Losses are means over loss tokens, or over pairs for dpo; eval losses are None without validation rows.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    target_modules: tuple[str, ...]
+    steps: int
+    epochs: int
+    input_tokens: int
+    steps_s: float
+    train_loss: float
+    eval_loss_before: float | None
+    eval_loss: float | None
+    best_epoch: int | None
+    trainable_parameters: int
+    max_tokens_per_batch: int
+    device: str
+    threads: int
+    world_size: int
+    base_shards: int
+    arithmetic: str
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to run the loop; nothing here changes the weights."""
+
+    checkpoints: Checkpoints | None = None
+    distributed: DistributedState = DistributedState()  # noqa: RUF009 - frozen
+    stop_requested: Callable[[], bool] = lambda: False
+    auto_batch: bool = False
+
+
+def fit(
+    data: PreparedData, recipe: Recipe, base: "PreTrainedModel", listener: MetricsListener, config: FitConfig
+) -> tuple[TrainableModel, TrainedWeights]:
+    """Train by the recipe on the loaded base; raises `Interrupted`, `RunError`."""
+    distributed = config.distributed
+    model = make_trainable(base, recipe, local_device(distributed.local_rank), shards=distributed.base_shards)
+    loop = TrainingLoop(
+        recipe,
+        model,
+        train=_objective(model, recipe, data.train.rows),
+        valid=_objective(model, recipe, data.valid.rows) if data.valid.rows else None,
+        listener=listener,
+        checkpoints=config.checkpoints,
+        distributed=distributed,
+        stop_requested=config.stop_requested,
+        auto_batch=config.auto_batch,
+    )
+    loop.run()
+    return model, _result(loop, recipe)
 
 
 @dataclass
-class Loop:
-    """One run of a learner over its rows. `auto_batch` halves `max_tokens_per_batch` when memory runs out."""
+class TrainingLoop:
+    """One run over the training rows. `auto_batch` halves `max_tokens_per_batch` when memory runs out."""
 
     recipe: Recipe
-    learner: TrainableModel
+    model: TrainableModel
     train: Objective
     valid: Objective | None
-    watcher: Watcher
+    listener: MetricsListener
     checkpoints: Checkpoints | None = None
-    processes: DistributedState = field(default_factory=DistributedState)
+    distributed: DistributedState = field(default_factory=DistributedState)
     stop_requested: Callable[[], bool] = lambda: False
     auto_batch: bool = False
     state: LoopState = field(default_factory=LoopState)
@@ -57,8 +122,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         training = self.recipe.training
-        self.masters = MasterWeightsAdamW(self.learner.learnt_parameters, self.processes)
-        self._rows_per_step = training.effective_batch_size * self.processes.count
+        self.optimizer = MasterWeightsAdamW(self.model.trainable_parameters, self.distributed)
+        self._rows_per_step = training.effective_batch_size * self.distributed.world_size
         self._epoch_steps = -(-len(self.train.lengths) // self._rows_per_step)
         self.steps = self._epoch_steps * training.num_train_epochs
         self._shortest = min(range(len(self.train.lengths)), key=self.train.lengths.__getitem__)
@@ -67,9 +132,9 @@ class Loop:
 
     def run(self) -> LoopState:
         """Train to the end and leave the best weights in the model; raises `Interrupted`, `RunError`."""
-        self._continue()
-        self.learner.model.train()
-        self.watcher.began(self.state, self.steps)
+        self._load_checkpoint()
+        self.model.module.train()
+        self.listener.on_start(self.state, self.steps)
         if self.valid is not None and not self.state.losses:
             self._evaluate(0)
         for epoch in range(self.recipe.training.num_train_epochs):
@@ -77,25 +142,25 @@ class Loop:
             if self.valid is not None:
                 if len(self.state.losses or ()) <= epoch + 1:
                     self._evaluate(epoch + 1)
-                if self._got_worse(epoch + 1):
+                if self._stops_early(epoch + 1):
                     break
         if self.best is not None:
-            self.masters.restore(self.best)
+            self.optimizer.restore(self.best)
         return self.state
 
-    def _continue(self) -> None:
+    def _load_checkpoint(self) -> None:
         if self.checkpoints is None or (found := self.checkpoints.load()) is None:
             return
-        self.state, self.best = found.state, found.best and self.masters.own_snapshot(found.best)
-        self.masters.load_state(found.optimiser)
+        self.state, self.best = found.state, found.best and self.optimizer.local_snapshot(found.best)
+        self.optimizer.load_state(found.optimizer)
 
     def _epoch(self, epoch: int) -> None:
-        rows_of = epoch_batches(len(self.train.lengths), self._rows_per_step, seed=self.recipe.seed, epoch=epoch)
-        for number, rows in enumerate(rows_of, start=epoch * self._epoch_steps + 1):
+        batches = epoch_batches(len(self.train.lengths), self._rows_per_step, seed=self.recipe.seed, epoch=epoch)
+        for number, rows in enumerate(batches, start=epoch * self._epoch_steps + 1):
             if number <= self.state.step:
                 continue
             self._step(number, rows)
-            if self.processes.sum(float(self.stop_requested())):
+            if self.distributed.sum(float(self.stop_requested())):
                 self._save()
                 raise Interrupted(self.state.step, self.steps)
             if number % self._save_every == 0 and number < self.steps:
@@ -103,82 +168,130 @@ class Loop:
 
     def _step(self, number: int, rows: Sequence[int]) -> None:
         began = time.perf_counter()
-        training = self.recipe.training
-        mine = rank_shard(rows, self.train.lengths, rank=self.processes.rank, processes=self.processes.count)
+        training, distributed = self.recipe.training, self.distributed
+        own = rank_shard(rows, self.train.lengths, rank=distributed.rank, world_size=distributed.world_size)
         weight = sum(self.train.weights[row] for row in rows)
-        loss = self.processes.sum(self._forward_and_back(number, mine)) / weight
-        self.processes.sum_gradients(self.masters.gradients())
+        loss = distributed.sum(self._forward_backward(number, own)) / weight
+        distributed.sum_gradients(self.optimizer.gradients())
         learning_rate = training.learning_rate * learning_rate_factor(
             number, self.steps, kind=training.lr_scheduler_type, warmup_fraction=training.warmup_fraction
         )
-        norm = self.masters.step(learning_rate, weight)
+        norm = self.optimizer.step(learning_rate, weight)
         state = self.state
         state.step = number
         state.input_tokens += sum(self.train.lengths[row] for row in rows)
         state.loss_sum += loss
         state.steps_s += time.perf_counter() - began
         epoch = number / self._epoch_steps
-        self.watcher.stepped(state, epoch=epoch, loss=loss, learning_rate=learning_rate, grad_norm=norm)
+        self.listener.on_step(state, epoch=epoch, loss=loss, learning_rate=learning_rate, grad_norm=norm)
 
-    def _forward_and_back(self, number: int, rows: Sequence[int]) -> float:
+    def _forward_backward(self, number: int, rows: Sequence[int]) -> float:
+        """Return the summed loss of the rows, and collect its gradients."""
         while True:
             try:
-                return self._pieces(number, rows)
+                return self._micro_batches(number, rows)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
                 self._halve_or_refuse(rows, error)
 
-    def _pieces(self, number: int, rows: Sequence[int]) -> float:
-        torch.manual_seed(step_seed(self.recipe.seed, number, self.processes.rank))
-        total = torch.zeros((), device=self.learner.device)
-        most = self.recipe.training.per_device_train_batch_size
-        batches = list(micro_batches(rows, self.train.lengths, max_rows=most, max_tokens=self.state.max_tokens))
+    def _micro_batches(self, number: int, rows: Sequence[int]) -> float:
+        torch.manual_seed(step_seed(self.recipe.seed, number, self.distributed.rank))
+        total = torch.zeros((), device=self.model.device)
+        max_rows = self.recipe.training.per_device_train_batch_size
+        batches = list(micro_batches(rows, self.train.lengths, max_rows=max_rows, max_tokens=self.state.max_tokens))
         passes = len(batches)
-        if self.processes.splits_base:  # each needs the others' parts of the layers, as often as any of them computes
-            passes = int(self.processes.most(passes))
-        for piece in batches:
-            total += self._pass(self.train.summed(piece))
+        if self.distributed.fsdp:  # a pass gathers the layers from all ranks, so every rank makes as many
+            passes = int(self.distributed.max(passes))
+        for batch in batches:
+            total += self._backward(self.train.summed(batch))
         for _ in range(passes - len(batches)):
-            self._pass(self.train.summed([self._shortest]) * 0.0)
+            self._backward(self.train.summed([self._shortest]) * 0.0)
         return float(total)
 
-    def _pass(self, loss: torch.Tensor) -> torch.Tensor:
+    def _backward(self, loss: torch.Tensor) -> torch.Tensor:
         loss.backward()  # type: ignore[no-untyped-call]
-        self.masters.collect()
+        self.optimizer.collect()
         return loss.detach()
 
     def _halve_or_refuse(self, rows: Sequence[int], error: Exception) -> None:
+        """Halve the tokens of a micro-batch where that can help; else raise `OutOfMemoryError`."""
         longest = max(self.train.lengths[row] for row in rows)
         used = min(self.state.max_tokens, sum(self.train.lengths[row] for row in rows))
-        less = max(_LEAST_TOKENS, used // 2)
-        alone = not self.processes.splits_base  # those that hold a part each must all take as many passes
-        if not self.auto_batch or not alone or used <= longest or less == used:
+        less = max(_MIN_TOKENS, used // 2)
+        # With FSDP, every rank must make as many passes, so one rank cannot halve alone.
+        if not self.auto_batch or self.distributed.fsdp or used <= longest or less == used:
             checkpointing = self.recipe.training.gradient_checkpointing
             raise OutOfMemoryError.during_a_step(used, longest, checkpointing=checkpointing) from error
         self.state.max_tokens = less
-        self.masters.discard()
+        self.optimizer.discard_gradients()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _evaluate(self, epoch: int) -> None:
-        assert self.valid is not None, "asked only with held-out rows"
-        loss = mean_loss(self.learner, self.valid, max_tokens=self.state.max_tokens)
+        assert self.valid is not None, "called only with validation rows"
+        loss = evaluate_loss(self.model, self.valid, max_tokens=self.state.max_tokens)
         self.state.losses = [*(self.state.losses or []), loss]
         if epoch and loss == min(self.state.losses[1:]):
-            self.state.best_epoch, self.best = epoch, self.masters.snapshot()
-        self.watcher.evaluated(self.state, epoch=epoch, loss=loss)
+            self.state.best_epoch, self.best = epoch, self.optimizer.snapshot()
+        self.listener.on_eval(self.state, epoch=epoch, eval_loss=loss)
 
-    def _got_worse(self, epoch: int) -> bool:
+    def _stops_early(self, epoch: int) -> bool:
         patience = self.recipe.training.early_stopping_patience
         return patience > 0 and epoch - (self.state.best_epoch or 0) >= patience
 
     def _save(self) -> None:
-        if self.checkpoints is None or not (self.processes.is_first or self.processes.splits_base):
+        if self.checkpoints is None or not (self.distributed.is_main or self.distributed.fsdp):
             return
-        optimiser, best = self.masters.state(), self.best and self.masters.whole_snapshot(self.best)
-        if self.processes.is_first:
-            self.checkpoints.save(self.state, optimiser, best)
+        optimizer, best = self.optimizer.state(), self.best and self.optimizer.full_snapshot(self.best)
+        if self.distributed.is_main:
+            self.checkpoints.save(self.state, optimizer, best)
+
+
+def _objective(model: TrainableModel, recipe: Recipe, rows: tuple[object, ...]) -> Objective:
+    if recipe.method == "dpo":
+        max_tokens = recipe.training.max_tokens_per_batch
+        return DpoLoss(model, rows, beta=recipe.dpo.beta, max_tokens=max_tokens)  # type: ignore[arg-type]
+    return SupervisedLoss(model, rows)  # type: ignore[arg-type]
+
+
+def _result(loop: TrainingLoop, recipe: Recipe) -> TrainedWeights:
+    state, losses, model = loop.state, loop.state.losses or [], loop.model
+    return TrainedWeights(
+        tensors=_tensors(model, recipe, loop.distributed),
+        target_modules=model.target_modules,
+        steps=state.step,
+        epochs=round(state.step / loop.steps * recipe.training.num_train_epochs),
+        input_tokens=state.input_tokens,
+        steps_s=state.steps_s,
+        train_loss=state.loss_sum / state.step,
+        eval_loss_before=losses[0] if losses else None,
+        eval_loss=min(losses[1:]) if losses[1:] else None,
+        best_epoch=state.best_epoch,
+        trainable_parameters=loop.optimizer.parameter_count,
+        max_tokens_per_batch=state.max_tokens,
+        device=torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        world_size=loop.distributed.world_size,
+        base_shards=loop.distributed.base_shards,
+        arithmetic=cpu_arithmetic(),
+    )
+
+
+def _tensors(model: TrainableModel, recipe: Recipe, distributed: DistributedState) -> Weights:
+    """Return the trained weights; those of sharded layers on rank 0 only. All ranks call it."""
+    if recipe.method == "full":
+        named = dict(model.base.named_parameters())
+    else:
+        from peft import get_peft_model_state_dict
+
+        named = get_peft_model_state_dict(model.module)
+    tensors = {}
+    for name, tensor in sorted(named.items()):
+        complete = full_tensor(local_tensor(tensor), tensor)
+        if distributed.is_main or not is_sharded(tensor):
+            tensors[name] = complete.to("cpu", torch.bfloat16, copy=True).contiguous()
+    return tensors
 
 
 def _out_of_memory(error: Exception) -> bool:

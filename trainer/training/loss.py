@@ -1,24 +1,32 @@
-"""Cross-entropy and log-probabilities of the learnt tokens, a chunk at a time: the full logits are never in memory.
+"""The losses: cross-entropy over loss tokens (supervised) and the DPO loss over preference pairs.
 
-Only positions whose next token is learnt go through the output layer, the dearest one of a small model. Gradients are
-computed in the same pass, so nothing of the size of the vocabulary outlives its chunk.
+Both are sums over rows, divided by the weight of the whole step, so that neither micro-batches nor ranks change a step.
+Cross-entropy and log-probabilities are computed in chunks: only the hidden states of loss tokens go through the output
+layer, and gradients are computed in the same pass, so the full logits are never in memory.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from torch.nn import functional
+
+from trainer.training.batching import PackedBatch, micro_batches, pack
+from trainer.training.loss_mask import RenderedExample, RenderedPair
+from trainer.training.model import TrainableModel
 
 CHUNK_TOKENS = 512
 
 
-def summed_loss(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The sum over tokens of -log p(target); `hidden` is (tokens, size), `head` (vocabulary, size)."""
+def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the sum over tokens of -log p(target); `hidden` is (tokens, size), `head` (vocabulary, size)."""
     loss: torch.Tensor = _SummedLoss.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
 def token_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log p(target) of each token in fp32; the logits of a chunk are computed again on the way back."""
+    """Return log p(target) of each token in fp32; the backward pass computes the logits of a chunk again."""
     from torch.utils.checkpoint import checkpoint
 
     parts = [
@@ -71,3 +79,97 @@ class _SummedLoss(torch.autograd.Function):
             None if head_grad is None else head_grad * scale.to(head_grad.dtype),
             None,
         )
+
+
+class Objective(Protocol):
+    """A set of rows and the loss over them, in nats."""
+
+    lengths: list[int]
+    """Input tokens of each row."""
+    weights: list[int]
+    """The contribution of each row to the denominator of the mean."""
+
+    def summed(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return the summed loss of these rows."""
+        ...
+
+
+class SupervisedLoss:
+    """Cross-entropy of the loss tokens; the mean is per token."""
+
+    def __init__(self, model: TrainableModel, rows: Sequence[RenderedExample]) -> None:
+        self.lengths = [len(row.input_ids) for row in rows]
+        self.weights = [row.loss_tokens for row in rows]
+        self._learner, self._rows = model, rows
+
+    def summed(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return the cross-entropy of these rows, summed over their loss tokens."""
+        packed = pack([self._rows[row] for row in rows], self._learner.device)
+        return summed_cross_entropy(self._learner.hidden(packed), self._learner.head, packed.targets)
+
+
+class DpoLoss:
+    """DPO's sigmoid loss; the mean is per pair. The reference is the base without adapter, computed once per pair."""
+
+    def __init__(self, model: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
+        self.lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
+        self.weights = [1] * len(pairs)
+        self._learner, self._pairs, self._beta = model, pairs, beta
+        self._reference = self._reference_margins(max_tokens)
+
+    def summed(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return the summed loss of these pairs."""
+        margins = self._margins(rows) - self._reference[torch.tensor(rows)].to(self._learner.device)
+        return -functional.logsigmoid(self._beta * margins).sum()
+
+    def _margins(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return log p(chosen) - log p(rejected) of each pair."""
+        sides = [side for row in rows for side in (self._pairs[row].chosen, self._pairs[row].rejected)]
+        sums = row_logprobs(self._learner, pack(sides, self._learner.device))
+        return sums[0::2] - sums[1::2]
+
+    @torch.no_grad()
+    def _reference_margins(self, max_tokens: int) -> torch.Tensor:
+        margins = torch.zeros(len(self._pairs))
+        with without_dropout(self._learner), self._learner.without_adapter():
+            for rows in micro_batches(range(len(self._pairs)), self.lengths, max_rows=64, max_tokens=max_tokens):
+                margins[torch.tensor(rows)] = self._margins(rows).cpu()
+        return margins
+
+
+def row_logprobs(model: TrainableModel, packed: PackedBatch) -> torch.Tensor:
+    """Return the summed log-probability of each row's loss tokens."""
+    logprobs = token_logprobs(model.hidden(packed), model.head, packed.targets)
+    return torch.stack([part.sum() for part in torch.split(logprobs, list(packed.loss_tokens_per_row))])
+
+
+@torch.no_grad()
+def evaluate_loss(model: TrainableModel, objective: Objective, *, max_tokens: int) -> float:
+    """Return the mean loss over all rows of an objective, without dropout."""
+    total = 0.0
+    with without_dropout(model):
+        for rows in micro_batches(range(len(objective.lengths)), objective.lengths, max_rows=64, max_tokens=max_tokens):
+            total += float(objective.summed(rows))
+    return total / sum(objective.weights)
+
+
+@dataclass(slots=True)
+class without_dropout:  # noqa: N801 - a context manager, read as a word
+    """Switch dropout off within the block.
+
+    Only dropout is switched: on a CPU, bitsandbytes 0.50 repacks NF4 weights at the first forward pass of a layer in
+    eval mode, and from then on its forward pass has no gradient, even back in training mode.
+    """
+
+    model: TrainableModel
+
+    def __enter__(self) -> None:
+        self._switch(training=False)
+
+    def __exit__(self, *_: object) -> None:
+        self._switch(training=True)
+
+    def _switch(self, *, training: bool) -> None:
+        for module in self.model.module.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.train(training)

@@ -1,10 +1,10 @@
-"""Conversations as the served model sees them: token ids by its own chat template, and labels for what is learnt.
+"""Render conversations with the base's chat template into token ids, and mask the loss to assistant messages.
 
-A conversation is rendered incrementally. For each assistant message, the text up to it (with the generation prompt,
-exactly what the engine will be given) must be a prefix of the text with it, and the ids of that prefix a prefix of all
-ids. What lies between the prefix and the message's stop token is learnt, the stop token included; all else gets the
-label -100. Anything that breaks this is an error that names the row: a silent shift here trains on the wrong tokens.
-Messages of weight 0 are context. Tools and tool calls reach the template in the form that the engine gives them.
+For each assistant message in the loss, the text before it (with the generation prompt, exactly as the engine gets it)
+must be a prefix of the text with it, and the ids of that prefix a prefix of all ids. The tokens from there to the stop
+token, inclusive, are loss tokens; all others get the label -100. A row for which this does not hold is refused: a mask
+that is silently shifted trains on the wrong tokens. Messages of weight 0 are context. Tools and tool calls reach the
+template in the form in which vLLM passes them.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from trainer.errors import DataError, Problem, RunError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
+IGNORE_INDEX = -100
 _TOLERATED_DROPS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """One row ready for training: `labels` equal `input_ids` where learnt and are -100 elsewhere.
+class RenderedExample:
+    """One example ready for training: `labels` equal `input_ids` for loss tokens and are -100 elsewhere.
 
-    `learnt` holds the character ranges of `text` that are learnt, in order, for showing them.
+    `loss_spans` are the character ranges of `text` in the loss, in order, for display.
     """
 
     line: int
@@ -36,25 +36,25 @@ class Rendered:
     text: str
     input_ids: list[int]
     labels: list[int]
-    learnt: tuple[tuple[int, int], ...]
+    loss_spans: tuple[tuple[int, int], ...]
 
     @property
     def tokens(self) -> int:
-        """How many tokens the row has."""
+        """The number of tokens."""
         return len(self.input_ids)
 
     @property
-    def trained_tokens(self) -> int:
-        """How many tokens the loss is taken over."""
-        return sum(label != IGNORED for label in self.labels)
+    def loss_tokens(self) -> int:
+        """The number of tokens in the loss."""
+        return sum(label != IGNORE_INDEX for label in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPair:
-    """One preference: the same prompt with the better and with the worse answer."""
+    """One preference pair: the same prompt with the chosen and with the rejected answer."""
 
-    chosen: Rendered
-    rejected: Rendered
+    chosen: RenderedExample
+    rejected: RenderedExample
     row_id: str
 
     @property
@@ -64,13 +64,13 @@ class RenderedPair:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the longer side has."""
+        """The number of tokens of the longer side."""
         return max(self.chosen.tokens, self.rejected.tokens)
 
     @property
-    def trained_tokens(self) -> int:
-        """How many tokens of both answers the loss looks at."""
-        return self.chosen.trained_tokens + self.rejected.trained_tokens
+    def loss_tokens(self) -> int:
+        """The number of tokens of both answers in the loss."""
+        return self.chosen.loss_tokens + self.rejected.loss_tokens
 
 
 class _Row(Protocol):
@@ -79,7 +79,7 @@ class _Row(Protocol):
     @property
     def tokens(self) -> int: ...
     @property
-    def trained_tokens(self) -> int: ...
+    def loss_tokens(self) -> int: ...
 
 
 SourceT = TypeVar("SourceT", Example, Pair)
@@ -88,21 +88,21 @@ RowT = TypeVar("RowT", bound=_Row)
 
 @dataclass(frozen=True)
 class RenderedSet(Generic[RowT]):
-    """The rows of one file that fit, and the lines of those that were too long."""
+    """The rendered rows of one split, and the lines of rows that were too long."""
 
     rows: tuple[RowT, ...]
     dropped_lines: tuple[int, ...]
 
     @property
-    def trained_tokens(self) -> int:
-        """Tokens that one epoch takes the loss over."""
-        return sum(row.trained_tokens for row in self.rows)
+    def loss_tokens(self) -> int:
+        """The number of loss tokens in one epoch."""
+        return sum(row.loss_tokens for row in self.rows)
 
 
 class Renderer:
-    """Renders with one tokenizer and its chat template.
+    """Render with one tokenizer and its chat template.
 
-    `stop_token_ids` are those the engine stops at, `longest_context` is the most tokens the model can hold.
+    `stop_token_ids` are the ids at which the engine stops, `longest_context` is the model's context length in tokens.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Renderer:
 
     @classmethod
     def load(cls, base: Path) -> "Renderer":
-        """From a model directory; raises `RunError` when it has no fast tokenizer, chat template or stop token."""
+        """Load from a model directory; raises `RunError` without a fast tokenizer, chat template or stop token."""
         from transformers import AutoTokenizer
 
         try:
@@ -134,47 +134,47 @@ class Renderer:
 
     @property
     def chat_template_sha256(self) -> str:
-        """Identity of the template that made the ids."""
+        """SHA-256 of the chat template."""
         return hashlib.sha256(self.chat_template.encode()).hexdigest()
 
-    def render(self, example: Example) -> Rendered:
-        """Ids and labels of one conversation; raises `ValueError` whose text says what is wrong with the row."""
+    def render(self, example: Example) -> RenderedExample:
+        """Return ids and labels of one conversation; raises `ValueError` with the defect of the row."""
         self._refuse_control_texts(example)
-        messages = [_as_the_engine_sees(message) for message in example.messages]
-        tools = [_tool(tool) for tool in example.tools] or None
+        messages = [_engine_message(message) for message in example.messages]
+        tools = [_engine_tool(tool) for tool in example.tools] or None
         text = self._text(messages, tools)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
         whole = self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=True)
         if ids != list(whole["input_ids"]):
-            raise ValueError("gives other tokens as a whole than piece by piece; the chat template adds tokens itself")
-        labels, learnt = [IGNORED] * len(ids), []
+            raise ValueError("has other tokens as a whole than piece by piece; the chat template itself adds tokens")
+        labels, spans = [IGNORE_INDEX] * len(ids), []
         for index, message in enumerate(example.messages):
-            if message.learnt:
+            if message.in_loss:
                 prompt = self._text(messages[:index], tools, add_generation_prompt=True)
                 through = self._text(messages[: index + 1], tools)
                 first, stop = self._answer(index, prompt, through, text, ids, offsets)
                 labels[first : stop + 1] = ids[first : stop + 1]
-                learnt.append((offsets[first][0], offsets[stop][1]))
+                spans.append((offsets[first][0], offsets[stop][1]))
                 if message.reasoning_content and message.reasoning_content.strip() not in text[len(prompt) :]:
                     raise ValueError(
                         f"messages[{index}].reasoning_content is left out by the base model's chat template; write it "
                         "into content the way the base writes it, or remove it"
                     )
-        if not learnt:
-            raise ValueError("has no assistant message to learn; give one the weight 1 or leave the row out")
-        return Rendered(example.line, example.row_id, text, ids, labels, tuple(learnt))
+        if not spans:
+            raise ValueError("has no assistant message in the loss; give one the weight 1 or remove the row")
+        return RenderedExample(example.line, example.row_id, text, ids, labels, tuple(spans))
 
     def render_pair(self, pair: Pair) -> RenderedPair:
-        """Ids and labels of both sides of a preference; raises `ValueError` as `render` does."""
+        """Return ids and labels of both sides of a preference pair; raises `ValueError` as `render` does."""
         return RenderedPair(self.render(pair.preferred), self.render(pair.rejected), pair.row_id)
 
     def _answer(
         self, index: int, prompt: str, through: str, text: str, ids: list[int], offsets: list[tuple[int, int]]
     ) -> tuple[int, int]:
-        """Where message `index` is learnt: the index of its first token and of its stop token."""
+        """Return the indexes of the first loss token of message `index` and of its stop token."""
         if not through.startswith(prompt) or not text.startswith(through):
-            raise ValueError(f"messages[{index}] changes how the chat template renders the turns before it")
+            raise ValueError(f"messages[{index}] changes how the chat template renders the messages before it")
         prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         first = len(prompt_ids)
         if ids[:first] != prompt_ids or offsets[first][0] < len(prompt):
@@ -187,7 +187,7 @@ class Renderer:
                 f"messages[{index}] is not followed by a stop token, so the model would never learn to stop"
             )
         if stop == first:
-            raise ValueError(f"messages[{index}] has no tokens of its own, so there is nothing to learn")
+            raise ValueError(f"messages[{index}] has no tokens of its own, so there is nothing to train on")
         return first, stop
 
     def _text(self, messages: Sequence[dict[str, Any]], tools: list[dict[str, Any]] | None, **options: Any) -> str:
@@ -204,17 +204,17 @@ class Renderer:
             for field, text in written:
                 if found := next((control for control in self._control_texts if control in text), None):
                     raise ValueError(
-                        f"messages[{index}].{field} holds {found!r}, which the tokenizer reads as control token"
+                        f"messages[{index}].{field} contains {found!r}, which the tokenizer reads as a control token"
                     )
 
 
 def render_all(
     render: Callable[[SourceT], RowT], path: Path, examples: Sequence[SourceT], *, max_length: int, allow_drop: bool
 ) -> RenderedSet[RowT]:
-    """Render every row of a file; raises `DataError` with every row that cannot be, or when over 1 % are too long.
+    """Render every row of a split; raises `DataError` with every row that cannot be, or if over 1 % are too long.
 
     `render` is `Renderer.render` or `Renderer.render_pair`. Rows longer than `max_length` tokens are left out and
-    counted, never cut: a cut answer teaches not to stop.
+    counted, never truncated: a truncated answer teaches the model not to stop.
     """
     rows, long, problems = list[RowT](), list[RowT](), list[Problem]()
     for example in examples:
@@ -231,9 +231,9 @@ def render_all(
     return RenderedSet(tuple(rows), tuple(row.line for row in long))
 
 
-def _as_the_engine_sees(message: Message) -> dict[str, Any]:
-    """The message as vLLM hands it to the template: a call has these keys in this order, and its arguments are an
-    object, not a string of JSON.
+def _engine_message(message: Message) -> dict[str, Any]:
+    """Return the message as vLLM passes it to the template: with these keys of a call in this order, and its arguments
+    as an object, not a string of JSON.
     """
     turn = message.as_dict()
     if message.reasoning_content:
@@ -250,8 +250,8 @@ def _called(function: Mapping[str, Any]) -> dict[str, Any]:
     return {"arguments": json.loads(arguments) if isinstance(arguments, str) else arguments, "name": function["name"]}
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """The tool as vLLM hands it to the template: with these keys in this order, absent ones null."""
+def _engine_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tool as vLLM passes it to the template: with these keys in this order, absent ones null."""
     function = tool["function"]
     shown = {key: function.get(key) for key in ("name", "description", "parameters")}
     if function.get("strict") is not None:
@@ -268,7 +268,7 @@ def _too_long(long: Sequence[_Row], total: int, max_length: int) -> str:
 
 
 def _stop_token_ids(base: Path) -> Iterator[int]:
-    """The end-of-sequence ids that the engine reads from a model directory."""
+    """Yield the EOS token ids that the engine reads from a model directory."""
     for name in ("generation_config.json", "config.json"):
         if (base / name).is_file():
             eos = json.loads((base / name).read_bytes()).get("eos_token_id")

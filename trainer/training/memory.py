@@ -1,13 +1,14 @@
-"""How much memory a run needs, computed before it starts, and what to lower when there is less.
+"""Estimate the memory of a run before it starts, and refuse one that does not fit with the setting to lower.
 
-    weights       2 bytes a number in bf16; NF4 with double quantisation 0.516 for linear layers
-    learnt        22 bytes a number: bf16 weight and gradient, fp32 master and gradient, AdamW's two moments, best copy
-    activations   what the backward pass needs, for the tokens that go through the model at once
+    weights       2 bytes a parameter in bf16; NF4 with double quantization 0.516 for linear layers
+    trainable     22 bytes a parameter: bf16 weight and gradient, fp32 master weight and gradient, AdamW's two moments,
+                  copy of the best epoch
+    activations   for the backward pass of the tokens of one micro-batch
     loss          the logits of one chunk, three times in fp32
 
-Where the layers of the base are split into `parts`, each process holds that fraction of them and of what is learnt in
-them, beside the scales of NF4 and two layers that are whole while they are computed. docs/training.md shows the formula
-with an example. The libraries themselves are not in it.
+With `shards`, each rank holds that fraction of the base's layers and of the trainable parameters in them, beside the
+scales of NF4 and two layers that are gathered while they are computed. docs/explanation/training-run.md has the
+formula with an example. The libraries themselves are not included.
 """
 
 import json
@@ -22,75 +23,75 @@ from trainer.training.loss import CHUNK_TOKENS
 from trainer.training.recipe import ATTENTION_MODULES, Recipe
 
 _BF16, _NF4, _NF4_SCALES = 2.0, 0.5, 0.016
-_LEARNT = 22.0
-_UNQUANTISED = ("embed_tokens", "lm_head")
+_TRAINABLE = 22.0
+_UNQUANTIZED = ("embed_tokens", "lm_head")
 _GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that a run needs, by what for."""
+    """Bytes that a run needs, by purpose."""
 
     weights: int
-    learnt: int
+    trainable: int
     activations: int
     loss: int
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.learnt + self.activations + self.loss
+        """The sum."""
+        return self.weights + self.trainable + self.activations + self.loss
 
     def __str__(self) -> str:
-        parts = ((name, getattr(self, name)) for name in ("weights", "learnt", "activations", "loss"))
+        parts = ((name, getattr(self, name)) for name in ("weights", "trainable", "activations", "loss"))
         named = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in parts)
         return f"{self.total / _GIB:.2f} GiB ({named})"
 
 
-def estimate(base: BaseModel, recipe: Recipe, tokens: int, parts: int = 1) -> Memory:
-    """The memory of one process for a batch of `tokens` tokens at once."""
+def estimate(base: BaseModel, recipe: Recipe, tokens: int, shards: int = 1) -> Memory:
+    """Estimate the memory of one rank for a micro-batch of `tokens` tokens."""
     config = json.loads((base.path / "config.json").read_bytes())
-    linear = {name: shape for name, shape in base.modules.items() if not name.endswith(_UNQUANTISED)}
+    linear = {name: shape for name, shape in base.modules.items() if not name.endswith(_UNQUANTIZED)}
     outside = sum(out * size for name, (out, size) in base.modules.items() if name not in linear)
     inside = sum(out * size for out, size in linear.values())
-    per_number, scales = (_NF4, _NF4_SCALES) if recipe.method == "qlora" else (_BF16, 0.0)
+    per_parameter, scales = (_NF4, _NF4_SCALES) if recipe.method == "qlora" else (_BF16, 0.0)
     adapted = _adapted(linear, recipe)
-    learnt = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
+    trainable = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
     if recipe.method == "full":
-        learnt = inside // parts + outside
-    held = inside if parts == 1 else inside / parts + 2 * inside / int(config["num_hidden_layers"])
+        trainable = inside // shards + outside
+    held = inside if shards == 1 else inside / shards + 2 * inside / int(config["num_hidden_layers"])
     return Memory(
-        weights=int(held * per_number + inside * scales + outside * _BF16),
-        learnt=int(learnt * _LEARNT),
+        weights=int(held * per_parameter + inside * scales + outside * _BF16),
+        trainable=int(trainable * _TRAINABLE),
         activations=tokens * _activation_bytes(config, adapted, recipe),
         loss=3 * 4 * CHUNK_TOKENS * int(config["vocab_size"]),
     )
 
 
-def refuse_what_does_not_fit(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int = 1) -> None:
-    """Raise `OutOfMemoryError` naming the setting to lower, and to what, when a run needs more than `free` bytes."""
-    needed = estimate(base, recipe, tokens_at_once(recipe, longest), parts)
+def refuse_oversized(base: BaseModel, recipe: Recipe, longest: int, free: int, shards: int = 1) -> None:
+    """Raise `OutOfMemoryError` with the setting to lower, and its value, when a run needs more than `free` bytes."""
+    needed = estimate(base, recipe, tokens_at_once(recipe, longest), shards)
     if needed.total <= free:
         return
     raise OutOfMemoryError(
-        f"the run needs {needed}, and {free / _GIB:.2f} GiB are free; {_fix(base, recipe, longest, free, parts)}."
+        f"the run needs {needed}, and {free / _GIB:.2f} GiB are free; {_fix(base, recipe, longest, free, shards)}."
     )
 
 
-def fitting_tokens(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int = 1) -> int:
-    """The most tokens at once, up to the recipe's, that fit into `free` bytes; never less than the longest row."""
-    fixed, per_token = estimate(base, recipe, 0, parts).total, estimate(base, recipe, 1).activations
+def fitting_tokens(base: BaseModel, recipe: Recipe, longest: int, free: int, shards: int = 1) -> int:
+    """Return the largest micro-batch, up to the recipe's, that fits into `free` bytes; at least the longest row."""
+    fixed, per_token = estimate(base, recipe, 0, shards).total, estimate(base, recipe, 1).activations
     return max(longest, min(recipe.training.max_tokens_per_batch, (free - fixed) // per_token))
 
 
 def tokens_at_once(recipe: Recipe, longest: int) -> int:
-    """The most tokens that a batch of the recipe sends through the model, the longest row having `longest`."""
+    """Return the most tokens of a micro-batch of the recipe, the longest row having `longest` tokens."""
     training = recipe.training
     return max(longest, min(training.max_tokens_per_batch, training.per_device_train_batch_size * longest))
 
 
 def free_bytes() -> int:
-    """Memory that is free on the device that would train: the first GPU, or the machine within its control group."""
+    """Return the free memory of the first GPU, or of the machine within its control group, in bytes."""
     import torch
 
     if torch.cuda.is_available():
@@ -110,9 +111,9 @@ def _left_in_group() -> int:
     return 1 << 62 if limit == "max" else int(limit) - used
 
 
-def _fix(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int) -> str:
-    fits = fitting_tokens(base, recipe, longest, free, parts)
-    if estimate(base, recipe, fits, parts).total <= free:
+def _fix(base: BaseModel, recipe: Recipe, longest: int, free: int, shards: int) -> str:
+    fits = fitting_tokens(base, recipe, longest, free, shards)
+    if estimate(base, recipe, fits, shards).total <= free:
         return f"set training.max_tokens_per_batch = {fits}, or pass --auto-batch"
     if not recipe.training.gradient_checkpointing:
         return "set training.gradient_checkpointing = true"
@@ -120,9 +121,9 @@ def _fix(base: BaseModel, recipe: Recipe, longest: int, free: int, parts: int) -
         return 'set method = "lora"'
     if recipe.method == "lora":
         return 'set method = "qlora"'
-    if parts > 1:
+    if shards > 1:
         return "launch more processes, each with a GPU of its own"
-    return "split the base over several GPUs with `accelerate launch --use_fsdp`, or use a smaller one"
+    return "shard the base over several GPUs with `accelerate launch --use_fsdp`, or use a smaller one"
 
 
 def _adapted(linear: Mapping[str, tuple[int, int]], recipe: Recipe) -> dict[str, tuple[int, int]]:
@@ -134,7 +135,7 @@ def _adapted(linear: Mapping[str, tuple[int, int]], recipe: Recipe) -> dict[str,
 
 
 def _activation_bytes(config: Mapping[str, Any], adapted: Mapping[str, tuple[int, int]], recipe: Recipe) -> int:
-    """Bytes per token that are kept for the backward pass."""
+    """Return the bytes per token that are kept for the backward pass."""
     layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
     heads = int(config["num_attention_heads"])
     head = int(config.get("head_dim") or hidden // heads)

@@ -1,4 +1,4 @@
-"""Merging an adapter into its base: a model directory of its own, proven to answer as base and adapter do together."""
+"""Merge an adapter into its base as a model directory, and verify that it answers as base and adapter do."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -45,10 +45,10 @@ class Merged:
 
 
 def merge(adapter: Path, base_model: str | None, out: Path, data_dir: Path, console: Console) -> Merged:
-    """Write base and adapter as one model to `out`; raises `RunError` when it would not answer as the two do.
+    """Write base and adapter as one model to `out`; raises `RunError` when its log-probabilities differ too much.
 
-    Without `base_model` it is the one that the adapter was trained on. The sum is taken in fp32 and rounded to bf16
-    once, which may change log-probabilities by as much as computing in bf16 does (docs/training.md has figures).
+    Without `base_model`, the base is the one that the adapter was trained on. The sum is taken in fp32 and rounded to
+    bf16 once, which may change log-probabilities by as much as computing in bf16 does (docs/how-to/train.md).
     """
     prepare_libraries()
     base = _base(adapter, base_model, data_dir, console)
@@ -64,7 +64,7 @@ def merge(adapter: Path, base_model: str | None, out: Path, data_dir: Path, cons
         differences = _compare(base.directory, adapter, folder)
         if differences.mean > _MOST_ROUNDING * differences.of_bf16:
             raise RunError(
-                f"the merged model answers otherwise than base and adapter (log-probabilities differ by "
+                f"the merged model answers differently from base and adapter (log-probabilities differ by "
                 f"{differences.mean:.4f} on average, where bf16 accounts for {differences.of_bf16:.4f}); serve the "
                 "adapter unmerged."
             )
@@ -74,7 +74,7 @@ def merge(adapter: Path, base_model: str | None, out: Path, data_dir: Path, cons
 
 
 def _base(adapter: Path, given: str | None, data_dir: Path, console: Console) -> Base:
-    """The base that was asked for, or else the one of the run, or else the one that adapter_config.json names."""
+    """Return the given base, else the one of the run, else the one that adapter_config.json names."""
     if given is not None:
         return find_base(given, relative_to=Path(), data_dir=data_dir, console=console)
     folder = _read(adapter / RUN_FILE).get("base_folder")
@@ -82,7 +82,7 @@ def _base(adapter: Path, given: str | None, data_dir: Path, console: Console) ->
     if folder is not None and (Path(folder) / "config.json").is_file():
         return Base(named or Path(folder).name, Path(folder))
     if not named:
-        raise RunError(f"{adapter} does not say which base it was trained on; give it with --base-model.")
+        raise RunError(f"{adapter} does not name its base model; give it with --base-model.")
     try:
         return find_base(named, relative_to=Path(), data_dir=data_dir, console=console)
     except RunError as error:
@@ -117,7 +117,7 @@ def _scaling(config: Mapping[str, Any], rank: int) -> float:
 
 
 def _compare(base: Path, adapter: Path, merged: Path) -> "Differences":
-    """Compare both in fp32, so that what remains is the rounding of the merged weights and no other."""
+    """Compare both in fp32, so that only the rounding of the merged weights remains."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -140,7 +140,7 @@ def _compare(base: Path, adapter: Path, merged: Path) -> "Differences":
 
 
 def _logprobs(model: Any, rows: Sequence[Sequence[int]]) -> "torch.Tensor":
-    """The log-probability of every token of the rows but their first ones, in one vector."""
+    """Return the log-probability of every token of the rows but the first of each, in one vector."""
     import torch
 
     told = []
@@ -152,7 +152,7 @@ def _logprobs(model: Any, rows: Sequence[Sequence[int]]) -> "torch.Tensor":
 
 
 def _rows(base: Path, adapter: Path) -> list[list[int]]:
-    """The rows of the run's parity vectors; for adapters trained elsewhere, the base's own chat template as text."""
+    """Return the rows of the run's parity vectors; for adapters trained elsewhere, a fixed English text."""
     if (adapter / PARITY_FILE).is_file():
         document = json.loads((adapter / PARITY_FILE).read_bytes())
         return [row["input_ids"] for row in document["rows"][:8]]

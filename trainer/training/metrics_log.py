@@ -1,20 +1,88 @@
-"""The loss of a run, made visible: one record per logged step, a picture, and a line of blocks for the terminal.
-
-Watching a run: every logged step goes to metrics.jsonl as it happens, to the progress display, and to trackers.
-"""
+"""Log the metrics of a run: metrics.jsonl, the progress bar, experiment trackers, and pictures of the losses."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from trainer.files import disk
-from trainer.training.progress import TrainingProgress
+from turntable.pages.charts import Axis, Series, lines
+from turntable.pages.svg import Drawing
 
 if TYPE_CHECKING:
+    from trainer.base_model import BuildProgress
     from trainer.training.checkpoint import LoopState
+
+
+@contextmanager
+def base_model_progress(console: Console) -> Iterator[Callable[["BuildProgress"], None]]:
+    """Yield a progress callback for `build_base_model`; nothing is shown until it is called."""
+    columns = (TextColumn("base model"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("base model", total=None, figures="", visible=False)
+
+        def report(now: "BuildProgress") -> None:
+            if now.step == 1:
+                console.print(
+                    "building the embedded base model, once; this can take minutes and is not needed for other models"
+                )
+            figures = f"loss {now.loss:.2f}  {now.tokens_per_s:,.0f} tokens/s"
+            bar.update(task, visible=True, completed=now.step, total=now.steps, figures=figures)
+
+        yield report
+
+
+class TrainingProgress:
+    """A progress bar with loss, tokens per second and time left; a context manager around the training loop."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=4,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=None, figures="loading the model")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, done: int, total: int, *, loss: float, tokens_per_s: float) -> None:
+        """Show that `done` of `total` steps are done."""
+        self._bar.update(
+            self._task, completed=done, total=total, figures=f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s"
+        )
+
+    def resumed(self, done: int, total: int) -> None:
+        """Print that the run continues after step `done`."""
+        self._console.print(f"continuing after step {done} of {total}", highlight=False)
+
+    def epoch(self, epoch: int, eval_loss: float, *, tokens_per_s: float, left_s: float | None) -> None:
+        """Print the eval loss above the bar; `left_s` is the time left, if known."""
+        when = f"epoch {epoch}" if epoch else "before training"
+        speed = f", {tokens_per_s:,.0f} tokens/s" if tokens_per_s else ""
+        left = f", {left_s:.0f} s left" if left_s else ""
+        self._console.print(f"{when}: eval loss {eval_loss:.4f}{speed}{left}", highlight=False)
 
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -22,9 +90,9 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """One logged step; `loss` and what belongs to it are None where only the held-out loss was taken, and vice versa.
+    """One logged step: either `loss` with its learning rate and gradient norm, or `eval_loss`; the others are None.
 
-    `tokens` counts all tokens trained on so far, without any padding.
+    `tokens` counts the input tokens so far, without padding.
     """
 
     step: int
@@ -38,7 +106,7 @@ class StepMetrics:
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """Values as a row of at most `width` blocks, each the mean of its share, the tallest being the largest."""
+    """Draw values as a row of at most `width` blocks, each the mean of its share."""
     if not values:
         return ""
     width = min(width, len(values))
@@ -49,48 +117,36 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def save_loss_curve(path: Path, title: str, metrics: Sequence[StepMetrics]) -> None:
-    """Draw training and held-out loss over steps into a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="loss", title=title)
-    trained = [(m.step, m.loss) for m in metrics if m.loss is not None]
-    held_out = [(m.step, m.eval_loss) for m in metrics if m.eval_loss is not None]
-    axes.plot(*zip(*trained, strict=True), label="training", color="tab:blue", linewidth=1)
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), label="held out", color="tab:orange", marker="o")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    """Draw the training loss and the eval loss over steps into an SVG file."""
+    series = [
+        Series("training loss", [(m.step, m.loss) for m in metrics if m.loss is not None], has_markers=False),
+        Series("eval loss", [(m.step, m.eval_loss) for m in metrics if m.eval_loss is not None]),
+    ]
+    _save(path, lines(f"Loss of {title}", Axis("step"), Axis("loss, nats per token"), series))
 
 
 def save_sweep(path: Path, title: str, points: Sequence[tuple[float, float, str]]) -> None:
-    """Draw the held-out loss of a sweep's trials over their learning rates into a PNG, one line for each label."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Draw the eval loss of a sweep's trials over their learning rates into an SVG file, one line for each label."""
+    series = [
+        Series(label, sorted((rate, loss) for rate, loss, of in points if of == label))
+        for label in dict.fromkeys(label for _, _, label in points)
+    ]
+    y = Axis("eval loss, nats per token", low=min(loss for _, loss, _ in points))
+    _save(path, lines(f"Sweep of {title}", Axis("learning rate", is_log=True), y, series))
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="learning rate", ylabel="held-out loss", title=title, xscale="log")
-    for label in dict.fromkeys(label for _, _, label in points):
-        line = sorted((rate, loss) for rate, loss, of in points if of == label)
-        axes.plot(*zip(*line, strict=True), label=label, marker="o", linewidth=1)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+
+def _save(path: Path, drawing: Drawing | None) -> None:
+    path.write_text(drawing.file() if drawing else "", encoding="utf-8")
 
 
 METRICS_FILE = "metrics.jsonl"
 _LOGGED_STEPS = 200
 
 
-class Recorder:
-    """Collects `metrics` in the order they were logged; each is on disk before the next step begins.
+class MetricsRecorder:
+    """Write each logged step to metrics.jsonl before the next step begins, and to the progress bar.
 
-    `track` is told every logged figure as well, by name and step.
+    `track` gets every logged value as well, by name and step.
     """
 
     def __init__(
@@ -104,30 +160,30 @@ class Recorder:
         self._progress, self._track = progress, track
         self._steps = self._log_every = 1
 
-    def began(self, state: "LoopState", steps: int) -> None:
-        """Take over what was logged up to a checkpoint; later lines of the interrupted run are dropped."""
+    def on_start(self, state: "LoopState", steps: int) -> None:
+        """Keep the steps logged up to the checkpoint; later lines of the interrupted run are dropped."""
         self._steps, self._log_every = steps, max(1, steps // _LOGGED_STEPS)
-        held_out = len(state.losses or ())
-        for step in read_metrics(self._path) if state.step or held_out else ():
-            held_out -= step.eval_loss is not None
-            if step.step <= state.step and held_out >= 0:
+        evals = len(state.losses or ())
+        for step in read_metrics(self._path) if state.step or evals else ():
+            evals -= step.eval_loss is not None
+            if step.step <= state.step and evals >= 0:
                 self.metrics.append(step)
         write_metrics(self._path.parent, self.metrics)
         if state.step:
             self._progress.resumed(state.step, steps)
 
-    def stepped(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Log the step, unless so many are taken that only some are logged."""
+    def on_step(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Log the step; of runs with very many steps only some are logged."""
         self._progress.step(state.step, self._steps, loss=loss, tokens_per_s=_speed(state))
         if state.step % self._log_every and state.step != self._steps:
             return
         self._write(state, epoch=epoch, loss=loss, learning_rate=learning_rate, grad_norm=grad_norm)
 
-    def evaluated(self, state: "LoopState", *, epoch: int, loss: float) -> None:
-        """Log a held-out loss."""
+    def on_eval(self, state: "LoopState", *, epoch: int, eval_loss: float) -> None:
+        """Log an eval loss."""
         left_s = state.steps_s / state.step * (self._steps - state.step) if state.step else None
-        self._progress.epoch(epoch, loss, tokens_per_s=_speed(state), left_s=left_s)
-        self._write(state, epoch=float(epoch), eval_loss=loss)
+        self._progress.epoch(epoch, eval_loss, tokens_per_s=_speed(state), left_s=left_s)
+        self._write(state, epoch=float(epoch), eval_loss=eval_loss)
 
     def _write(self, state: "LoopState", *, epoch: float, **figures: float) -> None:
         rounded: dict[str, Any] = {name: round(value, 6) for name, value in figures.items() if name != "learning_rate"}
@@ -145,21 +201,21 @@ class Recorder:
         self._track({**figures, "tokens_per_s": _speed(state)}, state.step)
 
 
-class Silence:
-    """Watches nothing: for the processes of a distributed run that are not the first."""
+class NoMetrics:
+    """Log nothing, on the other ranks of a distributed run."""
 
-    def began(self, state: "LoopState", steps: int) -> None:
-        """Say nothing."""
+    def on_start(self, state: "LoopState", steps: int) -> None:
+        """Log nothing."""
 
-    def stepped(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Say nothing."""
+    def on_step(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Log nothing."""
 
-    def evaluated(self, state: "LoopState", *, epoch: int, loss: float) -> None:
-        """Say nothing."""
+    def on_eval(self, state: "LoopState", *, epoch: int, eval_loss: float) -> None:
+        """Log nothing."""
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:
-    """The steps logged in a file; a last line that was cut off is left out."""
+    """Read the steps logged in a file; a truncated last line is left out."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -167,7 +223,7 @@ def read_metrics(path: Path) -> list[StepMetrics]:
 
 
 def write_metrics(folder: Path, metrics: Sequence[StepMetrics]) -> None:
-    """Write metrics.jsonl anew."""
+    """Write metrics.jsonl."""
     with disk(folder):
         (folder / METRICS_FILE).write_text("".join(map(_line, metrics)), encoding="utf-8")
 

@@ -1,7 +1,7 @@
-"""Loading the base for a method and putting what is learnt on it.
+"""Load the base model for a method and make it trainable.
 
-lora and dpo train bf16 adapters over the bf16 base, qlora the same over the base in NF4 with double quantisation; full
-trains every weight. Only what the engine can serve is ever put into a `LoraConfig`.
+lora and dpo train bf16 adapters over the bf16 base, qlora over the base in NF4 with double quantization; full trains
+every weight. A `LoraConfig` has only options that the engine can serve.
 """
 
 import json
@@ -22,17 +22,17 @@ from trainer.training.recipe import Lora, Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What the base computes in and the adapter is trained in: the precision in which the engine serves both.
+# The engine serves base and adapter in it.
 PRECISION = torch.bfloat16
-# An output layer that does more than multiply would be skipped by the chunked loss.
+# The chunked loss multiplies by the output layer and does nothing else.
 _SPECIAL_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model with something to learn on it; `model` is the PEFT model, or the base itself for full fine-tuning."""
+    """A model with trainable parameters; `module` is the PEFT model, or the base itself for full fine-tuning."""
 
-    model: Any
+    module: Any
     base: "PreTrainedModel"
     device: torch.device
 
@@ -43,43 +43,43 @@ class TrainableModel:
         return weight
 
     @property
-    def learnt_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What is trained, by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trainable parameters by name."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     @property
     def target_modules(self) -> tuple[str, ...]:
-        """The names of the modules that the adapter sits on; none for full fine-tuning."""
-        config = getattr(self.model, "peft_config", None)
+        """The names of the adapted modules; none for full fine-tuning."""
+        config = getattr(self.module, "peft_config", None)
         return tuple(sorted(config["default"].target_modules)) if config else ()
 
-    def hidden(self, pack: PackedBatch) -> torch.Tensor:
-        """The last hidden states at the positions whose next token is learnt."""
+    def hidden(self, batch: PackedBatch) -> torch.Tensor:
+        """Return the last hidden states at the positions that predict loss tokens."""
         decoder = self.base.get_decoder()
         states = decoder(
-            input_ids=pack.ids, position_ids=pack.positions, row_tokens=pack.row_tokens, use_cache=False
+            input_ids=batch.ids, position_ids=batch.positions, row_tokens=batch.row_tokens, use_cache=False
         ).last_hidden_state
-        hidden: torch.Tensor = states[0, pack.learnt]
+        hidden: torch.Tensor = states[0, batch.loss_positions]
         return hidden
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
-        """Within the block the model is the base alone."""
-        with self.model.disable_adapter():
+        """Disable the adapter within the block."""
+        with self.module.disable_adapter():
             yield
 
 
-def device_of_this_process(local_rank: int) -> torch.device:
-    """The GPU of this process, or the CPU where there is none."""
+def local_device(local_rank: int) -> torch.device:
+    """Return the GPU of this rank, or the CPU where there is none."""
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def load_base(directory: Path, device: torch.device, *, nf4: bool = False, parts: int = 1) -> "PreTrainedModel":
-    """The base model in bf16, or in NF4 with bf16 arithmetic; raises `RunError` when it cannot be trained on here.
+def load_base(directory: Path, device: torch.device, *, nf4: bool = False, shards: int = 1) -> "PreTrainedModel":
+    """Load the base in bf16, or in NF4 with bf16 arithmetic; raises `RunError` when it cannot be trained.
 
-    One that is to be split into parts stays on the CPU until it is.
+    With more than one shard it stays on the CPU until it is sharded.
     """
-    device = device if parts == 1 else torch.device("cpu")
+    device = device if shards == 1 else torch.device("cpu")
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -95,11 +95,11 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, parts
 
 
 def add_adapter(
-    base: "PreTrainedModel", lora: Lora, device: torch.device, *, seed: int, parts: int = 1
+    base: "PreTrainedModel", lora: Lora, device: torch.device, *, seed: int, shards: int = 1
 ) -> TrainableModel:
-    """A fresh adapter on the frozen base, in bf16; the same seed gives the same first weights.
+    """Put a fresh bf16 adapter on the frozen base; the same seed gives the same initial weights.
 
-    With more than one part, each of so many processes keeps its own of every layer, and the whole adapter.
+    With more than one shard, each rank keeps its shard of every layer, and the whole adapter.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -118,35 +118,35 @@ def add_adapter(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(PRECISION)
-    return _split(TrainableModel(model, base, device), parts, whole=set(model.parameters()) - frozen)
+    return _sharded(TrainableModel(model, base, device), shards, unsharded=set(model.parameters()) - frozen)
 
 
-def remove_adapter(learner: TrainableModel) -> "PreTrainedModel":
-    """The base as it was before `add_adapter`, to be adapted again."""
-    base: PreTrainedModel = learner.model.unload()
+def remove_adapter(model: TrainableModel) -> "PreTrainedModel":
+    """Return the base as it was before `add_adapter`, so that it can get another adapter."""
+    base: PreTrainedModel = model.module.unload()
     base.requires_grad_(False)
     return base
 
 
-def unfreeze(base: "PreTrainedModel", device: torch.device, *, parts: int = 1) -> TrainableModel:
-    """The base itself as what is learnt."""
+def unfreeze(base: "PreTrainedModel", device: torch.device, *, shards: int = 1) -> TrainableModel:
+    """Make every weight of the base trainable."""
     base.requires_grad_(True)
-    return _split(TrainableModel(base, base, device), parts, whole=set())
+    return _sharded(TrainableModel(base, base, device), shards, unsharded=set())
 
 
-def set_up(base: "PreTrainedModel", recipe: Recipe, device: torch.device, *, parts: int = 1) -> TrainableModel:
-    """The base with what the recipe's method learns on it, in training mode."""
+def make_trainable(base: "PreTrainedModel", recipe: Recipe, device: torch.device, *, shards: int = 1) -> TrainableModel:
+    """Make the base trainable by the recipe's method."""
     if recipe.training.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     if recipe.method == "full":
-        return unfreeze(base, device, parts=parts)
-    return add_adapter(base, recipe.lora, device, seed=recipe.seed, parts=parts)
+        return unfreeze(base, device, shards=shards)
+    return add_adapter(base, recipe.lora, device, seed=recipe.seed, shards=shards)
 
 
-def _split(learner: TrainableModel, parts: int, *, whole: set[torch.nn.Parameter]) -> TrainableModel:
-    if parts > 1:
-        shard_layers(learner.base, learner.device, parts, whole)
-    return learner
+def _sharded(model: TrainableModel, shards: int, *, unsharded: set[torch.nn.Parameter]) -> TrainableModel:
+    if shards > 1:
+        shard_layers(model.base, model.device, shards, unsharded)
+    return model
 
 
 def _targets(base: "PreTrainedModel", lora: Lora) -> str | list[str]:
@@ -178,6 +178,6 @@ def _refuse_special_heads(directory: Path, model: "PreTrainedModel") -> None:
     head = model.get_output_embeddings()
     if special or head is None or getattr(head, "bias", None) is not None:
         raise RunError(
-            f"{directory.name} has an output layer that is more than one matrix ({special or 'bias'}), which the "
-            "trainer's loss does not compute; choose another base model."
+            f"{directory.name} has an output layer with more than one matrix ({special or 'bias'}), which the "
+            "trainer's loss does not support; choose another base model."
         )

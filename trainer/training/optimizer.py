@@ -1,10 +1,7 @@
-"""The learning rate over the steps of a run, and the random numbers of each step.
+"""Mixed-precision AdamW over fp32 master weights, the learning-rate schedule, and the random seed of each step.
 
-What is learnt in two precisions: bf16 in the model, fp32 masters with AdamW beside it.
-
-The model computes in bf16 from end to end. Gradients of each piece of a step are added up in fp32, so it makes no
-difference in how many pieces a step goes through the model. Where the base is split over processes, each keeps the
-masters of its own parts.
+The model computes in bf16; the gradients of micro-batches are summed in fp32, so their number does not change a step.
+With FSDP, each rank keeps the master weights of its own shards.
 """
 
 import hashlib
@@ -16,11 +13,13 @@ import torch
 from trainer.errors import RunError
 from trainer.training.distributed import DistributedState, full_tensor, is_sharded, local_tensor, shard_of
 
+MAX_GRAD_NORM = 1.0
+
 
 def learning_rate_factor(step: int, steps: int, *, kind: str, warmup_fraction: float) -> float:
-    """The share of the peak learning rate at `step`, which counts from 1; `kind` is transformers' lr_scheduler_type.
+    """Return the learning rate at `step` (from 1) as a share of its peak; `kind` is transformers' lr_scheduler_type.
 
-    Warm-up rises to the peak, its first step included; after it, linear and cosine fall towards zero.
+    Warm-up rises to the peak and is not zero at its first step; after it, linear and cosine fall towards zero.
     """
     warmup = 0 if kind == "constant" else math.ceil(warmup_fraction * steps)
     if step <= warmup:
@@ -34,38 +33,35 @@ def learning_rate_factor(step: int, steps: int, *, kind: str, warmup_fraction: f
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of one process's random numbers in one step: a run that was interrupted draws the same ones."""
+    """Return the random seed of one rank in one step, so that a resumed run draws the same numbers."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
 
 
-MAX_GRAD_NORM = 1.0
-
-
 class MasterWeightsAdamW:
-    """fp32 masters of bf16 parameters and their optimiser."""
+    """AdamW over fp32 master weights of bf16 parameters."""
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], processes: DistributedState) -> None:
-        self._parameters, self._processes = parameters, processes
-        self._split = [name for name, p in parameters.items() if is_sharded(p)]
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], distributed: DistributedState) -> None:
+        self._parameters, self._distributed = parameters, distributed
+        self._sharded = [name for name, p in parameters.items() if is_sharded(p)]
         self._masters = {name: local_tensor(p).float().clone() for name, p in parameters.items()}
         self._optimizer = torch.optim.AdamW(self._masters.values(), lr=0.0, weight_decay=0.0, fused=True)
         for master in self._masters.values():
             master.grad = torch.zeros_like(master)
 
     @property
-    def count(self) -> int:
-        """How many numbers are learnt, by all processes together."""
+    def parameter_count(self) -> int:
+        """The number of trainable parameters over all ranks."""
         return sum(parameter.numel() for parameter in self._parameters.values())
 
     def collect(self) -> None:
-        """Add the model's gradients to the step's and clear them there."""
+        """Add the model's gradients to those of the step, and clear them in the model."""
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._grad(name).add_(local_tensor(parameter.grad))
                 parameter.grad = None
 
     def step(self, learning_rate: float, denominator: float) -> float:
-        """One update with the collected gradients over `denominator`; returns their norm. Raises `RunError` at NaN."""
+        """Update with the collected gradients over `denominator`; returns their norm. Raises `RunError` at NaN."""
         grads = [self._grad(name) for name in self._masters]
         torch._foreach_mul_(grads, 1.0 / denominator)
         norm = self._norm()
@@ -80,45 +76,45 @@ class MasterWeightsAdamW:
         torch._foreach_zero_(grads)
         return norm
 
-    def discard(self) -> None:
-        """Forget the gradients collected so far."""
+    def discard_gradients(self) -> None:
+        """Clear the gradients collected so far."""
         for parameter in self._parameters.values():
             parameter.grad = None
         torch._foreach_zero_([self._grad(name) for name in self._masters])
 
     def gradients(self) -> list[torch.Tensor]:
-        """The step's gradients that are not yet summed over processes; those of split layers are, after every pass."""
-        return [self._grad(name) for name in self._masters if name not in self._split]
+        """Return the gradients not yet summed over ranks; FSDP sums those of sharded layers in every backward pass."""
+        return [self._grad(name) for name in self._masters if name not in self._sharded]
 
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """This process's bf16 weights, copied to the CPU."""
+        """Copy this rank's bf16 weights to the CPU."""
         return {name: local_tensor(p).to("cpu", copy=True).contiguous() for name, p in self._parameters.items()}
 
     def restore(self, weights: dict[str, torch.Tensor]) -> None:
-        """Put a snapshot back into the model; the masters stay as they are."""
+        """Put a snapshot back into the model; the master weights stay as they are."""
         for name, parameter in self._parameters.items():
             local_tensor(parameter).copy_(weights[name])
 
-    def whole_snapshot(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What the snapshots of all processes hold, in the first process; all call it."""
+    def full_snapshot(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Gather the snapshots of all ranks on rank 0; all ranks call it."""
         like = self._parameters
-        return self._in_first((name, weights[name].to(like[name].device), like[name]) for name in like)
+        return self._gathered((name, weights[name].to(like[name].device), like[name]) for name in like)
 
-    def own_snapshot(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """This process's snapshot out of a whole one."""
+    def local_snapshot(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return this rank's part of a full snapshot."""
         own = {name: shard_of(weights[name], like) for name, like in self._parameters.items()}
         return {name: part.to("cpu", copy=True).contiguous() for name, part in own.items()}
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything the next step depends on, as named tensors, in the first process; all call it."""
+        """Gather the optimizer state as named tensors on rank 0; all ranks call it."""
         parts = [(f"master/{name}", master, self._parameters[name]) for name, master in self._masters.items()]
         for name, master in self._masters.items():
             for key, value in self._optimizer.state[master].items():
                 parts.append((f"{key}/{name}", value, self._parameters[name] if value.dim() else value))
-        return self._in_first(parts)
+        return self._gathered(parts)
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from what `state` gave, in however many processes."""
+        """Continue from the result of `state`, with any world size."""
         for name, master in self._masters.items():
             parameter = self._parameters[name]
             master.copy_(shard_of(state[f"master/{name}"], parameter))
@@ -130,19 +126,19 @@ class MasterWeightsAdamW:
             }
 
     def _norm(self) -> float:
-        """The norm of all gradients over all processes."""
+        """Return the norm of all gradients over all ranks."""
         norm = float(torch.nn.utils.get_total_norm(self.gradients()))
-        if not self._split:
+        if not self._sharded:
             return norm
-        own = float(torch.nn.utils.get_total_norm([self._grad(name) for name in self._split]))
-        return math.hypot(norm, math.sqrt(self._processes.sum(own * own)))
+        own = float(torch.nn.utils.get_total_norm([self._grad(name) for name in self._sharded]))
+        return math.hypot(norm, math.sqrt(self._distributed.sum(own * own)))
 
-    def _in_first(self, parts: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Parts (name, part, how it is split) made whole one after the other, kept on the CPU of the first process."""
+    def _gathered(self, parts: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Make full tensors of shards (name, shard, parameter with its sharding) one by one, on the CPU of rank 0."""
         kept = {}
         for name, part, like in parts:
             tensor = full_tensor(part, like)
-            if self._processes.is_first:
+            if self._distributed.is_main:
                 kept[name] = tensor.detach().to("cpu").contiguous()
         return kept
 

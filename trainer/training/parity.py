@@ -1,16 +1,16 @@
-"""Parity vectors: what the trained weights say about some rows, token by token, for comparing with a server.
+"""Evaluate the trained weights on the base in bf16, as it is served, and record parity vectors.
 
-parity.json in a run's directory:
+Parity vectors are log-probabilities of some rows, token by token; the gateway compares them with those of its engine
+before a version gets traffic. parity.json in a run's directory:
 
     {"format": 1, "dtype": "bfloat16", "rows": [
         {"row_id": "…", "line": 7,
-         "input_ids": [1, 5, 9, …],        the whole conversation as rendered, at most 512 tokens
-         "positions": [4, 5, 6],           indexes into input_ids of the learnt tokens
+         "input_ids": [1, 5, 9, …],        the rendered conversation, at most 512 tokens
+         "positions": [4, 5, 6],           indexes of the loss tokens in input_ids
          "base":    [-2.31, …],            log p(input_ids[position] | all ids before it) of the base as it is served
-         "adapter": [-0.12, …]}]}          the same with the adapter; absent after full fine-tuning, whose base this is
+         "adapter": [-0.12, …]}]}          the same with the adapter; absent after full fine-tuning, which makes a base
 
-The base is always computed in bf16, as it is served, also when the adapter was trained over NF4. The
-gateway compares them with what its engine says before the version takes traffic.
+The base is in bf16 even when the adapter was trained over NF4.
 """
 
 import json
@@ -25,17 +25,20 @@ from adapters.manifest import PARITY_FILE
 from adapters.parity_file import MAX_ROWS, MAX_TOKENS
 from trainer.files import disk
 from trainer.training.batching import pack
-from trainer.training.loss import token_logprobs
-from trainer.training.loss_mask import IGNORED, Rendered
-from trainer.training.objectives import evaluating
+from trainer.training.dataset import PreparedData
+from trainer.training.loss import SupervisedLoss, evaluate_loss, token_logprobs, without_dropout
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
+from trainer.training.model import TrainableModel, add_adapter, load_base
+from trainer.training.recipe import Recipe
+from trainer.training.run_metadata import Bf16BaseEval
 
 if TYPE_CHECKING:
-    from trainer.training.model import TrainableModel
+    from trainer.training.loop import TrainedWeights
 
 
 @dataclass(frozen=True)
-class Vector:
-    """One row's log-probabilities; `adapter` is None where there is no adapter."""
+class ParityVector:
+    """The log-probabilities of one row; `adapter` is None after full fine-tuning."""
 
     row_id: str
     line: int
@@ -45,32 +48,53 @@ class Vector:
     adapter: list[float] | None
 
 
-def parity_vectors(learner: "TrainableModel", rows: Sequence[Rendered]) -> list[Vector]:
-    """The vectors of the first rows that are short enough."""
+def evaluate_on_bf16_base(
+    data: PreparedData, recipe: Recipe, trained: "TrainedWeights", model: TrainableModel
+) -> tuple[Bf16BaseEval, list[ParityVector]]:
+    """Return losses and parity vectors on the bf16 base; after qlora, that base is loaded for it."""
+    if recipe.method != "qlora":
+        vectors = parity_vectors(model, data.answers)
+        change = _mean_logprob_change(vectors)
+        return Bf16BaseEval(trained.eval_loss_before, trained.eval_loss, change, None), vectors
+    served = _on_bf16(data, recipe, trained, model)
+    vectors = parity_vectors(served, data.answers)
+    before = after = None
+    if data.valid.rows:
+        objective, max_tokens = SupervisedLoss(served, data.valid.rows), trained.max_tokens_per_batch
+        after = evaluate_loss(served, objective, max_tokens=max_tokens)
+        with served.without_adapter():
+            before = evaluate_loss(served, objective, max_tokens=max_tokens)
+    error = _quantization_error(data, model, vectors)
+    return Bf16BaseEval(before, after, _mean_logprob_change(vectors), error), vectors
+
+
+def parity_vectors(model: TrainableModel, rows: Sequence[RenderedExample]) -> list[ParityVector]:
+    """Compute the vectors of the first rows that are short enough."""
     chosen = [row for row in rows if row.tokens <= MAX_TOKENS][:MAX_ROWS]
-    has_adapter = bool(learner.target_modules)
+    has_adapter = bool(model.target_modules)
     vectors = []
-    with evaluating(learner):
+    with without_dropout(model):
         for row in chosen:
-            tuned = row_vector(learner, row)
+            tuned = row_vector(model, row)
             base = tuned
             if has_adapter:
-                with learner.without_adapter():
-                    base = row_vector(learner, row)
-            at = [i for i, label in enumerate(row.labels) if label != IGNORED]
-            vectors.append(Vector(row.row_id, row.line, row.input_ids, at, base, tuned if has_adapter else None))
+                with model.without_adapter():
+                    base = row_vector(model, row)
+            positions = [index for index, label in enumerate(row.labels) if label != IGNORE_INDEX]
+            adapter = tuned if has_adapter else None
+            vectors.append(ParityVector(row.row_id, row.line, row.input_ids, positions, base, adapter))
     return vectors
 
 
 @torch.no_grad()
-def row_vector(learner: "TrainableModel", row: Rendered) -> list[float]:
-    """The log-probability of each learnt token of a row, to six digits."""
-    packed = pack([row], learner.device)
-    logprobs = token_logprobs(learner.hidden(packed), learner.head, packed.targets)
+def row_vector(model: TrainableModel, row: RenderedExample) -> list[float]:
+    """Compute the log-probability of each loss token of a row, to six digits."""
+    packed = pack([row], model.device)
+    logprobs = token_logprobs(model.hidden(packed), model.head, packed.targets)
     return [round(value, 6) for value in logprobs.tolist()]
 
 
-def write_parity(folder: Path, vectors: Sequence[Vector]) -> None:
+def write_parity(folder: Path, vectors: Sequence[ParityVector]) -> None:
     """Write parity.json."""
     rows: list[dict[str, Any]] = [{k: v for k, v in asdict(vector).items() if v is not None} for vector in vectors]
     with disk(folder):
@@ -79,6 +103,30 @@ def write_parity(folder: Path, vectors: Sequence[Vector]) -> None:
 
 
 def mean_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """The mean absolute difference between two sets of log-probabilities."""
+    """Return the mean absolute difference between two sets of log-probabilities."""
     differences = [abs(a - b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]
     return sum(differences) / len(differences) if differences else 0.0
+
+
+def _on_bf16(data: PreparedData, recipe: Recipe, trained: "TrainedWeights", model: TrainableModel) -> TrainableModel:
+    from peft import set_peft_model_state_dict
+
+    shards = trained.base_shards
+    base = load_base(data.base.directory, model.device, shards=shards)
+    served = add_adapter(base, recipe.lora, model.device, seed=recipe.seed, shards=shards)
+    set_peft_model_state_dict(served.module, trained.tensors)
+    return served
+
+
+def _mean_logprob_change(vectors: list[ParityVector]) -> float | None:
+    tuned = [vector for vector in vectors if vector.adapter is not None]
+    if not tuned:
+        return None
+    return mean_difference([v.base for v in tuned], [v.adapter or [] for v in tuned])
+
+
+def _quantization_error(data: PreparedData, model: TrainableModel, vectors: list[ParityVector]) -> float:
+    rows = {row.row_id: row for row in data.answers}
+    with without_dropout(model), model.without_adapter():
+        in_nf4 = [row_vector(model, rows[vector.row_id]) for vector in vectors]
+    return mean_difference(in_nf4, [vector.base for vector in vectors])

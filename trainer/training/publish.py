@@ -1,7 +1,8 @@
-"""Do the trainer and a running gateway make the same tokens of the same messages? If not, the adapter meets in service
-what it never saw in training: another template, another tokenizer, a second begin-of-text token.
+"""Publish a finished run to a gateway over HTTP, and check before training that it could be published.
 
-Handing a finished run to a gateway over HTTP.
+The checks: engines that take the rank, a gate that allows the promotion, and equal tokens. If trainer and gateway
+tokenize the same messages differently (another template, tokenizer or BOS token), the adapter is served input unlike
+its training data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from trainer.training.loss_mask import Renderer
 if TYPE_CHECKING:
-    from trainer.training.prepare import PreparedData
+    from trainer.training.dataset import PreparedData
 
 
 _TIMEOUT_S = 30.0
@@ -30,7 +31,7 @@ _BAD_REQUEST = 400
 def refuse_other_tokens(
     renderer: "Renderer", path: Path, rows: Sequence[Example | Pair], *, gateway_url: str, data_dir: Path
 ) -> None:
-    """Raise `DataError` naming the rows of which the gateway makes other tokens; looks at some, spread over all."""
+    """Raise `DataError` with the rows that the gateway tokenizes differently; checks a few, spread over all."""
     some = [rows[number * len(rows) // _ROWS] for number in range(_ROWS)] if len(rows) > _ROWS else rows
     if problems := other_tokens(renderer, path, some, gateway_url=gateway_url, data_dir=data_dir):
         raise DataError(problems)
@@ -39,9 +40,9 @@ def refuse_other_tokens(
 def other_tokens(
     renderer: "Renderer", path: Path, rows: Sequence[Example | Pair], *, gateway_url: str, data_dir: Path
 ) -> list[Problem]:
-    """The rows of which the gateway makes other tokens, and where they part; raises `RunError` when it cannot be asked.
+    """Return the rows that the gateway tokenizes differently, with the first other token; raises `RunError`.
 
-    A row that cannot be rendered at all is not looked at.
+    A row that cannot be rendered is skipped.
     """
     import httpx
 
@@ -58,7 +59,7 @@ def other_tokens(
                         break
     except (AdapterError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise RunError(
-            f"the gateway at {gateway_url}, {whence(gateway_url, data_dir)}, cannot be asked for its tokens: {error}"
+            f"the gateway at {gateway_url}, {whence(gateway_url, data_dir)}, does not tokenize: {error}"
         ) from error
     return problems
 
@@ -77,17 +78,17 @@ def _difference(renderer: "Renderer", example: Example, http: "httpx.Client") ->
         return ""
     at = next((i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
     if at is None:
-        return f"has {len(ours)} tokens here and {len(theirs)} in the gateway; train with the served base's template"
+        return f"has {len(ours)} tokens here, {len(theirs)} in the gateway; train with the served base's chat template"
     here, there = (renderer.tokenizer.decode(ids[at : at + 3]) for ids in (ours, theirs))
     return (
-        f"becomes other tokens in the gateway from token {at} on ({here!r} here, {there!r} there); train with the "
+        f"is tokenized differently by the gateway from token {at} on ({here!r} here, {there!r} there); train with the "
         "served base's tokenizer and chat template"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """That a version goes live once it is published; `override` ("reason", "by") stands in for its verdict."""
+    """Make a version live once it is published; `override` ("reason", "by") replaces its verdict."""
 
     override: Mapping[str, str] | None = None
 
@@ -116,12 +117,10 @@ def _promote(admin: AdminClient, published: PublishedVersion, promotion: Promoti
         raise RunError(str(error)) from error
 
 
-def refuse_what_is_not_served(
+def refuse_unpublishable(
     ranks: Sequence[int], *, gateway_url: str, data_dir: Path, promotion: Promotion | None = None
 ) -> None:
-    """Raise `RunError` when the gateway is out of reach, its engines would not take one of these ranks, or its gate
-    would not let what has just been trained go live.
-    """
+    """Raise `RunError` when the gateway cannot be reached, or could not serve or promote what will be trained."""
     try:
         with connect(gateway_url, data_dir) as admin:
             engines = admin.request("GET", "/engines").get("data", [])
@@ -139,22 +138,22 @@ def refuse_what_is_not_served(
 
 
 def _refuse_unprovable(gate: Mapping[str, Any], promotion: Promotion) -> None:
-    """A version that does not exist yet has neither a verdict nor an approval."""
+    """Raise `RunError` when the gate asks for a verdict or an approval, which no version has before it is published."""
     if gate.get("require_approval"):
         raise RunError(
-            "--promote: the gateway wants an approval by a second person, which a version gets after it is published; "
+            "--promote: the gateway requires an approval by a second person, which follows publishing; "
             "train with --publish, then `turntable adapters approve` and `promote` it."
         )
     if gate.get("require_verdict") and promotion.override is None:
         raise RunError(
-            "--promote: the gateway wants a verdict, which a version gets after it is published; train with "
+            "--promote: the gateway requires a verdict, which a version gets after it is published; train with "
             "--publish, then `turntable compare TASK --record` and `turntable adapters promote`; or add "
             "--override REASON --by NAME."
         )
 
 
 def refuse_other_tokens_than_served(gateway_url: str, data_dir: Path) -> Callable[["PreparedData"], None]:
-    """A check of everything rendered that raises `DataError` when the gateway makes other tokens of the same rows."""
+    """Return a check of the prepared data that raises `DataError` when the gateway tokenizes its rows differently."""
 
     def check(material: "PreparedData") -> None:
         side = material.rows.train

@@ -2,7 +2,7 @@
 
 Defaults are what published comparisons of LoRA settings agree on: all linear layers, rank 16, ten times the
 learning rate of full fine-tuning, small batches. A field that is unknown, out of range or at odds with another is
-an error: a recipe never half applies. docs/training.md shows the fields in tables written from these classes.
+an error: a recipe never half applies. docs/reference/recipe.md is written from these classes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from adapters import AdapterError, AdapterRef
 from adapters.peft_config import ENGINE_RANKS
-from trainer.toml_file import read_toml
+from trainer.files import read_toml
 
 EMBEDDED = "embedded"
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")

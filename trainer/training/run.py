@@ -1,4 +1,4 @@
-"""One run from recipe to run directory: read, render, train, save, prove."""
+"""One run from recipe to run directory: load, render, train, evaluate, write."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +14,8 @@ from rich.text import Text
 from trainer.training.artifacts import RunRecord, write_adapter, write_model
 from trainer.training.base import prepare_libraries
 from trainer.training.checkpoint import StopRequest
-from trainer.training.metrics_log import Recorder, Silence
-from trainer.training.prepare import PreparedData, Rows, prepare_data, read_rows
-from trainer.training.progress import TrainingProgress
+from trainer.training.dataset import LoadedData, PreparedData, load_data, prepare_data
+from trainer.training.metrics_log import MetricsRecorder, NoMetrics, TrainingProgress
 from trainer.training.recipe import Recipe
 from trainer.training.run_directory import default_directory, interrupted_run, staged, staging_folder
 from trainer.training.run_metadata import row_lines, run_metadata
@@ -24,16 +23,16 @@ from trainer.training.tracking import check_trackers, tracking
 
 if TYPE_CHECKING:
     from trainer.training.distributed import DistributedState
-    from trainer.training.fit import Trained
+    from trainer.training.loop import TrainedWeights
     from trainer.training.metrics_log import StepMetrics
     from trainer.training.model import TrainableModel
-    from trainer.training.parity import Vector
-    from trainer.training.run_metadata import OnServedBase
+    from trainer.training.parity import ParityVector
+    from trainer.training.run_metadata import Bf16BaseEval
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its directory, the facts of training.json, and the logged steps."""
+    """A finished run: its directory, the metadata in training.json, and the logged steps."""
 
     directory: Path
     facts: dict[str, Any]
@@ -42,10 +41,10 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to run a recipe, which changes nothing about what is learnt.
+    """How to run a recipe; nothing here changes the weights.
 
-    `advice` is what was advised before, `task` what will judge the outcome. `check` is called with everything read and
-    rendered, before any training; it raises what is to stop the run.
+    `advice` and `task` go into the metadata. `check` is called with the rendered rows before training starts, and
+    raises an error to stop the run. `allow` names the red findings of the data to train on anyway.
     """
 
     resume: bool = False
@@ -54,18 +53,19 @@ class TrainOptions:
     advice: dict[str, Any] | None = None
     task: dict[str, Any] | None = None
     check: Callable[[PreparedData], None] | None = None
+    allow: tuple[str, ...] = ()
 
 
 @dataclass
 class _Job:
-    """What the steps of one run share."""
+    """The values that the steps of one run share."""
 
     recipe: Recipe
-    material: PreparedData
+    data: PreparedData
     folder: Path
     console: Console
     options: TrainOptions
-    processes: "DistributedState"
+    distributed: "DistributedState"
     began: float = field(default_factory=time.perf_counter)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -75,138 +75,140 @@ def train(
 ) -> Run | None:
     """Train into `out`, or a new run directory, which appears only once it is complete and fit to serve.
 
-    Raises `DataError` before torch is even imported when the data is not clean, `Interrupted` when asked to stop, and
-    `RunError` for what fails later. In a distributed run only the first process writes; the others return None.
+    Raises `DataError` for red data before torch is imported, `Interrupted` when asked to stop, and `RunError` for later
+    failures. In a distributed run only rank 0 writes; the other ranks return None.
     """
     options = options or TrainOptions()
     check_trackers(options.report_to)
-    rows = read_rows(recipe)
-    warn(rows, console)
+    rows = load_data(recipe, options.allow)
+    print_warnings(rows, console)
     prepare_libraries()
     from trainer.training.distributed import distributed_state
-    from trainer.training.served_base import evaluate_on_bf16_base
+    from trainer.training.parity import evaluate_on_bf16_base
 
-    with distributed_state() as processes:
-        console.quiet = console.quiet or not processes.is_first
-        final = Path(processes.agree(str(_place(recipe, data_dir, out, resume=options.resume))))
-        with _folder(final, processes, resume=options.resume) as folder:
-            material = prepare_data(recipe, rows, data_dir, console)
+    with distributed_state() as distributed:
+        console.quiet = console.quiet or not distributed.is_main
+        final = Path(distributed.broadcast(str(_final_directory(recipe, data_dir, out, resume=options.resume))))
+        with _run_folder(final, distributed, resume=options.resume) as folder:
+            data = prepare_data(recipe, rows, data_dir, console)
             if options.check is not None:
-                options.check(material)
-            job = _Job(recipe, material, folder, console, options, processes)
-            console.print(_summary(material), highlight=False, soft_wrap=True)
-            trained, metrics, learner = _optimise(job)
-            if not (processes.is_first or processes.splits_base):
+                options.check(data)
+            job = _Job(recipe, data, folder, console, options, distributed)
+            console.print(_summary(data), highlight=False, soft_wrap=True)
+            trained, metrics, model = _fit(job)
+            if not (distributed.is_main or distributed.fsdp):
                 return None
-            proof = evaluate_on_bf16_base(material, recipe, trained, learner)
-            if not processes.is_first:
+            evaluation, vectors = evaluate_on_bf16_base(data, recipe, trained, model)
+            if not distributed.is_main:
                 return None
-            facts = _finish(job, trained, metrics, proof)
+            facts = _finish(job, trained, metrics, evaluation, vectors)
     return Run(final, facts, metrics)
 
 
-def warn(rows: Rows, console: Console) -> None:
-    """Show the first warnings about the data."""
-    for warning in rows.warnings[:10]:
-        console.print(Text.assemble(("warning: ", "yellow"), str(warning)), soft_wrap=True)
+def print_warnings(rows: LoadedData, console: Console) -> None:
+    """Print the amber findings of the data, and the red ones that were accepted."""
+    for finding in (*rows.accepted, *rows.warnings):
+        console.print(Text.assemble(("warning: ", "yellow"), str(finding)), soft_wrap=True)
 
 
-def _place(recipe: Recipe, data_dir: Path, out: Path | None, *, resume: bool) -> Path:
+def _final_directory(recipe: Recipe, data_dir: Path, out: Path | None, *, resume: bool) -> Path:
     if out is not None:
         return out
     return interrupted_run(data_dir, recipe.name) if resume else default_directory(data_dir, recipe.name)
 
 
 @contextmanager
-def _folder(final: Path, processes: "DistributedState", *, resume: bool) -> Iterator[Path]:
-    """The run's folder, made by the first process before any other looks into it."""
+def _run_folder(final: Path, distributed: "DistributedState", *, resume: bool) -> Iterator[Path]:
+    """Make the run's staging folder on rank 0 before any other rank looks into it."""
     with ExitStack() as stack:
-        if processes.is_first:
+        if distributed.is_main:
             stack.enter_context(staged(final, resume=resume))
-        processes.wait_for_all()
+        distributed.barrier()
         yield staging_folder(final)
 
 
-def _optimise(job: _Job) -> "tuple[Trained, tuple[StepMetrics, ...], TrainableModel]":
-    recipe, material, is_first = job.recipe, job.material, job.processes.is_first
+def _fit(job: _Job) -> "tuple[TrainedWeights, tuple[StepMetrics, ...], TrainableModel]":
+    recipe, data, distributed = job.recipe, job.data, job.distributed
     with TrainingProgress(job.console) as progress:
         from trainer.training.checkpoint import Checkpoints
-        from trainer.training.fit import FitConfig, fit
-        from trainer.training.model import device_of_this_process, load_base
+        from trainer.training.loop import FitConfig, fit
+        from trainer.training.model import load_base, local_device
 
-        recipe = fit_into_memory(material, recipe, auto_batch=job.options.auto_batch, processes=job.processes)
-        device = device_of_this_process(job.processes.local_rank)
-        nf4, parts = recipe.method == "qlora", job.processes.parts
-        base = load_base(material.base.directory, device, nf4=nf4, parts=parts)
-        trackers = job.options.report_to if is_first else ()
+        recipe = fit_into_memory(data, recipe, auto_batch=job.options.auto_batch, distributed=distributed)
+        device, nf4 = local_device(distributed.local_rank), recipe.method == "qlora"
+        base = load_base(data.base.directory, device, nf4=nf4, shards=distributed.base_shards)
+        trackers = job.options.report_to if distributed.is_main else ()
         with tracking(trackers, job.folder, recipe) as track, StopRequest() as stop:
-            watcher = Recorder(job.folder, progress, track) if is_first else Silence()
-            checkpoints = Checkpoints(job.folder, material.identity)
-            conditions = FitConfig(checkpoints, job.processes, stop.requested, job.options.auto_batch)
-            learner, trained = fit(material, recipe, base, watcher, conditions)
-    metrics = tuple(watcher.metrics) if isinstance(watcher, Recorder) else ()
-    return trained, metrics, learner
+            listener = MetricsRecorder(job.folder, progress, track) if distributed.is_main else NoMetrics()
+            checkpoints = Checkpoints(job.folder, data.identity)
+            config = FitConfig(checkpoints, distributed, stop.requested, job.options.auto_batch)
+            model, trained = fit(data, recipe, base, listener, config)
+    metrics = tuple(listener.metrics) if isinstance(listener, MetricsRecorder) else ()
+    return trained, metrics, model
 
 
 def _finish(
-    job: _Job, trained: "Trained", metrics: "tuple[StepMetrics, ...]", proof: "tuple[OnServedBase, list[Vector]]"
+    job: _Job,
+    trained: "TrainedWeights",
+    metrics: "tuple[StepMetrics, ...]",
+    evaluation: "Bf16BaseEval",
+    vectors: "list[ParityVector]",
 ) -> dict[str, Any]:
     from trainer.training.checkpoint import Checkpoints
     from trainer.training.parity import write_parity
 
-    material, recipe = job.material, job.recipe
-    served, vectors = proof
+    data, recipe = job.data, job.recipe
     write_parity(job.folder, vectors)
-    facts = run_metadata(material, recipe, trained, served, job.began_at, time.perf_counter() - job.began)
+    facts = run_metadata(data, recipe, trained, evaluation, job.began_at, time.perf_counter() - job.began)
     facts["advice"] = job.options.advice
     if job.options.task:
         facts["task"] = job.options.task
-    facts = write_run(job.folder, material, recipe, trained, facts, metrics)
+    facts = write_run(job.folder, data, recipe, trained, facts, metrics)
     Checkpoints(job.folder, {}).remove()
     return facts
 
 
 def fit_into_memory(
-    material: PreparedData, recipe: Recipe, *, auto_batch: bool, processes: "DistributedState | None" = None
+    data: PreparedData, recipe: Recipe, *, auto_batch: bool, distributed: "DistributedState | None" = None
 ) -> Recipe:
-    """The recipe with as many tokens at once as fit when `auto_batch` is asked; raises `OutOfMemoryError`."""
+    """Return the recipe, with `auto_batch` with the largest micro-batch that fits; raises `OutOfMemoryError`."""
     from trainer.training.distributed import DistributedState
-    from trainer.training.memory import fitting_tokens, free_bytes, refuse_what_does_not_fit
+    from trainer.training.memory import fitting_tokens, free_bytes, refuse_oversized
 
-    longest = max(row.tokens for row in material.train.rows) * (2 if recipe.method == "dpo" else 1)
-    processes = processes or DistributedState()
-    free, parts = int(processes.least(free_bytes())), processes.parts
+    longest = max(row.tokens for row in data.train.rows) * (2 if recipe.method == "dpo" else 1)
+    distributed = distributed or DistributedState()
+    free, shards = int(distributed.min(free_bytes())), distributed.base_shards
     if auto_batch:
-        fits = fitting_tokens(material.base_model, recipe, longest, free, parts)
+        fits = fitting_tokens(data.base_model, recipe, longest, free, shards)
         training = recipe.training.model_copy(update={"max_tokens_per_batch": fits})
         recipe = recipe.model_copy(update={"training": training})
-    refuse_what_does_not_fit(material.base_model, recipe, longest, free, parts)
+    refuse_oversized(data.base_model, recipe, longest, free, shards)
     return recipe
 
 
 def write_run(
     folder: Path,
-    material: PreparedData,
+    data: PreparedData,
     recipe: Recipe,
-    trained: "Trained",
+    trained: "TrainedWeights",
     facts: dict[str, Any],
     metrics: "tuple[StepMetrics, ...]",
 ) -> dict[str, Any]:
-    """Write the files of a run and return its facts with the digest; raises `RunError` when it is not fit to serve."""
-    places = {
+    """Write the files of a run and return its metadata with the digest; raises `RunError` if it is not fit to serve."""
+    locations = {
         "recipe_folder": str(recipe.directory.resolve()),
-        "base_folder": str(material.base.directory.resolve()),
+        "base_folder": str(data.base.directory.resolve()),
     }
-    account = RunRecord(facts, metrics, row_lines(material), places)
+    record = RunRecord(facts, metrics, row_lines(data), locations)
     if recipe.method == "full":
-        return write_model(folder, recipe, material.base_model, trained, account)
-    return write_adapter(folder, recipe, material.base_model, material.base.name, trained, account)
+        return write_model(folder, recipe, data.base_model, trained, record)
+    return write_adapter(folder, recipe, data.base_model, data.base.name, trained, record)
 
 
-def _summary(material: PreparedData) -> str:
-    train, valid, dropped = material.train, material.valid, len(material.train.dropped_lines)
+def _summary(data: PreparedData) -> str:
+    train, valid, dropped = data.train, data.valid, len(data.train.dropped_lines)
     left_out = f", {dropped} too long and left out" if dropped else ""
     return (
-        f"{material.recipe.name}: {len(train.rows)} rows to train on{left_out}, {len(valid.rows)} held out, "
-        f"{train.trained_tokens:,} learnt tokens per epoch, base {material.base.name}"
+        f"{data.recipe.name}: {len(train.rows)} training rows{left_out}, {len(valid.rows)} held out, "
+        f"{train.loss_tokens:,} loss tokens per epoch, base {data.base.name}"
     )

@@ -1,10 +1,10 @@
-"""Where a run lives: in a hidden neighbour of its final place while it runs, renamed when it is complete.
+"""The directories of runs: a run is written to a hidden staging folder and renamed when it is complete.
 
     <data dir>/runs/.<name>-<utc time>.partial/     running or interrupted: checkpoint, metrics so far
     <data dir>/runs/<name>-<utc time>/              complete and fit to serve
-    <data dir>/runs/latest                          a link to the one that was completed last
+    <data dir>/runs/latest                          a symbolic link to the run completed last
 
-An interrupted run that has a checkpoint stays and can be continued; anything else that is incomplete is removed.
+An interrupted run with a checkpoint is kept and can be resumed; any other incomplete run is removed.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ _SUFFIX = ".partial"
 
 
 def default_directory(data_dir: Path, name: str) -> Path:
-    """Where a run goes when nobody says where: named by the recipe and the time, numbered within one second."""
+    """Return a new run directory, named after the recipe and the time, and numbered within one second."""
     stem = data_dir / RUNS_FOLDER / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     numbered = (stem.with_name(f"{stem.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([stem], numbered) if not _taken(path))
 
 
 def interrupted_run(data_dir: Path, name: str) -> Path:
-    """The final place of the latest interrupted run of this name; raises `RunError` when there is none."""
+    """Return the final directory of the latest interrupted run of this name; raises `RunError` when there is none."""
     found = [path for path in (data_dir / RUNS_FOLDER).glob(f".{name}-*{_SUFFIX}") if checkpoint_folders(path)]
     if not found:
         raise RunError(
@@ -44,15 +44,15 @@ def interrupted_run(data_dir: Path, name: str) -> Path:
 
 
 def files_in_runs(runs: Path, name: str) -> list[Path]:
-    """That file of every run below a folder, each run once, by name."""
+    """List the file of that name in every run below a folder, each run once."""
     return [path for path in sorted(runs.glob(f"*/{name}")) if not path.parent.is_symlink()]
 
 
 @contextlib.contextmanager
 def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
-    """A folder that becomes `final` when the block ends well; when it does not, it stays only if it can be continued.
+    """Yield a staging folder that is renamed to `final` on success; on failure it is kept only if it can be resumed.
 
-    Raises `RunError` when `final` exists, or when an interrupted run is there and `resume` does not ask for it.
+    Raises `RunError` when `final` exists, or when there is an interrupted run and `resume` is not set.
     """
     if final.exists():
         raise RunError(f"{final} exists already; give another --out or move it away.")
@@ -74,17 +74,17 @@ def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
 
 
 def staging_folder(final: Path) -> Path:
-    """Where a run is while it is incomplete."""
+    """Return the folder of a run while it is incomplete."""
     return final.with_name(f".{final.name}{_SUFFIX}")
 
 
 def _point_latest(final: Path) -> None:
-    """Have `latest` beside the runs mean this one, at once for whoever looks; what is no link is somebody's own."""
+    """Point the link `latest` beside the runs to this one, atomically; a file or folder of that name is left alone."""
     latest = final.with_name(LATEST)
     if final.parent.name != RUNS_FOLDER or (latest.exists() and not latest.is_symlink()):
         return
     with (
-        contextlib.suppress(OSError),  # a disk without links keeps its runs all the same
+        contextlib.suppress(OSError),  # not every file system has symbolic links
         tempfile.TemporaryDirectory(prefix=f".{LATEST}-", dir=final.parent) as scratch,
     ):
         link = Path(scratch) / LATEST

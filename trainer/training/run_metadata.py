@@ -1,66 +1,94 @@
-"""training.json: what was trained on what, with which result, in figures and hashes."""
+"""The metadata of a run, training.json: recipe, hashes of data and base, losses, and the environment.
 
+Format 3. Formats 1 and 2 call the eval loss `valid_loss`, the loss tokens `trained_tokens`, the world size `processes`,
+the base shards `base_parts` and the evaluation on the bf16 base `on_served_base`; `read_metadata` renames them.
+"""
+
+import hashlib
+import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapters.manifest import file_sha256
-from trainer.training.artifacts import baseline_of
+from adapters.answer_profile import STOP, Baseline, ProfiledAnswer
+from adapters.manifest import TRAINING_FILE, file_sha256
+from trainer.data.schema import Example, Pair
+from trainer.errors import RunError
 from trainer.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from trainer.training.fit import Trained
-    from trainer.training.loss_mask import RenderedSet
-    from trainer.training.prepare import PreparedData, PreparedSplit
+    from trainer.training.dataset import LoadedSplit, PreparedData
+    from trainer.training.loop import TrainedWeights
+    from trainer.training.loss_mask import RenderedExample, RenderedSet
 
+FORMAT = 3
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers")
+_BEFORE_FORMAT_3 = {
+    "valid_loss": "eval_loss",
+    "valid_loss_before": "eval_loss_before",
+    "trained_tokens": "loss_tokens",
+    "trained_tokens_per_epoch": "loss_tokens_per_epoch",
+    "processes": "world_size",
+    "base_parts": "base_shards",
+    "on_served_base": "on_bf16_base",
+    "effect": "mean_logprob_change",
+    "nf4_drift": "quantization_error",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class OnServedBase:
-    """The weights on the base as it is served; the losses and the drift differ from training's after qlora alone.
+class Bf16BaseEval:
+    """The evaluation on the base in bf16, as it is served; losses differ from those of training after qlora alone.
 
-    `effect` is the mean difference that the adapter makes to a log-probability, `drift` the one that NF4 makes.
+    `mean_logprob_change` is the mean absolute change of a log-probability by the adapter, `quantization_error` the one
+    by NF4.
     """
 
-    valid_loss_before: float | None
-    valid_loss: float | None
-    effect: float | None
-    drift: float | None
+    eval_loss_before: float | None
+    eval_loss: float | None
+    mean_logprob_change: float | None
+    quantization_error: float | None
 
     @property
     def document(self) -> dict[str, float | None]:
-        """As training.json keeps it."""
-        losses = {"valid_loss_before": self.valid_loss_before, "valid_loss": self.valid_loss}
-        return losses | {"effect": self.effect, "nf4_drift": self.drift}
+        """The figures as training.json keeps them."""
+        return {
+            "eval_loss_before": self.eval_loss_before,
+            "eval_loss": self.eval_loss,
+            "mean_logprob_change": self.mean_logprob_change,
+            "quantization_error": self.quantization_error,
+        }
 
 
 def run_metadata(
-    material: "PreparedData",
+    data: "PreparedData",
     recipe: Recipe,
-    trained: "Trained",
-    served: OnServedBase,
+    trained: "TrainedWeights",
+    evaluation: Bf16BaseEval,
     began_at: datetime,
     wall_s: float,
 ) -> dict[str, Any]:
-    """Everything of training.json but the digest."""
-    tokenizer = material.base.directory / "tokenizer.json"
+    """Return training.json without the digest."""
+    tokenizer = data.base.directory / "tokenizer.json"
     return {
-        "format": 2,
+        "format": FORMAT,
         "name": recipe.name,
         "method": recipe.method,
-        "base_model": material.base.name,
-        "base_config_sha256": material.base_model.config_sha256,
-        "base_weights_sha256": material.base_weights_sha256,
+        "base_model": data.base.name,
+        "base_config_sha256": data.base_model.config_sha256,
+        "base_weights_sha256": data.base_weights_sha256,
         "tokenizer_sha256": file_sha256(tokenizer) if tokenizer.is_file() else None,
-        "chat_template_sha256": material.renderer.chat_template_sha256,
+        "chat_template_sha256": data.renderer.chat_template_sha256,
         "recipe": recipe.model_dump(mode="json", exclude={"sweep"}),
         "recipe_sha256": recipe.sha256,
-        "data": _data(material),
-        "baseline": baseline_of(material),
+        "data": {"train": _split(data.rows.train, data.train), "valid": _split(data.rows.valid, data.valid)},
+        "allowed_findings": {finding.name: finding.count for finding in data.rows.accepted},
+        "baseline": answer_baseline(data),
         "seed": recipe.seed,
         "target_modules": trained.target_modules,
         "trainable_parameters": trained.trainable_parameters,
@@ -68,19 +96,19 @@ def run_metadata(
         "epochs": trained.epochs,
         "best_epoch": trained.best_epoch,
         "train_loss": trained.train_loss,
-        "valid_loss_before": trained.valid_loss_before,
-        "valid_loss": trained.valid_loss,
-        "on_served_base": served.document,
-        "trained_tokens_per_epoch": material.train.trained_tokens,
-        "trained_tokens": material.train.trained_tokens * trained.epochs,
+        "eval_loss_before": trained.eval_loss_before,
+        "eval_loss": trained.eval_loss,
+        "on_bf16_base": evaluation.document,
+        "loss_tokens_per_epoch": data.train.loss_tokens,
+        "loss_tokens": data.train.loss_tokens * trained.epochs,
         "input_tokens": trained.input_tokens,
         "max_tokens_per_batch": trained.max_tokens_per_batch,
         "device": trained.device,
         "processor": platform.machine(),
         "arithmetic": trained.arithmetic,
         "threads": trained.threads,
-        "processes": trained.processes,
-        "base_parts": trained.base_parts,
+        "world_size": trained.world_size,
+        "base_shards": trained.base_shards,
         "started_at": began_at.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "steps_s": round(trained.steps_s, 3),
@@ -89,29 +117,91 @@ def run_metadata(
     }
 
 
-def row_lines(material: "PreparedData") -> list[dict[str, Any]]:
-    """rows.jsonl: which rows a run saw, by identity, file and line, and on which side."""
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """Read training.json of a finished run in the names of format 3; raises `RunError`."""
+    path = directory / TRAINING_FILE
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read; give the directory of a finished run of this machine.") from error
+    return current_names(document)
+
+
+def current_names(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a training.json of any format under the names of format 3."""
+    if document.get("format", 1) >= FORMAT:
+        return dict(document)
+    renamed = {_BEFORE_FORMAT_3.get(name, name): value for name, value in document.items()}
+    if isinstance(evaluation := renamed.get("on_bf16_base"), dict):
+        renamed["on_bf16_base"] = {_BEFORE_FORMAT_3.get(name, name): value for name, value in evaluation.items()}
+    return renamed
+
+
+def row_lines(data: "PreparedData") -> list[dict[str, Any]]:
+    """Return rows.jsonl: identity, file, line and split of every row that the run read."""
     lines = []
-    sides = (("train", material.rows.train, material.train), ("valid", material.rows.valid, material.valid))
-    for name, side, rendered in sides:
+    splits = (("train", data.rows.train, data.train), ("valid", data.rows.valid, data.valid))
+    for name, split, rendered in splits:
         dropped = set(rendered.dropped_lines)
-        file = os.path.normpath(side.name)
+        file = os.path.normpath(split.name)
         lines += [
             {"row_id": row.row_id, "file": file, "line": row.line, "part": "dropped" if row.line in dropped else name}
-            for row in side.rows
+            for row in split.rows
         ]
     return lines
 
 
-def _data(material: "PreparedData") -> dict[str, Any]:
-    train, valid = material.rows.train, material.rows.valid
-    return {"train": _side(train, material.train), "valid": _side(valid, material.valid)}
+def answer_baseline(data: "PreparedData") -> dict[str, Any] | None:
+    """Profile the last answer of every training row, for comparison with live answers; all end with a stop token."""
+    rows = {row.row_id: _preferred(row) for row in data.rows.train.rows}
+    answers = []
+    for rendered in data.train.rows:
+        example = rows[rendered.row_id]
+        chosen = rendered.chosen if data.recipe.method == "dpo" else rendered
+        prompt_tokens, completion_tokens = _last_answer(chosen)
+        text = example.messages[example.answer_index].content
+        answers.append(ProfiledAnswer(text, prompt_tokens, completion_tokens, STOP))
+    baseline = Baseline.of(answers)
+    return None if baseline is None else baseline.model_dump(mode="json")
 
 
-def _side(side: "PreparedSplit", rendered: "RenderedSet[Any]") -> dict[str, Any]:
+def cpu_arithmetic() -> str:
+    """Return a fingerprint of how this CPU's kernels round, with the threads that torch has now.
+
+    With AVX2, AVX-512 and AMX the same product is summed in another order, so the same run ends in other bytes.
+    """
+    import torch
+    from torch.nn import functional
+
+    numbers = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(1, 2, 128, 512, generator=numbers) for _ in range(2))
+    digest = hashlib.sha256()
+    for precision in (torch.float32, torch.bfloat16):
+        left, right = one.to(precision), other.to(precision)
+        for result in (left @ right.mT, functional.scaled_dot_product_attention(left, right, left, is_causal=True)):
+            digest.update(result.float().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _split(split: "LoadedSplit", rendered: "RenderedSet[Any]") -> dict[str, Any]:
     return {
-        "file": side.name,
-        "sha256": side.sha256,
+        "file": split.name,
+        "sha256": split.sha256,
         "rows": len(rendered.rows),
         "dropped_lines": list(rendered.dropped_lines),
     }
+
+
+def _preferred(row: Example | Pair) -> Example:
+    return row if isinstance(row, Example) else row.preferred
+
+
+def _last_answer(row: "RenderedExample") -> tuple[int, int]:
+    """Return the number of tokens before the last answer, and of the answer with its stop token."""
+    from trainer.training.loss_mask import IGNORE_INDEX
+
+    in_loss = [index for index, label in enumerate(row.labels) if label != IGNORE_INDEX]
+    end = first = in_loss[-1]
+    while first > 0 and row.labels[first - 1] != IGNORE_INDEX:
+        first -= 1
+    return first, end - first + 1

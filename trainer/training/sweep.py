@@ -1,7 +1,7 @@
-"""A sweep: every combination of rank, learning rate and seed over one frozen base in one process.
+"""Sweep: train every combination of rank, learning rate and seed over one frozen base in one process.
 
-The base is loaded and the rows are rendered once; each trial puts a fresh adapter on the same weights and takes it off
-again, so a trial gives the bytes that its recipe alone would give. The winner has the lowest held-out loss.
+The base is loaded and the rows are rendered once. Each trial puts a fresh adapter on the same base and removes it
+again, so it gives the bytes that its recipe alone would give. The best trial has the lowest eval loss on the bf16 base.
 """
 
 import json
@@ -13,47 +13,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from trainer.errors import RecipeError, RunError
 from trainer.files import disk
 from trainer.training.base import prepare_libraries
-from trainer.training.metrics_log import Recorder, save_sweep
-from trainer.training.prepare import PreparedData, prepare_data, read_rows
-from trainer.training.progress import TrainingProgress
+from trainer.training.dataset import PreparedData, load_data, prepare_data
+from trainer.training.metrics_log import MetricsRecorder, TrainingProgress, save_sweep, write_metrics
 from trainer.training.recipe import Recipe
-from trainer.training.run import Run, fit_into_memory, warn, write_run
+from trainer.training.run import Run, fit_into_memory, print_warnings, write_run
 from trainer.training.run_directory import default_directory, staged
 from trainer.training.run_metadata import run_metadata
-from turntable.console import fitted
+from turntable.console import Table, figures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from trainer.training.fit import Trained
+    from trainer.training.loop import TrainedWeights
     from trainer.training.metrics_log import StepMetrics
-    from trainer.training.parity import Vector
-    from trainer.training.run_metadata import OnServedBase
+    from trainer.training.parity import ParityVector
+    from trainer.training.run_metadata import Bf16BaseEval
 
 SWEEP_FILE = "sweep.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One combination and how it went; `digest_of_weights` tells trials apart."""
+    """One combination and its losses."""
 
     r: int
     learning_rate: float
     seed: int
     train_loss: float
-    valid_loss: float
+    eval_loss: float
     best_epoch: int
     wall_s: float
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A finished sweep: all trials in the order they ran, the best one's place among them, and its run."""
+class SweepOutcome:
+    """A finished sweep: all trials in order, the index of the best one, and its run."""
 
     trials: tuple[Trial, ...]
     best: int
@@ -61,14 +59,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Best:
+class _TrialRun:
+    """A trial with everything that its run directory would need."""
+
     recipe: Recipe
-    trained: "Trained"
+    trained: "TrainedWeights"
     metrics: "tuple[StepMetrics, ...]"
-    served: "OnServedBase"
-    vectors: "list[Vector]"
+    evaluation: "Bf16BaseEval"
+    vectors: "list[ParityVector]"
     began_at: datetime
     wall_s: float
+
+    @property
+    def eval_loss(self) -> float:
+        """The eval loss on the bf16 base, by which the best trial is chosen."""
+        loss = self.evaluation.eval_loss
+        if loss is None:
+            raise RunError("a trial has no eval loss; set valid or valid_fraction.")
+        return loss
 
 
 def train_sweep(
@@ -80,42 +88,44 @@ def train_sweep(
     auto_batch: bool = False,
     advice: dict[str, Any] | None = None,
     check: Callable[[PreparedData], None] | None = None,
-) -> Outcome:
-    """Train every trial of a recipe; the best one's run, with sweep.json and sweep.png, goes to `out`.
+    allow: tuple[str, ...] = (),
+) -> SweepOutcome:
+    """Train every trial of a recipe; the run of the best one, with sweep.json and sweep.svg, goes to `out`.
 
-    `check` is as in a run's `Options`.
-
-    Raises `RecipeError` when there is nothing to choose from or by, `DataError` and `RunError` as training does.
+    `check` and `allow` are as in `TrainOptions`. Raises `RecipeError` without trials or validation rows, `DataError`
+    and `RunError` as training does.
     """
     trials = recipe.trials()
     _refuse_unusable(recipe, trials)
-    rows = read_rows(recipe)
-    warn(rows, console)
+    rows = load_data(recipe, allow)
+    print_warnings(rows, console)
     prepare_libraries()
     final = out or default_directory(data_dir, recipe.name)
     with staged(final) as folder:
-        material = prepare_data(recipe, rows, data_dir, console)
+        data = prepare_data(recipe, rows, data_dir, console)
         if check is not None:
-            check(material)
-        if not material.valid.rows:
-            raise RecipeError("a sweep chooses by held-out loss, and nothing is held out; set valid or valid_fraction.")
+            check(data)
+        if not data.valid.rows:
+            raise RecipeError("a sweep needs an eval loss, and nothing is held out; set valid or valid_fraction.")
         highest = max(trials, key=lambda trial: trial.lora.r)
-        fitted = fit_into_memory(material, highest, auto_batch=auto_batch).training.max_tokens_per_batch
-        results, best = _run_trials(material, trials, fitted, folder, console)
-        facts, metrics = _write(folder, material, best, results, advice)
-    chosen = min(range(len(results)), key=lambda i: results[i].valid_loss)
-    return Outcome(tuple(results), chosen, Run(final, facts, metrics))
+        max_tokens = fit_into_memory(data, highest, auto_batch=auto_batch).training.max_tokens_per_batch
+        results, best = _run_trials(data, trials, max_tokens, folder, console)
+        facts, metrics = _write(folder, data, best, results, advice)
+    chosen = min(range(len(results)), key=lambda i: results[i].eval_loss)
+    return SweepOutcome(tuple(results), chosen, Run(final, facts, metrics))
 
 
-def show_trials(outcome: Outcome, console: Console) -> None:
+def show_trials(outcome: SweepOutcome, console: Console) -> None:
     """The table of a sweep, best first."""
-    table = Table("r", "learning rate", "seed", "held-out loss", "epoch kept", "training loss", "time")
-    order = sorted(range(len(outcome.trials)), key=lambda i: outcome.trials[i].valid_loss)
+    heads = ("r", "learning rate", "seed", "eval loss", "best epoch", "training loss", "time")
+    table = Table(*figures(*heads), "kept")
+    order = sorted(range(len(outcome.trials)), key=lambda i: outcome.trials[i].eval_loss)
     for i in order:
         t = outcome.trials[i]
-        cells = (str(t.r), f"{t.learning_rate:g}", str(t.seed), f"{t.valid_loss:.4f}", str(t.best_epoch))
-        table.add_row(*cells, f"{t.train_loss:.4f}", f"{t.wall_s:.1f} s", style="bold" if i == outcome.best else None)
-    console.print(fitted(table, console))
+        cells = (str(t.r), f"{t.learning_rate:g}", str(t.seed), f"{t.eval_loss:.4f}", str(t.best_epoch))
+        kept = "yes" if i == outcome.best else ""
+        table.add(*cells, f"{t.train_loss:.4f}", f"{t.wall_s:.1f} s", kept)
+    console.print(table.render(console.width), soft_wrap=True, highlight=False, markup=False)
 
 
 def _refuse_unusable(recipe: Recipe, trials: list[Recipe]) -> None:
@@ -126,14 +136,13 @@ def _refuse_unusable(recipe: Recipe, trials: list[Recipe]) -> None:
 
 
 def _run_trials(
-    material: PreparedData, trials: list[Recipe], max_tokens: int, folder: Path, console: Console
-) -> tuple[list[Trial], _Best]:
-    from trainer.training.model import device_of_this_process, load_base
+    data: PreparedData, trials: list[Recipe], max_tokens: int, folder: Path, console: Console
+) -> tuple[list[Trial], _TrialRun]:
+    from trainer.training.model import load_base, local_device
 
-    nf4 = material.recipe.method == "qlora"
-    base = load_base(material.base.directory, device_of_this_process(0), nf4=nf4)
+    base = load_base(data.base.directory, local_device(0), nf4=data.recipe.method == "qlora")
     results: list[Trial] = []
-    best: _Best | None = None
+    best: _TrialRun | None = None
     for number, trial in enumerate(trials, start=1):
         console.print(
             f"trial {number} of {len(trials)}: r {trial.lora.r}, learning rate {trial.training.learning_rate:g}, "
@@ -141,65 +150,57 @@ def _run_trials(
             highlight=False,
         )
         training = trial.training.model_copy(update={"max_tokens_per_batch": max_tokens})
-        ran, base = _run_trial(material, trial.model_copy(update={"training": training}), base, folder, console)
-        results.append(_row(ran))
-        if best is None or _valid_loss(ran) < _valid_loss(best):
-            best = ran
+        run, base = _run_trial(data, trial.model_copy(update={"training": training}), base, folder, console)
+        results.append(_trial(run))
+        if best is None or run.eval_loss < best.eval_loss:
+            best = run
     assert best is not None, "there are at least two trials"
     return results, best
 
 
 def _run_trial(
-    material: PreparedData, trial: Recipe, base: "PreTrainedModel", folder: Path, console: Console
-) -> "tuple[_Best, PreTrainedModel]":
-    from trainer.training.fit import FitConfig, fit
+    data: PreparedData, trial: Recipe, base: "PreTrainedModel", folder: Path, console: Console
+) -> "tuple[_TrialRun, PreTrainedModel]":
+    from trainer.training.loop import FitConfig, fit
     from trainer.training.model import remove_adapter
-    from trainer.training.served_base import evaluate_on_bf16_base
+    from trainer.training.parity import evaluate_on_bf16_base
 
     began, began_at = time.perf_counter(), datetime.now(UTC)
     with TrainingProgress(console) as progress:
-        recorder = Recorder(folder, progress)
-        learner, trained = fit(material, trial, base, recorder, FitConfig())
-    served, vectors = evaluate_on_bf16_base(material, trial, trained, learner)
-    ran = _Best(trial, trained, tuple(recorder.metrics), served, vectors, began_at, time.perf_counter() - began)
-    return ran, remove_adapter(learner)
+        recorder = MetricsRecorder(folder, progress)
+        model, trained = fit(data, trial, base, recorder, FitConfig())
+    evaluation, vectors = evaluate_on_bf16_base(data, trial, trained, model)
+    wall_s = time.perf_counter() - began
+    run = _TrialRun(trial, trained, tuple(recorder.metrics), evaluation, vectors, began_at, wall_s)
+    return run, remove_adapter(model)
 
 
 def _write(
-    folder: Path, material: PreparedData, best: _Best, results: list[Trial], advice: dict[str, Any] | None
+    folder: Path, data: PreparedData, best: _TrialRun, results: list[Trial], advice: dict[str, Any] | None
 ) -> "tuple[dict[str, object], tuple[StepMetrics, ...]]":
-    from trainer.training.metrics_log import write_metrics
     from trainer.training.parity import write_parity
 
     write_parity(folder, best.vectors)
-    facts = run_metadata(material, best.recipe, best.trained, best.served, best.began_at, best.wall_s)
+    facts = run_metadata(data, best.recipe, best.trained, best.evaluation, best.began_at, best.wall_s)
     facts["advice"] = advice
     facts["sweep"] = [asdict(trial) for trial in results]
     write_metrics(folder, best.metrics)
     with disk(folder):
-        document = {"format": 1, "trials": facts["sweep"]}
+        document = {"format": 2, "trials": facts["sweep"]}
         (folder / SWEEP_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        points = [(t.learning_rate, t.valid_loss, f"r {t.r}") for t in results]
-        save_sweep(folder / "sweep.png", best.recipe.name, points)
-    return write_run(folder, material, best.recipe, best.trained, facts, best.metrics), best.metrics
+        points = [(t.learning_rate, t.eval_loss, f"r {t.r}") for t in results]
+        save_sweep(folder / "sweep.svg", best.recipe.name, points)
+    return write_run(folder, data, best.recipe, best.trained, facts, best.metrics), best.metrics
 
 
-def _row(ran: _Best) -> Trial:
-    recipe, trained = ran.recipe, ran.trained
+def _trial(run: _TrialRun) -> Trial:
+    recipe, trained = run.recipe, run.trained
     return Trial(
         r=recipe.lora.r,
         learning_rate=recipe.training.learning_rate,
         seed=recipe.seed,
         train_loss=trained.train_loss,
-        valid_loss=_valid_loss(ran),
+        eval_loss=run.eval_loss,
         best_epoch=trained.best_epoch or 0,
-        wall_s=round(ran.wall_s, 3),
+        wall_s=round(run.wall_s, 3),
     )
-
-
-def _valid_loss(ran: _Best) -> float:
-    """The loss the winner is chosen by: on the base as it is served."""
-    loss = ran.served.valid_loss
-    if loss is None:
-        raise RunError("a trial has no held-out loss; set valid or valid_fraction.")
-    return loss

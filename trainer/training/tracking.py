@@ -1,6 +1,6 @@
-"""Experiment trackers, only when asked for: TensorBoard, MLflow or Weights & Biases, each writing to local files.
+"""Experiment trackers (`--report-to`): TensorBoard, MLflow or Weights & Biases, each writing to local files.
 
-Nothing leaves the machine unless the tracker's own environment says so (MLFLOW_TRACKING_URI, WANDB_MODE=online).
+Nothing leaves the machine unless the tracker's own environment asks for it (MLFLOW_TRACKING_URI, WANDB_MODE=online).
 """
 
 import importlib
@@ -19,13 +19,13 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 @contextmanager
 def tracking(names: tuple[str, ...], folder: Path, recipe: Recipe) -> Iterator[Track]:
-    """A function that hands figures to every tracker named; raises `RunError` when one is unknown or missing."""
+    """Yield a function that sends metrics to every named tracker; raises `RunError` for one that is missing."""
     with ExitStack() as stack:
         tracks = [stack.enter_context(_opened(name, folder, recipe)) for name in names]
 
-        def track(figures: dict[str, float], step: int) -> None:
+        def track(metrics: dict[str, float], step: int) -> None:
             for one in tracks:
-                one(figures, step)
+                one(metrics, step)
 
         yield track
 
@@ -57,8 +57,8 @@ def _tensorboard(package: Any, folder: Path, recipe: Recipe) -> Iterator[Track]:
     writer = package.SummaryWriter(log_dir=str(folder / "tensorboard"))
     try:
 
-        def track(figures: dict[str, float], step: int) -> None:
-            for name, value in figures.items():
+        def track(metrics: dict[str, float], step: int) -> None:
+            for name, value in metrics.items():
                 writer.add_scalar(name, value, step)
 
         yield track
@@ -73,14 +73,14 @@ def _mlflow(package: Any, folder: Path, recipe: Recipe) -> Iterator[Track]:
     package.set_experiment(recipe.name)
     with package.start_run():
         package.log_params({"recipe_sha256": recipe.sha256, **recipe.training.model_dump()})
-        yield lambda figures, step: package.log_metrics(figures, step=step)
+        yield lambda metrics, step: package.log_metrics(metrics, step=step)
 
 
 @contextmanager
 def _wandb(package: Any, folder: Path, recipe: Recipe) -> Iterator[Track]:
     os.environ.setdefault("WANDB_MODE", "offline")
-    quiet = package.Settings(silent=True)  # it would name a folder that has another name once the run is complete
+    quiet = package.Settings(silent=True)  # it prints a folder that is renamed once the run is complete
     with package.init(
         project=recipe.name, dir=str(folder), config=recipe.model_dump(mode="json"), settings=quiet
     ) as run:
-        yield lambda figures, step: run.log(figures, step=step)
+        yield lambda metrics, step: run.log(metrics, step=step)

@@ -1,4 +1,4 @@
-// openai-node against a canned engine: retries, timeouts, a stream that breaks.
+// openai-node against a mock engine: retries, timeouts, a stream that breaks.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -15,7 +15,7 @@ function counting() {
   return [statuses, send];
 }
 
-const failing = (fault) => ({ model: "base", messages: ask, canned_fault: fault });
+const failing = (fault) => ({ model: "base", messages: ask, mock_fault: fault });
 
 test("an answer that the engine broke off is asked for again, as often as the client allows", async () => {
   const [statuses, send] = counting();

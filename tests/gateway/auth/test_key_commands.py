@@ -81,8 +81,8 @@ def test_a_tenant_is_set_changed_listed_and_deleted(url: str) -> None:
 
 
 NO_LIMIT = (
-    "'{}' is no limit for --{}; give a whole number from 1, or none for no limit (a budget of 0/total lets nothing "
-    "through)."
+    "'{}' is not a limit for --{}; give a whole number from 1, or none for no limit (a budget of 0/total blocks all "
+    "requests)."
 )
 
 
@@ -90,13 +90,21 @@ NO_LIMIT = (
     ("app", "arguments", "sentence"),
     [
         (keys.app, ("show", "nobody"), "There is no key 'nobody'; `turntable keys list` shows the ids of all."),
-        (keys.app, ("create", "x", "--budget", "25"), "'25' is no budget; write it like 25/month, 3/day or 100/total."),
+        (
+            keys.app,
+            ("create", "x", "--budget", "25"),
+            "'25' is not a budget; write it like 25/month, 3/day or 100/total.",
+        ),
         (keys.app, ("create", "x", "--rpm", "0"), NO_LIMIT.format("0", "rpm")),
         (keys.app, ("change", "x", "--tpm", "-1"), NO_LIMIT.format("-1", "tpm")),
         (keys.app, ("change", "x", "--max-tokens", "1e3"), NO_LIMIT.format("1e3", "max-tokens")),
         (tenants.app, ("set", "x", "--max-concurrency", "0"), NO_LIMIT.format("0", "max-concurrency")),
-        (keys.app, ("create", "x", "--expires", "soon"), "'soon' is no end; write it like 2027-01-01, 30d or none."),
-        (keys.app, ("rotate", "x", "--overlap", "1w"), "'1w' is no length of time; write it like 90s, 15m, 24h or 7d."),
+        (
+            keys.app,
+            ("create", "x", "--expires", "soon"),
+            "'soon' is not an expiry time; write it like 2027-01-01, 30d or none.",
+        ),
+        (keys.app, ("rotate", "x", "--overlap", "1w"), "'1w' is not a duration; write it like 90s, 15m, 24h or 7d."),
         (tenants.app, ("show", "x"), "The tenant 'x' has no limits or budgets; `turntable tenants list` shows all."),
     ],
 )

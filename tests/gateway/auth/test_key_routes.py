@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 from gateway import app as composition
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.inference.formats import APIS
 from gateway.metering import SHADOW_KEY
 from gateway.server.middleware import with_middleware

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from gateway.metering.engine_uptime import EngineRuns
 from gateway.settings import Settings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
 from tests.gateway.releases.conftest import eventually

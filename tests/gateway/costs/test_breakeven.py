@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.costs.breakeven import Fleet, break_even, payback_days
 from gateway.costs.docs_tables import EXAMPLE_FLEET, EXAMPLE_MODELS, example_price
 from gateway.costs.prices.book import PriceBook
@@ -135,7 +135,7 @@ def test_the_command_answers_what_if_for_price_volume_and_model() -> None:
     assert round(row["payback_days"], 2) == 4.91
     code, text = command("--hardware", "h100", "--capacity-per-s", "23.6", "--utilisation", "0.1")
     assert code == 0
-    for words in ("low $1.30/h", "typical $2.69/h", "high $10.98/h", "pays from", "paid back"):
+    for words in ("low $1.30/h", "typical $2.69/h", "high $10.98/h", "break-even", "paid back"):
         assert words in text, words
 
 
@@ -153,8 +153,8 @@ def test_an_own_engine_that_costs_more_is_never_paid_back_and_the_answer_is_to_s
     code, text = command(*EXAMPLE, "--vs", "google:gemini-3.8-flash", "--requests-per-day", "3333")
     assert code == 0
     assert "after 0.0 days" not in text
-    assert "at 3,333 requests a day: stay with google:gemini-3.8-flash" in text
-    assert "One engine is full at 2,039,040 requests a day; 1,000 then cost $0.0153 at low $1.30/h," in text
+    assert "at 3,333 requests per day: stay with google:gemini-3.8-flash" in text
+    assert "One engine is full at 2,039,040 requests per day; 1,000 then cost $0.0153 at low $1.30/h," in text
 
 
 def test_where_own_engines_pay_the_answer_says_so_and_from_when_on() -> None:
@@ -162,9 +162,9 @@ def test_where_own_engines_pay_the_answer_says_so_and_from_when_on() -> None:
     code, text = command(*asked, "--requests-per-day", "100000")
     assert code == 0
     assert "at once" in text  # nothing was invested
-    assert "at 100,000 requests a day: the own engine pays; it costs $64.56 a day" in text
+    assert "at 100,000 requests per day: your own engine is cheaper: $64.56 per day" in text
     code, text = command(*asked)
-    assert "pays from 38,798 requests a day on (instead of openai:gpt-6.1-terra)" in text
+    assert "breaks even from 38,798 requests per day (instead of openai:gpt-6.1-terra)" in text
 
 
 def test_a_model_that_is_priced_by_another_entry_is_said_to_be() -> None:
@@ -179,18 +179,18 @@ def test_a_model_that_is_priced_by_another_entry_is_said_to_be() -> None:
     [
         (["--capacity-per-s", "1"], "--usd-per-hour"),
         (["--usd-per-hour", "1"], "turntable loadtest capacity"),
-        (["--capacity-per-s", "1", "--usd-per-hour", "2690000"], "beyond $10,000"),
+        (["--capacity-per-s", "1", "--usd-per-hour", "2690000"], "above $10,000"),
         (
             ["--capacity-per-s", "1", "--usd-per-hour", "1", "--requests-per-day", "3/moon"],
-            "write 3000, or 100000/month",
+            "write it like 3000 or 100000/month",
         ),
         (["--capacity-per-s", "1", "--usd-per-hour", "1", "--vs", "gpt-5"], "`turntable prices list gpt-5`"),
         (["--capacity-per-s", "1", "--usd-per-hour", "1", "--vs", "openai:gpt-5-zz"], "`turntable prices list gpt-5`"),
-        (["--capacity-per-s", "1", "--usd-per-hour", "-1"], "--usd-per-hour must be more than 0"),
-        (["--capacity-per-s", "0", "--usd-per-hour", "1"], "--capacity-per-s must be more than 0"),
-        (["--capacity-per-s", "x", "--usd-per-hour", "1"], "'x' is no number"),
+        (["--capacity-per-s", "1", "--usd-per-hour", "-1"], "--usd-per-hour must be above 0"),
+        (["--capacity-per-s", "0", "--usd-per-hour", "1"], "--capacity-per-s must be above 0"),
+        (["--capacity-per-s", "x", "--usd-per-hour", "1"], "'x' is not a number"),
         (["--capacity-per-s", "nan", "--usd-per-hour", "1"], "--capacity-per-s must be"),
-        (["--capacity-per-s", "1", "--hardware", "abacus"], "No hardware is called 'abacus'"),
+        (["--capacity-per-s", "1", "--hardware", "abacus"], "There is no hardware preset 'abacus'"),
         (["--capacity-per-s", "1", "--usd-per-hour", "1", "--vs", "openai:gone"], "unpriced"),
         (["--capacity-per-s", "1", "--usd-per-hour", "1", "--peak-to-mean", "0.5"], "at least 1"),
     ],

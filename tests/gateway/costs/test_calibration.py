@@ -1,4 +1,4 @@
-"""Calibration: the weights that were put in come out, against a canned engine and against noise."""
+"""Calibration: the weights that were put in come out, against a mock engine and against noise."""
 
 import threading
 from random import Random
@@ -8,7 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.core import Usage
 from gateway.costs.calibration import Batch, design, fit
 from gateway.costs.request_price import Weights, WorkPrice
@@ -64,7 +64,7 @@ def test_a_request_costs_its_engine_time_at_the_price_of_the_hour() -> None:
 
 
 def test_the_command_measures_over_http_and_the_gateway_goes_by_it(attached: Attached) -> None:
-    """The canned engine takes 5 ms a token, whatever else runs: eight at a time, a token takes 625 us of it."""
+    """The mock engine takes 5 ms a token, whatever else runs: eight at a time, a token takes 625 us of it."""
     while attached.http.get("/admin/v1/costs").json()["engine_up_s"] == 0:  # a gateway that has only just started
         threading.Event().wait(0.05)
     environment = {"TURNTABLE_ADMIN_KEY": KEY, "COLUMNS": "200"}
@@ -100,7 +100,7 @@ def test_requests_of_others_do_not_end_a_calibration(attached: Attached) -> None
     assert set(asked) == {200}
     announced, *progress = result.stderr.splitlines()
     assert announced.startswith("8 batches of 8 requests, about ")
-    assert any("requests of others counted in" in line for line in progress)
+    assert any("requests of other clients" in line for line in progress)
     assert sum(line.startswith("batch ") for line in progress) in (8, 16, 24)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -16,13 +17,13 @@ import pytest
 from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
-from gateway.costs.html import html_page
 from gateway.costs.inputs import CostQuery
+from gateway.costs.page import html_page
 from gateway.costs.plan import PLAN_FILE, PlanError, read_plan, read_presets
 from gateway.costs.prices.book import SNAPSHOT_FILE
 from gateway.costs.refresh import CostGauges, CostRefresher
@@ -97,6 +98,25 @@ def test_the_lines_of_every_grouping_add_up_to_the_bill(reports: CostReports, gr
     assert sum(line.requests for line in document.data) == 200
     elsewhere = [sum(line.elsewhere_nano_usd["openai:gpt-6.1-terra"] or 0 for line in document.data)]
     assert elsewhere == [200 * 1_664_000]
+
+
+def test_one_document_reads_runs_and_window_once(reports: CostReports, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return method(*arguments)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(EngineRuns, "list")
+    counted(UsageSummary, "first_us")
+    counted(UsageSummary, "window")
+    assert reports.document(CostQuery(SINCE, NOW)).bill_nano_usd
+    assert calls == {"list": 1, "first_us": 1, "window": 1}
 
 
 def test_the_three_numbers_and_the_utilisation_tax(reports: CostReports) -> None:
@@ -250,7 +270,7 @@ def test_a_comparator_priced_by_another_entry_says_so_everywhere(reports: CostRe
     document = reports.document(CostQuery(SINCE, NOW, vs=(name,)))
     assert document.comparators[0].entry == entry
     assert f"Priced as {entry}" in html_page(document)
-    assert f"{name} is priced as {entry}, the nearest name that the price data knows." in list(shown(document))
+    assert f"{name} is priced as {entry}, the nearest name in the price data." in list(shown(document))
 
 
 def test_more_than_the_measured_capacity_allows_is_no_negative_tax(reports: CostReports) -> None:

@@ -20,8 +20,8 @@ from gateway.costs.refresh import CostGauges, CostRefresher
 from gateway.costs.request_price import ASSUMED_WEIGHTS, RequestPrices
 from gateway.metrics import Metrics
 from gateway.settings import Settings
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database

@@ -8,12 +8,12 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli.costs import costs_app
+from gateway.cli.costs import app as costs_app
 from gateway.costs.evidence import EvidenceKind, from_file
 from gateway.errors import InvalidRequestError
 from loadtest.capacity import Bracket, SloLimits, conclusion
 from loadtest.records import RequestRecord
-from loadtest.report import tallied
+from loadtest.report import report_of_records
 from loadtest.settings import RunSettings
 from loadtest.study import Level, Study
 from tests.gateway.conftest import KEY, Attached
@@ -38,7 +38,7 @@ def level(rate: float, answered: int) -> Level:
     records = [RequestRecord(n, "base", t, t, t + 0.1, 200, [t + 0.05]) for n, t in enumerate(at)]
     for record in records:
         record.prompt_tokens, record.completion_tokens = 100, 20
-    report = tallied(records, RunSettings(url="http://x", models=("base",), rate_per_s=rate))
+    report = report_of_records(records, RunSettings(url="http://x", models=("base",), rate_per_s=rate))
     return Level(f"{rate:.4g} req/s", rate, [report])
 
 

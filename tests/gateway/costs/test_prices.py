@@ -260,4 +260,4 @@ def test_list_finds_models_by_a_part_of_their_name(tmp_path: Path) -> None:
     assert code == 0
     assert '"openai:gpt-6-luna"' in text
     code, text = command("list", "no-such-thing", "--data-dir", tmp_path)
-    assert (code, text.startswith("error: No known model")) == (2, True)
+    assert (code, text.startswith("error: No model's name contains")) == (2, True)

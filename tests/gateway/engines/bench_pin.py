@@ -14,8 +14,8 @@ from gateway.engines.client import EngineClient
 from gateway.engines.file_locks import AdapterFileLocks
 from gateway.inference.routing import Resolver
 from gateway.metrics import Metrics
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters_on_disk import write_adapter
 
 _ROUNDS, _PER_ROUND, _ADAPTERS = 9, 2_000, 32

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
 from tests.gateway.engines.test_pool import eventually
 
@@ -126,8 +126,8 @@ def test_an_attached_engine_that_answers_its_health_check_late_is_not_taken_for_
 
 def test_a_stream_that_stops_in_its_middle_each_time_opens_the_circuit(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, idle_timeout_s=0.3)
-    canned = MockSettings(tokens=8, itl_ms=1, fault=Fault.HANG_MID_STREAM)
-    with serving(canned) as engine, running_gateway(settings, engine.url) as url, client(url) as http:
+    engine_settings = MockSettings(tokens=8, itl_ms=1, fault=Fault.HANG_MID_STREAM)
+    with serving(engine_settings) as engine, running_gateway(settings, engine.url) as url, client(url) as http:
         wait_until_ready(url)
         for _ in range(3):
             assert "engine_idle_timeout" in http.post("/v1/chat/completions", json=ASKED | {"stream": True}).text
@@ -183,9 +183,9 @@ def test_no_odd_answer_ends_anything(tmp_path: Path, path: str) -> None:
 
 
 def test_an_attached_engine_with_a_key_is_served_with_the_operators_and_named_without_it(tmp_path: Path) -> None:
-    canned = MockSettings(tokens=2, api_key="what the operator gave it")
+    engine_settings = MockSettings(tokens=2, api_key="what the operator gave it")
     (tmp_path / "without").mkdir()
-    with serving(canned) as engine:
+    with serving(engine_settings) as engine:
         with running_gateway(Settings(data_dir=tmp_path / "without"), engine.url) as url, client(url) as http:
             assert eventually(lambda: "engine_api_key" in engines(http)[0]["reason"])
         (tmp_path / "with").mkdir()

@@ -24,7 +24,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 class Engines:
-    """Canned engines as processes of their own, which can be killed and started again on the same port."""
+    """Mock engines as processes of their own, which can be killed and started again on the same port."""
 
     def __init__(self, stack: ExitStack, count: int, *options: str) -> None:
         self._stack = stack
@@ -48,7 +48,7 @@ class Engines:
         self._processes[self.ports[number]] = self._start(self.ports[number])
 
     def stats(self, number: int) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.urls[number]}/canned/stats").json())
+        return dict(httpx.get(f"{self.urls[number]}/mock/stats").json())
 
     def _start(self, port: int) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "loadtest.mock_engine", "--port", str(port), "--tokens", "4", *self._options]
@@ -113,21 +113,21 @@ def test_an_engine_that_cannot_be_reached_loses_no_request(tmp_path: Path) -> No
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_under_which_an_engine_died_is_neither_replayed_nor_taken_again(tmp_path: Path, stream: bool) -> None:
     with pool_of(2, tmp_path) as pool, ThreadPoolExecutor(1) as threads:
-        poison = threads.submit(pool.ask, "poison", stream=stream, canned_fault="hang")
+        poison = threads.submit(pool.ask, "poison", stream=stream, mock_fault="hang")
         assert eventually(lambda: 1 in pool.running())
         killer = pool.running().index(1)
         pool.engines.kill(killer)
         assert poison.result().status_code == 502
         assert eventually(lambda: pool.states()[killer] == "restarting")
         assert pool.running() == [0, 0]
-        again = pool.ask("poison", stream=stream, canned_fault="hang")
+        again = pool.ask("poison", stream=stream, mock_fault="hang")
         assert again.status_code == 400
         assert again.json()["error"]["code"] == "suspect_request"
         assert again.headers["x-should-retry"] == "false"
         assert pool.ask("harmless").status_code == 200
         pool.engines.restart(killer)
         assert eventually(lambda: pool.states() == ["ready", "ready"])
-        assert pool.ask("poison", stream=stream, canned_fault="hang").status_code == 400
+        assert pool.ask("poison", stream=stream, mock_fault="hang").status_code == 400
 
 
 def test_no_engine_left_is_a_503_that_names_every_reason(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Desired state and dying engines, over canned engines that can be killed and that have no plugin of ours."""
+"""Desired state and dying engines, over mock engines that can be killed and that have no plugin of ours."""
 
 import json
 import threading

@@ -1,6 +1,6 @@
 """A managed engine that dies: who is blamed, what is kept, how long it rests.
 
-The engine is a canned one that can be told to break off with an error, as vLLM does.
+The engine is a mock that can be told to break off with an error, as vLLM does.
 """
 
 import os
@@ -22,7 +22,7 @@ import uvicorn
 from adapters import BaseModel, Version
 from gateway.app import Turntable
 from gateway.cli.listening import server_config
-from gateway.cli.serve_checks import plan_for
+from gateway.cli.startup import plan_for
 from gateway.engines.process import EngineProcess, EngineSpec
 from gateway.settings import Settings
 from gateway.wiring import Setup
@@ -104,7 +104,7 @@ class Managed:
 
     def ask_and_leave(self, model: str) -> None:
         """Begin a request that the engine never answers, and go while it runs."""
-        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "canned_fault": "hang"}
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "mock_fault": "hang"}
         with pytest.raises(httpx.ReadTimeout):
             self.http.post("/v1/chat/completions", json=body, timeout=0.5)
         assert eventually(lambda: self.engine["running"] == 0)
@@ -184,7 +184,7 @@ def test_a_first_request_that_was_not_answered_does_not_clear_its_version(tmp_pa
         if end == "left":
             gateway.ask_and_leave("bad")
         else:
-            assert gateway.ask("bad", canned_fault="drop") == 502
+            assert gateway.ask("bad", mock_fault="drop") == 502
         gateway.break_off()
         assert eventually(lambda: gateway.state_of(version)[0] == "quarantined")
 

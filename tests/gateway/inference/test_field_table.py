@@ -1,4 +1,4 @@
-"""Every field of every API with every odd value, over a canned engine: answered or refused, and never a failure."""
+"""Every field of every API with every odd value, over a mock engine: answered or refused, and never a failure."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,7 @@ from tests.field_table import combinations
 from tests.gateway.conftest import KEY, Attached
 
 _AT_A_TIME = 16
-# The canned engine streams no completions: it answers as no engine should, and is rightly said to have failed.
+# The mock engine streams no completions: it answers as no engine should, and is rightly said to have failed.
 _ENGINE_AT_FAULT = ("/v1/completions", "stream", "true")
 
 
@@ -34,4 +34,4 @@ def test_no_value_of_any_field_makes_a_server_error(attached: Attached) -> None:
     assert [answer for answer in answers if answer[0] >= 500 and answer[1:] != _ENGINE_AT_FAULT] == []
     counted = Counter(status for status, *_ in answers)
     assert len(answers) > 3_900
-    assert counted[200] > 300, "the canned engine took part"
+    assert counted[200] > 300, "the mock engine took part"

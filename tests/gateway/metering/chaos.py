@@ -2,7 +2,7 @@
 off, at random moments and one in the other; keys are made and revoked meanwhile. Afterwards the ledger must be what the
 engine counted, every change that was answered must hold, no process be left, and no fault have passed unseen.
 
-The engine is canned and a process of its own, so that it can be stopped. The disk is filled by the kernel's limit on
+The engine is a mock and a process of its own, so that it can be stopped. The disk is filled by the kernel's limit on
 the size of a process's files, which holds for root as well and touches nothing outside. `python -m
 tests.gateway.metering.chaos` does this for twenty minutes for `make soak-chaos`.
 """
@@ -42,7 +42,7 @@ _ENGINE = """
 import json, sys
 from dataclasses import asdict
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
+from loadtest.mock_engine.app import serving
 
 with serving(MockSettings(tokens=12, ttft_ms=2, itl_ms=4, tells_tokens=True)) as server:
     print(server.url, flush=True)
@@ -63,7 +63,7 @@ class Count:
 
 
 class Engine:
-    """A canned engine in a process of its own."""
+    """A mock engine in a process of its own."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdin is not None

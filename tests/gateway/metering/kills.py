@@ -1,6 +1,6 @@
 """Killing a gateway at random moments under load, again and again, and what its ledger says afterwards.
 
-The engine is canned and attached: it outlives every gateway, and what it counted is the truth. `python -m
+The engine is a mock and attached: it outlives every gateway, and what it counted is the truth. `python -m
 tests.gateway.metering.kills` does this a thousand times for `make soak`.
 """
 
@@ -32,8 +32,8 @@ from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
 from gateway.database import open_database
 from gateway.metering import spending, usage_ledger
 from loadtest.bench.machine import machine
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockEngine, MockSettings, MockUsage
-from loadtest.mock_engine.server import serving
 from tests.gateway.quota.conftest import WEIGHTS
 
 KEY = "tt-kill-test"
@@ -123,7 +123,7 @@ def serve(folder: Path, database_url: str, engine_url: str, port: int) -> None:
 
     from gateway.app import Turntable
     from gateway.cli.listening import server_config
-    from gateway.cli.serve_checks import plan_for
+    from gateway.cli.startup import plan_for
     from gateway.settings import Settings
     from gateway.wiring import Setup
 
@@ -147,7 +147,7 @@ def serve(folder: Path, database_url: str, engine_url: str, port: int) -> None:
 
 _FORKING = """
 import json, os, signal, sys
-import gateway.app, gateway.cli.serve_checks, gateway.cli.listening, uvicorn
+import gateway.app, gateway.cli.startup, gateway.cli.listening, uvicorn
 from tests.gateway.metering.kills import serve
 from pathlib import Path
 

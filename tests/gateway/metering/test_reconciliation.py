@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 
 FAST = {"reconcile_every_s": 0.05}

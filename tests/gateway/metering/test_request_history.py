@@ -17,8 +17,8 @@ from adapters.admin_client import ADDRESS_FILE
 from gateway.clock import now_us
 from gateway.metering.refusal_log import MOST_PENDING, WRITE_EVERY_S, Refusal, RefusalLog, without_secrets
 from gateway.settings import Settings, inherited_environment
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.conftest import TURNTABLE
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready

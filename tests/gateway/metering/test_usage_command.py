@@ -9,12 +9,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from gateway.cli.usage import usage_app
+from gateway.cli.usage import app as usage_app
 from gateway.clock import HOUR_US, now_us
 from gateway.database import open_database
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.costs.ledger_rows import row, write_rows
 

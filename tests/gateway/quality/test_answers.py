@@ -19,7 +19,7 @@ from tests.gateway.conftest import KEY, Attached
 from tests.gateway.releases.conftest import gateway_with_versions
 
 MINE = "/admin/v1/adapters/mine"
-# What the version learnt: labels of a token after prompts of two. The canned engine answers with sentences.
+# What the version learnt: labels of a token after prompts of two. The mock engine answers with sentences.
 LEARNT = Baseline.of([ProfiledAnswer(("spam", "ham")[n % 2], 2, 2, "stop") for n in range(200)])
 
 
@@ -56,7 +56,7 @@ def test_answers_unlike_those_learnt_from_are_called_drift_and_leave_only_counts
         if number < 10:
             gateway.chat(model="base")
             gateway.chat(model="mine", n=2)
-            gateway.chat(model="mine", canned_fault="error_500")
+            gateway.chat(model="mine", mock_fault="error_500")
     found = measures(gateway)
     assert {measure["answers"] for measure in found.values()} == {120}, "of the base, of two choices and errors none"
     assert found["prompt_tokens"]["drift"] == found["ended"]["drift"] == found["refusal"]["drift"] == "steady"
@@ -94,7 +94,7 @@ def test_what_is_due_is_shown_and_measured(gateway: Attached) -> None:
     environment = {"TURNTABLE_GATEWAY_URL": gateway.url, "TURNTABLE_ADMIN_KEY": KEY, "COLUMNS": "200"}
     shown = CliRunner().invoke(app, ["drift", "mine"], env=environment)
     assert shown.exit_code == 0, shown.output
-    for text in ("DUE drift: live answers drifted:", "DUE age: live for 90 days", "completion_tokens", "by_chance"):
+    for text in ("DUE drift: live answers drifted:", "DUE age: live for 90 days", "completion_tokens", "by chance"):
         assert text in shown.stdout
     assert "DUE base: the template served now" in CliRunner().invoke(app, ["show", "mine"], env=environment).stdout
     assert gateway.http.get("/admin/v1/adapters/nobody/drift").status_code == 404

@@ -20,7 +20,7 @@ from gateway.quality.feedback import Feedback, FeedbackStore
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.releases.conftest import gateway_with_versions
-from trainer.cli import data
+from trainer.cli.data import app as data
 
 ASKED = [{"role": "system", "content": "Triage."}, {"role": "user", "content": "Where is order 7?"}]
 GIVEN = {"role": "assistant", "content": "billing"}

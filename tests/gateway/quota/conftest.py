@@ -13,7 +13,7 @@ import httpx
 from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
 from gateway.database import open_database
 from gateway.settings import Settings
-from loadtest.mock_engine.server import MockServer
+from loadtest.mock_engine.app import MockServer
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 
 ANSWER_NANO_USD, PROMPT_NANO_USD = 10_000, 1_000
@@ -31,7 +31,7 @@ WEIGHTS = {
 
 @contextmanager
 def priced_gateway(data_dir: Path, engine: MockServer, **settings: object) -> Iterator[Attached]:
-    """A gateway of its own over a canned engine, ready and with a price."""
+    """A gateway of its own over a mock engine, ready and with a price."""
     wanted = Settings(data_dir=data_dir, engine_usd_per_hour=Decimal("3.6"), **settings)  # type: ignore[arg-type]
     data_dir.mkdir(exist_ok=True)
     database = open_database(wanted.database)

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import create_engine, func, select
 
 from gateway.metering import usage_ledger
+from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import Fault, MockSettings
-from loadtest.mock_engine.server import MockServer, serving
 from tests.gateway.conftest import Attached
 from tests.gateway.quota.conftest import ANSWER_NANO_USD, PROMPT_NANO_USD, Key, new_key, priced_gateway
 from tests.gateway.releases.conftest import eventually
@@ -128,7 +128,7 @@ def test_whatever_becomes_of_a_request_its_budget_pays_what_the_ledger_says(
     key = new_key(gateway, budget_usd="1", rpm=1000, tpm=100_000, max_concurrency=1)
     for _ in range(2):  # one at a time: the second only runs when the first has given its place back
         assert gateway.http.post(CHAT, json=ASKED).is_success  # or the circuit opens at the third fault in a row
-        response = key.post(CHAT, ASKED | {"stream": stream, "canned_fault": fault})
+        response = key.post(CHAT, ASKED | {"stream": stream, "mock_fault": fault})
         assert response.status_code != httpx.codes.TOO_MANY_REQUESTS
     assert eventually(lambda: spending_of(key)["reserved_usd"] == 0)  # settled a moment after the answer has left
     standing = spending_of(key)
@@ -139,7 +139,7 @@ def test_whatever_becomes_of_a_request_its_budget_pays_what_the_ledger_says(
 
 def test_a_client_that_leaves_pays_what_was_generated(gateway: Attached) -> None:
     key = new_key(gateway, budget_usd="1", max_concurrency=1)
-    body = ASKED | {"stream": True, "canned_fault": Fault.HANG_MID_STREAM}
+    body = ASKED | {"stream": True, "mock_fault": Fault.HANG_MID_STREAM}
     with gateway.http.stream("POST", CHAT, json=body, headers=key.headers) as stream:
         lines = stream.iter_lines()
         assert next(lines)

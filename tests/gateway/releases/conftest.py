@@ -1,4 +1,4 @@
-"""Names with several ready versions, and a gateway over them that is attached to a canned engine."""
+"""Names with several ready versions, and a gateway over them that is attached to a mock engine."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from adapters import Registry, State, Store, Version
 from adapters.peft_config import read_peft_config
 from gateway.database import open_database
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
 

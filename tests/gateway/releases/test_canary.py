@@ -171,7 +171,7 @@ def test_bodies_that_no_version_ever_answered_do_not_take_a_canary_back(tmp_path
         assert gateway.http.post("/admin/v1/adapters/mine/canary", json=body).status_code == 200
         ask_as(gateway, range(8))
         for number in range(30):
-            odd = {"canned_fault": "error_500", "vllm_xargs": {"odd": number}}
+            odd = {"mock_fault": "error_500", "vllm_xargs": {"odd": number}}
             assert gateway.chat(model="mine", user="the attacker", **odd).status_code == 502
         assert policy(gateway)["canary"] == {"version": "v2", "percent": 100}
 

@@ -16,13 +16,13 @@ from adapters.cli import app
 from gateway.errors import ConflictError
 from gateway.releases.gate import EvidenceRecorder, PromotionGate, ServedBase
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora, write_base
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.releases.conftest import gateway_with_versions, ready_versions
 from trainer.errors import RunError
-from trainer.training.publish import Promotion, refuse_what_is_not_served
+from trainer.training.publish import Promotion, refuse_unpublishable
 
 MINE = "/admin/v1/adapters/mine"
 TASK = "7" * 64
@@ -146,7 +146,7 @@ def test_publishing_into_a_closed_gate_says_that_it_is_published_and_what_is_mis
     add = ["add", "fresh", str(source), "--promote"]
     refused = CliRunner().invoke(app, add, env=environment)
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(
+    assert refused.stderr.splitlines()[-1].startswith(
         "error: fresh@v1 is published and ready, but not live: fresh@v1 has no verdict, so"
     )
     overridden = CliRunner().invoke(app, [*add, "--override", "trying it out", "--by", "Ada"], env=environment)
@@ -162,10 +162,10 @@ def test_training_for_a_closed_gate_is_refused_before_it_begins(
     gated: Attached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURNTABLE_ADMIN_KEY", KEY)
-    check = partial(refuse_what_is_not_served, [8], gateway_url=gated.url, data_dir=tmp_path)
+    check = partial(refuse_unpublishable, [8], gateway_url=gated.url, data_dir=tmp_path)
     check(promotion=Promotion(OVERRIDE))
     check(promotion=None)
-    with pytest.raises(RunError, match="wants a verdict, which a version gets after it is published"):
+    with pytest.raises(RunError, match="requires a verdict, which a version gets after it is published"):
         check(promotion=Promotion())
 
 

@@ -1,4 +1,4 @@
-"""Publish, verify and retire over a canned engine: every state is truthful, whatever happens in between."""
+"""Publish, verify and retire over a mock engine: every state is truthful, whatever happens in between."""
 
 import asyncio
 import hashlib
@@ -20,8 +20,8 @@ from adapters import Store, StoreError
 from adapters.archive import pack, unpack
 from gateway.settings import Settings
 from gateway.threads import entered_in_file_thread
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
-from loadtest.mock_engine.server import serving
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.conftest import TURNTABLE
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready

@@ -14,8 +14,8 @@ import pytest_asyncio
 import uvicorn
 
 from gateway.settings import Settings
+from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import Fault, MockEngine, MockSettings
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, gateway_app, in_process_gateway, wait_until_ready
 from tests.gateway.test_faults import eventually
 

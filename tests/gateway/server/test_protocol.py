@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from gateway.settings import Settings
+from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault
-from loadtest.mock_engine.server import serving
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.test_faults import eventually
 
@@ -186,7 +186,7 @@ def test_a_client_that_leaves_is_noticed_whatever_it_sent(attached: Attached, si
     aborted = attached.engine.aborted
     attached.engine.received.clear()
     with connected(attached.url) as client:
-        client.sendall(request(size, canned_fault=Fault.HANG))
+        client.sendall(request(size, mock_fault=Fault.HANG))
         if behind:
             client.sendall(request(10 if behind == b"small" else 300_000))
         assert eventually(lambda: len(attached.engine.received) == 1)
@@ -195,7 +195,7 @@ def test_a_client_that_leaves_is_noticed_whatever_it_sent(attached: Attached, si
 
 
 def test_what_is_wrong_behind_a_running_request_is_never_read_as_its_answer(attached: Attached) -> None:
-    body = BODY.replace(b"}]}", b'}],"stream":true,"canned_fault":"hang_mid_stream"}')
+    body = BODY.replace(b"}]}", b'}],"stream":true,"mock_fault":"hang_mid_stream"}')
     with connected(attached.url) as client:
         client.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
         read_until(client, lambda answer: b"data: " in answer)

@@ -51,7 +51,7 @@ def test_what_a_limit_or_budget_refuses_is_refused_without_its_body(attached: At
 def test_a_place_that_is_not_free_is_refused_without_the_body(attached: Attached) -> None:
     secret = new_key(attached, max_concurrency=1)
     attached.engine.received.clear()
-    hanging = json.dumps(ASKED | {"canned_fault": Fault.HANG}).encode()
+    hanging = json.dumps(ASKED | {"mock_fault": Fault.HANG}).encode()
     head = (
         f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\ncontent-length: {len(hanging)}\r\n\r\n"
     )

@@ -1,4 +1,4 @@
-"""`turntable loadtest bench` as a user meets it, with the real gateway in front of the canned engine."""
+"""`turntable loadtest bench` as a user meets it, with the real gateway in front of the mock engine."""
 
 import json
 import os

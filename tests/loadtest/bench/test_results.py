@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from loadtest.bench import page
-from loadtest.bench.results import BARS, Bar, Result, Sample, Spread
-from loadtest.bench.soak import Soak
+from loadtest.bench import results
+from loadtest.bench.results import BARS, Bar, Result, Sample, Soak, Spread
 
 
 def sample(system: str, workload: str = "plain", round: int = 1, **changes: Any) -> Sample:  # noqa: A002 its name
@@ -71,8 +70,8 @@ def test_a_busy_client_before_an_idle_system_makes_the_run_invalid() -> None:
 
 def test_the_page_says_when_the_machine_was_shared() -> None:
     warning = "**The machine was shared**: others used up to 1.20 cores."
-    assert warning in page.bottleneck(result(sample("direct"), sample("turntable", other_cores=1.2)))
-    assert "shared" not in page.bottleneck(result(sample("direct"), sample("turntable", other_cores=0.1)))
+    assert warning in results.bottleneck_table(result(sample("direct"), sample("turntable", other_cores=1.2)))
+    assert "shared" not in results.bottleneck_table(result(sample("direct"), sample("turntable", other_cores=0.1)))
 
 
 def test_failed_answers_are_faults() -> None:
@@ -93,19 +92,20 @@ def test_a_run_survives_json_and_its_page_shows_missed_bars_as_missed() -> None:
     run = result(sample("direct"), sample("turntable", cpu_us_per_request=151.0), sample("vllm-router", rss_mib=9999.0))
     again = Result.from_json(run.as_json())
     assert again == run
-    shown = page.bars(again).splitlines()
+    shown = results.bars_table(again).splitlines()
     assert "| CPU per plain request, over vllm-router | ≤ 1.50× | 1.51× (1.51 to 1.51) | missed |" in shown
     assert "| CPU per plain request, over LiteLLM | ≤ 0.033× |  | not measured |" in shown
     assert "| memory (RSS) | ≤ 150 MiB | 50.0 MiB (50.0 to 50.0) | met |" in shown
     assert len(shown) == 2 + len(BARS)
-    assert "| plain request | 1.51× (1.51 to 1.51) | 1.00× (1.00 to 1.00) |" in page.ratios(again)
-    assert "| memory (RSS), MiB | 50.0 (50.0 to 50.0) | 50.0 (50.0 to 50.0) | 9,999 (9,999 to 9,999) |" in page.figures(
-        again
+    assert "| plain request | 1.51× (1.51 to 1.51) | 1.00× (1.00 to 1.00) |" in results.ratios_table(again)
+    assert (
+        "| memory (RSS), MiB | 50.0 (50.0 to 50.0) | 50.0 (50.0 to 50.0) | 9,999 (9,999 to 9,999) |"
+        in results.figures_table(again)
     )
 
 
 def test_the_slope_of_a_soak_leaves_out_the_first_fifth() -> None:
     climbing = [50.0, 80.0, *(100 + block * 0.5 for block in range(9))]
     assert round(Soak("", {}, {}, 100_000, 0, climbing).slope_mib, 6) == 0.5
-    assert "+0.50 MiB: met" in page.soak(Soak("", {}, {}, 100_000, 0, climbing))
-    assert "+5.00 MiB: missed" in page.soak(Soak("", {}, {}, 10_000, 0, climbing))
+    assert "+0.50 MiB: met" in results.soak_table(Soak("", {}, {}, 100_000, 0, climbing))
+    assert "+5.00 MiB: missed" in results.soak_table(Soak("", {}, {}, 10_000, 0, climbing))

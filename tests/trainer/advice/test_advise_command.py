@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import trainer.cli as commands
 from tests.conftest import ROOT
+from tests.trainer import commands
 from tests.trainer.cli.test_commands import run
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.eval.conftest import SCHEMA, TASK, questions

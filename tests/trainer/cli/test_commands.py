@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-import trainer.cli as commands
 from tests.conftest import ROOT
+from tests.trainer import commands
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.scripted_gateway import KEY, POSTED, RIGHT
 
@@ -29,7 +29,7 @@ def test_train_refuses_broken_data_with_its_line(jsonl: WriteJsonl, tmp_path: Pa
     result = run(commands.train, recipe, "--data-dir", tmp_path / "var")
     assert result.exit_code == 2
     assert f'{path}:2: messages[0].role is "asistant"; use system, user, assistant or tool' in result.stderr
-    assert "error: the data has 1 problem; mend it and run again." in result.stderr
+    assert "error: the data has 1 problem; fix it and run again." in result.stderr
     assert not (tmp_path / "var").exists()
 
 
@@ -64,8 +64,8 @@ def task(jsonl: WriteJsonl, tmp_path: Path) -> Path:
     [
         (["--models", "base"], "there is no key: set TURNTABLE_API_KEY"),
         (["--models", "base", "--require", "speed=1"], "--require speed=1: there is no metric 'speed'; use correct"),
-        (["--models", "base", "--require", "category"], "--require category: write a metric and its least value"),
-        (["--models", "base", "--require", "mine:category=1"], "mine is no arm; asked are base"),
+        (["--models", "base", "--require", "category"], "--require category: write a metric and its minimum"),
+        (["--models", "base", "--require", "mine:category=1"], "mine is not an arm; there are base"),
         (["--models", ","], "--models names no model"),
     ],
 )
@@ -169,9 +169,9 @@ def test_a_verdict_is_recorded_on_the_very_version_that_answered(
 
 def test_help_loads_neither_torch_nor_an_http_client() -> None:
     script = (
-        "import sys, turntable.cli\n"
+        "import sys\nfrom turntable.cli import main\n"
         "sys.argv = ['turntable', 'train', '--help']\n"
-        "try: turntable.cli.main()\n"
+        "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         "loaded = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'httpx', 'openai'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"

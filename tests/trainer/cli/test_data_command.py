@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import trainer.cli as commands
+from tests.trainer import commands
 from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.training.loss_mask import Renderer
 
@@ -54,7 +54,10 @@ def test_check_names_every_problem_and_fails(jsonl: WriteJsonl) -> None:
 def test_a_file_that_cannot_be_read_is_bad_usage_and_not_a_verdict(tmp_path: Path) -> None:
     result = data("check", tmp_path / "none.jsonl")
     assert result.exit_code == 2
-    assert result.stderr == f"{tmp_path}/none.jsonl: cannot be read (No such file or directory); check the path\n"
+    assert result.stderr.splitlines() == [
+        f"{tmp_path}/none.jsonl: cannot be read (No such file or directory); check the path",
+        f"error: {tmp_path}/none.jsonl cannot be read; check the path.",
+    ]
 
 
 def test_check_warns_of_rows_in_two_files_and_fails_when_strict(jsonl: WriteJsonl) -> None:
@@ -87,8 +90,8 @@ def test_very_many_problems_are_grouped_by_kind(jsonl: WriteJsonl) -> None:
 def test_a_secret_is_red_and_is_not_shown(jsonl: WriteJsonl) -> None:
     result = data("check", jsonl(chat(), chat("key?", SECRET), chat("mail?", "a@b.com")))
     assert result.exit_code == 1
-    assert "2: holds an API key" in result.stderr
-    assert "3: holds an e-mail address" in result.stderr
+    assert "2: contains an API key" in result.stderr
+    assert "3: contains an e-mail address" in result.stderr
     assert SECRET not in result.output
 
 
@@ -100,7 +103,7 @@ def test_check_measures_lengths_under_the_served_template(jsonl: WriteJsonl, bas
     lengths = found["lengths"]
     assert (lengths["rows"], lengths["rendered"], lengths["too_long"], lengths["unrendered"]) == (6, 6, 1, 1)
     assert lengths["percentiles"]["p50"] <= 128 < lengths["percentiles"]["p100"]
-    assert 0 < lengths["trained_tokens"] < lengths["tokens"]
+    assert 0 < lengths["loss_tokens"] < lengths["tokens"]
     graded = {finding["name"]: finding["grade"] for finding in found["findings"]}
     assert (graded["too_long"], graded["unrendered"]) == ("red", "red")
     assert found["estimate"]["tokens_per_epoch"] >= lengths["tokens"]
@@ -150,7 +153,7 @@ def test_split_writes_three_files_that_check_finds_nothing_shared_in(jsonl: Writ
     assert parts["rows"] == {"train": 96, "valid": 12, "test": 12}
     assert parts["classes"]["test"] == dict.fromkeys(CLASSES, 4)
     found = report(*parts["paths"].values(), "--group-field", "customer")["findings"]
-    assert not [finding for finding in found if finding["name"].startswith("shared")]
+    assert not [finding for finding in found if finding["name"].endswith("leakage")]
     assert data("split", path, "--out-dir", tmp_path / "parts").exit_code == 2
     assert data("split", path, "--out-dir", tmp_path / "parts", "--force").exit_code == 0
     assert data("split", path, "--valid", 0.5, "--test", 0.5).exit_code == 2
@@ -163,7 +166,7 @@ def test_split_says_before_training_that_its_test_part_is_too_small_for_a_verdic
     result = data("split", path, "--out-dir", tmp_path / "parts")
     assert result.exit_code == 0
     assert (
-        "12 test rows, and a verdict of turntable compare takes 50 (min_items in [gate]); split with --test 0.42"
+        "12 test rows, and a verdict of turntable compare needs 50 (min_items in [gate]); split with --test 0.42"
         in (result.stderr)
     )
     again = data("split", path, "--out-dir", tmp_path / "parts", "--force", "--test", 0.42)
@@ -190,7 +193,7 @@ def test_preview_shows_what_is_learnt(jsonl: WriteJsonl, base_model: Path) -> No
     assert result.exit_code == 0
     assert "⟦Here.<|end|>⟧" in result.stdout
     assert "⟦Where?" not in result.stdout
-    assert result.stdout.count("tokens,") == 3
+    assert result.stdout.count(" loss tokens,") == 3
 
 
 def test_preview_shows_both_sides_of_a_pair(jsonl: WriteJsonl, base_model: Path) -> None:
@@ -218,8 +221,8 @@ def test_preview_fails_when_a_mask_is_not_what_it_has_to_be(
 
     def spoilt(self: Renderer, example: Any) -> Any:
         row = render(self, example)
-        whole = ((0, len(row.text)),) if spoil(row.input_ids, row.labels) == row.input_ids else row.learnt
-        return replace(row, labels=spoil(row.input_ids, row.labels), learnt=whole)
+        whole = ((0, len(row.text)),) if spoil(row.input_ids, row.labels) == row.input_ids else row.loss_spans
+        return replace(row, labels=spoil(row.input_ids, row.labels), loss_spans=whole)
 
     monkeypatch.setattr(Renderer, "render", spoilt)
     path = jsonl(chat("Where is my parcel?", "Here."))
@@ -233,7 +236,7 @@ def test_preview_of_a_row_that_cannot_be_masked_is_an_error(jsonl: WriteJsonl, b
     path = jsonl(chat("say <|end|>"), chat())
     result = data("preview", path, "--base-model", base_model.resolve())
     assert result.exit_code == 1
-    assert f"{path}:1: messages[0].content holds '<|end|>'" in result.stderr
+    assert f"{path}:1: messages[0].content contains '<|end|>'" in result.stderr
     assert "line 2" in result.stdout
 
 

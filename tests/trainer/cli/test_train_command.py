@@ -10,9 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-import trainer.cli as commands
+from tests.trainer import commands
 from tests.trainer.conftest import chat
-from trainer.training.loop import Loop
+from trainer.training.loop import TrainingLoop
 
 ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(24)]
 RECIPE = (
@@ -83,15 +83,15 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
 def test_a_run_that_ctrl_c_stopped_is_continued_to_the_same_weights(
     typed: Typed, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = Loop._step
+    taken = TrainingLoop._step
 
-    def step(self: Loop, number: int, rows: Sequence[int]) -> None:
+    def step(self: TrainingLoop, number: int, rows: Sequence[int]) -> None:
         taken(self, number, rows)
         if number == 2:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as disturbed:
-        disturbed.setattr(Loop, "_step", step)
+        disturbed.setattr(TrainingLoop, "_step", step)
         stopped = typed(commands.train, "HERE/recipe.toml")
     assert (stopped.exit_code, "continue with --resume" in stopped.stderr) == (130, True), stopped.output
     continued = typed(commands.train, "HERE/recipe.toml", "--resume", "--json")
@@ -131,4 +131,4 @@ def test_a_sweep_shows_its_trials_and_keeps_the_best(typed: Typed, finished: dic
     kept = json.loads(swept.stdout)
     assert kept["recipe"]["training"]["learning_rate"] == 1e-3
     assert kept["digest"] == finished["digest"], "the best trial is the run that its recipe alone would be"
-    assert (Path(kept["directory"]) / "sweep.png").is_file()
+    assert (Path(kept["directory"]) / "sweep.svg").is_file()

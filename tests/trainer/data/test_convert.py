@@ -1,4 +1,4 @@
-"""Files that are no JSON Lines: each is told in one sentence with the fix, and read by `prepare`."""
+"""Files that are not JSON Lines: each is told in one sentence with the fix, and read by `prepare`."""
 
 import gzip
 import json
@@ -10,8 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from tests.trainer.conftest import chat
-from trainer.data.dataset import read_dataset
-from trainer.data.lint import Wanted, lint_files
+from trainer.data.lint import LintOptions, lint_files
+from trainer.data.loaders import read_examples
 from trainer.data.prepare import Policy, PrepareReport, prepare
 from trainer.errors import DataError
 
@@ -24,7 +24,7 @@ def prepared(path: Path, **options: object) -> PrepareReport:
 
 
 def turns(account: PrepareReport) -> list[tuple[str, ...]]:
-    return [tuple(message.content for message in one.messages) for one in read_dataset(account.out).examples]
+    return [tuple(message.content for message in one.messages) for one in read_examples(account.out)]
 
 
 LINES = "".join(f"{json.dumps(chat(*row), ensure_ascii=False)}\n" for row in ASKED)
@@ -50,7 +50,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 def test_a_file_of_another_format_is_one_problem_with_the_fix_and_is_read_by_prepare(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     FILES[name](path)
-    checkup = lint_files([path], Wanted())
+    checkup = lint_files([path], LintOptions())
     (problem,) = checkup.files[0].problems
     assert problem.line is None
     assert f"convert it: turntable data prepare {path} --out {path.name.partition('.')[0]}.messages" in problem.message
@@ -61,7 +61,7 @@ def test_windows_1252_is_one_problem_with_the_fix_and_is_read_by_prepare(tmp_pat
     path = tmp_path / "a.jsonl"
     rows = [chat("caf\xe9?", "\x80 5"), chat("plain?"), chat("stra\xdfe?")]
     path.write_bytes(b"".join(f"{json.dumps(row, ensure_ascii=False)}\n".encode("latin-1") for row in rows))
-    (problem,) = lint_files([path], Wanted()).files[0].problems
+    (problem,) = lint_files([path], LintOptions()).files[0].problems
     assert problem.line == 1
     assert problem.message.startswith("is not UTF-8 (and 1 more rows); save it as UTF-8, or: turntable data prepare")
     assert turns(prepared(path))[0] == ("café?", "€ 5")
@@ -78,7 +78,7 @@ def test_windows_1252_is_one_problem_with_the_fix_and_is_read_by_prepare(tmp_pat
 def test_what_is_not_read_at_all_is_told_by_both(tmp_path: Path, head: bytes, said: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(head)
-    assert said in lint_files([path], Wanted()).files[0].problems[0].message
+    assert said in lint_files([path], LintOptions()).files[0].problems[0].message
     with pytest.raises(DataError) as caught:
         prepared(path)
     assert said in str(caught.value.problems[0])
@@ -116,7 +116,7 @@ def test_a_row_with_too_many_cells_and_a_label_that_is_a_number_are_named(tmp_pa
     ]
     rows = tmp_path / "a.jsonl"
     rows.write_text('{"text": "a", "label": 0}\n{"text": "b", "label": "good"}\n', encoding="utf-8")
-    assert "has label 0, which is no text" in prepared(rows).dropped[0].message
+    assert "has label 0, which is not text" in prepared(rows).dropped[0].message
 
 
 def test_rows_that_are_lists_of_turns_are_read(tmp_path: Path) -> None:

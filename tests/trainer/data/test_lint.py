@@ -19,10 +19,10 @@ from trainer.data.estimate import (
     parameters_of,
     processor_speed,
 )
-from trainer.data.findings import AMBER, GREEN, RED, SIZES, Finding, Task, verdict, verdict_advice
+from trainer.data.findings import AMBER, GREEN, RED, SIZES, Finding, Task, held_out_advice, verdict
 from trainer.data.labels import Labels
-from trainer.data.lengths import measure
-from trainer.data.lint import LintReport, Wanted, lint_files
+from trainer.data.lint import LintOptions, LintReport, lint_files
+from trainer.data.rendering import measure_lengths
 from trainer.data.scan import read_rows
 from trainer.training.loss_mask import Renderer
 
@@ -31,7 +31,7 @@ LONG = " ".join(f"word{number}" for number in range(30))
 
 def found(*paths: Path, **wanted: Any) -> dict[str, list[str]]:
     """The places of each finding, without the file."""
-    checkup = lint_files(paths, Wanted(**wanted))
+    checkup = lint_files(paths, LintOptions(**wanted))
     return {
         one.name: [str(place).removeprefix(f"{paths[0].parent}/") for place in one.places] for one in checkup.findings
     }
@@ -40,17 +40,19 @@ def found(*paths: Path, **wanted: Any) -> dict[str, list[str]]:
 def test_copies_and_near_copies_are_named_with_the_row_they_repeat(jsonl: WriteJsonl) -> None:
     path = jsonl(chat(LONG), chat("other"), chat(f"{LONG} more"), chat(LONG), chat("Other", id=4))
     places = found(path)
-    assert places["copies"] == ["train.jsonl:4: holds the same messages as line 1"]
-    assert places["near_copies"] == [
-        "train.jsonl:3: asks nearly the same as line 1",
-        "train.jsonl:5: asks nearly the same as line 2",
+    assert places["duplicates"] == ["train.jsonl:4: has the same messages as line 1"]
+    assert places["near_duplicates"] == [
+        "train.jsonl:3: has nearly the same input as line 1",
+        "train.jsonl:5: has nearly the same input as line 2",
     ]
 
 
 def test_the_same_input_with_unlike_outputs_is_a_contradiction(jsonl: WriteJsonl) -> None:
     path = jsonl(chat("Who?", "A."), chat("who? ", "B."), chat("Who?", "a."), chat("Why?", "B."), chat("Who?", "B."))
     assert found(path)["contradictions"] == [
-        'train.jsonl:2: asks the same as train.jsonl:1 but answers "B.", not "A."'.replace("train.jsonl:1", f"{path}:1")
+        'train.jsonl:2: has the same input as train.jsonl:1 but answers "B.", not "A."'.replace(
+            "train.jsonl:1", f"{path}:1"
+        )
     ]
 
 
@@ -93,7 +95,7 @@ def test_pairs_that_turn_a_preference_round_are_contradictions(jsonl: WriteJsonl
     turned = pair(preferred_output=row["non_preferred_output"], non_preferred_output=row["preferred_output"])
     third = pair(preferred_output=[{"role": "assistant", "content": "Third."}])
     path = jsonl(row, third, turned, pair("Else?"))
-    assert len(found(path)["turned_preferences"]) == 1
+    assert len(found(path)["conflicting_preferences"]) == 1
     assert "contradictions" not in found(path)
 
 
@@ -102,29 +104,29 @@ def test_leakage_between_files_is_found_by_row_by_nearness_and_by_group(jsonl: W
     valid = jsonl(chat("b?", customer="z"), chat(f"{LONG} more", customer="z"), name="valid.jsonl")
     test = jsonl(chat("a?"), chat("c?", customer="x"), chat("b?", customer="q"), name="test.jsonl")
     places = found(train, valid, test, group_field="customer")
-    assert places["shared"] == [f"test.jsonl:1: is also in {train}:2", f"test.jsonl:3: is also in {valid}:1"]
-    assert places["shared_near"] == [f"valid.jsonl:2: asks nearly the same as {train}:1"]
-    assert places["shared_group"] == [f"test.jsonl:2: is of the same group as {train}:1"]
+    assert places["leakage"] == [f"test.jsonl:1: is also in {train}:2", f"test.jsonl:3: is also in {valid}:1"]
+    assert places["near_leakage"] == [f"valid.jsonl:2: has nearly the same input as {train}:1"]
+    assert places["group_leakage"] == [f"test.jsonl:2: is of the same group as {train}:1"]
     assert "ungrouped" in places
-    assert "shared_group" not in found(train, valid, test)
+    assert "group_leakage" not in found(train, valid, test)
 
 
 def test_placeholders_and_personal_data_are_found_in_all_of_a_row(jsonl: WriteJsonl) -> None:
     call = {"type": "function", "function": {"name": "pay", "arguments": '{"card": 4111111111111111}'}}
     turns = [{"role": "user", "content": "Pay"}, {"role": "assistant", "tool_calls": [call]}]
     places = found(jsonl(chat("I am {{ name }}"), {"messages": turns}, chat(note="a@b.com")))
-    assert places["placeholders"] == ["train.jsonl:1: holds the placeholder {{ name }}"]
-    assert places["card"] == ["train.jsonl:2: holds a card number"]
-    assert places["email"] == ["train.jsonl:3: holds an e-mail address"]
+    assert places["placeholders"] == ["train.jsonl:1: contains the placeholder {{ name }}"]
+    assert places["card"] == ["train.jsonl:2: contains a card number"]
+    assert places["email"] == ["train.jsonl:3: contains an e-mail address"]
 
 
 def test_a_file_of_conversations_and_pairs_is_red(jsonl: WriteJsonl) -> None:
-    assert found(jsonl(chat(), pair()))["mixed"] == ["train.jsonl: holds 1 conversations and 1 pairs"]
+    assert found(jsonl(chat(), pair()))["mixed"] == ["train.jsonl: contains 1 conversations and 1 pairs"]
 
 
 def test_rare_classes_are_told(jsonl: WriteJsonl) -> None:
     rows = [chat(f"q{number}", "common") for number in range(20)] + [chat("r1", "rare"), chat("r2", "rare")]
-    checkup = lint_files([jsonl(*rows)], Wanted())
+    checkup = lint_files([jsonl(*rows)], LintOptions())
     assert [(one.field, dict(one.counts)) for one in checkup.balances] == [(None, {"common": 20, "rare": 2})]
     (unbalanced,) = (one for one in checkup.findings if one.name == "unbalanced")
     assert '20 rows of class "common" but 2 of "rare"' in unbalanced.message
@@ -153,14 +155,14 @@ def test_the_size_is_red_below_the_minimum_amber_below_the_recommended_and_else_
         if count > 1_000:
             continue
         path = jsonl(*(chat(f"{n}", name) for n in range(count) for name in classes), *[chat("0", "a")] * 3)
-        (finding,) = (one for one in lint_files([path], Wanted(task=task)).findings if one.name == "size")
+        (finding,) = (one for one in lint_files([path], LintOptions(task=task)).findings if one.name == "size")
         assert finding.count == count
         assert finding.grade == grade
 
 
 def test_the_size_is_judged_for_the_first_file_and_a_guessed_task_does_not_fail(jsonl: WriteJsonl) -> None:
     path = jsonl(*(chat(f"{n}", '{"a": 1}') for n in range(10)))
-    (finding,) = (one for one in lint_files([path], Wanted()).findings if one.name == "size")
+    (finding,) = (one for one in lint_files([path], LintOptions()).findings if one.name == "size")
     assert (finding.grade, finding.count) == (AMBER, 10)
     assert "guessed" in finding.message
 
@@ -171,21 +173,21 @@ def test_the_verdict_is_the_worst_grade() -> None:
 
 
 def test_a_sample_of_many_rows_is_rendered_and_extrapolated(jsonl: WriteJsonl, base_model: Path) -> None:
-    checkup = lint_files([jsonl(*(chat(f"Order {n}?") for n in range(50)))], Wanted())
+    checkup = lint_files([jsonl(*(chat(f"Order {n}?") for n in range(50)))], LintOptions())
     renderer = Renderer.load(base_model)
-    sampled = measure(checkup.files, checkup.columns, renderer, 64, most=10)
-    whole = measure(checkup.files, checkup.columns, renderer, 64)
+    sampled = measure_lengths(checkup.files, checkup.columns, renderer, 64, most=10)
+    whole = measure_lengths(checkup.files, checkup.columns, renderer, 64)
     assert (sampled.rendered, whole.rendered, sampled.rows) == (10, 50, 50)
-    assert sampled == measure(checkup.files, checkup.columns, renderer, 64, most=10)
+    assert sampled == measure_lengths(checkup.files, checkup.columns, renderer, 64, most=10)
     assert abs(sampled.tokens_of_all - whole.tokens) < 0.1 * whole.tokens
-    pairs = lint_files([jsonl(pair())], Wanted())
-    of_pair = measure(pairs.files, pairs.columns, renderer, 64)
-    assert of_pair.tokens > of_pair.percentiles["p100"] > of_pair.trained_tokens
+    pairs = lint_files([jsonl(pair())], LintOptions())
+    of_pair = measure_lengths(pairs.files, pairs.columns, renderer, 64)
+    assert of_pair.tokens > of_pair.percentiles["p100"] > of_pair.loss_tokens
 
 
 def test_a_row_is_read_again_where_it_stands(jsonl: WriteJsonl) -> None:
     path = jsonl("\ufeff" + json.dumps(chat("ä?")), "", chat("b?"))
-    checkup = lint_files([path], Wanted())
+    checkup = lint_files([path], LintOptions())
     order = random.Random(1).sample(range(2), 2)
     rows = list(read_rows(checkup.files, checkup.columns, np.array(order)))
     assert [row.line for row in rows] == [[1, 3][index] for index in order]
@@ -241,23 +243,23 @@ def test_a_stated_speed_or_machine_is_estimated_by(machine: Machine, speed: floa
 
 def test_too_few_rows_for_a_verdict_are_told_with_what_would_do(jsonl: WriteJsonl) -> None:
     rows = [chat(f"{n} w{n * 7} x{n * 13}?", "ab"[n % 2]) for n in range(130)]
-    (one,) = (f for f in lint_files([jsonl(*rows)], Wanted()).findings if f.name == "few_test_rows")
+    (one,) = (f for f in lint_files([jsonl(*rows)], LintOptions()).findings if f.name == "few_test_rows")
     assert (one.grade, one.count) == (GREEN, 13)
-    assert "a verdict of turntable compare takes 50" in one.message
+    assert "a verdict of turntable compare needs 50" in one.message
     assert "split with --test 0.39" in one.message
     test = jsonl(*(chat(f"t{n}?") for n in range(49)), name="test.jsonl")
-    (two,) = (f for f in lint_files([jsonl(*rows), test], Wanted()).findings if f.name == "few_test_rows")
+    (two,) = (f for f in lint_files([jsonl(*rows), test], LintOptions()).findings if f.name == "few_test_rows")
     assert (two.grade, two.count) == (AMBER, 49)
-    few = verdict_advice(6, 60)
+    few = held_out_advice(6, 60)
     assert few is not None
     assert "collect 40 more rows and split with --test 0.5, or set a lower min_items" in few
     enough = jsonl(*(chat(f"t{n}?") for n in range(50)), name="test.jsonl")
-    assert not [f for f in lint_files([jsonl(*rows), enough], Wanted()).findings if f.name == "few_test_rows"]
+    assert not [f for f in lint_files([jsonl(*rows), enough], LintOptions()).findings if f.name == "few_test_rows"]
 
 
 def test_files_without_rows_are_problems_only(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
-    checkup: LintReport = lint_files([tmp_path / "empty.jsonl", tmp_path / "none.jsonl"], Wanted())
+    checkup: LintReport = lint_files([tmp_path / "empty.jsonl", tmp_path / "none.jsonl"], LintOptions())
     assert [one.name for one in checkup.findings] == ["problems"]
     assert [file.unreadable for file in checkup.files] == [True, True]
     assert checkup.estimate is None

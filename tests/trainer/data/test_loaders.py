@@ -106,5 +106,5 @@ def test_any_noise_in_a_file_gives_rows_and_problems_with_lines(
 def test_an_array_that_breaks_off_says_after_which_row(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"is no JSON array past row \d"):
+    with pytest.raises(DataError, match=r"is not a JSON array past row \d"):
         list(source_rows(path))

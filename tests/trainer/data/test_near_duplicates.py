@@ -8,14 +8,21 @@ from hypothesis import strategies as st
 
 from tests.trainer.conftest import chat
 from trainer.data import near_duplicates
-from trainer.data.near_duplicates import NearIndex, fingerprint, hash64, near_clusters, normalised, shingles
+from trainer.data.near_duplicates import (
+    NearDuplicateIndex,
+    fingerprint,
+    hash64,
+    near_duplicate_clusters,
+    normalised,
+    shingles,
+)
 from trainer.data.schema import parse_row
 
 WORDS = [f"{first}{second}" for first in "bcdfghklmn" for second in ("ar", "el", "ido", "ost", "um")]
 
 
 def clustered(texts: Sequence[str], similarity: float = 0.8) -> list[int]:
-    return near_clusters([shingles(text) for text in texts], [hash64(text) for text in texts], similarity)
+    return near_duplicate_clusters([shingles(text) for text in texts], [hash64(text) for text in texts], similarity)
 
 
 def likeness(one: str, other: str) -> float:
@@ -49,7 +56,7 @@ def test_thousands_of_rows_are_found_again_by_their_near_copies(monkeypatch: pyt
 
 def test_the_pairs_of_an_index_hold_its_clusters_together() -> None:
     texts = ["a b c d e f g h i j k l m n o p q r s t u v w x y z " * 2 + str(number) for number in range(5)]
-    with NearIndex() as index:
+    with NearDuplicateIndex() as index:
         for text in [*texts, "other"]:
             index.add(shingles(text))
         labels, pairs = index.clusters(np.array([hash64(text) for text in [*texts, "other"]], np.uint64), 0.8)

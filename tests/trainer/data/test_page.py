@@ -1,4 +1,4 @@
-"""docs/data.md says what the code does."""
+"""docs/reference/training-data.md says what the code does."""
 
 import json
 import re
@@ -10,12 +10,12 @@ from trainer.data import findings, pii, scan
 from trainer.data import findings as sizes
 from trainer.data.convert import convert
 from trainer.data.estimate import ASSUMED_TOKENS_PER_S, ASSUMED_USD_PER_HOUR, CHARACTERS_PER_TOKEN, RUNS
-from trainer.data.lengths import MOST_RENDERED
 from trainer.data.near_duplicates import DEFAULT_SIMILARITY, PERMUTATIONS
+from trainer.data.rendering import MOST_RENDERED
 from trainer.data.row_checks import check_row
 from trainer.data.row_signs import SIGNS
 
-PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "training-data.md").read_text(encoding="utf-8")
 ROWS = [line for line in re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL) if '"action"' not in line]
 
 
@@ -32,7 +32,7 @@ def test_the_page_shows_every_kind_of_row() -> None:
 
 def test_every_finding_stands_in_the_table_and_no_other() -> None:
     source = (ROOT / "trainer" / "data" / "findings.py").read_text(encoding="utf-8")
-    named = set(re.findall(r'Finding\(\s*\w+,\s*"(\w+)"', source)) | set(re.findall(r'\("(\w+)", found\.', source))
+    named = set(re.findall(r'Finding\(\s*\w+,\s*"(\w+)"', source)) | set(re.findall(r'\(\s*"(\w+)",\s*found\.', source))
     named |= {kind.lower() for kind in pii.KINDS} | set(SIGNS) | {"size"}
     rows = re.findall(r"(?m)^\| (`[a-z_` ]+`) \| (?:red|amber|by)", PAGE)
     assert {name for row in rows for name in re.findall(r"\w+", row)} == named
@@ -52,8 +52,8 @@ def test_every_kind_of_personal_data_is_told() -> None:
 def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
     low, high = ASSUMED_USD_PER_HOUR
     for said in (
-        f"the first {scan.PLACES} places are kept",
-        f"the first {scan.MOST_PROBLEMS:,}.",
+        f"the first {scan.MAX_PLACES} places are kept",
+        f"the first {scan.MAX_PROBLEMS:,}.",
         f"similarity of {DEFAULT_SIMILARITY} or more",
         f"MinHash with {PERMUTATIONS} permutations",
         f"a random sample of {MOST_RENDERED:,} is rendered",

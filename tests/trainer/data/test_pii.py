@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.pii import KINDS, find, is_card, is_iban
+from trainer.data.pii import KINDS, find_pii, is_card, is_iban
 from trainer.data.redaction import Redactor, count_row
 
 LETTERS = string.ascii_letters + string.digits
@@ -17,7 +17,7 @@ PEM = f"-----BEGIN RSA {'PRIVATE'} KEY-----\nMIIEow\nIBAAK\n-----END RSA {'PRIVA
 
 
 def kinds(text: str) -> list[str]:
-    return [found.kind for found in find(text)]
+    return [found.kind for found in find_pii(text)]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ NOISE = st.one_of(
 @given(st.lists(NOISE, max_size=6).map("".join))
 def test_redaction_is_idempotent_and_leaves_nothing_to_find(text: str) -> None:
     once = Redactor().text(text)
-    assert find(once) == []
+    assert find_pii(once) == []
     assert Redactor().text(once) == once
     assert all(kind in KINDS for kind in kinds(text))
 
@@ -186,7 +186,7 @@ def test_redaction_is_idempotent_and_leaves_nothing_to_find(text: str) -> None:
 def test_json_stays_json(text: str) -> None:
     redacted = Redactor().text(text)
     json.loads(redacted)
-    assert find(redacted) == []
+    assert find_pii(redacted) == []
 
 
 def test_a_piece_has_one_mark_throughout_the_row_and_other_marks_are_not_reused() -> None:
@@ -200,4 +200,4 @@ def test_a_piece_has_one_mark_throughout_the_row_and_other_marks_are_not_reused(
 
 @pytest.mark.parametrize("make", [lambda n: "a" * n, lambda n: "1 " * n, lambda n: "DE12" * n, lambda n: "+1-" * n])
 def test_long_texts_are_scanned_in_linear_steps(make: Callable[[int], str]) -> None:
-    assert find(make(20_000) + "@") == []
+    assert find_pii(make(20_000) + "@") == []

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from tests.trainer.conftest import WriteJsonl, chat
-from trainer.data.dataset import read_dataset, read_pairs
+from trainer.data.loaders import read_examples, read_pairs
 from trainer.data.prepare import Policy, prepare
 from trainer.data.schema import row_id
 from trainer.errors import DataError, RunError
@@ -21,7 +21,7 @@ def source(tmp_path: Path, rows: list[object]) -> Path:
 
 
 def converted(path: Path) -> list[list[tuple[str, str]]]:
-    return [[(m.role, m.content) for m in example.messages] for example in read_dataset(path).examples]
+    return [[(m.role, m.content) for m in example.messages] for example in read_examples(path)]
 
 
 def test_alpaca_rows_become_messages(tmp_path: Path) -> None:
@@ -49,13 +49,13 @@ def test_sharegpt_rows_become_messages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"conversations": [], "tools": "[{}]"}, "tools[0] names no function"),
-        ({"conversations": [], "tools": "{"}, "has tools that are no JSON"),
+        ({"conversations": [], "tools": "[{}]"}, "tools[0] has no function name"),
+        ({"conversations": [], "tools": "{"}, "has tools that are not JSON"),
         (
             {"conversations": [{"from": "human", "value": "a"}], "chosen": {}, "rejected": {}},
             "is in preference shape, not sharegpt",
         ),
-        ({"conversations": [{"from": "function_call", "value": "a"}]}, "conversations[0] is no tool call; write"),
+        ({"conversations": [{"from": "function_call", "value": "a"}]}, "conversations[0] is not a tool call; write"),
         ({"conversations": [{"from": "moderator", "value": "a"}]}, "conversations[0].from is 'moderator'; human, gpt"),
         ({"conversations": [{"from": "human", "value": "a"}]}, "has no assistant message"),
         ({"conversations": 3}, "has sharegpt fields of an unexpected type"),
@@ -86,7 +86,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
         prepare(path, out, PLAIN, shape="messages")
     assert out.read_text(encoding="utf-8") == "precious"
     prepare(path, out, PLAIN, shape="messages", force=True)
-    assert len(read_dataset(out).examples) == 1
+    assert len(read_examples(out)) == 1
 
 
 @pytest.mark.parametrize("content", ["[{]", "[]", '{"messages": 1}\n{', "[1]", "[1", "", "[\xff]"])
@@ -118,7 +118,7 @@ def test_tool_calls_of_sharegpt_become_those_of_openai(tmp_path: Path) -> None:
     ]
     tools = json.dumps([{"name": "w", "parameters": {"type": "object"}}])
     account = prepare(source(tmp_path, [{"conversations": turns, "tools": tools}]), tmp_path / "out.jsonl", PLAIN)
-    (example,) = read_dataset(account.out).examples
+    (example,) = read_examples(account.out)
     assert example.tools == ({"type": "function", "function": json.loads(tools)[0]},)
     calls = example.messages[1].tool_calls
     assert [call["function"]["arguments"] for call in calls] == ['{"c": "Oslo"}', "{}"]
@@ -203,7 +203,7 @@ def test_transcripts_of_anthropic_become_pairs_and_other_texts_say_what_is_missi
         {"chosen": "Good.", "rejected": "Bad."},
     ]
     account = prepare(source(tmp_path, rows), tmp_path / "out.jsonl", PLAIN)
-    (pair,) = read_pairs(account.out).pairs
+    (pair,) = read_pairs(account.out)
     assert [message.content for message in pair.preferred.messages] == ["How?", "What?", "That.", "Good."]
     assert pair.rejected.messages[-1].content == "Bad."
     assert account.dropped[0].message.startswith("has chosen as a text but no prompt; add prompt")
@@ -227,7 +227,7 @@ GOOD, BAD = {"role": "assistant", "content": "Good."}, {"role": "assistant", "co
 )
 def test_all_spellings_of_a_preference_become_the_same_pair(tmp_path: Path, row: dict[str, object]) -> None:
     account = prepare(source(tmp_path, [row]), tmp_path / "out.jsonl", PLAIN, shape="preference")
-    (pair,) = read_pairs(account.out).pairs
+    (pair,) = read_pairs(account.out)
     assert [(message.role, message.content) for message in pair.preferred.messages] == [
         ("user", "How?"),
         ("assistant", "Good."),
@@ -258,11 +258,11 @@ def test_every_row_is_accounted_for_with_what_was_done_and_why(jsonl: WriteJsonl
     assert account_of(account.path) == [
         (1, "trimmed", "white space at the ends of messages"),
         (2, "redacted", "holds an e-mail address (2)"),
-        (3, "dropped", "holds the same messages as row 1"),
+        (3, "dropped", "has the same messages as row 1"),
         (4, "dropped", "is not JSON: Expecting property name enclosed in double quotes at column 2"),
         (5, "redacted", "holds an e-mail address (2)"),
-        (5, "dropped", "holds the same messages as row 2"),
-        (6, "kept", "asks the same as row 1 but answers differently"),
+        (5, "dropped", "has the same messages as row 2"),
+        (6, "kept", "has the same input as row 1 but answers differently"),
     ]
     entries = [json.loads(line) for line in account.path.read_text(encoding="utf-8").splitlines()]
     assert [entry["out_line"] for entry in entries] == [1, 2, None, None, None, None, 3]
@@ -290,7 +290,7 @@ def test_near_copies_are_left_out_when_asked_and_only_when_they_answer_alike(jso
     assert lines == {"keep": 4, "exact": 3, "near": 2}
     assert [entry for entry in account_of(tmp_path / "near.account.jsonl") if entry[1] == "dropped"] == [
         (2, "dropped", "asks nearly the same and answers the same as row 1"),
-        (4, "dropped", "holds the same messages as row 1"),
+        (4, "dropped", "has the same messages as row 1"),
     ]
 
 

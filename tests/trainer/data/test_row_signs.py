@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.data.findings import AMBER, RED
-from trainer.data.lint import Wanted, lint_files
+from trainer.data.lint import LintOptions, lint_files
 from trainer.data.prepare import Policy, prepare
 from trainer.data.schema import Example, Pair, parse_row
 from trainer.training.loss_mask import Renderer
@@ -18,7 +18,7 @@ ROLES = {"s": "system", "u": "user", "a": "assistant"}
 
 def found(path: Path, **wanted: Any) -> dict[str, tuple[str, list[int | None]]]:
     """Grade and lines of each finding."""
-    findings = lint_files([path], Wanted(**wanted)).findings
+    findings = lint_files([path], LintOptions(**wanted)).findings
     return {one.name: (one.grade, [place.line for place in one.places]) for one in findings}
 
 
@@ -97,7 +97,7 @@ def test_a_good_answer_is_no_copy_of_one_that_is_marked_bad(jsonl: WriteJsonl, t
 
 def test_a_pair_whose_scores_prefer_the_rejected_answer_is_red(jsonl: WriteJsonl) -> None:
     path = jsonl(pair("a?", score_chosen=8, score_rejected=2), pair("b?", score_chosen=2, score_rejected=8.5))
-    assert found(path)["turned_scores"] == (RED, [2])
+    assert found(path)["conflicting_scores"] == (RED, [2])
 
 
 def test_an_unusual_order_of_turns_is_amber(jsonl: WriteJsonl) -> None:
@@ -135,7 +135,7 @@ def test_reasoning_is_kept_and_refused_where_the_template_leaves_it_out(jsonl: W
     example = parse_row(1, row)
     assert isinstance(example, Example)
     rendered = renderer.render(example)
-    ((begin, end),) = rendered.learnt
+    ((begin, end),) = rendered.loss_spans
     assert rendered.text[begin:end].startswith("Because of it.On its way.")
 
 

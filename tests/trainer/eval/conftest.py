@@ -10,7 +10,7 @@ import pytest
 
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.scripted_gateway import KEY, RIGHT
-from trainer.eval.comparison import Outcome, compare, prepare
+from trainer.eval.comparison import ComparisonOutcome, compare, prepare
 
 SCHEMA = {"type": "object", "properties": {"category": {"enum": ["billing", "shipping"]}}}
 TASK = 'name = "t"\ndata = "test.jsonl"\njson_schema = "schema.json"\nfields = ["category"]\nmax_tokens = 32\n'
@@ -48,7 +48,7 @@ def run(
     models: tuple[str, ...] = (),
     resume: bool = False,
     key: str = KEY,
-) -> Outcome:
+) -> ComparisonOutcome:
     """One comparison against a gateway whose admin surface is not at hand."""
     question = prepare(
         task_file, adapters=adapters, models=models, gateway_url=gateway_url, data_dir=task_file.parent / "var"

@@ -14,7 +14,7 @@ from tests.trainer.eval.conftest import SUBJECTS, WriteTask, questions, run
 from tests.trainer.scripted_gateway import RIGHT, SAID
 from trainer.errors import DataError, EvaluationError, RecipeError
 from trainer.eval.answers import Answer, read_answers
-from trainer.eval.comparison import Outcome
+from trainer.eval.comparison import ComparisonOutcome
 from trainer.eval.freeze import freeze
 from trainer.eval.report import Report
 from trainer.eval.task import read_task
@@ -36,7 +36,7 @@ def recorded(folder: Path, right_topic: str, count: int) -> None:
     (folder / "recorded.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
-def values(outcome: Outcome, metric: str) -> dict[str, float]:
+def values(outcome: ComparisonOutcome, metric: str) -> dict[str, float]:
     return {arm.name: arm.metrics[metric].value for arm in outcome.report.arms}
 
 
@@ -131,7 +131,7 @@ def test_a_leak_is_caught_before_anything_is_asked(
         run(task, f"http://127.0.0.1:{unused_tcp_port}", "good")
     assert [problem.line for problem in caught.value.problems] == [2, 3]
     assert "train.jsonl:2, so it measures memory" in str(caught.value)
-    assert "holds the same messages as" in str(caught.value)
+    assert "has the same messages as" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_an_arm_that_fails_half_way_is_resumed_and_nothing_is_asked_twice(
         asked.append((arm, line))
         return Answer(arm, line, RIGHT, "stop")
 
-    monkeypatch.setattr("trainer.eval.runner.ask", answering)
+    monkeypatch.setattr("trainer.eval.runner.complete", answering)
     resumed = run(task, gateway_url, models=("flaky", "good"), resume=True)
     assert asked == [("flaky", 3)]
     assert resumed.report.complete

@@ -8,9 +8,8 @@ import sacrebleu
 from jsonschema import Draft202012Validator
 
 from trainer.eval.answers import Answer
-from trainer.eval.examples import EvalExample
+from trainer.eval.examples import NO_DOCUMENT, EvalExample, match_answer, parse_document
 from trainer.eval.metrics import ArmSeries, bleu, f1, measure
-from trainer.eval.parsing import NOTHING, look_at, parse_document
 from trainer.eval.statistics import Bootstrap
 from trainer.eval.task import Task
 
@@ -42,15 +41,15 @@ FIELDS = ("category", "priority")
     ],
 )
 def test_an_answer_counts_only_as_one_whole_document(answer: str, valid: bool, right: dict[str, bool]) -> None:
-    looked = look_at(answer, EXPECTED, SCHEMA, FIELDS)
+    looked = match_answer(answer, EXPECTED, SCHEMA, FIELDS)
     assert looked.schema_valid is valid
     assert looked.fields == right
 
 
 def test_null_is_a_document_and_nan_is_not() -> None:
     assert parse_document("null") is None
-    assert parse_document("NaN") is NOTHING
-    missing = look_at('{"category": "billing"}', '{"category": "billing"}', SCHEMA, ("priority",))
+    assert parse_document("NaN") is NO_DOCUMENT
+    missing = match_answer('{"category": "billing"}', '{"category": "billing"}', SCHEMA, ("priority",))
     assert missing.fields == {"priority": False}
 
 

@@ -7,13 +7,13 @@ import pytest
 from tests.trainer.human_eval.contests import AGAINST, ALIKE, ARM, ITEMS, compared
 from trainer.errors import EvaluationError
 from trainer.eval.task import read_task
-from trainer.human_eval.pairs import PairwiseEval, read_contest
+from trainer.human_eval.pairs import PairwiseEval, read_pairwise_eval
 from trainer.human_eval.ratings import Ratings, read_votes
 
 
 def contest_of(folder: Path, **options: object) -> PairwiseEval:
     task_file, path = compared(folder)
-    return read_contest(read_task(task_file), path, **{"arm": None, "against": None, "seed": 0, **options})  # type: ignore[arg-type]
+    return read_pairwise_eval(read_task(task_file), path, **{"arm": None, "against": None, "seed": 0, **options})  # type: ignore[arg-type]
 
 
 def test_ratings_are_resumed_undone_and_cut_where_a_line_was_torn(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_ratings_of_other_answers_are_refused_and_stay(tmp_path: Path) -> None:
         path = ratings.path
     answers = contest.report.with_name("answers.jsonl")
     answers.write_text(answers.read_text().replace("worse 5", "as good 5"), encoding="utf-8")
-    changed = read_contest(read_task(tmp_path / "task.toml"), contest.report, arm=None, against=None, seed=0)
+    changed = read_pairwise_eval(read_task(tmp_path / "task.toml"), contest.report, arm=None, against=None, seed=0)
     with pytest.raises(EvaluationError, match="holds ratings of other answers"), Ratings(changed):
         pass
     assert '"choice": "arm"' in path.read_text()
@@ -83,4 +83,4 @@ def test_a_task_that_changed_since_it_was_compared_is_refused(tmp_path: Path) ->
     task_file, path = compared(tmp_path)
     task_file.write_text(task_file.read_text() + "max_tokens = 7\n", encoding="utf-8")
     with pytest.raises(EvaluationError, match="another state of the task"):
-        read_contest(read_task(task_file), path, arm=None, against=None, seed=0)
+        read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
-import trainer.cli as commands
 from tests.conftest import TURNTABLE
+from tests.trainer import commands
 from tests.trainer.cli.test_commands import run
 from tests.trainer.human_eval.contests import ARM, ITEMS, compared
 from trainer.eval.report import Report
@@ -24,7 +24,7 @@ def test_people_who_prefer_the_other_arm_turn_the_verdict_and_their_choices_beco
         signal.signal(signal.SIGINT, ignored)
         assert process.stdout is not None
         first, second = process.stdout.readline(), process.stdout.readline()
-        assert first == f"{ITEMS - 1} items to rate, 1 were answered alike\n"
+        assert first == f"{ITEMS - 1} items to rate, 1 have identical answers\n"
         url = httpx.URL(second.split()[1])
         rate_all(url, "ana", prefers="worse")
         process.send_signal(signal.SIGINT)
@@ -46,7 +46,7 @@ def test_people_who_prefer_the_other_arm_turn_the_verdict_and_their_choices_beco
     pairs = tmp_path / "pairs.jsonl"
     exported = run(commands.review, "export", task_file, "--out", pairs, "--data-dir", var)
     assert exported.exit_code == 0
-    assert "rows of the task's test data" in exported.stderr
+    assert "pairs are from the task's test data" in exported.stderr
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     assert len(rows) == ITEMS - 1
     assert all("worse" in row["preferred_output"][0]["content"] for row in rows)

@@ -72,7 +72,14 @@ def report(**changes: Any) -> Report:
             verdict=VerdictWord.PROMOTE,
             summary="triage is 20 points better than prompted.",
             checks=(
-                Check(name="gain", passed=True, measured=0.2, required="at least 5 points", sentence="It gains 20."),
+                Check(
+                    name="gain",
+                    passed=True,
+                    measured=0.2,
+                    required="at least 5 points",
+                    sentence="It gains 20.",
+                    limit=0.05,
+                ),
             ),
             arm="triage",
             against="prompted",

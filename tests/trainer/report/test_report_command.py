@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import trainer.cli as commands
+from tests.trainer import commands
 from tests.trainer.cli.test_commands import run
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.report.comparisons import HOSTILE, measure, report, saved, write_run
@@ -63,7 +63,10 @@ def test_the_page_runs_nothing_loads_nothing_and_shows_hostile_answers_as_text(t
     assert not names & {"script", "img", "link", "iframe", "object", "embed", "a", "form", "base"}
     assert not [a for _, attributes in elements.found for a in attributes if a.startswith("on") or a in ("src", "href")]
     assert "url(" not in page
-    assert "default-src 'none'" in page
+    (policy,) = [one["content"] for _, one in elements.found if one.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
     assert HOSTILE in elements.text
     fenced = re.search(r"^(`{4,})\n(.*?)\n\1$", text, re.DOTALL | re.MULTILINE)
     assert fenced is not None
@@ -98,7 +101,8 @@ def test_the_report_tells_question_data_arms_costs_and_lineage(jsonl: WriteJsonl
         ):
             assert piece in shown, piece
         assert "has changed since" not in shown
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
+    assert "gate: at least +5 points" in page
     data.write_text(data.read_text() * 2, encoding="utf-8")
     assert "has changed since it was trained on" in written(report(), tmp_path)[0]
 

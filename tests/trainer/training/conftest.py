@@ -8,12 +8,12 @@ import torch
 
 from trainer.data.schema import Example, Message
 from trainer.training.base import prepare_libraries
-from trainer.training.loss_mask import Rendered, Renderer
+from trainer.training.loss_mask import RenderedExample, Renderer
 from trainer.training.model import TrainableModel, add_adapter, load_base
 from trainer.training.recipe import Lora
 
 CPU = torch.device("cpu")
-MakeLearner = Callable[..., TrainableModel]
+MakeModel = Callable[..., TrainableModel]
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def renderer(base_model: Path) -> Renderer:
 
 
 @pytest.fixture(scope="session")
-def rows(renderer: Renderer) -> Sequence[Rendered]:
+def rows(renderer: Renderer) -> Sequence[RenderedExample]:
     """Nine conversations of 10 to 250 tokens, some with two answers."""
     made = []
     for number in range(9):
@@ -35,18 +35,18 @@ def rows(renderer: Renderer) -> Sequence[Rendered]:
 
 
 @pytest.fixture
-def learner(base_model: Path) -> MakeLearner:
+def make_model(base_model: Path) -> MakeModel:
     """Loads the base and puts an adapter on it whose B is not zero; `strength` 0 leaves it fresh."""
 
     def make(*, dropout: float = 0.0, strength: float = 0.05, dtype: torch.dtype = torch.float32) -> TrainableModel:
         base = load_base(base_model, CPU).to(dtype)
         made = add_adapter(base, Lora(r=8, lora_dropout=dropout), CPU, seed=0)
-        made.model.to(dtype)
+        made.module.to(dtype)
         with torch.no_grad():
-            for name, parameter in made.learnt_parameters.items():
+            for name, parameter in made.trainable_parameters.items():
                 if "lora_B" in name and strength:
                     torch.nn.init.normal_(parameter, std=strength)
-        made.model.train()
+        made.module.train()
         return made
 
     return make

@@ -28,7 +28,7 @@ def test_pieces_hold_every_row_in_order_within_both_limits(lengths: list[int], m
 
 @given(st.lists(st.integers(1, 900), max_size=30), st.integers(1, 4))
 def test_processes_share_a_step_without_overlap_and_about_evenly(lengths: list[int], processes: int) -> None:
-    shares = [rank_shard(range(len(lengths)), lengths, rank=rank, processes=processes) for rank in range(processes)]
+    shares = [rank_shard(range(len(lengths)), lengths, rank=rank, world_size=processes) for rank in range(processes)]
     assert sorted(row for one in shares for row in one) == list(range(len(lengths)))
     loads = [sum(lengths[row] for row in one) for one in shares]
     assert max(loads) - min(loads) <= max(lengths, default=0)

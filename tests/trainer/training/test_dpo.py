@@ -7,10 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from tests.trainer.training.conftest import MakeLearner
+from tests.trainer.training.conftest import MakeModel
 from trainer.data.schema import Example, Message, Pair
+from trainer.training.loss import DpoLoss
 from trainer.training.loss_mask import Renderer
-from trainer.training.objectives import Preference
 
 PAIRS = [
     (
@@ -31,17 +31,17 @@ def pair(line: int, asked: str, better: str, worse: str) -> Pair:
 
 @pytest.mark.numeric
 def test_loss_and_gradients_of_preferences_are_those_of_trl(
-    base_model: Path, renderer: Renderer, learner: MakeLearner, tmp_path: Path
+    base_model: Path, renderer: Renderer, make_model: MakeModel, tmp_path: Path
 ) -> None:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    ours = learner()
+    ours = make_model()
     pairs = [renderer.render_pair(pair(n, *texts)) for n, texts in enumerate(PAIRS, 1)]
-    objective = Preference(ours, pairs, beta=0.3, max_tokens=4096)
+    objective = DpoLoss(ours, pairs, beta=0.3, max_tokens=4096)
     loss = objective.summed(range(len(pairs))) / len(pairs)
     loss.backward()  # type: ignore[no-untyped-call]
-    mine = torch.cat([p.grad.flatten() for p in ours.learnt_parameters.values() if p.grad is not None])
+    mine = torch.cat([p.grad.flatten() for p in ours.trainable_parameters.values() if p.grad is not None])
 
     rows = [
         {
@@ -61,12 +61,12 @@ def test_loss_and_gradients_of_preferences_are_those_of_trl(
             r=8, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
     )
-    set_peft_model_state_dict(rival.model, get_peft_model_state_dict(ours.model))
+    set_peft_model_state_dict(rival.model, get_peft_model_state_dict(ours.module))
     batch = rival.data_collator(list(rival.train_dataset))
     theirs = rival.compute_loss(rival.model, batch)
     theirs.backward()
     named = dict(rival.model.named_parameters())
-    grads = [named[name].grad for name in ours.learnt_parameters]
+    grads = [named[name].grad for name in ours.trainable_parameters]
     assert all(grad is not None for grad in grads)
     assert loss.item() != pytest.approx(0.6931, abs=0.02), "an adapter that does something prefers one side"
     # A margin is the difference of sums over some 100 tokens of logits around 30, each rounded to 2e-6 in fp32.

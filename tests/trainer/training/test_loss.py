@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 from transformers import get_scheduler
 
-from trainer.training.loss import CHUNK_TOKENS, summed_loss
+from trainer.training.loss import CHUNK_TOKENS, summed_cross_entropy
 from trainer.training.optimizer import learning_rate_factor, step_seed
 
 pytestmark = pytest.mark.numeric
@@ -14,17 +14,17 @@ def test_loss_and_gradients_in_chunks_are_those_of_the_full_logits(tokens: int) 
     torch.manual_seed(tokens)
     hidden, head = torch.randn(tokens, 24, requires_grad=True), torch.randn(60, 24, requires_grad=True)
     targets = torch.randint(60, (tokens,))
-    chunked = torch.autograd.grad(summed_loss(hidden, head, targets), (hidden, head))
+    chunked = torch.autograd.grad(summed_cross_entropy(hidden, head, targets), (hidden, head))
     full_loss = functional.cross_entropy(hidden @ head.T, targets, reduction="sum")
-    assert summed_loss(hidden, head, targets).item() == pytest.approx(full_loss.item(), rel=1e-5)
+    assert summed_cross_entropy(hidden, head, targets).item() == pytest.approx(full_loss.item(), rel=1e-5)
     for one, other in zip(chunked, torch.autograd.grad(full_loss, (hidden, head)), strict=True):
         assert torch.allclose(one, other, atol=1e-3)
 
 
 def test_a_frozen_head_gets_no_gradient_and_a_scaled_loss_scaled_ones() -> None:
     hidden, head, targets = torch.randn(9, 4, requires_grad=True), torch.randn(7, 4), torch.arange(9) % 7
-    (plain,) = torch.autograd.grad(summed_loss(hidden, head, targets), hidden)
-    (halved,) = torch.autograd.grad(summed_loss(hidden, head, targets) / 2, hidden)
+    (plain,) = torch.autograd.grad(summed_cross_entropy(hidden, head, targets), hidden)
+    (halved,) = torch.autograd.grad(summed_cross_entropy(hidden, head, targets) / 2, hidden)
     assert torch.allclose(plain / 2, halved)
 
 

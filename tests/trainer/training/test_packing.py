@@ -8,24 +8,23 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tests.trainer.training.conftest import CPU, MakeLearner
+from tests.trainer.training.conftest import CPU, MakeModel
 from trainer.training.attention import PACKED, register_packed_attention
 from trainer.training.batching import pack
-from trainer.training.loss import token_logprobs
-from trainer.training.loss_mask import IGNORED, Rendered
-from trainer.training.objectives import Supervised
+from trainer.training.loss import SupervisedLoss, token_logprobs
+from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
 
 pytestmark = pytest.mark.numeric
 
 
-def stock_loss(model: LlamaForCausalLM, row: Rendered) -> torch.Tensor:
+def stock_loss(model: LlamaForCausalLM, row: RenderedExample) -> torch.Tensor:
     """The row's summed loss by the library's own forward pass, one row at a time, over the full logits."""
     logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float()
     labels = torch.tensor(row.labels[1:])
-    return functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
 
 
-def stock_losses(base_model: Path, rows: Sequence[Rendered], dtype: torch.dtype) -> torch.Tensor:
+def stock_losses(base_model: Path, rows: Sequence[RenderedExample], dtype: torch.dtype) -> torch.Tensor:
     stock = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype, attn_implementation="sdpa").eval()
     with torch.no_grad():
         return torch.stack([stock_loss(stock, row) for row in rows])
@@ -33,26 +32,26 @@ def stock_losses(base_model: Path, rows: Sequence[Rendered], dtype: torch.dtype)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_rows_have_the_loss_they_have_alone(
-    base_model: Path, rows: Sequence[Rendered], learner: MakeLearner, dtype: torch.dtype
+    base_model: Path, rows: Sequence[RenderedExample], make_model: MakeModel, dtype: torch.dtype
 ) -> None:
     exact = stock_losses(base_model, rows, torch.float32)
     with torch.no_grad():
-        packed = Supervised(learner(strength=0.0, dtype=dtype), rows).summed(range(len(rows))).item()
+        packed = SupervisedLoss(make_model(strength=0.0, dtype=dtype), rows).summed(range(len(rows))).item()
     # The library's own errors in bf16, row by row: ours may add up to as much, and to 1e-5 of the loss in fp32.
     of_bf16 = float((stock_losses(base_model, rows, torch.bfloat16) - exact).abs().sum())
     allowed = 2 * of_bf16 if dtype == torch.bfloat16 else 1e-5 * float(exact.sum())
     assert packed == pytest.approx(float(exact.sum()), abs=allowed)
 
 
-def test_packed_rows_have_the_gradients_they_have_alone(learner: MakeLearner, rows: Sequence[Rendered]) -> None:
-    one = learner()
-    objective = Supervised(one, rows)
+def test_packed_rows_have_the_gradients_they_have_alone(make_model: MakeModel, rows: Sequence[RenderedExample]) -> None:
+    one = make_model()
+    objective = SupervisedLoss(one, rows)
 
     def gradients(*batches: Sequence[int]) -> torch.Tensor:
-        one.model.zero_grad()
+        one.module.zero_grad()
         for batch in batches:
             objective.summed(batch).backward()  # type: ignore[no-untyped-call]
-        return torch.cat([p.grad.flatten() for p in one.learnt_parameters.values() if p.grad is not None])
+        return torch.cat([p.grad.flatten() for p in one.trainable_parameters.values() if p.grad is not None])
 
     everything = range(len(rows))
     together, alone = gradients(everything), gradients(*([row] for row in everything))
@@ -60,23 +59,25 @@ def test_packed_rows_have_the_gradients_they_have_alone(learner: MakeLearner, ro
     assert torch.allclose(together, alone, rtol=1e-3, atol=1e-5 * float(alone.abs().max()))
 
 
-def test_what_lies_before_a_row_in_its_pack_does_not_matter(learner: MakeLearner, rows: Sequence[Rendered]) -> None:
-    one = learner()
-    one.model.eval()
+def test_what_lies_before_a_row_in_its_pack_does_not_matter(
+    make_model: MakeModel, rows: Sequence[RenderedExample]
+) -> None:
+    one = make_model()
+    one.module.eval()
     with torch.no_grad():
         behind_short, behind_long = (one.hidden(pack([before, rows[5]], CPU))[-5:] for before in (rows[0], rows[7]))
     assert torch.allclose(behind_short, behind_long, atol=1e-5)
 
 
-def test_no_token_is_foretold_across_the_border_of_two_rows(rows: Sequence[Rendered]) -> None:
+def test_no_token_is_foretold_across_the_border_of_two_rows(rows: Sequence[RenderedExample]) -> None:
     packed = pack(rows[:3], CPU)
     starts = [0]
     for tokens in packed.row_tokens:
         starts.append(starts[-1] + tokens)
     assert packed.ids[0].tolist() == [token for row in rows[:3] for token in row.input_ids]
-    assert packed.targets.tolist() == [label for row in rows[:3] for label in row.labels if label != IGNORED]
-    assert [packed.ids[0, at + 1].item() for at in packed.learnt.tolist()] == packed.targets.tolist()
-    assert not {start - 1 for start in starts} & set(packed.learnt.tolist())
+    assert packed.targets.tolist() == [label for row in rows[:3] for label in row.labels if label != IGNORE_INDEX]
+    assert [packed.ids[0, at + 1].item() for at in packed.loss_positions.tolist()] == packed.targets.tolist()
+    assert not {start - 1 for start in starts} & set(packed.loss_positions.tolist())
     assert packed.positions[0, starts[1]].item() == 0
 
 

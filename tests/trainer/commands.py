@@ -1,0 +1,12 @@
+"""The apps of the trainer's commands by name."""
+
+from trainer.cli.advise import app as advise
+from trainer.cli.compare import app as compare
+from trainer.cli.data import app as data
+from trainer.cli.lineage import app as lineage
+from trainer.cli.merge import app as merge
+from trainer.cli.report import app as report
+from trainer.cli.review import app as review
+from trainer.cli.train import app as train
+
+__all__ = ["advise", "compare", "data", "lineage", "merge", "report", "review", "train"]
