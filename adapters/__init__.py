@@ -25,8 +25,8 @@ from adapters.manifest import Manifest
 from adapters.preflight import preflight
 from adapters.ref import AdapterRef
 from adapters.registry import Registry
-from adapters.snapshot import Policy, Snapshot, Split, State, Version
-from adapters.sources import AllowedSources, Provenance, fetch
+from adapters.snapshot import RegistrySnapshot, State, TrafficPolicy, TrafficSplit, Version
+from adapters.sources import AllowedSources, SourceProvenance, fetch
 from adapters.store import Store
 
 __all__ = [
@@ -43,20 +43,20 @@ __all__ = [
     "InvalidRefError",
     "Manifest",
     "NotReadyError",
-    "Policy",
     "PolicyError",
     "PreflightError",
-    "Provenance",
     "PublishedVersion",
     "Registry",
-    "Snapshot",
+    "RegistrySnapshot",
     "SourceError",
-    "Split",
+    "SourceProvenance",
     "StaleLiveError",
     "State",
     "StateChange",
     "Store",
     "StoreError",
+    "TrafficPolicy",
+    "TrafficSplit",
     "UnknownAdapterError",
     "Version",
     "fetch",

@@ -35,7 +35,7 @@ from adapters.audit import (
 from adapters.errors import InUseError, NotReadyError, PolicyError, StaleLiveError, UnknownAdapterError
 from adapters.manifest import Manifest
 from adapters.ref import AdapterRef
-from adapters.snapshot import Policy, Snapshot, State, Version
+from adapters.snapshot import RegistrySnapshot, State, TrafficPolicy, Version
 from adapters.tables import NOTHING, adapters, catch_up, newest_revision, next_revision, versions, write_policy
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -48,7 +48,7 @@ Judge = Callable[[Dossier], Mapping[str, Any]]
 class RegistryTransaction:
     """`snapshot` is the truth, what this change did so far included: no other change happens until it is over."""
 
-    def __init__(self, connection: Connection, snapshot: Snapshot, revision: int, actor: str) -> None:
+    def __init__(self, connection: Connection, snapshot: RegistrySnapshot, revision: int, actor: str) -> None:
         self.connection = connection
         self.snapshot = snapshot
         self._revision = revision
@@ -58,7 +58,7 @@ class RegistryTransaction:
         """Return a version; raises `UnknownAdapterError`."""
         return self.snapshot.resolve(AdapterRef(name, version=number))
 
-    def policy(self, name: str) -> Policy:
+    def policy(self, name: str) -> TrafficPolicy:
         """Return the traffic policy of a name; raises `UnknownAdapterError`."""
         policy = self.snapshot.policies.get(name)
         if policy is None:
@@ -92,7 +92,7 @@ class RegistryTransaction:
                 created_at=now,
             )
         )
-        self._moved(added, self.snapshot.policies.get(name, Policy()))
+        self._moved(added, self.snapshot.policies.get(name, TrafficPolicy()))
         return added
 
     def set_state(self, version: Version, state: State, reason: str) -> Version:
@@ -109,13 +109,13 @@ class RegistryTransaction:
         self._moved(moved, policy if state is State.READY else policy.without(version.version))
         return moved
 
-    def set_policy(self, name: str, policy: Policy) -> Policy:
+    def set_policy(self, name: str, policy: TrafficPolicy) -> TrafficPolicy:
         """Replace the traffic policy of a name."""
         write_policy(self.connection, name, policy, self._revision)
         self.snapshot = self.snapshot.changed({name: policy}, ())
         return policy
 
-    def _moved(self, version: Version, policy: Policy) -> None:
+    def _moved(self, version: Version, policy: TrafficPolicy) -> None:
         write_policy(self.connection, version.name, policy, self._revision)
         self.snapshot = self.snapshot.changed({version.name: policy}, (version,))
 
@@ -133,7 +133,7 @@ class Registry:
         self._database = database
         self._lock = threading.Lock()
         self._seen = -1
-        self.snapshot: Snapshot = NOTHING
+        self.snapshot: RegistrySnapshot = NOTHING
         self.refresh()
 
     def refresh(self) -> bool:
@@ -240,7 +240,7 @@ class Registry:
         expect_live: int | None = None,
         evidence: Mapping[str, Any] = _NONE,
         keep: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    ) -> Policy:
+    ) -> TrafficPolicy:
         """Start a canary: a READY version answers a share of the traffic.
 
         With `expect_live`, only if that version is live at this moment, else `StaleLiveError`. The documents to `keep`
@@ -264,7 +264,7 @@ class Registry:
         expect_live: int | None = None,
         expect_canary: int | None = None,
         evidence: Mapping[str, Any] = _NONE,
-    ) -> Policy:
+    ) -> TrafficPolicy:
         """Stop the canary; with expected versions, only while they are live and canary."""
         with self._change(actor) as change:
             policy = change.policy(name)
@@ -276,7 +276,7 @@ class Registry:
             change.log("clear_canary", subject_of(name, policy.canary.version), evidence)
             return change.set_policy(name, replace(policy, canary=None))
 
-    def set_shadow(self, name: str, number: int, percent: float, *, actor: str) -> Policy:
+    def set_shadow(self, name: str, number: int, percent: float, *, actor: str) -> TrafficPolicy:
         """Start a shadow: copy a share of the traffic to a READY version whose answers are dropped."""
         with self._change(actor) as change:
             change.ready(name, number, "shadow")
@@ -285,7 +285,7 @@ class Registry:
             change.log("shadow", subject_of(name, number), {"percent": percent})
             return change.set_policy(name, changed)
 
-    def clear_shadow(self, name: str, *, actor: str) -> Policy:
+    def clear_shadow(self, name: str, *, actor: str) -> TrafficPolicy:
         """Stop the shadow."""
         with self._change(actor) as change:
             policy = change.policy(name)
@@ -294,7 +294,7 @@ class Registry:
             change.log("clear_shadow", subject_of(name, policy.shadow.version), {})
             return change.set_policy(name, replace(policy, shadow=None))
 
-    def set_pinned(self, name: str, pinned: bool, *, actor: str, limit: int | None = None) -> Policy:
+    def set_pinned(self, name: str, pinned: bool, *, actor: str, limit: int | None = None) -> TrafficPolicy:
         """Pin or unpin the live version of `name`; raises `PolicyError` beyond `limit` pinned names."""
         with self._change(actor) as change:
             policy = change.policy(name)
@@ -353,7 +353,7 @@ class Registry:
             self.snapshot, self._seen = change.snapshot, revision
 
 
-def _expect(name: str, policy: Policy, expect_live: int | None) -> None:
+def _expect(name: str, policy: TrafficPolicy, expect_live: int | None) -> None:
     if expect_live not in (None, policy.live):
         raise StaleLiveError(f"v{expect_live} is not the live version of {name} any more; look again and retry.")
 

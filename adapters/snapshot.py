@@ -16,7 +16,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class TrafficSplit:
     """Share of a name's traffic (0 < percent <= 100) for a canary or a shadow."""
 
     version: int
@@ -24,7 +24,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class TrafficPolicy:
     """Traffic policy of one name.
 
     `live` answers what neither a ref nor the canary takes, `previous` was live before it, and `pinned` asks that the
@@ -33,8 +33,8 @@ class Policy:
 
     live: int | None = None
     previous: int | None = None
-    canary: Split | None = None
-    shadow: Split | None = None
+    canary: TrafficSplit | None = None
+    shadow: TrafficSplit | None = None
     pinned: bool = False
 
     @property
@@ -43,30 +43,30 @@ class Policy:
         splits = {split.version for split in (self.canary, self.shadow) if split}
         return sorted(splits | ({self.live} if self.live else set()))
 
-    def promoted(self, number: int) -> "Policy":
+    def promoted(self, number: int) -> "TrafficPolicy":
         """Return the policy with `number` live; the previous live version is kept for rollback."""
         previous = self.live if number != self.live else self.previous
         return replace(self.without(number), live=number, previous=previous)
 
-    def rolled_back(self) -> "Policy":
+    def rolled_back(self) -> "TrafficPolicy":
         """Return the policy with the previous version live; a second rollback cannot undo the first."""
         if self.previous is None:
             raise PolicyError("There is no earlier version to roll back to; promote one instead.")
         return replace(self.without(self.previous), live=self.previous, previous=None)
 
-    def withdrawn(self) -> "Policy":
+    def withdrawn(self) -> "TrafficPolicy":
         """Return the policy without a live version; the previous one is kept for rollback."""
         if self.live is None:
             raise PolicyError("There is no live version to withdraw.")
-        return Policy(previous=self.live)
+        return TrafficPolicy(previous=self.live)
 
-    def without(self, number: int) -> "Policy":
+    def without(self, number: int) -> "TrafficPolicy":
         """Return the policy without `number` as canary or shadow."""
         canary = self.canary if self.canary and self.canary.version != number else None
         shadow = self.shadow if self.shadow and self.shadow.version != number else None
         return replace(self, canary=canary, shadow=shadow)
 
-    def split(self, number: int, percent: float) -> Split:
+    def split(self, number: int, percent: float) -> TrafficSplit:
         """Return a canary or shadow of `number`; raises `PolicyError` when it conflicts with the live version."""
         if not 0 < percent <= 100:
             raise PolicyError(f"{percent} percent is no share of traffic; give more than 0 and at most 100.")
@@ -74,7 +74,7 @@ class Policy:
             raise PolicyError("There is no live version to share traffic with; promote one first.")
         if number == self.live:
             raise PolicyError(f"v{number} is live and takes all traffic already; choose another version.")
-        return Split(number, float(percent))
+        return TrafficSplit(number, float(percent))
 
 
 class State(StrEnum):
@@ -107,14 +107,14 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class RegistrySnapshot:
     """All names and versions at one moment; each name's versions are numbered from 1 without gaps.
 
     `live` maps a name to its live version number, the part of `policies` that every request needs.
     """
 
     versions: Mapping[str, tuple[Version, ...]]
-    policies: Mapping[str, Policy]
+    policies: Mapping[str, TrafficPolicy]
     live: Mapping[str, int]
 
     def resolve(self, ref: AdapterRef) -> Version:
@@ -145,7 +145,7 @@ class Snapshot:
         pinned = sorted(name for name, policy in self.policies.items() if policy.pinned)
         return list(self._ready((name, [self.live[name]]) for name in pinned if name in self.live))
 
-    def changed(self, policies: Mapping[str, Policy], versions: Iterable[Version]) -> "Snapshot":
+    def changed(self, policies: Mapping[str, TrafficPolicy], versions: Iterable[Version]) -> "RegistrySnapshot":
         """Return the snapshot with policies and versions replaced or added; new versions come in order."""
         if not policies:
             return self
@@ -155,7 +155,7 @@ class Snapshot:
             of_names[version.name] = (*old[: version.version - 1], version, *old[version.version :])
         all_policies = _merged(self.policies, policies)
         live = {name: policy.live for name, policy in all_policies.items() if policy.live is not None}
-        return Snapshot(_merged(self.versions, of_names), all_policies, live)
+        return RegistrySnapshot(_merged(self.versions, of_names), all_policies, live)
 
     def _ready(self, wanted: Iterable[tuple[str, list[int]]]) -> Iterator[Version]:
         for name, numbers in wanted:

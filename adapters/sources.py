@@ -26,14 +26,14 @@ _SCHEMES = ("/", "hf://", "s3://")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundSource:
     """Files of a source by relative path, opened on demand, and their revision."""
 
     files: Mapping[str, Callable[[], AbstractContextManager[Readable]]]
     revision: str = ""
 
 
-def open_hub(source: str, endpoint: str | None) -> Found:
+def open_hub(source: str, endpoint: str | None) -> FoundSource:
     """Open `hf://org/repo@revision` at the commit that the revision resolves to."""
     match = _HUB.fullmatch(source)
     if match is None or ".." in source:
@@ -53,10 +53,10 @@ def open_hub(source: str, endpoint: str | None) -> Found:
     def opened(name: str) -> AbstractContextManager[Readable]:
         return _stream(fails, lambda: hub.open(f"{match['repo']}/{name}", revision=info.sha, block_size=0))
 
-    return Found({name: partial(opened, name) for name in names}, str(info.sha))
+    return FoundSource({name: partial(opened, name) for name in names}, str(info.sha))
 
 
-def open_s3(source: str, endpoint: str | None) -> Found:
+def open_s3(source: str, endpoint: str | None) -> FoundSource:
     """Open the files directly below `s3://bucket/prefix`; raises `SourceError` for files changed since listing."""
     match = _S3.fullmatch(source)
     if match is None or ".." in source:
@@ -77,7 +77,7 @@ def open_s3(source: str, endpoint: str | None) -> Found:
         return _stream(fails, lambda: bucket.open(found[name]["name"], block_size=_BLOCK_BYTES, cache_type="readahead"))
 
     etag = str(found.get(WEIGHTS_FILE, {}).get("ETag", "")).strip('"')
-    return Found({name: partial(opened, name) for name in found}, etag)
+    return FoundSource({name: partial(opened, name) for name in found}, etag)
 
 
 class _Translated(AbstractContextManager[None]):
@@ -134,8 +134,8 @@ class AllowedSources:
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    """Provenance of a version: the requested source and its resolved revision.
+class SourceProvenance:
+    """SourceProvenance of a version: the requested source and its resolved revision.
 
     `revision` is the hub's commit, or the ETag of the weights on S3; empty for a directory.
     """
@@ -144,7 +144,9 @@ class Provenance:
     revision: str = ""
 
 
-def fetch(source: str, into: Path, *, max_bytes: int, allowed: AllowedSources, convert: bool = False) -> Provenance:
+def fetch(
+    source: str, into: Path, *, max_bytes: int, allowed: AllowedSources, convert: bool = False
+) -> SourceProvenance:
     """Copy the adapter's files from `source` into the empty directory `into`; blocks until all is there.
 
     Only the adapter's own files are taken, with `convert` those of other tools too, `max_bytes` of them at most,
@@ -162,10 +164,10 @@ def fetch(source: str, into: Path, *, max_bytes: int, allowed: AllowedSources, c
     if layout is None or CONFIG_FILE not in layout.names:
         raise SourceError(f"{source} holds no {CONFIG_FILE}; give the folder of an adapter.")
     _copy_all(found, layout, into, max_bytes)
-    return Provenance(source, found.revision)
+    return SourceProvenance(source, found.revision)
 
 
-def _copy_all(found: Found, layout: Layout, into: Path, max_bytes: int) -> None:
+def _copy_all(found: FoundSource, layout: Layout, into: Path, max_bytes: int) -> None:
     room = max_bytes
     for name in sorted(layout.names):
         with found.files[f"{layout.folder}{name}"]() as stream:
@@ -183,7 +185,7 @@ def _is_allowed(source: str, prefixes: tuple[str, ...]) -> bool:
     return any(source == prefix or source.startswith((f"{prefix.rstrip('/')}/", f"{prefix}@")) for prefix in prefixes)
 
 
-def _open(source: str, allowed: AllowedSources) -> Found:
+def _open(source: str, allowed: AllowedSources) -> FoundSource:
     if source.startswith("hf://"):
         return open_hub(source, allowed.hub_endpoint)
     if source.startswith("s3://"):
@@ -191,10 +193,10 @@ def _open(source: str, allowed: AllowedSources) -> Found:
     return _directory(source, allowed.prefixes)
 
 
-def _directory(source: str, prefixes: tuple[str, ...]) -> Found:
+def _directory(source: str, prefixes: tuple[str, ...]) -> FoundSource:
     root = Path(source).resolve()
     paths = list(list_files(root)) if root.is_dir() else []
-    return Found({path: partial(_read, root / path, prefixes) for path in paths})
+    return FoundSource({path: partial(_read, root / path, prefixes) for path in paths})
 
 
 def _read(path: Path, prefixes: tuple[str, ...]) -> AbstractContextManager[Readable]:

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from adapters.manifest import Manifest
-from adapters.snapshot import Policy, Snapshot, Split, State, Version
+from adapters.snapshot import RegistrySnapshot, State, TrafficPolicy, TrafficSplit, Version
 
 metadata = MetaData()
 
@@ -79,7 +79,7 @@ audit_log = Table(
 )
 
 
-NOTHING = Snapshot({}, {}, {})
+NOTHING = RegistrySnapshot({}, {}, {})
 
 
 def newest_revision(connection: Connection) -> int:
@@ -93,7 +93,7 @@ def next_revision(connection: Connection) -> int:
     return int(connection.execute(raised).scalar_one())
 
 
-def catch_up(connection: Connection, snapshot: Snapshot, seen: int) -> Snapshot:
+def catch_up(connection: Connection, snapshot: RegistrySnapshot, seen: int) -> RegistrySnapshot:
     """Return the snapshot with all changes after revision `seen`, read consistently in one statement."""
     newer = and_(versions.c.name == adapters.c.name, versions.c.revision > seen)
     policies = [column for column in adapters.c if column.name != "revision"]
@@ -109,7 +109,7 @@ def catch_up(connection: Connection, snapshot: Snapshot, seen: int) -> Snapshot:
     )
 
 
-def write_policy(connection: Connection, name: str, policy: Policy, revision: int) -> None:
+def write_policy(connection: Connection, name: str, policy: TrafficPolicy, revision: int) -> None:
     """Store a name's policy; the revision marks the name, with all its versions, as changed."""
     values = {
         "live_version": policy.live,
@@ -124,10 +124,10 @@ def write_policy(connection: Connection, name: str, policy: Policy, revision: in
     connection.execute(update(adapters).where(adapters.c.name == name).values(**values))
 
 
-def _policy(row: Row[Any]) -> Policy:
-    canary = Split(row.canary_version, row.canary_percent) if row.canary_version else None
-    shadow = Split(row.shadow_version, row.shadow_percent) if row.shadow_version else None
-    return Policy(row.live_version, row.previous_version, canary, shadow, row.pinned)
+def _policy(row: Row[Any]) -> TrafficPolicy:
+    canary = TrafficSplit(row.canary_version, row.canary_percent) if row.canary_version else None
+    shadow = TrafficSplit(row.shadow_version, row.shadow_percent) if row.shadow_version else None
+    return TrafficPolicy(row.live_version, row.previous_version, canary, shadow, row.pinned)
 
 
 def _version(row: Row[Any]) -> Version:

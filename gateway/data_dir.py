@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 LOCK_FILE = "gateway.lock"
 
 
-class InUseError(Exception):
+class DataDirInUseError(Exception):
     """Another gateway works here; the message names it and says what to do."""
 
 
@@ -53,7 +53,7 @@ def _hold(held: contextlib.ExitStack, path: Path, what: str, instead: str) -> in
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         who = os.pread(lock, 200, 0).decode(errors="replace").strip() or "process unknown"
-        raise InUseError(
+        raise DataDirInUseError(
             f"Another gateway works on {what} ({who}); stop it first, or give this one another {instead}."
         ) from error
     return lock

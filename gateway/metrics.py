@@ -14,7 +14,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 
-class Series:
+class HistogramSeries:
     """The observations under one set of labels."""
 
     __slots__ = ("_bounds", "counts", "total")
@@ -42,12 +42,12 @@ class FastHistogram(Collector):
         self._labels = labels
         self._bounds = bounds
         self._names = [*(str(float(bound)) for bound in bounds), "+Inf"]
-        self._series: dict[tuple[str, ...], Series] = {}
+        self._series: dict[tuple[str, ...], HistogramSeries] = {}
         registry.register(self)
 
-    def labels(self, *values: str) -> Series:
+    def labels(self, *values: str) -> HistogramSeries:
         """The series of these label values, begun when it is new."""
-        return self._series.setdefault(values, Series(self._bounds))
+        return self._series.setdefault(values, HistogramSeries(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """All series as they are now."""
@@ -70,11 +70,11 @@ _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02
 class RequestMetrics:
     """What every request of one model on one engine is counted in; looking labels up costs more than counting."""
 
-    ttft_s: Series
-    itl_s: Series
-    latency_s: Series
-    queue_s: Series
-    overhead_s: Series
+    ttft_s: HistogramSeries
+    itl_s: HistogramSeries
+    latency_s: HistogramSeries
+    queue_s: HistogramSeries
+    overhead_s: HistogramSeries
     prompt_tokens: Counter
     completion_tokens: Counter
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, StringConstraints, ValidationError
 from pydantic import BaseModel as Schema
 
-from adapters import Evidence, Policy, Registry, Split, Version
+from adapters import Evidence, Registry, TrafficPolicy, TrafficSplit, Version
 from adapters.audit import storable
 from adapters.manifest import PARITY_FILE
 from gateway.engines.pool import EnginePool
@@ -82,7 +82,7 @@ class AdapterDocuments:
         return {engine.name: frozenset(engine.loader.resident) for engine in self._pool.engines}
 
     def _row(self, version: Version, resident: Mapping[str, Collection[str]]) -> dict[str, Any]:
-        policy = self._registry.snapshot.policies.get(version.name, Policy())
+        policy = self._registry.snapshot.policies.get(version.name, TrafficPolicy())
         steps = [w.step for w in self._publisher.jobs if (w.name, w.version) == (version.name, version.version)]
         return {
             "name": version.name,
@@ -125,7 +125,7 @@ class AdapterDocuments:
 
     def policy(self, name: str) -> dict[str, Any]:
         """Return the traffic policy of a name."""
-        policy = self._registry.snapshot.policies.get(name, Policy())
+        policy = self._registry.snapshot.policies.get(name, TrafficPolicy())
         return {
             "live": _label(policy.live),
             "previous": _label(policy.previous),
@@ -139,11 +139,11 @@ def _label(number: int | None) -> str | None:
     return None if number is None else f"v{number}"
 
 
-def _split(split: Split | None) -> dict[str, Any] | None:
+def _split(split: TrafficSplit | None) -> dict[str, Any] | None:
     return None if split is None else {"version": f"v{split.version}", "percent": split.percent}
 
 
-def _traffic(policy: Policy, number: int) -> str:
+def _traffic(policy: TrafficPolicy, number: int) -> str:
     """Summarise the traffic of a version."""
     if policy.live == number:
         return f"live {100 - policy.canary.percent:g}%" if policy.canary else "live"

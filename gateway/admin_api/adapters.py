@@ -27,7 +27,7 @@ from gateway.releases.shadow import Shadows
 from gateway.threads import FILES, REPORTS, entered_in_file_thread
 
 
-class PublishSource(Schema):
+class PublishSourceBody(Schema):
     """JSON body of a publish from a source that `adapter_sources` allows."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,7 +46,7 @@ _UPLOAD = {
     },
     "required": ["name", "file"],
 }
-_PUBLISH = body_of(PublishSource)
+_PUBLISH = body_of(PublishSourceBody)
 _PUBLISH["requestBody"]["content"]["multipart/form-data"] = {"schema": _UPLOAD}
 
 
@@ -134,7 +134,7 @@ def _add_changes(routes: APIRouter, services: AdapterServices, admin: Any) -> No
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             version = await _publish_upload(request, publisher, services.store, caller)
         else:
-            body = read_body(PublishSource, await request.body())
+            body = read_body(PublishSourceBody, await request.body())
             version = await publisher.publish_source(body.name, body.source, actor=caller.key_id, convert=body.convert)
         return await REPORTS.run(documents.whole_row, version)
 

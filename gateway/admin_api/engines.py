@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from gateway.engines.engine import Engine
-from gateway.engines.plugin.patches import SHIELDS, EnginePatch, Place
+from gateway.engines.plugin.patches import SHIELDS, EnginePatch, PatchPlace
 from gateway.engines.pool import EnginePool
 from gateway.engines.slot_plan import SlotPlan
 from gateway.inference.request_guards import guard_defects
@@ -65,7 +65,13 @@ def _shields(engine: Engine) -> list[dict[str, Any]]:
     told = [_tell(shield, engine) for shield in SHIELDS]
     for name, defect in guard_defects().items():
         told.append(
-            {"name": name, "place": Place.GATEWAY, "defect": defect, "measure": "Refused or cut back.", "applied": True}
+            {
+                "name": name,
+                "place": PatchPlace.GATEWAY,
+                "defect": defect,
+                "measure": "Refused or cut back.",
+                "applied": True,
+            }
         )
     return told
 
@@ -84,9 +90,9 @@ def _tell(shield: EnginePatch, engine: Engine) -> dict[str, Any]:
 def _applied(shield: EnginePatch, engine: Engine) -> tuple[bool, str]:
     """Whether an engine has this patch, and why."""
     version, residents = engine.supervisor.status.version, engine.reconciler.residents
-    if shield.place is Place.GATEWAY:
+    if shield.place is PatchPlace.GATEWAY:
         return True, "The gateway does this for every engine."
-    if shield.place is Place.START:
+    if shield.place is PatchPlace.START:
         managed = engine.supervisor.is_managed
         return managed, "The gateway started it so." if managed else "Up to whoever started the engine."
     if residents is None:

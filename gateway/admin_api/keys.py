@@ -85,7 +85,7 @@ class AccountBody(Schema):
         return field in self.model_fields_set
 
 
-class NewKey(AccountBody):
+class NewKeyBody(AccountBody):
     """JSON body of a new key."""
 
     name: str = Field(min_length=1, max_length=200, description="For people; need not be unique.")
@@ -110,7 +110,7 @@ class NewKey(AccountBody):
         )
 
 
-class KeyChanges(AccountBody):
+class KeyChangesBody(AccountBody):
     """JSON body of a change: absent fields stay as they are, null removes a limit, budget or expiry."""
 
     name: str = Field("", min_length=1, max_length=200)
@@ -130,7 +130,7 @@ class KeyChanges(AccountBody):
         return changes | ({"expires_us": _us(self.expires_at)} if self.has("expires_at") else {})
 
 
-class Rotation(Schema):
+class RotationBody(Schema):
     """JSON body of a rotation; may be empty: then the previous secret is invalid at once."""
 
     model_config = ConfigDict(extra="forbid")
@@ -176,10 +176,10 @@ def key_routes(
 
 
 def _add_keys(routes: APIRouter, service: ApiKeyService, budgets: BudgetStatuses, admin: Any) -> None:
-    @routes.post("/keys", status_code=201, tags=["keys"], openapi_extra=body_of(NewKey))
+    @routes.post("/keys", status_code=201, tags=["keys"], openapi_extra=body_of(NewKeyBody))
     async def create(request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Create a key. `key` in the response is shown this once and stored nowhere."""
-        draft = read_body(NewKey, await request.body()).draft()
+        draft = read_body(NewKeyBody, await request.body()).draft()
         made, secret = await CRITICAL.run(service.create, draft, actor=caller.key_id)
         return {"key": secret, **key_document(made, now_us())}
 
@@ -195,19 +195,19 @@ def _add_keys(routes: APIRouter, service: ApiKeyService, budgets: BudgetStatuses
         key = service.key(key_id)
         return key_document(key, now_us()) | {"spending": budgets.documents(key.account)}
 
-    @routes.patch("/keys/{key_id}", tags=["keys"], openapi_extra=body_of(KeyChanges))
+    @routes.patch("/keys/{key_id}", tags=["keys"], openapi_extra=body_of(KeyChangesBody))
     async def change(key_id: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Change name, scopes, adapters, limits, budgets or expiry; running requests are not affected."""
-        body = read_body(KeyChanges, await request.body())
+        body = read_body(KeyChangesBody, await request.body())
         changed = await CRITICAL.run(service.change, key_id, body.values, actor=caller.key_id)
         return key_document(changed, now_us())
 
 
 def _add_key_endings(routes: APIRouter, service: ApiKeyService, admin: Any) -> None:
-    @routes.post("/keys/{key_id}/rotate", tags=["keys"], openapi_extra=body_of(Rotation, required=False))
+    @routes.post("/keys/{key_id}/rotate", tags=["keys"], openapi_extra=body_of(RotationBody, required=False))
     async def rotate(key_id: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Rotate the secret of a key. The new one is shown this once; the previous one stays valid for `overlap_s`."""
-        overlap_us = read_body(Rotation, await request.body()).overlap_s * 10**6
+        overlap_us = read_body(RotationBody, await request.body()).overlap_s * 10**6
         rotated, secret = await CRITICAL.run(service.rotate, key_id, overlap_us=overlap_us, actor=caller.key_id)
         return {"key": secret, **key_document(rotated, now_us())}
 

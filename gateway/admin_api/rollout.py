@@ -14,11 +14,11 @@ from gateway.releases.canary import CanaryLimits
 from gateway.releases.errors import parse_version, translated_errors
 from gateway.releases.gate import EvidenceRecorder, Override, PromotionGate
 from gateway.releases.rollout import Rollout
-from gateway.releases.verdict import Verdict
+from gateway.releases.verdict import ComparisonVerdict
 from gateway.threads import CRITICAL
 
 
-class Approval(Schema):
+class ApprovalBody(Schema):
     """JSON body of an approval."""
 
     model_config = ConfigDict(extra="forbid")
@@ -40,21 +40,23 @@ def gate_routes(recorder: EvidenceRecorder, gate: PromotionGate, documents: Adap
         """Get the hashes of the served base model and chat template; null where its files are not available."""
         return gate.served.document()
 
-    @routes.post("/adapters/{name}/versions/{version}/verdict", status_code=201, openapi_extra=body_of(Verdict))
+    @routes.post(
+        "/adapters/{name}/versions/{version}/verdict", status_code=201, openapi_extra=body_of(ComparisonVerdict)
+    )
     async def record_verdict(
         name: str, version: str, request: Request, caller: Annotated[Caller, Depends(admin)]
     ) -> dict[str, Any]:
         """Record the verdict of a comparison for a version; the newest one counts."""
-        verdict = read_body(Verdict, await request.body())
+        verdict = read_body(ComparisonVerdict, await request.body())
         record = partial(recorder.record_verdict, verdict=verdict, actor=caller.key_id)
         return await _recorded(record, name, version)
 
-    @routes.post("/adapters/{name}/versions/{version}/approve", status_code=201, openapi_extra=body_of(Approval))
+    @routes.post("/adapters/{name}/versions/{version}/approve", status_code=201, openapi_extra=body_of(ApprovalBody))
     async def approve(
         name: str, version: str, request: Request, caller: Annotated[Caller, Depends(admin)]
     ) -> dict[str, Any]:
         """Approve a version for promotion; not with the key that published it."""
-        reason = read_body(Approval, await request.body()).reason
+        reason = read_body(ApprovalBody, await request.body()).reason
         return await _recorded(partial(recorder.approve, reason=reason, actor=caller.key_id), name, version)
 
     async def _recorded(record: Any, name: str, version: str) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class _Body(Schema):
     model_config = ConfigDict(extra="forbid")
 
 
-class CanaryBounds(_Body):
+class CanaryLimitsBody(_Body):
     """JSON of canary limits: how much worse than the live version a canary may be before it is rolled back."""
 
     max_extra_error_rate: float = Field(_DEFAULT.max_extra_error_rate, ge=0, le=1)
@@ -83,44 +85,44 @@ class CanaryBounds(_Body):
     window_s: float = Field(_DEFAULT.window_s, gt=0, le=86_400)
 
 
-class Overriding(_Body):
+class OverrideBody(_Body):
     """JSON of an override: why a version goes live without a valid verdict, and who is responsible. Audited."""
 
     reason: FreeText
     by: FreeText
 
 
-class Promotion(_Body):
+class PromotionBody(_Body):
     """JSON body of a promotion; `canary_percent` starts a canary instead, `expect_live` makes it a compare-and-swap."""
 
     version: _Number
     canary_percent: _Percent | None = None
     expect_live: _Number | None = None
-    override: Overriding | None = None
+    override: OverrideBody | None = None
 
 
-class Rollback(_Body):
+class RollbackBody(_Body):
     """JSON body of a rollback; may be empty."""
 
     expect_live: _Number | None = None
 
 
-class Canary(_Body):
+class CanaryBody(_Body):
     """JSON body of a canary."""
 
     version: _Number
     percent: _Percent
-    bounds: CanaryBounds = CanaryBounds()
+    bounds: CanaryLimitsBody = CanaryLimitsBody()
 
 
-class Shadow(_Body):
+class ShadowBody(_Body):
     """JSON body of a shadow."""
 
     version: _Number
     percent: _Percent
 
 
-class Pin(_Body):
+class PinBody(_Body):
     """JSON body of a pin; may be empty."""
 
     pinned: bool = True
@@ -135,13 +137,13 @@ def rollout_routes(rollout: Rollout, documents: AdapterDocuments, admin: Any) ->
 
 
 def _add_pointers(routes: APIRouter, rollout: Rollout, documents: AdapterDocuments, admin: Any) -> None:
-    @routes.post("/promote", openapi_extra=body_of(Promotion))
+    @routes.post("/promote", openapi_extra=body_of(PromotionBody))
     async def promote(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Promote a version to live, or with `canary_percent` to canary.
 
         409 when `expect_live` is no longer live, or without a passing verdict or override, or a required approval.
         """
-        body = read_body(Promotion, await request.body())
+        body = read_body(PromotionBody, await request.body())
         number, actor = parse_version(body.version), _actor(name, caller)
         expected = None if body.expect_live is None else parse_version(body.expect_live)
         if body.canary_percent is None:
@@ -153,10 +155,10 @@ def _add_pointers(routes: APIRouter, rollout: Rollout, documents: AdapterDocumen
             )
         return documents.version(version)
 
-    @routes.post("/rollback", openapi_extra=body_of(Rollback, required=False))
+    @routes.post("/rollback", openapi_extra=body_of(RollbackBody, required=False))
     async def rollback(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Roll back to the version that was live before."""
-        body = read_body(Rollback, await request.body())
+        body = read_body(RollbackBody, await request.body())
         expected = None if body.expect_live is None else parse_version(body.expect_live)
         return documents.version(await rollout.rollback(name, expect_live=expected, actor=_actor(name, caller)))
 
@@ -165,19 +167,19 @@ def _add_pointers(routes: APIRouter, rollout: Rollout, documents: AdapterDocumen
         """Withdraw a name from traffic: its live version answers by its full ref only; a rollback reverts this."""
         return documents.version(await rollout.withdraw(name, actor=_actor(name, caller)))
 
-    @routes.post("/pin", openapi_extra=body_of(Pin, required=False))
+    @routes.post("/pin", openapi_extra=body_of(PinBody, required=False))
     async def pin(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Pin the live version of a name in every engine, or with `pinned` false unpin it."""
-        body = read_body(Pin, await request.body())
+        body = read_body(PinBody, await request.body())
         await rollout.set_pinned(name, body.pinned, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
 
 
 def _add_splits(routes: APIRouter, rollout: Rollout, documents: AdapterDocuments, admin: Any) -> None:
-    @routes.post("/canary", openapi_extra=body_of(Canary))
+    @routes.post("/canary", openapi_extra=body_of(CanaryBody))
     async def canary(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Start a canary: a version answers a share of the requests, and is rolled back when it exceeds its limits."""
-        body = read_body(Canary, await request.body())
+        body = read_body(CanaryBody, await request.body())
         bounds = CanaryLimits(**body.bounds.model_dump())
         await rollout.set_canary(name, parse_version(body.version), body.percent, bounds, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
@@ -188,10 +190,10 @@ def _add_splits(routes: APIRouter, rollout: Rollout, documents: AdapterDocuments
         await rollout.clear_canary(name, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
 
-    @routes.post("/shadow", openapi_extra=body_of(Shadow))
+    @routes.post("/shadow", openapi_extra=body_of(ShadowBody))
     async def shadow(name: str, request: Request, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Start a shadow: a version gets a copy of a share of the requests; clients never see its answers."""
-        body = read_body(Shadow, await request.body())
+        body = read_body(ShadowBody, await request.body())
         await rollout.set_shadow(name, parse_version(body.version), body.percent, actor=_actor(name, caller))
         return {"name": name} | documents.policy(name)
 

@@ -14,7 +14,7 @@ from adapters.errors import AdapterError
 from gateway.cli import breakeven as breakeven_command
 from gateway.cli import calibrate as calibrate_command
 from gateway.costs.document import CostDocument
-from gateway.costs.evidence import EvidenceKind, Provenance, from_file
+from gateway.costs.evidence import EvidenceKind, EvidenceProvenance, from_file
 from gateway.costs.page import html_page
 from gateway.costs.terminal import as_csv, shown
 from gateway.errors import GatewayError
@@ -98,7 +98,7 @@ def _check_provenance(
     file: Path, fact: dict[str, Any], gateway: str, models: Collection[str] | None, despite: str | None
 ) -> str | None:
     """Refuse a capacity that was measured on another server, unless `despite` says why; return that reason."""
-    found = Provenance.model_validate(fact["provenance"] or {})
+    found = EvidenceProvenance.model_validate(fact["provenance"] or {})
     served = found.models if models is None else models
     strange = found.differences(gateway, served, metadata.version("turntable-gateway"))
     if strange and despite is None:

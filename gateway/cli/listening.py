@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from adapters.admin_client import ADDRESS_FILE
 from gateway.cli.startup import ServeError
 from gateway.server import ConnectionLimits, Listener, strict_protocol
-from gateway.server.listeners import AdminListener, Server
+from gateway.server.listeners import AdminListener, GatewayServer
 from gateway.server.tls import TlsError, server_context
 from gateway.settings import Settings
 
@@ -122,12 +122,12 @@ def server_config(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None =
     )
 
 
-def server(app: ASGIApp, settings: Settings, doors: Listeners) -> Server:
+def server(app: ASGIApp, settings: Settings, doors: Listeners) -> GatewayServer:
     """The gateway's server; run it on `doors.public`."""
     config = server_config(app, settings, doors.tls)
     if doors.admin is None:
-        return Server(config, None)
-    return Server(
+        return GatewayServer(config, None)
+    return GatewayServer(
         config, AdminListener(doors.admin, strict_protocol(_limits(settings), Listener.WHOLE), doors.admin_tls)
     )
 

@@ -24,7 +24,7 @@ from gateway.auth.secrets import (
 )
 from gateway.cli.listening import address_kept, bind, open_listeners, server
 from gateway.cli.startup import ServeError, find_base_model, fit_open_files, plan_for
-from gateway.data_dir import DataDirLock, InUseError, lock_data_dir
+from gateway.data_dir import DataDirInUseError, DataDirLock, lock_data_dir
 from gateway.engines.process import EngineSpec, engine_build
 from gateway.engines.slot_plan import SlotPlan
 from gateway.engines.tool_parsers import choose_parsers
@@ -128,7 +128,7 @@ def _exclusive(settings: Settings) -> Iterator[DataDirLock]:
     with contextlib.ExitStack() as stack:
         try:
             lock = stack.enter_context(lock_data_dir(settings.data_dir, settings.database))
-        except InUseError as error:
+        except DataDirInUseError as error:
             raise ServeError(str(error)) from error
         yield lock
 

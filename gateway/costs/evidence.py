@@ -116,7 +116,7 @@ class WeightsFact(_Fact):
     chars_per_token: float | None = Field(None, gt=0)
 
 
-class Provenance(BaseModel):
+class EvidenceProvenance(BaseModel):
     """Where and when a load test was run; fields that older versions did not write are None."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -164,7 +164,7 @@ class CapacityFact(_Fact):
     prompt_tokens: float = Field(ge=0)
     output_tokens: float = Field(ge=0)
     conclusion: str
-    provenance: Provenance | None = None
+    provenance: EvidenceProvenance | None = None
     despite: str | None = None
     """The operator's reason to use a capacity that was not measured on this gateway."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters import AdapterError, Registry, Snapshot, State, Version
+from adapters import AdapterError, Registry, RegistrySnapshot, State, Version
 from gateway.engines.adapter_loader import AdapterLoader, Left
 from gateway.engines.residency import ResidencyReport
 from gateway.errors import AdapterRefusedError, GatewayError
@@ -40,7 +40,7 @@ class Reconciler:
         self._remembered: list[str] = []
         self._draining: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._seen: Snapshot | None = None
+        self._seen: RegistrySnapshot | None = None
         self._reconciled_s = 0.0
         self.residents: ResidencyReport | None = None
         """What the engine said last; None without our plugin."""
@@ -84,10 +84,10 @@ class Reconciler:
         known = {version.engine_name: version for versions in snapshot.versions.values() for version in versions}
         self.residents = await self._loader.sync(known, [version.engine_name for version in self._kept(snapshot)])
 
-    def _kept(self, snapshot: Snapshot) -> list[Version]:
+    def _kept(self, snapshot: RegistrySnapshot) -> list[Version]:
         return snapshot.pinned_versions()[: self._loader.slots - 1]
 
-    def _worth_restoring(self, snapshot: Snapshot) -> list[Version]:
+    def _worth_restoring(self, snapshot: RegistrySnapshot) -> list[Version]:
         routed = {version.engine_name: version for version in snapshot.routed_versions()}
         latest = [*reversed(self._loader.used.names()), *reversed(self._recall())]
         names = [*(version.engine_name for version in self._kept(snapshot)), *latest, *routed]
@@ -139,6 +139,6 @@ class Reconciler:
         self._remembered = latest
 
 
-def _unwanted(snapshot: Snapshot) -> Iterable[Version]:
+def _unwanted(snapshot: RegistrySnapshot) -> Iterable[Version]:
     for versions in snapshot.versions.values():
         yield from (version for version in versions if version.state in (State.RETIRED, State.QUARANTINED))

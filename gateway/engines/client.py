@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from gateway.core import Usage
-from gateway.engines.http import MOST_ANSWER_BYTES, Connection, ConnectionPool, Request
+from gateway.engines.http import MOST_ANSWER_BYTES, ConnectionPool, EngineConnection, Request
 from gateway.engines.plugin.finished_requests import TOKENS
 from gateway.engines.plugin.key_guard import PROOF, prove
 from gateway.engines.plugin.residency import ADAPTERS, ALIVE, PIN, REMOVE
@@ -153,14 +153,14 @@ class EngineClient:
         """
         return self._connections.request("POST", path, body, headers)
 
-    async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Connection:
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> EngineConnection:
         """Send a request; returns once the response headers are here, and `give_back` must follow.
 
         Raises `EngineUnreachableError` only when the engine never saw the request.
         """
         return await self._connections.send("POST", path, body, headers)
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: EngineConnection) -> None:
         """Keep a connection whose response was read to its end; close any other, so the engine stops working on it."""
         self._connections.give_back(connection)
 

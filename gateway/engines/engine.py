@@ -9,7 +9,7 @@ from gateway.engines.adapter_loader import AdapterLoader
 from gateway.engines.adapter_reconciler import Reconciler
 from gateway.engines.circuit_breaker import Breaker
 from gateway.engines.client import EngineClient, is_unknown_model
-from gateway.engines.http import Connection
+from gateway.engines.http import EngineConnection
 from gateway.engines.residency import ThrashMonitor
 from gateway.engines.slot_scheduler import SlotScheduler
 from gateway.engines.supervisor import EngineState, Supervisor
@@ -91,9 +91,9 @@ class PinnedEngine:
         self.engine = engine
         self._version = version
         self._running: RunningRequest | None = None
-        self._connection: Connection | None = None
+        self._connection: EngineConnection | None = None
 
-    async def send(self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int) -> Connection:
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int) -> EngineConnection:
         """Send the request; returns once the response headers are here.
 
         Raises `EngineUnreachableError` when the engine never saw the request, `AdapterGoneError` when the adapter left

@@ -28,7 +28,7 @@ _BUFFERED_BYTES = 256 << 10
 MOST_ANSWER_BYTES = 64 << 20
 
 
-class Connection(asyncio.Protocol):
+class EngineConnection(asyncio.Protocol):
     """One connection and the answer that is arriving on it; `read` takes answers of `most_bytes` at the most."""
 
     def __init__(self, idle_timeout_s: float, most_bytes: int = MOST_ANSWER_BYTES) -> None:
@@ -260,9 +260,9 @@ class Request:
     def __init__(self, pool: "ConnectionPool", message: bytes) -> None:
         self._pool = pool
         self._message = message
-        self._connection: Connection
+        self._connection: EngineConnection
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> EngineConnection:
         self._connection = await self._pool.send_message(self._message)
         return self._connection
 
@@ -290,7 +290,7 @@ class ConnectionPool:
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._most_answer_bytes = most_answer_bytes
-        self._idle: list[Connection] = []
+        self._idle: list[EngineConnection] = []
         self.api_key: str | None = None
         """What the engine demands of whoever asks it."""
 
@@ -298,11 +298,11 @@ class ConnectionPool:
         """A request to send by entering it as a context."""
         return Request(self, self._message(method, path, body, headers))
 
-    async def send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Connection:
+    async def send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> EngineConnection:
         """Send a request; returns once the response headers are here, and `give_back` must follow. See `Request`."""
         return await self.send_message(self._message(method, path, body, headers))
 
-    async def send_message(self, message: bytes) -> Connection:
+    async def send_message(self, message: bytes) -> EngineConnection:
         """Send the bytes of a whole request on a connection of its own; closes it again when that fails."""
         connection = await self.take()
         try:
@@ -312,11 +312,11 @@ class ConnectionPool:
             raise
         return connection
 
-    async def take(self) -> Connection:
+    async def take(self) -> EngineConnection:
         """A connection that nobody uses; raises `EngineUnreachableError` when none can be made."""
         return self._reuse() or await self._connect()
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: EngineConnection) -> None:
         """Keep a connection for the next request, or close it when it can take none."""
         if connection.is_reusable:
             self._idle.append(connection)
@@ -329,7 +329,7 @@ class ConnectionPool:
             connection.close()
         self._idle.clear()
 
-    def _reuse(self) -> Connection | None:
+    def _reuse(self) -> EngineConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_reusable:
@@ -337,12 +337,12 @@ class ConnectionPool:
             connection.close()
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> EngineConnection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._idle_timeout_s, self._most_answer_bytes),
+                    lambda: EngineConnection(self._idle_timeout_s, self._most_answer_bytes),
                     self._host,
                     self._port,
                     ssl=self._tls,

@@ -9,7 +9,7 @@ from gateway.core import RequestContext, Target
 from gateway.costs.request_price import HEADER, RequestPrices
 from gateway.engines.client import translate
 from gateway.engines.engine import Engine
-from gateway.engines.http import Connection
+from gateway.engines.http import EngineConnection
 from gateway.engines.pool import EnginePool
 from gateway.errors import (
     AdapterGoneError,
@@ -170,7 +170,7 @@ class InferencePipeline:
         salt = self.salts.salt(context.caller.tenant, request.document.get("cache_salt"))
         return context.api.engine_body(request, context.target.engine_model, request_id=context.id, salt=salt)
 
-    async def _pin_and_send(self, run: RequestRun, body: bytes) -> Connection:
+    async def _pin_and_send(self, run: RequestRun, body: bytes) -> EngineConnection:
         """Choose an engine, pin the adapter there and send; returns once the response headers are here.
 
         An adapter that was taken out of the engine in the last moment is loaded again; a second engine gets the request
@@ -199,13 +199,13 @@ class InferencePipeline:
                 unreachable, loads = engine, 0
 
 
-async def _engine_error(run: RequestRun, connection: Connection) -> GatewayError:
+async def _engine_error(run: RequestRun, connection: EngineConnection) -> GatewayError:
     """Read an engine's error and translate it into the terms of the request."""
     answer = await connection.read()
     return run.explain(translate(run.context.api.path, connection.status, answer), answer)
 
 
-async def _relay_whole(run: RequestRun, connection: Connection) -> None:
+async def _relay_whole(run: RequestRun, connection: EngineConnection) -> None:
     """Read the engine's whole answer, rewrite it, and send it."""
     context, entry = run.context, run.entry
     assert entry is not None, "opened"
@@ -220,7 +220,7 @@ async def _relay_whole(run: RequestRun, connection: Connection) -> None:
     await run.client.send_whole(answer)
 
 
-async def _relay_stream(run: RequestRun, connection: Connection) -> None:
+async def _relay_stream(run: RequestRun, connection: EngineConnection) -> None:
     """Relay the engine's stream, rewritten; raises `EngineBrokeOffError` when it ends before it is complete.
 
     Until the first events are here an error is still a status. After them, chunks go from socket to socket in one

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from adapters import AdapterRef, InvalidRefError, Registry, Snapshot, Split, State, UnknownAdapterError
+from adapters import AdapterRef, InvalidRefError, Registry, RegistrySnapshot, State, TrafficSplit, UnknownAdapterError
 from gateway.auth import Caller
 from gateway.core import Route, Target, Track
 from gateway.errors import ModelNotFoundError
@@ -30,7 +30,7 @@ class Resolver:
     def __init__(self, registry: Registry, served_model_name: str) -> None:
         self._registry = registry
         self._base = Route(Target(served_model_name, served_model_name, None))
-        self._cached: tuple[Snapshot, dict[str, Route]] = (registry.snapshot, {})
+        self._cached: tuple[RegistrySnapshot, dict[str, Route]] = (registry.snapshot, {})
 
     def route_for(self, caller: Caller, model: str) -> Route:
         """Return the route of a model name or ref; raises `ModelNotFoundError` also for what the caller may not use."""
@@ -51,7 +51,7 @@ class Resolver:
             routes[model] = route  # only what exists, so a client cannot make this grow
         return route
 
-    def _find(self, snapshot: Snapshot, model: str) -> Route:
+    def _find(self, snapshot: RegistrySnapshot, model: str) -> Route:
         if model == self._base.target.model:
             return self._base
         try:
@@ -70,7 +70,9 @@ class Resolver:
         return Route(target, canary, canary_share, shadow, shadow_share)
 
 
-def _split_target(snapshot: Snapshot, name: str, split: Split | None, track: Track) -> tuple[Target | None, int]:
+def _split_target(
+    snapshot: RegistrySnapshot, name: str, split: TrafficSplit | None, track: Track
+) -> tuple[Target | None, int]:
     """Return the target of a traffic split and its share; none while its version is not READY."""
     if split is None:
         return None, 0

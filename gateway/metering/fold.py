@@ -125,7 +125,7 @@ _FROM_VALUES = {size: _from_values(size) for size in _BATCHES}
 _FROM_JSON = _from_json()
 
 
-class Cost(NamedTuple):
+class RequestCost(NamedTuple):
     """The cost of one request, its key and tenant, and the time that decides which day's spending it belongs to."""
 
     opened_us: int
@@ -157,10 +157,11 @@ class SpendingWriter:
         ids = orjson.dumps([request_id for request_id, *_ in costly]).decode()
         booked = {(request_id, attempt) for request_id, attempt in connection.execute(self._booked, {"ids": ids})}
         self.add(
-            connection, [Cost(*rest) for request_id, attempt, *rest in costly if (request_id, attempt) not in booked]
+            connection,
+            [RequestCost(*rest) for request_id, attempt, *rest in costly if (request_id, attempt) not in booked],
         )
 
-    def add(self, connection: Connection, costs: Iterable[Cost]) -> None:
+    def add(self, connection: Connection, costs: Iterable[RequestCost]) -> None:
         """Add costs to the spending of their keys and tenants."""
         sums: Counter[tuple[str, int]] = Counter()
         for cost in costs:

@@ -23,7 +23,7 @@ class JournalFullError(Exception):
     """The journal holds as many bytes that are not folded as it may."""
 
 
-class Journal:
+class LedgerJournal:
     """One process's journal below `root`, of at most `most_bytes` that are not folded yet."""
 
     def __init__(self, root: Path, *, most_bytes: int) -> None:

@@ -18,7 +18,7 @@ from gateway.errors import DatabaseAwayError, DiskError
 from gateway.metering.entry import LedgerEntry
 from gateway.metering.fold import RowWriter, SpendingWriter, parse_lines, validate_line
 from gateway.metering.gateways import gateway_id, heartbeat, interrupt_lost_rows, interrupt_own_rows
-from gateway.metering.journal import Journal, JournalFullError, SegmentReader, abandoned_journals, live_journals
+from gateway.metering.journal import JournalFullError, LedgerJournal, SegmentReader, abandoned_journals, live_journals
 
 log = logging.getLogger(__name__)
 # A fold costs the same for one row as for fifty; only readers wait for it, and they hurry it.
@@ -52,7 +52,7 @@ class Ledger:
         self.ended_runs: list[str] = []
         """Runs of dead gateway processes whose journals were folded at this start."""
         self.interrupted_at_start = self._take_over(folder)
-        self._journal = Journal(folder, most_bytes=most_bytes)
+        self._journal = LedgerJournal(folder, most_bytes=most_bytes)
         self.run = self._journal.reader.run
         """Id of this gateway process, never used before or again."""
         self.heartbeat()

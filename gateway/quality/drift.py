@@ -35,7 +35,7 @@ class Drift(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DriftFinding:
     """One measure of live answers against the baseline.
 
     `distance` is a PSI, or by how much a rate is worse (negative when it is better); `by_chance` is the distance that
@@ -55,7 +55,7 @@ class Finding:
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def findings(baseline: Counts, live: Counts) -> list[Finding]:
+def findings(baseline: Counts, live: Counts) -> list[DriftFinding]:
     """Compare the live answers with every measure of the baseline."""
     found = []
     for measure, before in sorted(baseline.items()):
@@ -67,11 +67,11 @@ def findings(baseline: Counts, live: Counts) -> list[Finding]:
     return found
 
 
-def _mix(measure: str, before: Mapping[str, int], now: Mapping[str, int]) -> Finding:
+def _mix(measure: str, before: Mapping[str, int], now: Mapping[str, int]) -> DriftFinding:
     buckets = before.keys() | now.keys()
     n_before, n_now = sum(before.values()), sum(now.values())
     if n_now < MIN_ANSWERS:
-        return Finding(measure, Drift.TOO_FEW, n_now, 0.0, 0.0)
+        return DriftFinding(measure, Drift.TOO_FEW, n_now, 0.0, 0.0)
     distance, room = 0.0, _HALF * len(buckets)
     for bucket in buckets:
         was = (before.get(bucket, 0) + _HALF) / (n_before + room)
@@ -82,14 +82,14 @@ def _mix(measure: str, before: Mapping[str, int], now: Mapping[str, int]) -> Fin
     drift = Drift.STEADY
     if distance > max(LOOK_PSI, by_chance):
         drift = Drift.DRIFT if distance > DRIFT_PSI else Drift.LOOK
-    return Finding(measure, drift, n_now, distance, by_chance)
+    return DriftFinding(measure, drift, n_now, distance, by_chance)
 
 
-def _rate(measure: str, before: Mapping[str, int], now: Mapping[str, int]) -> Finding:
+def _rate(measure: str, before: Mapping[str, int], now: Mapping[str, int]) -> DriftFinding:
     bucket, sign = _RATES[measure]
     n_before, n_now = sum(before.values()), sum(now.values())
     if n_now < MIN_ANSWERS:
-        return Finding(measure, Drift.TOO_FEW, n_now, 0.0, 0.0)
+        return DriftFinding(measure, Drift.TOO_FEW, n_now, 0.0, 0.0)
     was, is_now = before.get(bucket, 0) / n_before, now.get(bucket, 0) / n_now
     pooled = (before.get(bucket, 0) + now.get(bucket, 0)) / (n_before + n_now)
     by_chance = _Z_95 * math.sqrt(pooled * (1 - pooled) * (1 / n_before + 1 / n_now))
@@ -97,4 +97,4 @@ def _rate(measure: str, before: Mapping[str, int], now: Mapping[str, int]) -> Fi
     drift = Drift.STEADY
     if worse > by_chance:
         drift = Drift.DRIFT if worse > WORSE_BY else Drift.LOOK
-    return Finding(measure, drift, n_now, worse, by_chance, is_now, was)
+    return DriftFinding(measure, drift, n_now, worse, by_chance, is_now, was)

@@ -9,7 +9,7 @@ from typing import Any
 from adapters import AdapterRef, Registry, Version
 from adapters.registry import PROMOTION
 from gateway.clock import date_of, to_us
-from gateway.quality.drift import Drift, Finding, findings
+from gateway.quality.drift import Drift, DriftFinding, findings
 from gateway.quality.feedback import FeedbackStore
 from gateway.quality.sampler import AnswerProfileStore, AnswerSampler, today
 from gateway.releases.gate import ServedBase
@@ -51,7 +51,7 @@ class QualityReview:
     version: Version
     has_baseline: bool
     since_day: int
-    findings: list[Finding]
+    findings: list[DriftFinding]
     triggers: list[Trigger]
 
     def document(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Reviewer:
         """Return the retrain triggers of an adapter; empty while no version of it is live."""
         return self.review(name).triggers if name in self._registry.snapshot.live else []
 
-    def _triggers(self, version: Version, found: list[Finding]) -> list[Trigger]:
+    def _triggers(self, version: Version, found: list[DriftFinding]) -> list[Trigger]:
         promoted = self._promoted(version)
         return [
             _drift_trigger(found),
@@ -139,7 +139,7 @@ class Reviewer:
                 yield part
 
 
-def _drift_trigger(found: list[Finding]) -> Trigger:
+def _drift_trigger(found: list[DriftFinding]) -> Trigger:
     if not found:
         return Trigger(Reason.DRIFT, is_due=False, sentence="not sampled: its training left no baseline")
     drifted = [f"{finding.measure} by {finding.distance:.2f}" for finding in found if finding.drift is Drift.DRIFT]

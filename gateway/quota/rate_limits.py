@@ -53,7 +53,7 @@ _TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-rat
 
 
 @dataclass(slots=True)
-class Meter:
+class AccountMeter:
     """What one account uses now. `running_elsewhere` is what other gateways told last; `requests_let` and `tokens_let`
     count what was let through here since the start, for them.
     """
@@ -68,7 +68,7 @@ class Meter:
     """As they were when a request last came."""
 
 
-Taken = tuple[Account, Meter, int]
+Taken = tuple[Account, AccountMeter, int]
 """An account, its meter, and the tokens that one request was counted for."""
 
 
@@ -77,7 +77,7 @@ class RateLimiter:
 
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock_ns = clock_ns
-        self.meters: dict[str, Meter] = {}
+        self.meters: dict[str, AccountMeter] = {}
         self.used: set[str] = set()
         """Accounts whose meters changed since somebody looked and emptied this."""
         self.gateways = 1
@@ -125,11 +125,11 @@ class RateLimiter:
         if limits.tpm is not None:
             meter.tokens.take(tokens, limits.tpm, now_ns)
 
-    def meter(self, account: str) -> Meter:
+    def meter(self, account: str) -> AccountMeter:
         """The meter of an account, new when it has none."""
         meter = self.meters.get(account)
         if meter is None:
-            meter = self.meters[account] = Meter()
+            meter = self.meters[account] = AccountMeter()
         return meter
 
     def headers(self, accounts: Sequence[Account]) -> list[tuple[bytes, bytes]]:
@@ -149,7 +149,7 @@ class RateLimiter:
         remaining = bucket.remaining(self.share(limit), limit, now_ns)
         return max(0, remaining), limit, bucket.full_ns(limit)
 
-    def _change(self, meter: Meter, limits: Limits, requests: int, tokens: int, now_ns: int) -> None:
+    def _change(self, meter: AccountMeter, limits: Limits, requests: int, tokens: int, now_ns: int) -> None:
         if limits.rpm is not None:
             meter.requests.take(requests, limits.rpm, now_ns)
         if limits.tpm is not None:
@@ -157,7 +157,7 @@ class RateLimiter:
         meter.requests_let += requests
         meter.tokens_let += tokens
 
-    def _check(self, account: Account, meter: Meter, tokens: int, now_ns: int) -> None:
+    def _check(self, account: Account, meter: AccountMeter, tokens: int, now_ns: int) -> None:
         limits = account.limits
         if limits.max_concurrency is not None and meter.running + meter.running_elsewhere >= limits.max_concurrency:
             raise concurrency_error(_name(account), limits.max_concurrency)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from gateway.auth import Limits
 from gateway.database import upsert
-from gateway.quota.rate_limits import Meter, RateLimiter
+from gateway.quota.rate_limits import AccountMeter, RateLimiter
 from gateway.threads import CRITICAL
 
 _ALIVE_US = 5 * 10**6
@@ -85,7 +85,7 @@ class LimitSharing:
             connection.execute(delete(limit_use).where(limit_use.c.gateway == self._run))
 
     @staticmethod
-    def _row(account: str, meter: Meter) -> dict[str, Any]:
+    def _row(account: str, meter: AccountMeter) -> dict[str, Any]:
         return {
             "account": account,
             "running": meter.running,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from adapters import Registry, Snapshot, StaleLiveError
+from adapters import Registry, RegistrySnapshot, StaleLiveError
 from gateway.background import TaskSet
 from gateway.clock import now_us
 from gateway.core import RequestContext, Track
@@ -139,7 +139,7 @@ class CanaryComparison:
     canary_version: int
     bounds: CanaryLimits | None = None
     """What the operator said when the canary began; None until the database has told, and nothing is judged so long."""
-    read_from: Snapshot | None = None
+    read_from: RegistrySnapshot | None = None
     """As the registry was when the bounds were read: they may change with it."""
     live: RequestWindow = field(default_factory=lambda: RequestWindow(CanaryLimits().window_s))
     canary: RequestWindow = field(default_factory=lambda: RequestWindow(CanaryLimits().window_s))

@@ -12,7 +12,7 @@ from typing import Any
 from adapters import AdapterRef, BaseModel, Dossier, Evidence, Registry, State, Version
 from adapters.registry import PROMOTION
 from gateway.errors import ConflictError
-from gateway.releases.verdict import VERDICT, Outcome, Verdict
+from gateway.releases.verdict import VERDICT, ComparisonVerdict, VerdictOutcome
 from gateway.settings import Settings
 
 
@@ -86,7 +86,7 @@ class PromotionGate:
         if verdict is None:
             return "has no verdict"
         found = verdict.document
-        if found["verdict"] != Outcome.PROMOTE:
+        if found["verdict"] != VerdictOutcome.PROMOTE:
             return f"has the verdict {found['verdict']}" + (f" ({found['summary']})" if found["summary"] else "")
         if not found["complete"]:
             return "has a verdict that was reached on part of the data only"
@@ -178,7 +178,7 @@ class EvidenceRecorder:
         self._registry = registry
         self._gate = gate
 
-    def record_verdict(self, name: str, number: int, verdict: Verdict, *, actor: str) -> Version:
+    def record_verdict(self, name: str, number: int, verdict: ComparisonVerdict, *, actor: str) -> Version:
         """Record a verdict; raises `ConflictError` when it is about other content than this version's."""
         version = self._version(name, number)
         if verdict.digest != version.digest:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from adapters import AdapterRef, Dossier, Policy, Registry, State, Store, StoreError, Version
+from adapters import AdapterRef, Dossier, Registry, State, Store, StoreError, TrafficPolicy, Version
 from gateway.background import TaskSet
 from gateway.engines.adapter_loader import Unloaded
 from gateway.engines.pool import EnginePool
@@ -151,8 +151,8 @@ class Rollout:
         """Cancel pending unloads."""
         await self._tasks.cancel()
 
-    def _policy(self, name: str) -> Policy:
-        return self._registry.snapshot.policies.get(name, Policy())
+    def _policy(self, name: str) -> TrafficPolicy:
+        return self._registry.snapshot.policies.get(name, TrafficPolicy())
 
     def _expect(self, name: str, live: int | None) -> None:
         if live not in (None, self._policy(name).live):
@@ -192,7 +192,7 @@ class Rollout:
             unload.cancel()
             await asyncio.gather(unload, return_exceptions=True)
 
-    def _unload_unrouted(self, name: str, before: Policy) -> None:
+    def _unload_unrouted(self, name: str, before: TrafficPolicy) -> None:
         """Unload versions that no route leads to any more."""
         after = self._policy(name)
         led = {*before.routed, *([before.previous] if before.previous else [])}

@@ -15,7 +15,7 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Sentence = Annotated[str, Field(max_length=2_000), AfterValidator(storable)]
 
 
-class Outcome(StrEnum):
+class VerdictOutcome(StrEnum):
     """Outcomes of a comparison; only PROMOTE passes the gate."""
 
     PROMOTE = "PROMOTE"
@@ -35,7 +35,7 @@ class GateCheck(Schema):
     sentence: _Sentence = ""
 
 
-class Verdict(Schema):
+class ComparisonVerdict(Schema):
     """JSON of a comparison's outcome for the version with this digest.
 
     Null hashes of base and template mean those served when the verdict is posted. `complete` is false when examples or
@@ -44,7 +44,7 @@ class Verdict(Schema):
 
     model_config = ConfigDict(extra="forbid")
 
-    verdict: Outcome
+    verdict: VerdictOutcome
     digest: _Sha256
     task_sha256: _Sha256
     base_sha256: _Sha256 | None = None

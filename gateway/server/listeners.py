@@ -33,7 +33,7 @@ class AdminListener:
     tls: ssl.SSLContext | None
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """uvicorn's server with a second door, which opens and closes with the first."""
 
     def __init__(self, config: uvicorn.Config, admin: AdminListener | None) -> None:

@@ -8,12 +8,12 @@ from sqlalchemy import Engine
 from adapters import (
     InUseError,
     NotReadyError,
-    Policy,
     PolicyError,
     Registry,
-    Split,
     StaleLiveError,
     State,
+    TrafficPolicy,
+    TrafficSplit,
     UnknownAdapterError,
 )
 from tests.adapters.versions import NAME, add_ready, manifest
@@ -28,7 +28,7 @@ def three(registry: Registry) -> Registry:
     return registry
 
 
-def policy(registry: Registry) -> Policy:
+def policy(registry: Registry) -> TrafficPolicy:
     return registry.snapshot.policies[NAME]
 
 
@@ -38,15 +38,15 @@ def actions(registry: Registry) -> list[tuple[str, str]]:
 
 def test_a_new_name_has_a_policy_that_serves_nothing(registry: Registry) -> None:
     add_ready(registry, 1)
-    assert policy(registry) == Policy()
+    assert policy(registry) == TrafficPolicy()
     assert registry.snapshot.routed_versions() == []
 
 
 def test_a_rollback_returns_to_what_was_live_before(three: Registry) -> None:
     three.promote(NAME, 3, actor="ops")
-    assert policy(three) == Policy(live=3, previous=1)
+    assert policy(three) == TrafficPolicy(live=3, previous=1)
     assert three.rollback(NAME, actor="watch", evidence={"error_rate": 0.5}).version == 1
-    assert policy(three) == Policy(live=1)
+    assert policy(three) == TrafficPolicy(live=1)
     assert three.audit(limit=1)[0] | {"id": 0, "at": None} == {
         "id": 0,
         "at": None,
@@ -62,13 +62,13 @@ def test_two_rollbacks_do_not_bring_the_bad_version_back(three: Registry) -> Non
     three.rollback(NAME, actor="watch")
     with pytest.raises(PolicyError, match="no earlier version to roll back to; promote one instead"):
         three.rollback(NAME, actor="watch")
-    assert policy(three) == Policy(live=1)
+    assert policy(three) == TrafficPolicy(live=1)
 
 
 def test_promoting_what_is_live_already_keeps_what_was_before_it(three: Registry) -> None:
     three.promote(NAME, 2, actor="ops")
     three.promote(NAME, 2, actor="ops")
-    assert policy(three) == Policy(live=2, previous=1)
+    assert policy(three) == TrafficPolicy(live=2, previous=1)
 
 
 def test_only_a_ready_version_is_rolled_back_to(three: Registry) -> None:
@@ -76,16 +76,16 @@ def test_only_a_ready_version_is_rolled_back_to(three: Registry) -> None:
     three.set_state(three.snapshot.versions[NAME][0], State.QUARANTINED, "no effect", actor="ops")
     with pytest.raises(NotReadyError, match=f"{NAME}@v1 is quarantined: no effect; only a ready version can be rolled"):
         three.rollback(NAME, actor="ops")
-    assert policy(three) == Policy(live=2, previous=1)
+    assert policy(three) == TrafficPolicy(live=2, previous=1)
 
 
 def test_a_canary_and_a_shadow_are_routed_beside_the_live_version(three: Registry) -> None:
     three.set_canary(NAME, 2, 10, actor="ops")
     three.set_shadow(NAME, 3, 0.5, actor="ops")
-    assert policy(three) == Policy(live=1, canary=Split(2, 10.0), shadow=Split(3, 0.5))
+    assert policy(three) == TrafficPolicy(live=1, canary=TrafficSplit(2, 10.0), shadow=TrafficSplit(3, 0.5))
     assert three.snapshot.routed_versions() == list(three.snapshot.versions[NAME])
-    assert three.clear_canary(NAME, actor="ops") == Policy(live=1, shadow=Split(3, 0.5))
-    assert three.clear_shadow(NAME, actor="ops") == policy(three) == Policy(live=1)
+    assert three.clear_canary(NAME, actor="ops") == TrafficPolicy(live=1, shadow=TrafficSplit(3, 0.5))
+    assert three.clear_shadow(NAME, actor="ops") == policy(three) == TrafficPolicy(live=1)
     assert actions(three)[:4] == [
         ("clear_shadow", f"{NAME}@v3"),
         ("clear_canary", f"{NAME}@v2"),
@@ -96,7 +96,7 @@ def test_a_canary_and_a_shadow_are_routed_beside_the_live_version(three: Registr
 
 def test_clearing_what_is_not_there_changes_nothing(three: Registry) -> None:
     before = three.audit()
-    assert three.clear_canary(NAME, actor="ops") == three.clear_shadow(NAME, actor="ops") == Policy(live=1)
+    assert three.clear_canary(NAME, actor="ops") == three.clear_shadow(NAME, actor="ops") == TrafficPolicy(live=1)
     assert three.audit() == before
 
 
@@ -104,14 +104,14 @@ def test_a_canary_begins_and_ends_only_beside_the_versions_that_are_expected(thr
     three.promote(NAME, 3, actor="ops")
     with pytest.raises(StaleLiveError, match="v1 is not the live version"):
         three.set_canary(NAME, 2, 10, actor="late", expect_live=1, keep={"bounds": {"min_requests": 3}})
-    assert policy(three) == Policy(live=3, previous=1)
+    assert policy(three) == TrafficPolicy(live=3, previous=1)
     assert three.evidence(NAME, 2) == []
     three.set_canary(NAME, 2, 10, actor="ops", expect_live=3, keep={"bounds": {"min_requests": 3}})
     assert [(kept.kind, kept.document) for kept in three.evidence(NAME, 2)] == [("bounds", {"min_requests": 3})]
     for live, canary in ((1, 2), (3, 1)):
         with pytest.raises(StaleLiveError, match="look again and retry"):
             three.clear_canary(NAME, actor="watch", expect_live=live, expect_canary=canary)
-    assert policy(three).canary == Split(2, 10.0)
+    assert policy(three).canary == TrafficSplit(2, 10.0)
     assert three.clear_canary(NAME, actor="watch", expect_live=3, expect_canary=2).canary is None
     with pytest.raises(StaleLiveError):
         three.clear_canary(NAME, actor="watch", expect_canary=2)
@@ -132,30 +132,30 @@ def test_a_version_that_becomes_live_is_no_longer_canary_or_shadow(three: Regist
 def test_the_canary_of_another_version_outlives_a_promotion(three: Registry) -> None:
     three.set_canary(NAME, 2, 10, actor="ops")
     three.promote(NAME, 3, actor="ops")
-    assert policy(three) == Policy(live=3, previous=1, canary=Split(2, 10.0))
+    assert policy(three) == TrafficPolicy(live=3, previous=1, canary=TrafficSplit(2, 10.0))
 
 
 def test_a_version_that_leaves_ready_loses_its_traffic(three: Registry) -> None:
     three.set_canary(NAME, 2, 10, actor="ops")
     three.set_shadow(NAME, 2, 10, actor="ops")
     three.set_state(three.snapshot.versions[NAME][1], State.QUARANTINED, "errors", actor="watch")
-    assert policy(three) == Policy(live=1)
+    assert policy(three) == TrafficPolicy(live=1)
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("split", [Registry.set_canary, Registry.set_shadow])
 def test_a_share_is_more_than_nothing_and_at_most_all(
-    three: Registry, split: Callable[..., Policy], percent: float
+    three: Registry, split: Callable[..., TrafficPolicy], percent: float
 ) -> None:
     before = three.audit()
     with pytest.raises(PolicyError, match="percent is no share of traffic; give more than 0 and at most 100"):
         split(three, NAME, 2, percent, actor="ops")
-    assert (policy(three), three.audit()) == (Policy(live=1), before)
+    assert (policy(three), three.audit()) == (TrafficPolicy(live=1), before)
 
 
 @pytest.mark.parametrize("split", [Registry.set_canary, Registry.set_shadow])
 def test_a_split_needs_another_ready_version_beside_a_live_one(
-    registry: Registry, split: Callable[..., Policy]
+    registry: Registry, split: Callable[..., TrafficPolicy]
 ) -> None:
     with pytest.raises(UnknownAdapterError):
         split(registry, NAME, 1, 10, actor="ops")
@@ -168,7 +168,7 @@ def test_a_split_needs_another_ready_version_beside_a_live_one(
     registry.add(NAME, manifest(2), actor="ops")
     with pytest.raises(NotReadyError, match=f"{NAME}@v2 is registered; only a ready version"):
         split(registry, NAME, 2, 10, actor="ops")
-    assert policy(registry) == Policy(live=1)
+    assert policy(registry) == TrafficPolicy(live=1)
 
 
 def test_the_live_version_of_a_pinned_name_stays_resident(three: Registry) -> None:

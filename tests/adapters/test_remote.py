@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from adapters import AllowedSources, BaseModel, Provenance, SourceError, Store, fetch, preflight
+from adapters import AllowedSources, BaseModel, SourceError, SourceProvenance, Store, fetch, preflight
 from tests.adapters.hub_server import Hub, serving
 
 MAX_BYTES = 1 << 20
@@ -49,7 +49,7 @@ def test_an_adapter_on_a_hub_is_fetched_at_the_commit_that_a_revision_means(
     hub: Hub, adapter_dir: Path, into: Path, revision: str
 ) -> None:
     source = f"hf://org/tone@{revision}"
-    assert fetch(source, into, max_bytes=MAX_BYTES, allowed=allowing(hub)) == Provenance(source, FIRST)
+    assert fetch(source, into, max_bytes=MAX_BYTES, allowed=allowing(hub)) == SourceProvenance(source, FIRST)
     assert names(into) == sorted(hub.downloads) == ["adapter_config.json", WEIGHTS]
     assert (into / WEIGHTS).read_bytes() == (adapter_dir / WEIGHTS).read_bytes()
 

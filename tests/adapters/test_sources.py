@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters import AllowedSources, Provenance, SourceError, fetch
+from adapters import AllowedSources, SourceError, SourceProvenance, fetch
 
 MAX_BYTES = 1 << 20
 
@@ -28,7 +28,7 @@ def test_the_adapters_own_files_are_copied_from_a_directory(adapter_dir: Path, i
     (adapter_dir / "optimizer.pt").write_bytes(b"state")
     (adapter_dir / "training.json").write_text("{}")
     provenance = fetch(str(adapter_dir), into, max_bytes=MAX_BYTES, allowed=below(tmp_path))
-    assert provenance == Provenance(str(adapter_dir))
+    assert provenance == SourceProvenance(str(adapter_dir))
     assert names(into) == ["adapter_config.json", "adapter_model.safetensors", "training.json"]
     for path in into.iterdir():
         assert path.read_bytes() == (adapter_dir / path.name).read_bytes()

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from gateway.data_dir import InUseError, lock_data_dir
+from gateway.data_dir import DataDirInUseError, lock_data_dir
 from gateway.database import away_error, open_database
 from gateway.settings import Settings
 from loadtest.mock_engine.app import MockServer, serving
@@ -252,7 +252,7 @@ def test_the_data_of_a_gateway_that_was_killed_is_free(tmp_path: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         for place, what in (("one", "the data directory"), ("two", "the SQLite file")):
-            with pytest.raises(InUseError, match=f"works on {what} .*process {holder.pid}"):
+            with pytest.raises(DataDirInUseError, match=f"works on {what} .*process {holder.pid}"):
                 lock_data_dir(tmp_path / place, url).__enter__()
         with lock_data_dir(tmp_path / "two", "postgresql://shared/database"):
             pass

@@ -2,8 +2,7 @@
 
 Defaults follow published comparisons of LoRA settings: all linear layers, rank 16, ten times the learning rate of full
 fine-tuning, small batches. Unknown, invalid or conflicting fields are rejected with the field name and the allowed
-values. docs/reference/recipe.md is
-generated from these classes.
+values. docs/reference/recipe.md is generated from these classes.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ _PAUSE_S = 50e-6
 _MARK = "turntable_shield"
 
 
-class Place(StrEnum):
+class PatchPlace(StrEnum):
     """Where a shield works: in the ENGINE's processes, in how the gateway STARTs it, or in the GATEWAY itself."""
 
     ENGINE = "engine"
@@ -34,7 +34,7 @@ class EnginePatch:
     """
 
     name: str
-    place: Place
+    place: PatchPlace
     defect: str
     measure: str
     cpu_only: bool = False
@@ -118,7 +118,7 @@ _ALSO_HELD = {"cpu-mixed-batch": ("vllm.lora.punica_wrapper.punica_cpu",)}
 SHIELDS = (
     EnginePatch(
         "cpu-mixed-batch",
-        Place.ENGINE,
+        PatchPlace.ENGINE,
         "In a batch of base and adapter requests, base tokens get the adapter of the last slot (vLLM PR 48421, 49656).",
         "Our plugin zeroes the adapter's part of base tokens.",
         cpu_only=True,
@@ -127,7 +127,7 @@ SHIELDS = (
     ),
     EnginePatch(
         "cpu-spin",
-        Place.ENGINE,
+        PatchPlace.ENGINE,
         "Waiting engine processes spin on sched_yield and starve everything else on few cores.",
         "Our plugin lets them sleep 50 µs instead.",
         cpu_only=True,
@@ -136,61 +136,61 @@ SHIELDS = (
     ),
     EnginePatch(
         "unload-only-forgets",
-        Place.ENGINE,
+        PatchPlace.ENGINE,
         "/v1/unload_lora_adapter forgets the name and leaves the weights in the engine (vLLM 54839, 42633).",
         "Our plugin removes them from slot and cache; the gateway looks whether they are gone.",
     ),
     EnginePatch(
         "hub-pulls",
-        Place.START,
+        PatchPlace.START,
         "A lora_path that is no directory is fetched from a hub.",
         "The engine runs with HF_HUB_OFFLINE=1.",
     ),
     EnginePatch(
         "open-paths",
-        Place.START,
+        PatchPlace.START,
         "/adapters, /invocations, /tokenize and others stay open even with vLLM's API key.",
         "The engine demands a secret of its own on every path but /health, and listens on loopback only.",
     ),
     EnginePatch(
         "unlisted-paths",
-        Place.GATEWAY,
+        PatchPlace.GATEWAY,
         "vLLM serves paths that load adapters, tell file paths or control the engine.",
         "Only listed paths are relayed.",
     ),
     EnginePatch(
         "load-inplace",
-        Place.GATEWAY,
+        PatchPlace.GATEWAY,
         "load_inplace re-reads the files at every step, under running requests, and keeps stale prefix cache (33791).",
         "Refused; a version's engine name and path hold its digest, and never change their content.",
     ),
     EnginePatch(
         "missing-file",
-        Place.GATEWAY,
+        PatchPlace.GATEWAY,
         "What the cache dropped is read again within a step; when its files are gone the engine dies (5105).",
         "Files are hashed before each load and leased until the adapter has left every engine.",
     ),
     EnginePatch(
         "unknown-names",
-        Place.GATEWAY,
+        PatchPlace.GATEWAY,
         "Each unknown model name costs vLLM a lock and an id for good.",
         "Names that the registry does not hold never reach the engine.",
     ),
     EnginePatch(
         "unbounded-names",
-        Place.GATEWAY,
+        PatchPlace.GATEWAY,
         "vLLM's list of adapter names only grows.",
         "The coldest name is taken out before one more than max_cpu_loras is loaded.",
     ),
     EnginePatch(
         "load-stalls",
-        Place.GATEWAY,
+        PatchPlace.GATEWAY,
         "Loads run inside the engine's step loop, so every stream waits for them.",
         "One load at a time per engine, one for all who wait for the same adapter, measured.",
     ),
     EnginePatch(
         "silent-adapters",
-        Place.GATEWAY,
+        PatchPlace.GATEWAY,
         "Many kinds of broken adapters load, and the base answers under their name (34186, 55193).",
         "Preflight binds every tensor before the load; a probe compares log-probabilities with the base after it.",
     ),

@@ -18,7 +18,7 @@ from gateway.engines.pool import EnginePool
 from gateway.metering.reconcile.engine_counters import EngineCounterReader, EngineCounterStore, EngineRunCounters
 from gateway.metering.reconcile.ledger_totals import LedgerTotals, count_open, earliest_opened_us, ledger_totals
 from gateway.metering.reconcile.recovery import Recovery
-from gateway.metering.reconcile.verdict import Agreement, ReconcileResult, reconcile
+from gateway.metering.reconcile.verdict import ReconcileAgreement, ReconcileResult, reconcile
 from gateway.metering.tables import usage_ledger
 from gateway.threads import REPORTS
 
@@ -94,7 +94,7 @@ class ReconcileGauges:
         for one in result.kinds:
             if one.ratio is not None:
                 self._ratio.labels(engine, one.kind.removesuffix("_tokens")).set(one.ratio)
-        self._outside.labels(engine).set(result.agreement is Agreement.OUTSIDE)
+        self._outside.labels(engine).set(result.agreement is ReconcileAgreement.OUTSIDE)
 
 
 class ReconcileMonitor:
@@ -146,14 +146,14 @@ class ReconcileMonitor:
                 continue
             result = self._reconciliation.reconcile_again(waiting)
             is_old = run.asked_us - waiting.asked_us > _LONGEST_WAIT_US
-            if result.agreement is Agreement.RUNNING and not is_old:
+            if result.agreement is ReconcileAgreement.RUNNING and not is_old:
                 continue  # judged again when the running requests have ended
             self._waiting[engine.name] = run
             self._gauges.set(engine.name, result)
             self._log_change(engine.name, result)
 
     def _log_change(self, engine: str, result: ReconcileResult) -> None:
-        is_outside = result.agreement is Agreement.OUTSIDE
+        is_outside = result.agreement is ReconcileAgreement.OUTSIDE
         if is_outside != self._is_outside.get(engine, False):
             sums = ", ".join(f"{one.kind} {one.ledger} to {one.engine}" for one in result.kinds)
             if is_outside:

@@ -18,7 +18,7 @@ from gateway.engines.client import EngineUsage
 from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
 from gateway.errors import GatewayError
-from gateway.metering.fold import Cost, SpendingWriter
+from gateway.metering.fold import RequestCost, SpendingWriter
 from gateway.metering.tables import usage_ledger
 from gateway.metering.usage_summary import reopen_hour
 from gateway.threads import REPORTS
@@ -129,4 +129,4 @@ class Recovery:
                 this = (row.request_id == one.request_id, row.attempt == one.attempt, row.cost_nano_usd.is_(None))
                 priced = {"cost_nano_usd": cost, "price_version": price.version}
                 if connection.execute(update(usage_ledger).where(*this).values(priced)).rowcount:
-                    self._spending.add(connection, [Cost(one.opened_us, one.key_id, one.tenant, cost)])
+                    self._spending.add(connection, [RequestCost(one.opened_us, one.key_id, one.tenant, cost)])

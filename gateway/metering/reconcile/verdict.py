@@ -21,7 +21,7 @@ JUDGED = ("prompt_tokens", "completion_tokens")
 """Cached tokens are shown only: engines count them once for all choices, or not at all."""
 
 
-class Agreement(StrEnum):
+class ReconcileAgreement(StrEnum):
     """AGREES, OUTSIDE the tolerance, or RUNNING: too little is booked yet, and requests are still open."""
 
     AGREES = "agrees"
@@ -37,7 +37,7 @@ class TokenComparison:
     ledger: int
     engine: int
     ratio: float | None
-    agreement: Agreement
+    agreement: ReconcileAgreement
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ReconcileResult:
     kinds: tuple[TokenComparison, ...]
 
     @property
-    def agreement(self) -> Agreement:
+    def agreement(self) -> ReconcileAgreement:
         """The worst agreement of the judged kinds."""
         return _worst({one.agreement for one in self.kinds if one.kind in JUDGED})
 
@@ -67,11 +67,11 @@ def _compare(kind: str, run: EngineRunCounters, booked: LedgerTotals, running: i
     nearest = min(max(engine, surely), at_most)
     allowed = max(LEAST_TOKENS, engine * TOLERANCE)
     if abs(nearest - engine) <= allowed:
-        agreement = Agreement.AGREES
+        agreement = ReconcileAgreement.AGREES
     elif running and nearest < engine:
-        agreement = Agreement.RUNNING
+        agreement = ReconcileAgreement.RUNNING
     else:
-        agreement = Agreement.OUTSIDE
+        agreement = ReconcileAgreement.OUTSIDE
     return TokenComparison(kind, at_most, engine, nearest / engine if engine else None, agreement)
 
 
@@ -108,5 +108,8 @@ def _result_document(result: ReconcileResult) -> dict[str, Any]:
     }
 
 
-def _worst(found: set[Agreement]) -> Agreement:
-    return next((one for one in (Agreement.OUTSIDE, Agreement.RUNNING) if one in found), Agreement.AGREES)
+def _worst(found: set[ReconcileAgreement]) -> ReconcileAgreement:
+    return next(
+        (one for one in (ReconcileAgreement.OUTSIDE, ReconcileAgreement.RUNNING) if one in found),
+        ReconcileAgreement.AGREES,
+    )

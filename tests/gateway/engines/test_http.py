@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.engines.http import Connection, ConnectionPool
+from gateway.engines.http import ConnectionPool, EngineConnection
 from gateway.errors import EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError
 from tests.waiting import eventually_async
 
@@ -21,7 +21,7 @@ async def request_of(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(length)
 
 
-async def chunks_of(connection: Connection) -> list[bytes]:
+async def chunks_of(connection: EngineConnection) -> list[bytes]:
     """The rest of the body, as it came."""
     chunks = []
     while chunk := await connection.next_chunk():

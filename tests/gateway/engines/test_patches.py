@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gateway.engines.plugin.patches import SHIELDS, EnginePatch, Place
+from gateway.engines.plugin.patches import SHIELDS, EnginePatch, PatchPlace
 
 # In a process of its own: the shield changes vLLM's modules for good.
 MIXED_BATCH = """
@@ -63,7 +63,7 @@ def test_every_shield_says_in_a_sentence_what_it_is_against_and_what_it_does() -
         assert shield.defect.endswith(".")
         assert shield.measure.endswith(".")
         assert (shield.mends is None) == (shield.target is None)
-        assert shield.mends is None or shield.place is Place.ENGINE
+        assert shield.mends is None or shield.place is PatchPlace.ENGINE
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,6 @@ def test_every_shield_says_in_a_sentence_what_it_is_against_and_what_it_does() -
 def test_a_shield_is_needed_on_its_platform_until_the_version_that_mended_it(
     version: str, is_cpu: bool, needed: bool
 ) -> None:
-    shield = EnginePatch("x", Place.ENGINE, "Defect.", "Measure.", cpu_only=True, mended_in="0.33.0")
+    shield = EnginePatch("x", PatchPlace.ENGINE, "Defect.", "Measure.", cpu_only=True, mended_in="0.33.0")
     assert shield.is_needed(version, is_cpu=is_cpu) is needed
     assert not any(known.is_needed(version, is_cpu=False) for known in SHIELDS if known.cpu_only)

@@ -16,7 +16,7 @@ from gateway.core import Usage, UsageSource
 from gateway.database import open_database
 from gateway.errors import DiskError
 from gateway.metering import Finish, Ledger, LedgerEntry, usage_ledger
-from gateway.metering.journal import Journal, abandoned_journals
+from gateway.metering.journal import LedgerJournal, abandoned_journals
 from tests.waiting import wait_until
 
 
@@ -150,7 +150,7 @@ def test_a_disk_that_cannot_take_what_is_put_aside_stops_nothing_for_good(
 def test_the_journal_of_a_dead_process_is_folded_and_that_of_a_living_one_left_alone(
     database: Engine, folder: Path
 ) -> None:
-    living = Journal(folder, most_bytes=1000)
+    living = LedgerJournal(folder, most_bytes=1000)
     living.append(entry("req_living").opened_line())
     dead = folder / "dead"
     dead.mkdir()
@@ -168,7 +168,7 @@ def test_the_journal_of_a_dead_process_is_folded_and_that_of_a_living_one_left_a
     living.close()
 
 
-def entry_line(journal: Journal) -> bytes:
+def entry_line(journal: LedgerJournal) -> bytes:
     return (journal.folder / "00000001").read_bytes()
 
 

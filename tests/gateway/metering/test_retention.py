@@ -14,7 +14,7 @@ from gateway.metering import usage_ledger
 from gateway.metering.reconcile.engine_counters import CountedTokens, CounterReading, EngineCounterStore
 from gateway.metering.reconcile.ledger_totals import LedgerTotals, keep_pruned_totals
 from gateway.metering.reconcile.reconciliation import Reconciliation
-from gateway.metering.reconcile.verdict import Agreement
+from gateway.metering.reconcile.verdict import ReconcileAgreement
 from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.tables import usage_hours
 from gateway.metering.usage_summary import UsageSummary
@@ -89,7 +89,7 @@ def test_deleted_rows_still_count_when_the_ledger_is_held_against_the_engine(dat
     _, keeper = retention(database)
     for _ in range(2):
         (judgement,) = reconciliation.reconcile_all(0)
-        assert judgement.agreement is Agreement.AGREES
+        assert judgement.agreement is ReconcileAgreement.AGREES
         assert [(one.ledger, one.engine) for one in judgement.kinds] == [(300, 300), (0, 0), (210, 210)]
         keeper.prune(NOW - 12 * HOUR_US)
     assert judgement.run.pruned_rows > 0
