@@ -1,15 +1,15 @@
-"""Everything that can go wrong on the way from a JSONL file to a proven adapter, as one tree.
+"""The trainer's errors.
 
     TrainerError
-    ├── DataError         a data file cannot be trained on as it stands; carries every problem found
-    ├── RecipeError       a recipe or a task file is unreadable, contradictory or asks for what cannot be served
+    ├── DataError         a data file cannot be trained on; carries every problem
+    ├── RecipeError       a recipe or task file is unreadable, contradictory or cannot be served
     ├── RunError          training, saving or the check of the saved adapter failed
-    │   └── OutOfMemoryError  memory did not suffice; the message says which setting to lower, and to what
+    │   └── OutOfMemoryError  memory ran out; the message names the setting to lower
     ├── Interrupted       a run was asked to stop and has saved its checkpoint
     ├── EvaluationError   a comparison could not be carried out
     └── BaseModelError    the embedded base model cannot be built here (defined beside its builder)
 
-Each message is shown to users as it stands: it names the thing and the fix.
+Messages are shown to users as they are: one sentence with the cause and the fix.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 
 class TrainerError(Exception):
-    """Root of the tree; `str(error)` is the sentence for the user."""
+    """Base class; `str(error)` is the sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in a data file; `line` counts from 1, or is None when it concerns the whole file."""
+    """One problem of a data file; `line` counts from 1, or is None for the whole file."""
 
     file: str
     line: int | None
@@ -49,11 +49,11 @@ class RunError(TrainerError):
 
 
 class OutOfMemoryError(RunError):
-    """Memory did not suffice, before or during the run."""
+    """Not enough memory, before or during the run."""
 
     @classmethod
     def during_a_step(cls, used_tokens: int, longest: int, *, checkpointing: bool) -> "OutOfMemoryError":
-        """For a step that sent `used_tokens` at once, its longest row having `longest`."""
+        """Make the error of a step with a micro-batch of `used_tokens`, its longest row having `longest` tokens."""
         if used_tokens > longest:
             fix = f"set training.max_tokens_per_batch = {max(64, longest, used_tokens // 2)}, or pass --auto-batch"
         elif not checkpointing:

@@ -140,7 +140,10 @@ def test_an_adapter_from_elsewhere_is_merged_into_the_base_that_it_names_or_asks
     elsewhere = shutil.copytree(lora.directory, tmp_path / "elsewhere")
     (elsewhere / "run.json").unlink()
     config = json.loads((elsewhere / "adapter_config.json").read_bytes())
-    for named, said in (("who/knows", "was trained on who/knows, which is not on this machine"), ("", "does not say")):
+    for named, said in (
+        ("who/knows", "was trained on who/knows, which is not on this machine"),
+        ("", "does not name its base model"),
+    ):
         (elsewhere / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
         with pytest.raises(RunError, match=said):
             merge(elsewhere, None, tmp_path / "merged", tmp_path, QUIET)

@@ -1,4 +1,7 @@
-"""Training data: what a row must look like, reading and checking files of any size, converting, splitting.
+"""Training data: read, check, compare, convert, redact and split rows, in files of any size.
 
-`rows` says what a row is and who it is, `dataset` reads files, `prepare` converts, `splits` holds rows out.
+loaders, row_checks      read JSON Lines; where a row is refused
+scan, comparisons        one pass over the files, then duplicates, leakage and contradictions
+findings, lint           grades, and the pipeline that `data check` and `train` share
+split, prepare, convert  write new files; rendering shows rows as the model gets them
 """

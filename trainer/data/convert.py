@@ -1,11 +1,8 @@
-"""Rows in other known shapes turned into rows that are trained on, faithfully or not at all.
+"""Convert rows of other formats into rows of `messages` or preference pairs, and stream the rows of source files.
 
-A converter takes the parsed row and gives a row of `messages` or a preference pair, or raises `ValueError` whose text
-says why the row cannot be converted. Tool calls of ShareGPT become OpenAI's `tool_calls`.
-
-Rows of a file that is to be converted, as a stream: JSON Lines, one JSON array, CSV, TSV or Parquet, of any size.
-
-Files packed with gzip are unpacked, and UTF-16 and Windows-1252 are read as well.
+A row that cannot be converted without loss is a `ValueError` with the reason. Tool calls of ShareGPT become OpenAI's
+`tool_calls`. Sources are JSON Lines, a JSON array, CSV, TSV or Parquet of any size, also with gzip, UTF-16 or
+Windows-1252.
 """
 
 import csv
@@ -25,13 +22,13 @@ Fields = Mapping[str, Any]
 _SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 COLUMN_ROLES = ("system", "user", "assistant")
 _SIDES = ("user", "assistant")
-# What stands in Alpaca's input where there is none.
+# Values of Alpaca's input that mean none.
 _NO_INPUT = {"<noinput>", "noinput", "no input", "n/a", "na", "none", "null", "nil", "-"}
 _CONVERTED = ("conversations", "instruction", "input", "output", "history", "system", "chosen", "rejected", "prompt")
 
 
 def convert(row: object, shape: Shape, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A checked row from one of the given shape; raises `ValueError` when there is no faithful one.
+    """Convert a row of the given shape into a checked row; raises `ValueError` when that would lose something.
 
     `columns` names the roles of a row's fields; without it they follow from usual names such as question and answer.
     """
@@ -52,7 +49,7 @@ def convert(row: object, shape: Shape, columns: Mapping[str, str] | None = None)
 
 
 def _from_columns(row: Fields, columns: Mapping[str, str] | None) -> dict[str, Any]:
-    """A row whose fields are what is said: each has a role, and all others are kept as they are."""
+    """Convert a row whose fields have roles; all other fields are kept."""
     roles = columns or usual_columns(row) or {}
     if missing := [name for name, role in roles.items() if name not in row and role != "system"]:
         raise ValueError(f"has no {missing[0]}, only {', '.join(map(str, row))}")
@@ -70,7 +67,7 @@ def _from_columns(row: Fields, columns: Mapping[str, str] | None) -> dict[str, A
 
 
 def _from_list(row: Any) -> dict[str, Any]:
-    """A row that is the turns themselves: messages, turns of ShareGPT, or pairs of role and text or of texts."""
+    """Convert a row that is a list: of messages, of ShareGPT turns, or of pairs of role and text or of texts."""
     if row and all(isinstance(turn, dict) and "from" in turn for turn in row):
         return {"messages": _sharegpt_turns("row", row)}
     if row and all(isinstance(turn, list) and len(turn) == 2 for turn in row):
@@ -120,7 +117,7 @@ def _from_preference(row: Fields) -> dict[str, Any]:
 
 
 def _from_messages(row: Fields) -> dict[str, Any]:
-    """Our own kinds of rows: messages and tools of another spelling become usual ones, all else stays."""
+    """Normalize rows of our own kinds: other spellings of messages and tools become OpenAI's."""
     converted = {name: value for name, value in row.items() if name not in ("functions", "tools")}
     if tools := _tools(row.get("tools") or row.get("functions")):
         converted["tools"] = tools
@@ -197,12 +194,12 @@ def _calls(where: str, value: object, number: int) -> list[dict[str, Any]]:
 
 
 def _marks(turn: Fields) -> dict[str, Any]:
-    """What a turn says beside its text: whether it is learnt, and what was thought."""
+    """Return the fields of a turn beside its text: its weight or mask, and its reasoning."""
     return {name: turn[name] for name in ("weight", *MASKING, "reasoning_content", "thinking") if name in turn}
 
 
 def _transcript(name: str, row: Fields, side: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A side that is one text without a prompt: its turns, when it is a transcript as Anthropic's are."""
+    """Split a side that is one text without a prompt into turns, when it is a transcript in Anthropic's form."""
     if not isinstance(row[name], str):
         return side
     if turns := turns_of(row[name]):
@@ -213,7 +210,7 @@ def _transcript(name: str, row: Fields, side: list[dict[str, Any]]) -> list[dict
 
 
 def _tools(tools: object) -> list[dict[str, Any]]:
-    """Tool definitions in OpenAI's shape, from a list or from JSON of one; bare functions are wrapped."""
+    """Return tool definitions in OpenAI's form, from a list or its JSON; bare functions are wrapped."""
     if isinstance(tools, str) and tools.strip():
         try:
             tools = json.loads(tools)
@@ -231,7 +228,7 @@ def _tools(tools: object) -> list[dict[str, Any]]:
 
 
 def _side(name: str, value: Any, role: str = "assistant") -> list[dict[str, Any]]:
-    """Turns from a text, from one ShareGPT turn or message, or from a list of them."""
+    """Return messages from a text, from one ShareGPT turn or message, or from a list of them."""
     if isinstance(value, str):
         return [_turn(role, value)]
     turns = value if isinstance(value, list) else [value]
@@ -241,7 +238,7 @@ def _side(name: str, value: Any, role: str = "assistant") -> list[dict[str, Any]
 
 
 def _common(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The turns that two whole conversations begin with, their last turns aside."""
+    """Return the common first messages of two conversations, except their last ones."""
     shared = 0
     while shared < min(len(one), len(other)) - 1 and one[shared] == other[shared]:
         shared += 1
@@ -249,7 +246,7 @@ def _common(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[dict
 
 
 def _context(message: Any) -> Any:
-    """A message of a prompt: an assistant turn in it is not learnt."""
+    """Normalize a message of a prompt: assistant messages in it get weight 0."""
     message = usual_message(message)
     return {**message, "weight": 0} if isinstance(message, dict) and message.get("role") == "assistant" else message
 
@@ -259,15 +256,15 @@ def _turn(role: str, content: Any) -> dict[str, Any]:
 
 
 def _others(row: Fields) -> dict[str, Any]:
-    """The fields that the conversion does not use, such as an id or a group."""
+    """Return the fields that the conversion does not use, such as an id or a group."""
     return {name: value for name, value in row.items() if name not in (*_CONVERTED, "tools")}
 
 
 def source_rows(path: Path) -> Iterator[tuple[int, object]]:
-    """Number and content of each row; the number is the line, in an array, a table or Parquet the place from 1.
+    """Yield number and content of each row; the number is the line, or the position from 1 in an array or table.
 
-    A line that is no JSON object or list comes as the `ValueError` that says why. Raises `DataError` when the file
-    cannot be read to its end.
+    A line that is not a JSON object or list is yielded as a `ValueError`. Raises `DataError` when the file cannot be
+    read to its end.
     """
     try:
         with text_of(path) as (file, found, name):
@@ -316,7 +313,7 @@ def _line(text: bytes) -> object:
 
 
 def _utf8(text: bytes) -> bytes:
-    """A line as UTF-8: one that is not is taken for Windows-1252, of which Latin-1 is a part."""
+    """Return a line as UTF-8; another encoding is taken for Windows-1252, which includes Latin-1."""
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
@@ -325,7 +322,7 @@ def _utf8(text: bytes) -> bytes:
 
 
 def _is_list_per_line(file: IO[bytes]) -> bool:
-    """Whether each of the first lines is a whole array: rows that are lists of turns, and no array of rows."""
+    """Whether each of the first lines is a complete array, so that rows are lists of turns."""
     begin = file.tell()
     lines = [line for line in (file.readline(MAX_ROW_BYTES).strip() for _ in range(2)) if line]
     file.seek(begin)
@@ -345,18 +342,18 @@ def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[int, object]]:
 
 
 class _Recoded:
-    """Reads a file line by line as UTF-8."""
+    """File-like object that returns lines as UTF-8."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     def read(self, size: int) -> bytes:
-        """Some whole lines, or a part of one that is longer than `size`; nothing at the end."""
+        """Return one line, or a part of one that is longer than `size`; nothing at the end."""
         return _utf8(self._file.readline(size)) if size else b""
 
 
 def _table(path: Path, file: IO[bytes], name: Path) -> Iterator[tuple[int, object]]:
-    """The rows of a table by the names in its first line; cells that are JSON are read as such."""
+    """Yield the rows of a table by the column names in its first line; JSON in cells is parsed."""
     begin = file.tell()
     delimiter = delimiter_of(name, _utf8(file.readline(MAX_ROW_BYTES)).decode())
     file.seek(begin)
@@ -410,7 +407,7 @@ def _parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, object]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a table as JSON has it; what JSON does not know becomes text."""
+    """Return a table's value as a JSON value; other types become text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -421,6 +418,6 @@ def _plain(value: Any) -> Any:
 
 
 def column_names(path: Path, most: int = 20) -> list[str]:
-    """The fields of a file's first rows, in their order."""
+    """Return the fields of a file's first rows, in order."""
     first = (row for _, row in islice(source_rows(path), most) if isinstance(row, dict))
     return list(dict.fromkeys(name for row in first for name in row))

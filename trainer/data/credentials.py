@@ -1,8 +1,7 @@
-"""Finding passwords and the keys of further services in text, by the forms that detect-secrets knows.
+"""Find passwords and API keys in text with the detectors of detect-secrets.
 
-Only its detectors are used, as a library: nothing is verified, so nothing leaves the machine. Each is asked about a few
-hundred characters around a mark that is cheap to look for. What is plainly no secret (a placeholder, the name of the
-field, a word) is left.
+Nothing is verified, so nothing leaves the machine. Each detector gets a few hundred characters around a mark that is
+cheap to search for. Obvious non-secrets (a placeholder, a field name, a word) are left out.
 """
 
 import re
@@ -50,14 +49,14 @@ _LEAST, _MOST = 6, 128
 
 
 def service_keys(text: str, lowered: str) -> Iterator[tuple[int, int]]:
-    """Where keys and webhooks of services stand; `lowered` is the text in lower case."""
+    """Yield the spans of service keys and webhooks; `lowered` is the text in lower case."""
     for mark, name in _SERVICES.items():
         if mark in lowered:
             yield from _asked(name, text, _windows(lowered, mark))
 
 
 def passwords(text: str, lowered: str) -> Iterator[tuple[int, int]]:
-    """Where passwords and secrets stand: in addresses, behind a field that is named like one, or said in a sentence."""
+    """Yield the spans of passwords and secrets: in URLs, after a field named like one, or in a sentence."""
     if _URL in lowered and "@" in lowered:
         yield from _asked("basic_auth.BasicAuthDetector", text, _windows(lowered, _URL))
     if not any(mark in lowered for mark in _WORD_MARKS) and not ("key" in lowered and _KEY_WORD.search(lowered)):
@@ -76,7 +75,7 @@ def passwords(text: str, lowered: str) -> Iterator[tuple[int, int]]:
 
 
 def _assigned(line: str, at: int) -> Iterator[tuple[str, int]]:
-    """The value that stands behind a field's name at a place of a line, and where."""
+    """Yield the values after a field's name in a line, with their positions."""
     from detect_secrets.plugins.keyword import CONFIG_DENYLIST_REGEX_TO_GROUP
 
     for value in _detector("keyword.KeywordDetector").analyze_string(
@@ -98,7 +97,7 @@ def _asked(name: str, text: str, windows: Iterator[tuple[int, int]]) -> Iterator
 
 
 def _windows(lowered: str, mark: str) -> Iterator[tuple[int, int]]:
-    """What stands around each mark; one that follows closely is read with the one before it."""
+    """Yield the span around each mark; close marks share one."""
     at = lowered.find(mark)
     while at >= 0:
         end = at + len(mark) + _AFTER
@@ -107,19 +106,19 @@ def _windows(lowered: str, mark: str) -> Iterator[tuple[int, int]]:
 
 
 def _line(text: str, begin: int, end: int) -> tuple[int, int]:
-    """The rest of the line that a word stands in, as far as a value reaches."""
+    """Return the rest of a word's line, as far as a value can reach."""
     newline = text.find("\n", end, end + _AFTER)
     return begin, min(len(text), end + _AFTER) if newline < 0 else newline
 
 
 def _first_word(value: str) -> str:
-    """A value without what follows it in a sentence or a list."""
+    """Return the first word of a value, without punctuation."""
     words = value.split(maxsplit=1)
     return words[0].strip("\"'`").rstrip(".,;:!?\"'`") if words else ""
 
 
 def _is_secret(value: str) -> bool:
-    """Whether a value can be a password: no placeholder, and letters with digits or signs among them."""
+    """Whether a value can be a password: not a placeholder, and letters mixed with digits or symbols."""
     if not _LEAST <= len(value) <= _MOST or _PLACEHOLDER.search(value):
         return False
     return any(one.isalpha() for one in value) and not value.replace("-", "").replace("_", "").isalpha()

@@ -1,9 +1,8 @@
-"""What a run will take: tokens, time and money, before it is started.
+"""Estimate tokens, time and cost of a run before it starts, and of a project of two to three runs.
 
-Speed is what was stated; or that of the newest finished run, on the same base model when one is named; or, where a base
-is named and there is no GPU, what this processor multiplies in a moment, by the size of the base; or an assumption. The
-estimate says which. What a first attempt costs is not what a project costs: the articles that this trainer is built on
-count two to three runs.
+The speed is the stated one; or that of the newest finished run, on the same base model if one is named; or, with a
+named base and without a GPU, a short matrix-multiplication benchmark of this CPU, scaled by the size of the base; or an
+assumption. The estimate names the source.
 """
 
 import json
@@ -34,7 +33,7 @@ _BURSTS, _BURST_S, _BURST_SIZE = 12, 0.03, 1_024
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a run is assumed to be: `source` says where that comes from, `is_rented` that it is a rented GPU's."""
+    """The assumed speed of a run with its source; `is_rented` for a rented GPU."""
 
     tokens_per_s: float
     source: str
@@ -43,7 +42,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a run would be on, as far as it was said: its speed or its kind, and how large its base model is."""
+    """The machine of a run, as far as stated: its speed or hardware, and the size of the base model."""
 
     tokens_per_s: float | None = None
     hardware: Hardware | None = None
@@ -63,17 +62,17 @@ class Estimate:
 
     @property
     def tokens(self) -> int:
-        """Tokens that one run reads."""
+        """The input tokens of one run."""
         return self.tokens_per_epoch * self.epochs
 
     @property
     def run_s(self) -> float:
-        """Seconds of one run."""
+        """The duration of one run, in seconds."""
         return self.tokens / self.tokens_per_s
 
     @property
     def run_usd(self) -> tuple[float, float] | None:
-        """Money for one run; None when nobody said what an hour costs."""
+        """The cost of one run in USD; None without an hourly price."""
         if self.usd_per_hour is None:
             return None
         low, high = self.usd_per_hour
@@ -81,12 +80,12 @@ class Estimate:
 
     @property
     def project_s(self) -> tuple[float, float]:
-        """Seconds until a run is good enough, iterations included."""
+        """The duration of a project, in seconds."""
         return self.run_s * RUNS[0], self.run_s * RUNS[1]
 
     @property
     def project_usd(self) -> tuple[float, float] | None:
-        """Money until a run is good enough, iterations included; None when nobody said what an hour costs."""
+        """The cost of a project in USD; None without an hourly price."""
         return None if self.run_usd is None else (self.run_usd[0] * RUNS[0], self.run_usd[1] * RUNS[1])
 
 
@@ -100,7 +99,7 @@ def estimate(
     usd_per_hour: float | None,
     machine: Machine = Machine(),
 ) -> Estimate:
-    """The estimate; the price of a rented GPU is assumed only where the speed is one's."""
+    """Make the estimate; the price of a rented GPU is assumed only with the speed of one."""
     speed = _speed(runs, base, machine)
     price = None if usd_per_hour is None else (usd_per_hour, usd_per_hour)
     price = ASSUMED_USD_PER_HOUR if price is None and speed.is_rented else price
@@ -120,7 +119,7 @@ def _speed(runs: Path, base: str | None, machine: Machine) -> Speed:
 
 
 def _scaled(hardware: Hardware | None, parameters: int | None) -> Speed:
-    """The published figure, by the size of the base and the peak of the card."""
+    """Scale the published speed by the size of the base and the peak of the GPU."""
     if hardware is None and parameters is None:
         return Speed(float(ASSUMED_TOKENS_PER_S), ASSUMED_SPEED, is_rented=True)
     size = parameters or _ASSUMED_PARAMETERS
@@ -132,7 +131,7 @@ def _scaled(hardware: Hardware | None, parameters: int | None) -> Speed:
 
 
 def processor_speed(parameters: int) -> Speed:
-    """What this machine's processor would do with a base of so many parameters, by a moment of multiplication."""
+    """Estimate the speed of this CPU with a base of so many parameters from a short multiplication benchmark."""
     import torch
 
     one = torch.ones((_BURST_SIZE, _BURST_SIZE), dtype=torch.bfloat16)
@@ -149,7 +148,7 @@ def processor_speed(parameters: int) -> Speed:
 
 
 def parameters_of(directory: Path) -> int | None:
-    """How many parameters a model's folder holds, by the heads of its safetensors files; None when it has none."""
+    """Count the parameters of a model by the headers of its safetensors files; None without such files."""
     from safetensors import SafetensorError, safe_open
 
     total = 0
@@ -173,7 +172,7 @@ def _parameters(count: float) -> str:
 
 
 def measured_speed(runs: Path, base: str | None) -> tuple[float, str] | None:
-    """Tokens per second of the newest run on a base model, None being any, and which run that was, on what."""
+    """Return tokens per second of the newest run on a base model, None for any, with the run and its device."""
     found = [path for path in runs.glob("*/training.json") if not path.parent.is_symlink()]
     for facts in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:

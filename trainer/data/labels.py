@@ -1,7 +1,7 @@
-"""Which class a row's output names, and how the classes are balanced.
+"""Find the class labels in outputs, and the balance of the classes.
 
-The output itself is the class when it is short; when it is a JSON object, a field of it can be. Classes are worth
-counting only while they are few: past `MOST_CLASSES`, counting stops and the field is no class.
+A short output is a class label; in a JSON output, a field can be. A field with more than `MOST_CLASSES` values is not a
+class.
 """
 
 import json
@@ -36,7 +36,7 @@ class Balance:
 
 
 class Labels:
-    """Collects the classes of rows; `wanted` is the JSON field that holds the class, dotted for nested ones."""
+    """Collect the class labels of rows; `wanted` is the JSON field of the label, dotted for nested ones."""
 
     def __init__(self, wanted: str | None = None) -> None:
         self.outputs = self.objects = 0
@@ -45,7 +45,7 @@ class Labels:
         self._fields: dict[str, Counter[str] | None] = {}
 
     def add(self, answer: str) -> str | None:
-        """Take one output; returns its class when it has one: the wanted field, or else the short text itself."""
+        """Add one output and return its class label, the wanted field or the short text; None without one."""
         self.outputs += 1
         parsed = json_object(answer)
         if parsed is not None:
@@ -57,7 +57,7 @@ class Labels:
         return self.of(answer, None)
 
     def of(self, answer: str, parsed: Mapping[str, Any] | None) -> str | None:
-        """The class of one output, without counting it."""
+        """Return the class label of one output, without counting it."""
         if self.wanted is not None:
             return None if parsed is None else dict(self._candidates(parsed)).get(self.wanted)
         text = answer.strip()
@@ -87,7 +87,7 @@ class Labels:
 
 
 def repeat_as_classes(counts: Counter[str]) -> bool:
-    """Whether values that were counted are classes: at least two, of five rows on average, each a short line."""
+    """Whether counted values are classes: at least two, of five rows on average, each a short line."""
     return (
         1 < len(counts) <= MOST_CLASSES
         and counts.total() >= _ROWS_PER_CLASS * len(counts)
@@ -96,7 +96,7 @@ def repeat_as_classes(counts: Counter[str]) -> bool:
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is, or None."""
+    """Parse a text as a JSON object; None if it is not one."""
     if not text.lstrip().startswith("{"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""One message of another spelling turned into OpenAI's: parts, masks, thoughts, tool calls and control characters."""
+"""Normalize one message to OpenAI's form: text parts, masks, reasoning, tool calls and control characters."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _NAMED_IN = "id", "type", "function"
 
 
 def usual_message(message: Any, tools: Sequence[Any] = ()) -> Any:
-    """The message as training takes it; what is no message at all stays, to be complained of."""
+    """Normalize a message; a value that is not a message is returned as it is, for the row checks to report."""
     if not isinstance(message, Mapping):
         return message
     turn = {name: value for name, value in message.items() if value is not None or name in ("role", "content")}
@@ -45,7 +45,7 @@ def usual_message(message: Any, tools: Sequence[Any] = ()) -> Any:
 
 
 def usual_messages(messages: Any, tools: Sequence[Any] = ()) -> Any:
-    """All messages of a list; calls without an id get one, and the results that follow answer them in turn."""
+    """Normalize all messages of a list; calls without an id get one, and so do the results that follow them."""
     if not isinstance(messages, list):
         return messages
     turns = [usual_message(message, tools) for message in messages]
@@ -64,16 +64,16 @@ def usual_messages(messages: Any, tools: Sequence[Any] = ()) -> Any:
 
 
 def plain_text(content: Any) -> Any:
-    """A content as one string, without control characters: text parts are joined."""
+    """Join text parts into one string, without control characters."""
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
     return CONTROL.sub("", content) if isinstance(content, str) else content
 
 
 def usual_call(call: Any, tools: Sequence[Any] = ()) -> Any:
-    """A call with its arguments as JSON of an object in a string: an object, JSON of JSON, and nothing at all are told.
+    """Normalize a tool call: arguments given as an object, as JSON of JSON or not at all become a JSON string.
 
-    Null arguments that the tool does not take as null are left out: tables fill them in for other tools' arguments.
+    Null arguments that the tool does not accept are left out: tables fill them in for the arguments of other tools.
     """
     if not isinstance(call, Mapping):
         return call
@@ -94,7 +94,7 @@ def usual_call(call: Any, tools: Sequence[Any] = ()) -> Any:
 
 
 def without_nulls(value: Any) -> Any:
-    """A schema without the nulls that a table filled in; a null in a list (as among allowed values) stays."""
+    """Remove the nulls that a table filled into a schema; a null in a list (as among allowed values) stays."""
     if isinstance(value, Mapping):
         return {name: without_nulls(item) for name, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
@@ -109,7 +109,7 @@ def _parsed(text: str) -> Any:
 
 
 def turns_of(transcript: str) -> list[dict[str, Any]]:
-    """The turns of a text such as `Human: … Assistant: …`; empty when it is no such transcript."""
+    """Split a text such as `Human: … Assistant: …` into messages; empty when it is not such a transcript."""
     pieces = re.split(r"(?:^|\n\n)(Human|Assistant):[ \n]?", transcript.strip("\n"))
     if len(pieces) < 3 or pieces[0].strip():
         return []

@@ -1,8 +1,8 @@
-"""Turning a file into one that is fit to train on, with an account of every row that was changed or left out.
+"""Prepare a file for training: convert, trim, redact and deduplicate its rows, with an account of every change.
 
-Two passes, neither holding the rows in memory. The first converts, trims and redacts each row into a temporary file;
-the second leaves out copies, which only show once redaction has made rows alike, and writes the result and the account.
-Nothing is dropped silently: each line of the account names a row, what was done with it and why.
+There are two passes, and neither keeps the rows in memory. The first converts, trims and redacts each row into a
+temporary file; the second leaves out duplicates, some of which only redaction makes equal, and writes the result. Each
+line of the account names a row that was changed or left out, and the reason.
 """
 
 import json
@@ -27,15 +27,13 @@ from trainer.data.schema import Example, parse_row
 from trainer.errors import DataError, Problem, RunError
 from trainer.files import replacing
 
-_TAUGHT = ("messages", "tools", "prompt", "completion")
+_TRAINED_FIELDS = ("messages", "tools", "prompt", "completion")
 Action = Literal["dropped", "redacted", "trimmed", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to do with personal data, with copies (of the whole row, or of near inputs with the same output too), and
-    with rows that say that their answer is bad.
-    """
+    """The treatment of PII, of duplicates (near ones must have the same output), and of answers that are rated bad."""
 
     personal: Literal["redact", "drop", "keep"] = "redact"
     duplicates: Literal["exact", "near", "keep"] = "exact"
@@ -45,7 +43,7 @@ class Policy:
 
 @dataclass
 class PrepareReport:
-    """What was done; `counts` has the rows of each action, `dropped` and `warnings` the first of them as sentences."""
+    """The result: `counts` has the rows of each action, `dropped` and `warnings` the first of them as sentences."""
 
     source: Path
     out: Path
@@ -67,9 +65,9 @@ def prepare(
     columns: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> PrepareReport:
-    """Write the rows of `source` to `out` and the account beside it, as `<out>.account.jsonl`.
+    """Write the rows of `source` to `out`, and the account to `<out>.account.jsonl`.
 
-    Without `shape` each row is taken for what it looks like; `columns` gives the roles of its fields. Raises
+    Without `shape` the format of each row is detected; `columns` gives the roles of its fields. Raises
     `DataError` when the file is unreadable, lacks a column or yields no row, `RunError` when `out` exists without
     `force`.
     """
@@ -101,7 +99,7 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """What rows are taken for: a shape, or what each looks like; `roles` are those of its fields."""
+    """The format of the rows, None to detect it; `roles` are those of its fields."""
 
     shape: Shape | None
     roles: Mapping[str, str] | None
@@ -109,10 +107,9 @@ class _Taken:
 
 @dataclass(frozen=True)
 class _Fates:
-    """What the comparison of all rows says of single ones, by their place among the good rows.
+    """The results of comparing all rows, by their index among the good rows.
 
-    `bad` rows say that their answer is bad. `partners` are the bad answers to the input of a good one, whose bytes of
-    the staged file they are read from, when pairs are wanted.
+    `bad` rows have an answer that is rated bad. `partners` maps good rows to bad ones with the same input, for pairs.
     """
 
     copies: Mapping[int, tuple[int, str]]
@@ -122,7 +119,7 @@ class _Fates:
 
 
 def _roles(source: Path, shape: Shape | None, columns: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """The roles of a table's columns; a table whose columns say nothing is one problem and not one per row."""
+    """Return the roles of a table's columns; a table with unknown columns is one problem, not one per row."""
     names = column_names(source)
     if columns:
         if missing := [name for name in columns if name not in names]:
@@ -143,7 +140,7 @@ def _roles(source: Path, shape: Shape | None, columns: Mapping[str, str] | None)
 def _stage(
     account: PrepareReport, taken: _Taken, policy: Policy, staged: IO[str], index: NearDuplicateIndex
 ) -> tuple[Columns, dict[int, str]]:
-    """The first pass: one line per row, `[number, events, row or null]`; also tells the rows of bad answers."""
+    """Run the first pass: one line per row, `[number, events, row or null]`; returns the columns and the bad rows."""
     builder, ratings, good = ColumnBuilder(), Ratings(), 0
     for number, content in source_rows(account.source):
         account.read += 1
@@ -159,14 +156,14 @@ def _stage(
             index.add(marks.shingles)
             good += 1
     marks_of, bad = builder.build(), ratings.bad()
-    # Good and bad answers stand in files of their own, as it were: none is a copy of one of the others.
+    # Good and bad answers count as different files, so that none is a duplicate of the other.
     side = np.zeros(len(marks_of), np.uint64)
     side[list(bad)] = 1
     return replace(marks_of, file=side if policy.rated != "keep" else marks_of.file), bad
 
 
 def _cleaned(content: object, taken: _Taken, policy: Policy, events: list[tuple[Action, str]]) -> dict[str, Any] | None:
-    """The row as it will be written, or None when it is left out; `events` gets what was done."""
+    """Return the row to write, or None when it is left out; the changes are added to `events`."""
     try:
         if isinstance(content, ValueError):
             raise content
@@ -190,7 +187,7 @@ def _cleaned(content: object, taken: _Taken, policy: Policy, events: list[tuple[
 
 
 def _write(account: PrepareReport, staged: IO[str], fates: _Fates, rows: IO[str], told: IO[str]) -> None:
-    """The second pass: the account of every row, and every row that stays."""
+    """Run the second pass: write the account and the rows that stay."""
     rejected = _staged_rows(staged, set((fates.partners or {}).values()))
     staged.seek(0)
     good = 0
@@ -231,7 +228,7 @@ def _entries(
 
 
 def _fate(fates: _Fates, good: int) -> Iterator[tuple[Action, str]]:
-    """What happens to a row because of the others."""
+    """Yield what happens to a row because of other rows."""
     if good in fates.copies:
         first, relation = fates.copies[good]
         yield "dropped", f"{relation} row {first}"
@@ -245,7 +242,7 @@ def _fate(fates: _Fates, good: int) -> Iterator[tuple[Action, str]]:
 
 
 def _staged_rows(staged: IO[str], wanted: set[int]) -> dict[int, dict[str, Any]]:
-    """Some of the good rows again, by their place."""
+    """Read some of the good rows again, by index."""
     if not wanted:
         return {}
     staged.seek(0)
@@ -254,7 +251,7 @@ def _staged_rows(staged: IO[str], wanted: set[int]) -> dict[int, dict[str, Any]]
 
 
 def _partners(columns: Columns, found: Comparisons, bad: Mapping[int, str]) -> dict[int, int]:
-    """For each good row a bad one of the same input, each bad one once."""
+    """Match each good row with a bad one with the same input, each bad one once."""
     waiting: dict[int, list[int]] = {}
     copies = set(found.duplicates[:, 0].tolist())
     for row in bad:
@@ -269,20 +266,20 @@ def _partners(columns: Columns, found: Comparisons, bad: Mapping[int, str]) -> d
 
 
 def _paired(better: dict[str, Any], worse: dict[str, Any]) -> dict[str, Any]:
-    """A preference pair of two conversations with the same input; the other fields are those of the better one."""
+    """Make a preference pair of two conversations with the same input; other fields come from the better one."""
     sides = [_conversation(row) for row in (better, worse)]
     given = {"messages": sides[0][:-1]} | ({"tools": better["tools"]} if better.get("tools") else {})
-    kept = {name: value for name, value in better.items() if name not in _TAUGHT}
+    kept = {name: value for name, value in better.items() if name not in _TRAINED_FIELDS}
     return kept | {"input": given, "preferred_output": sides[0][-1:], "non_preferred_output": sides[1][-1:]}
 
 
 def _conversation(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a row; the answers before the last are context."""
+    """Return the messages of a row without weights; answers before the last are context."""
     return [{name: value for name, value in message.items() if name != "weight"} for message in row["messages"]]
 
 
 def _copies(columns: Columns, found: Comparisons, policy: Policy) -> dict[int, tuple[int, str]]:
-    """Rows to leave out, each with the number of the row that stays and what it has to do with it."""
+    """Return the rows to leave out, each with the row that stays and their relation."""
     if policy.duplicates == "keep":
         return {}
     near = same_answers(columns, found.clusters) if policy.duplicates == "near" else found.duplicates[:0]
@@ -306,7 +303,7 @@ def _shape(content: object) -> Shape:
 
 
 def _trimmed(value: Any) -> Any:
-    """The row with the contents of its messages stripped."""
+    """Strip the contents of a row's messages."""
     if isinstance(value, list):
         return [_trimmed(item) for item in value]
     if isinstance(value, dict):
@@ -317,7 +314,7 @@ def _trimmed(value: Any) -> Any:
 
 
 def _remains(row: dict[str, Any]) -> Iterator[str]:
-    """A sentence for each message that still holds placeholders."""
+    """Yield a sentence for each message with placeholders."""
     for index, message in enumerate(row.get("messages", ())):
         if found := placeholders(message.get("content") or ""):
             yield f"messages[{index}].content still holds the placeholder {', '.join(found)}; fill it in"

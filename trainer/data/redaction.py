@@ -1,7 +1,7 @@
-"""Taking personal data out of rows: each piece becomes a mark such as `[EMAIL_1]`, the same one throughout the row.
+"""Redact PII in rows: each match becomes a mark such as `[EMAIL_1]`, the same one throughout the row.
 
-An answer that repeats what it was asked still does so afterwards, so the model learns to carry the mark over. Texts
-that were JSON stay JSON: a card number written as a number becomes a string.
+An answer that repeats its question still does so, so the model learns to copy the mark. JSON texts stay JSON: a card
+number written as a number becomes a string.
 """
 
 import json
@@ -12,7 +12,7 @@ from trainer.data.pii import find_pii
 
 
 class Redactor:
-    """Redacts one row; `counts` says how many pieces of each kind were replaced."""
+    """Redact one row; `counts` has the matches of each kind that were replaced."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -20,14 +20,14 @@ class Redactor:
         self._numbers: dict[str, int] = {}
 
     def row(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of the row, redacted throughout: contents, tool calls, tools and all other fields."""
+        """Return a redacted copy of the row: contents, tool calls, tools and all other fields."""
         # One look at all of it costs a tenth of many looks at short texts, and most rows hold nothing.
         if not find_pii("\n\n".join(_texts(fields))):
             return dict(fields)
         return {name: self._value(value) for name, value in fields.items()}
 
     def text(self, text: str) -> str:
-        """The text with every piece replaced; JSON stays JSON."""
+        """Return the text with every match replaced; JSON stays JSON."""
         counted = dict(self.counts)
         redacted = self._plain(text)
         if redacted == text or text.lstrip()[:1] not in ("{", "["):
@@ -72,7 +72,7 @@ class Redactor:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text of a value, the names of fields as well."""
+    """Yield every text of a value, field names included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -92,7 +92,7 @@ def _parsed(text: str) -> Any:
 
 
 def count_row(fields: Mapping[str, Any]) -> dict[str, int]:
-    """How many pieces of each kind a row holds, without changing it."""
+    """Count the matches of each kind in a row, without changing it."""
     redactor = Redactor()
     redactor.row(fields)
     return redactor.counts

@@ -1,8 +1,8 @@
-"""The gate: from measured differences to PROMOTE, DO_NOT_DEPLOY or NOT_ENOUGH_ITEMS, each check with its reason.
+"""Compute the verdict from measured differences: PROMOTE, DO_NOT_DEPLOY or NOT_ENOUGH_ITEMS, with all checks.
 
-Each check passes, fails, or cannot be told from so many items. One that fails is DO_NOT_DEPLOY; else one that cannot
-be told is NOT_ENOUGH_ITEMS; PROMOTE takes all of them to pass. A fall beyond its limit fails when its interval is off
-zero, and cannot be told when it may be chance.
+A check passes, fails, or is inconclusive at the sample size. Any failure is DO_NOT_DEPLOY; else any inconclusive check
+is NOT_ENOUGH_ITEMS; else PROMOTE. A drop beyond its limit fails when its interval excludes zero, and is inconclusive
+otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from trainer.eval.statistics import Estimate
 from trainer.eval.task import GateRules
 
 _ONE_SIDED_ITEMS = 6
-"""Five items that all point one way still do so by chance once in sixteen times; six pass a sign test."""
+"""Five items that agree do so by chance once in sixteen times; six pass a sign test."""
 
 
 @dataclass(frozen=True)
 class ClassEvidence:
-    """One class of the answers: the difference in F1, how often the arm answered it and how often it was wanted."""
+    """One class of the answers: the difference in F1, and how often the arm answered it and should have."""
 
     f1: Estimate
     said: int
@@ -27,9 +27,9 @@ class ClassEvidence:
 
 @dataclass(frozen=True)
 class GateEvidence:
-    """What the gate looks at: differences of `arm` minus `against`, forgetting in nats per token.
+    """The input of the gate: differences of `arm` minus `against`, forgetting in nats per token.
 
-    `classes` are empty when the answers are no classes; `forgetting` is None when the task names no general text.
+    `classes` is empty when the answers are not classes; `forgetting` is None when the task names no general text.
     """
 
     arm: str
@@ -46,7 +46,7 @@ class GateEvidence:
 
 
 def decide(rules: GateRules, seen: GateEvidence) -> Gate:
-    """The verdict with all checks."""
+    """Compute the verdict with all checks."""
     checks = [_frozen(seen), _items(rules, seen), _gain(rules, seen), *_slices(rules, seen), *_classes(rules, seen)]
     checks += [_stopped(rules, seen)]
     checks += [_forgetting(rules, seen.forgetting)] if seen.forgetting else []
@@ -69,7 +69,7 @@ def decide(rules: GateRules, seen: GateEvidence) -> Gate:
 
 
 def best_of(values: Mapping[str, float]) -> str:
-    """The arm with the highest value; of equal ones the first."""
+    """Return the arm with the highest value; of equal ones the first."""
     return max(values, key=lambda name: values[name])
 
 
@@ -132,7 +132,7 @@ def _slices(rules: GateRules, seen: GateEvidence) -> Sequence[Check]:
 
 
 def _classes(rules: GateRules, seen: GateEvidence) -> Sequence[Check]:
-    """Every class that vanished or whose F1 fell beyond the limit of slices, or one check that none did."""
+    """Check every class that is never answered or whose F1 fell beyond the limit of slices; one check if none."""
     if not seen.classes:
         return []
     limit = rules.slice_fall

@@ -1,7 +1,7 @@
-"""An LLM as judge: which of two answers is better by a rubric, asked twice with the sides swapped.
+"""LLM as judge: compare two answers by a rubric, twice, with the sides swapped.
 
-Both ways the same side: that side has won. Otherwise it is a tie, and the judge has not agreed with itself, which is
-reported. An answer that is not one of the three words is counted as nonsense, a timeout as such; neither is guessed.
+An answer wins when both judgements prefer it; otherwise it is a tie, and the disagreement of the judge with itself is
+reported. Replies other than the three words, and timeouts, are counted and never guessed.
 """
 
 import re
@@ -34,7 +34,7 @@ _NONSENSE = "nonsense"
 
 @dataclass(frozen=True)
 class Judged:
-    """One arm against the reference: a share preferred per item, and how the judge behaved."""
+    """One arm against the reference: the preference per example, and statistics of the judge."""
 
     series: Series
     facts: Mapping[str, Any]
@@ -43,7 +43,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judge:
-    """Asks a judge about the answers of some arms, beside those of a reference arm."""
+    """Judge the answers of arms against those of a reference arm."""
 
     table: JudgeTable
     client: "AsyncOpenAI"
@@ -53,7 +53,7 @@ class Judge:
     async def compare(
         self, items: Sequence[EvalExample], answers: Mapping[str, Sequence[Answer]], reference: str
     ) -> dict[str, Judged]:
-        """Every arm but the reference against it, and the reference against itself: one half, by definition."""
+        """Judge every arm against the reference; the reference itself gets one half, by definition."""
         arms = [name for name in answers if name != reference]
         failed: dict[tuple[str, int], str] = {}
 
@@ -130,7 +130,7 @@ class Judge:
         return Judged(Series.mean_of(values), facts, unjudged)
 
     def _said(self, arm: str, side: str, line: int) -> str | None:
-        """Who is better, A being the arm; None when the judge gave no usable answer."""
+        """Return the better side, A being the arm; None without a usable reply."""
         given = self.journal.answers.get((_name(arm, side), line))
         word = _WORD.fullmatch(given.text) if given else None
         if word is None:

@@ -1,11 +1,8 @@
-"""A metric of the user's own: a Python function `module:function` beside the task, or importable.
+"""Measure the answers of one arm: every metric as a `Series` over all test examples, custom metrics included.
 
-It is called as `function(answer, expected, row)` with two texts and the row as it was read, and returns a number (or a
-bool). What it raises is reported per item, and then nothing is decided.
-
-From answers to metrics: every metric of one arm as a `Series` over all items.
-
-An item that got no answer is not measured; a metric says over how many items it is.
+An example without an answer is not measured; a metric has the number of its examples. A custom metric is a Python
+function `module:function` beside the task, or importable: `function(answer, expected, row)` returns a number or a bool.
+An exception in it is reported per example, and there is no verdict.
 """
 
 import importlib
@@ -44,14 +41,14 @@ MetricFunction = Callable[[str, str, Any], Any]
 
 
 def load_function(task: Task) -> MetricFunction | None:
-    """The task's function; raises `RecipeError` when it cannot be found or imported."""
+    """Import the custom metric of the task; raises `RecipeError` when it cannot be found or imported."""
     if task.metric_function is None:
         return None
     module, _, name = task.metric_function.partition(":")
     beside = task.directory / f"{module.replace('.', '/')}.py"
     try:
         loaded = _from_file(module, beside) if beside.is_file() else importlib.import_module(module)
-    except Exception as error:  # whatever somebody's module raises
+    except Exception as error:  # user code
         raise RecipeError(f"metric_function: {module} cannot be imported ({error!r}); looked at {beside}.") from error
     function = getattr(loaded, name, None)
     if not callable(function):
@@ -72,14 +69,14 @@ def _from_file(name: str, path: Path) -> Any:
 def custom_metric_series(
     task: Task, function: MetricFunction, items: Sequence[EvalExample], answers: Sequence[Answer]
 ) -> tuple[Series, list[Problem]]:
-    """The metric of one arm, and a problem for each item on which the function raised or returned no number."""
+    """Compute the custom metric of one arm, with a problem for each example where it raised or gave no number."""
     values, problems = [], []
     for item, answer in zip(items, answers, strict=True):
         value = math.nan
         if answer.error is None:
             try:
                 value = _number(function(answer.text, item.expected, item.row))
-            except Exception as error:  # whatever somebody's function raises
+            except Exception as error:  # user code
                 why = f"{task.metric_function} raised {type(error).__name__}: {error}{_where(error)} on {answer.arm}"
                 problems.append(Problem(str(task.data_path), item.line, why))
         values.append(value)
@@ -89,7 +86,7 @@ def custom_metric_series(
 def _number(returned: Any) -> float:
     if isinstance(returned, bool | int | float) and math.isfinite(returned):
         return float(returned)
-    raise TypeError(f"returned {returned!r}, which is no finite number")
+    raise TypeError(f"returned {returned!r}, which is not a finite number")
 
 
 def _where(error: Exception) -> str:
@@ -103,13 +100,13 @@ _NGRAMS = 4
 
 @dataclass(frozen=True)
 class ArmSeries:
-    """The metrics of one arm; `by_class` has the F1 of each class, with what was said and wanted behind it."""
+    """The metrics of one arm; `by_class` has the F1 of each class."""
 
     metrics: Mapping[str, Series]
     by_class: Mapping[str, Series] = field(default_factory=dict)
 
     def answered(self, name: str) -> tuple[int, int]:
-        """How often the arm answered a class, and how often the class was wanted."""
+        """Return how often the arm answered a class, and how often the class was expected."""
         features = self.by_class[name].features[self.by_class[name].measured]
         _, said, wanted = features.sum(axis=0)
         return int(said), int(wanted)
@@ -118,7 +115,7 @@ class ArmSeries:
 def measure(
     task: Task, items: Sequence[EvalExample], answers: Sequence[Answer], validator: Validator | None
 ) -> ArmSeries:
-    """Every metric of one arm that needs nothing but its answers, given in the order of the items."""
+    """Compute every metric of one arm that depends on its answers alone, in the order of the examples."""
     looks = [
         match_answer(a.text, item.expected, validator, task.fields) for item, a in zip(items, answers, strict=True)
     ]
@@ -145,13 +142,13 @@ def measure(
 
 
 def answer_classes(task: Task, items: Sequence[EvalExample]) -> tuple[str | None, ...]:
-    """The class that each item wants, where the wanted answers are classes: short labels that come again and again."""
+    """Return the expected class of each example, where the expected answers are repeated short labels."""
     _, wanted = _labels(task, [("", item.expected) for item in items])
     return tuple(wanted) if repeat_as_classes(Counter(wanted)) else (None,) * len(items)
 
 
 def f1(said: Sequence[str], wanted: Sequence[str]) -> tuple[Series, dict[str, Series]]:
-    """Macro F1, and F1 per class, over the classes that are wanted somewhere; other labels said are plain errors."""
+    """Compute macro F1 and F1 per class over the expected classes; other answers are errors."""
     classes = sorted(set(wanted))
     say, want = np.asarray(said, object), np.asarray(wanted, object)
     columns = []
@@ -178,7 +175,7 @@ def _structural(task: Task, looks: Sequence[AnswerMatch]) -> dict[str, list[floa
 
 
 def _labels(task: Task, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """What was said and what was wanted, as labels: a field of the document, or the whole text."""
+    """Return answered and expected labels: a field of the document, or the whole text."""
     name = task.label or next(iter(task.fields), "")
 
     def label(text: str) -> str:
@@ -204,7 +201,7 @@ def _textual(task: Task, pairs: Sequence[tuple[str, str]]) -> dict[str, Series]:
 
 
 def bleu(pairs: Sequence[tuple[str, str]]) -> Series:
-    """Corpus BLEU, between 0 and 1, from the n-gram counts of each answer."""
+    """Compute corpus BLEU, between 0 and 1, from the n-gram counts of each answer."""
     from sacrebleu.metrics import bleu as sacrebleu
 
     scorer = sacrebleu.BLEU(effective_order=True)
@@ -225,7 +222,7 @@ def _corpus_bleu(compute: Callable[..., object]) -> Callable[[Floats, Floats], F
 
 
 def _without(series: Series, missing: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Series:
-    """The metric without the items that got no answer."""
+    """Return the metric without the examples that have no answer."""
     if not missing.any():
         return series
     features = series.features.copy()

@@ -1,7 +1,7 @@
-"""report.json, the one document per comparison: what was asked of which arms, what came out, and the verdict.
+"""The report of a comparison, report.json: task, arms, metrics, differences, and the verdict.
 
-The page of a decision shows it, the gateway takes its verdict, and human judgement joins it later. Rates and
-differences are shares between 0 and 1; money is in integer nano-USD, and None where nobody said what it costs.
+The decision page shows it, the gateway records its verdict, and human evaluation is added later. Rates and differences
+are shares between 0 and 1; costs are integer nano-USD, and None without a price.
 """
 
 import json

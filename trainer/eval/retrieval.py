@@ -1,7 +1,4 @@
-"""Documents for the arms with retrieval: read, searched by BM25, and how often the search finds what it should.
-
-Finding text by BM25: passages for a question, examples like a question.
-"""
+"""BM25 retrieval: documents for the arms with retrieval and their recall, and examples similar to a question."""
 
 import json
 import logging
@@ -19,7 +16,7 @@ from trainer.eval.task import RetrievalTable
 
 
 class Index:
-    """An index over some texts, in memory; equal texts and queries always give equal results."""
+    """BM25 index over texts in memory; deterministic."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # tells each step otherwise
@@ -30,7 +27,7 @@ class Index:
         self._bm25.index([_tokens(text) or [""] for text in texts], show_progress=False)
 
     def nearest(self, query: str, k: int) -> list[int]:
-        """The numbers of the best texts, best first; of equally good ones the earlier."""
+        """Return the indexes of the best texts, best first; of equally good ones the earlier."""
         scores = self._bm25.get_scores(_tokens(query) or [""])
         order = np.argsort(-np.asarray(scores), kind="stable")
         return [int(at) for at in order[: min(k, self._size)]]
@@ -38,7 +35,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One document that can be put before a question."""
+    """One document."""
 
     id: str
     text: str
@@ -52,7 +49,7 @@ _SUFFIXES = (".txt", ".md")
 
 
 class DocumentIndex:
-    """The documents of a task, ready to be searched."""
+    """The documents of a task with their index."""
 
     def __init__(self, passages: Sequence[Passage], table: RetrievalTable) -> None:
         self._passages, self._table = passages, table
@@ -64,15 +61,15 @@ class DocumentIndex:
         path = directory / table.documents
         passages = list(_folder(path) if path.is_dir() else _lines(path))
         if not passages:
-            raise RecipeError(f"{path} holds no documents; put .txt or .md files there, or JSONL with id and text.")
+            raise RecipeError(f"{path} has no documents; put .txt or .md files there, or JSONL with id and text.")
         return cls(passages, table)
 
     def found(self, item: EvalExample) -> list[Passage]:
-        """The passages for an item, best first."""
+        """Return the passages for an example, best first."""
         return [self._passages[at] for at in self._index.nearest(item.question, self._table.k)]
 
     def recall(self, items: Sequence[EvalExample]) -> float | None:
-        """The mean share of the needed documents that is found; None when no row says what it needs."""
+        """Return the mean recall of the needed documents; None when no row names any."""
         shares = []
         for item in items:
             gold = item.row.get(self._table.gold)
@@ -96,11 +93,11 @@ def _lines(path: Path) -> Iterator[Passage]:
             row = json.loads(line)
             yield Passage(str(row["id"]), str(row["text"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise RecipeError(f'{path}:{number}: is no document; write {{"id": ..., "text": ...}}.') from error
+            raise RecipeError(f'{path}:{number}: is not a document; write {{"id": ..., "text": ...}}.') from error
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read ({error}); mend documents in the task.") from error
+        raise RecipeError(f"{path} cannot be read ({error}); fix documents in the task.") from error

@@ -1,7 +1,4 @@
-"""All items of all arms, asked concurrently: as many requests under way as the task allows, of whatever arm.
-
-Working through many small jobs with so many under way at once.
-"""
+"""Collect the answers of all arms concurrently, with as many requests in flight as the task allows."""
 
 import asyncio
 import json
@@ -28,7 +25,7 @@ _Job = TypeVarTuple("_Job")
 
 
 async def run_jobs(jobs: Iterable[tuple[*_Job]], do: Callable[[*_Job], Awaitable[None]], concurrency: int) -> None:
-    """Do all jobs; raises the first `TrainerError` that one of them raises, after stopping the others."""
+    """Run all jobs with limited concurrency; raises the first `TrainerError` of a job, after cancelling the others."""
     waiting = iter(jobs)
 
     async def work() -> None:
@@ -44,7 +41,7 @@ async def run_jobs(jobs: Iterable[tuple[*_Job]], do: Callable[[*_Job], Awaitable
 
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many answers are in."""
+"""Called with the number of answers so far, and in total."""
 
 
 async def run_arms(
@@ -56,9 +53,9 @@ async def run_arms(
     gateway: "AsyncOpenAI",
     progress: Progress,
 ) -> list[Answer]:
-    """Every answer of every arm, failed ones too, in the order of arms and items.
+    """Return every answer of every arm, failed ones too, in the order of arms and examples.
 
-    Answers that the journal has are not asked for again. Raises `EvaluationError` for what ends a comparison.
+    Answers in the journal are not requested again. Raises `EvaluationError` for an error that ends the comparison.
     """
     failed: dict[tuple[str, int], Answer] = {}
     _take_recorded(task, plans, items, journal)
@@ -111,7 +108,7 @@ def _recorded(task: Task, arm: str) -> Iterator[tuple[int, Answer]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read ({error}); mend recorded in the task.") from error
+        raise RecipeError(f"{path} cannot be read ({error}); fix recorded in the task.") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _recorded_line(f"{path}:{number}", line, arm)
@@ -125,5 +122,5 @@ def _recorded_line(where: str, line: str, arm: str) -> tuple[int, Answer]:
         if not isinstance(answer.line, int) or not isinstance(answer.text, str):
             raise TypeError("line is a number and text is text")
     except (ValueError, TypeError, AttributeError) as error:
-        raise RecipeError(f'{where}: is no answer ({error}); write {{"line": 3, "text": "..."}}.') from error
+        raise RecipeError(f'{where}: is not an answer ({error}); write {{"line": 3, "text": "..."}}.') from error
     return answer.line, answer

@@ -1,4 +1,4 @@
-"""How sure the figures are: intervals by the bootstrap, and how many items a difference needs to be seen.
+"""Confidence intervals by the paired bootstrap, and the number of items that a difference needs.
 
 Every metric here is a function of sums over items (hits, class counts, n-gram counts). So one resample is one weight
 per item, all resamples of all metrics and both sides of a difference use the same weights (which is what pairs them),
@@ -101,7 +101,7 @@ class Bootstrap:
         return Estimate(value, _interval(resampled), of, needed)
 
     def _weights(self, of: int) -> Iterable[Floats]:
-        """How often each item is drawn, one row per resample, in chunks."""
+        """Return how often each item is drawn, one row per resample, in chunks."""
         if of > _KEPT_ITEMS:
             return self._drawn(of)
         if of not in self._kept:
@@ -123,7 +123,7 @@ def _interval(resampled: Floats) -> tuple[float, float]:
 
 
 def items_needed(discordance: float, asked: float, of: int) -> int:
-    """Items for an interval off zero with a power of 80 % when the true difference is `asked` (Connor 1987).
+    """Return the items for an interval that excludes 0 with a power of 80 % at a difference of `asked` (Connor 1987).
 
     `discordance` is the mean squared difference per item, for right and wrong the share of items on which both sides
     differ. Over `of` items it is taken to be 3/of at least: what was never seen may still be there.

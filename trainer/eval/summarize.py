@@ -1,4 +1,4 @@
-"""Putting the report together: arms with their metrics and slices, differences, the gate, examples side by side."""
+"""Build the report: arms with metrics and slices, differences, the verdict, examples side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ _UNTRAINED = (ArmKind.CONSTRAINED, ArmKind.RETRIEVAL)
 
 @dataclass(frozen=True)
 class Column:
-    """One arm with everything that was found out about it; `answers` are in the order of the items."""
+    """One arm with its answers, in the order of the examples, and its metrics."""
 
     plan: ArmPlan
     answers: Sequence[Answer]
@@ -42,7 +42,7 @@ class Column:
 
 
 class Assembly:
-    """Makes the parts of a report from the columns of a comparison."""
+    """Build the parts of a report from the columns of a comparison."""
 
     def __init__(self, task: Task, items: Sequence[EvalExample], columns: Sequence[Column]) -> None:
         self._task, self._items = task, items
@@ -53,13 +53,13 @@ class Assembly:
 
     @property
     def candidate(self) -> Column | None:
-        """The arm that the verdict is about."""
+        """The candidate of the verdict."""
         kind = self._task.gate.arm
         return next((column for column in self._columns.values() if column.plan.kind == kind), None)
 
     @property
     def reference(self) -> Column | None:
-        """The best of the arms that have to be beaten."""
+        """The best of the arms that the candidate must beat."""
         kinds, metric = self._task.gate.against, self._task.gate.metric
         values = {arm.name: arm.metrics[metric].value for arm in self.arms if arm.kind in kinds}
         return self._columns[best_of(values)] if values else None
@@ -77,7 +77,7 @@ class Assembly:
         return tuple(found)
 
     def gate(self, forgotten: Series | None, *, frozen: bool, changed: tuple[str, ...]) -> Gate:
-        """The verdict; without a candidate or anything to beat there is none, and the summary says so."""
+        """Compute the verdict; without a candidate or a reference there is none, and the summary says so."""
         candidate, reference = self.candidate, self.reference
         if candidate is None or reference is None:
             missing = self._task.gate.arm if candidate is None else " and ".join(self._task.gate.against)
@@ -101,7 +101,7 @@ class Assembly:
         return gate.model_copy(update={"summary": f"{gate.summary}{self._cheaper(arms[one])}"})
 
     def examples(self) -> Examples:
-        """The items that the candidate won and lost most clearly."""
+        """Return the examples that the candidate won and lost most clearly."""
         candidate, reference = self.candidate, self.reference
         if candidate is None or reference is None:
             return Examples()
@@ -177,7 +177,7 @@ class Assembly:
         )
 
     def _cheaper(self, candidate: Arm) -> str:
-        """A word on arms that need no training and come close; the gate does not ask for it, a buyer would."""
+        """Mention arms that need no training and come close to the candidate."""
         metric, rules = self._task.gate.metric, self._task.gate
         mine = candidate.metrics[metric].value
         near = [arm for arm in self.arms if arm.kind in _UNTRAINED and arm.kind not in rules.against]
@@ -204,7 +204,7 @@ class Assembly:
 
 
 def _priced(answered: Sequence[Answer]) -> dict[str, int]:
-    """How many requests had a price, where that is some of them."""
+    """Return the number of requests with a price, if only some have one."""
     known = sum(answer.cost_nano_usd is not None for answer in answered)
     return {"requests_with_a_price": known} if 0 < known < len(answered) else {}
 

@@ -1,4 +1,4 @@
-"""A report on the terminal: arms side by side with intervals, the checks of the gate, the verdict in plain words."""
+"""Print a report on the terminal: arms side by side with intervals, the checks of the gate, the verdict."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ _COLOURS = {VerdictWord.PROMOTE: "green", VerdictWord.DO_NOT_DEPLOY: "red", Verd
 _MARKS = {True: ("✓", "green"), False: ("✗", "red"), None: ("?", "yellow")}
 _MEANINGS = {
     VerdictWord.PROMOTE: "It may go live.",
-    VerdictWord.DO_NOT_DEPLOY: "Keep what you have; that is a result, and it has saved you a deployment.",
-    VerdictWord.NOT_ENOUGH_ITEMS: "These items cannot tell; ask more of them before deciding.",
+    VerdictWord.DO_NOT_DEPLOY: "Keep the current version; this result has saved a deployment.",
+    VerdictWord.NOT_ENOUGH_ITEMS: "The checks are inconclusive at this sample size; add test examples.",
 }
 
 
@@ -53,7 +53,7 @@ def _arms(report: Report) -> Table:
 _LABELS = {
     "correct": "correct",
     "schema_valid": "schema-valid",
-    "stopped": "stopped by itself",
+    "stopped": "EOS rate",
     LENGTH: "tokens of an answer",
     "field_accuracy": "fields right",
     "f1_macro": "F1, macro",

@@ -274,7 +274,7 @@ def test_a_metric_function_that_raises_is_named_with_its_row_and_ends_the_verdic
     assert not outcome.report.complete
     assert outcome.problems[1].line == 2
     assert "mine:broken raised KeyError: 'x' (mine.py:5) on base" in str(outcome.problems[1])
-    assert "returned 'much', which is no finite number" in str(outcome.problems[0])
+    assert "returned 'much', which is not a finite number" in str(outcome.problems[0])
     with pytest.raises(RecipeError, match="mine has no function absent"):
         run(write_task('metric_function = "mine:absent"\n'), gateway_url)
 
