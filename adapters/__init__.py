@@ -1,4 +1,4 @@
-"""What an adapter is and where its versions live: the leaf package that the gateway and the trainer share.
+"""Adapters and the store of their versions: the leaf package that the gateway and the trainer share.
 
 Nothing here imports torch or FastAPI. A directory in PEFT's layout goes through `preflight`, becomes an immutable
 version in the content-addressed `Store`, and gets a name and a live pointer in the `Registry`.

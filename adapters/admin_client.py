@@ -1,7 +1,4 @@
-"""A client of the gateway's admin API: how the trainer publishes and how operators talk to a running gateway.
-
-Where an operator's command finds the gateway and its admin key.
-"""
+"""Client of the gateway's admin API, for the trainer and the command line, and where it finds gateway and admin key."""
 
 import json
 import os
@@ -24,9 +21,8 @@ _TIMEOUT = httpx.Timeout(10.0, read=300.0, write=300.0)  # an upload waits for t
 
 @dataclass(frozen=True, slots=True)
 class PublishedVersion:
-    """What the gateway answered to a publish: `version` is like `v3`.
-
-    `warnings` say what is odd about it, `converted` what was done to bring it into PEFT's layout.
+    """The gateway's response to a publish: `version` is like `v3`, `warnings` are findings about the adapter, and
+    `converted` lists the changes that brought it into PEFT's layout.
     """
 
     name: str
@@ -38,14 +34,14 @@ class PublishedVersion:
 
     @classmethod
     def read(cls, answer: Mapping[str, Any]) -> Self:
-        """The version in the gateway's answer."""
-        said = {field: tuple(answer.get(field, ())) for field in ("warnings", "converted")}
-        return cls(answer["name"], answer["version"], answer["digest"], answer["state"], **said)
+        """Parse the gateway's response."""
+        details = {field: tuple(answer.get(field, ())) for field in ("warnings", "converted")}
+        return cls(answer["name"], answer["version"], answer["digest"], answer["state"], **details)
 
 
 class AdminClient:
-    """Talks to `{gateway_url}/admin/v1` with an admin key; every failure is an `AdminError` in the gateway's own
-    words.
+    """Sends requests to `{gateway_url}/admin/v1` with an admin key; every failure is an `AdminError` with the gateway's
+    message.
     """
 
     def __init__(self, gateway_url: str, admin_key: str, whence: str = "the address given") -> None:
@@ -94,7 +90,7 @@ class AdminClient:
         return PublishedVersion.read(answer)
 
     def publish_source(self, name: str, source: str, *, convert: bool = False) -> PublishedVersion:
-        """Have the gateway fetch an adapter itself, from a place that its operator allowed."""
+        """Have the gateway fetch an adapter from an allowed source (`adapter_sources`)."""
         body = {"name": name, "source": source} | ({"convert": True} if convert else {})
         return PublishedVersion.read(self.request("POST", "/adapters", json=body))
 
@@ -103,7 +99,7 @@ class AdminClient:
     ) -> dict[str, Any]:
         """Make a version live; new requests for `name` go to it at once.
 
-        `override` ("reason", "by") takes the place of a verdict that is missing or does not count.
+        `override` ("reason", "by") replaces a missing or invalid verdict.
         """
         given = {"expect_live": expect_live, "override": override}
         body = {"version": version} | {field: value for field, value in given.items() if value}
@@ -112,7 +108,7 @@ class AdminClient:
     def promote_published(
         self, published: PublishedVersion, *, override: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Make live what has just been published; a refusal says that it is published all the same."""
+        """Promote a version that has just been published; the error of a refusal says that it stays published."""
         try:
             return self.promote(published.name, published.version, override=override)
         except AdminError as error:
@@ -144,7 +140,7 @@ class AdminClient:
             ) from error
 
     def download(self, path: str, **options: Any) -> Iterator[bytes]:
-        """What a path below /admin/v1 answers, piece by piece as it comes."""
+        """Stream the response of a GET below /admin/v1, chunk by chunk."""
         try:
             with self._http.stream("GET", f"/admin/v1{path}", **options) as response:
                 if not response.is_success:
@@ -190,7 +186,7 @@ _CLOCK_SLACK_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RunningGateway:
-    """Where the gateway on a data directory said that it listens."""
+    """Addresses and process of the gateway that runs on a data directory."""
 
     url: str
     admin_url: str
@@ -200,8 +196,12 @@ class RunningGateway:
 
 
 def connect(gateway_url: str, data_dir: Path) -> AdminClient:
-    """A client with the key from TURNTABLE_ADMIN_KEY, else from `<data dir>/admin.key`, left by a local gateway."""
-    return AdminClient(gateway_url, admin_key(data_dir), whence(gateway_url, data_dir))
+    """A client of the gateway at an address, or of the one that runs on the data directory when the address is empty.
+
+    The key is that of `admin_key`; raises `AdminError` without any.
+    """
+    url = gateway_address(data_dir, gateway_url)
+    return AdminClient(url, admin_key(data_dir), whence(url, data_dir))
 
 
 def admin_key(data_dir: Path) -> str:
@@ -209,16 +209,18 @@ def admin_key(data_dir: Path) -> str:
     return os.environ.get("TURNTABLE_ADMIN_KEY") or _stored_key(data_dir / KEY_FILE)
 
 
-def gateway_address(data_dir: Path) -> str:
-    """Where operators find the gateway: TURNTABLE_GATEWAY_URL, else the one that runs on the data directory, else the
-    address that `turntable serve` listens on by default.
+def gateway_address(data_dir: Path, given: str = "") -> str:
+    """The gateway's address: as given, else TURNTABLE_GATEWAY_URL, else that of the gateway that runs on the data
+    directory, else the default of `turntable serve`.
     """
+    if address := given or os.environ.get(URL_VARIABLE):
+        return address
     running = running_gateway(data_dir)
-    return os.environ.get(URL_VARIABLE) or (running.admin_url if running else DEFAULT_URL)
+    return running.admin_url if running else DEFAULT_URL
 
 
 def whence(gateway_url: str, data_dir: Path) -> str:
-    """How a command came to this address, for who wonders why nothing answers there."""
+    """Where an address comes from, for the error when nothing answers there."""
     path, running = data_dir / ADDRESS_FILE, running_gateway(data_dir)
     if os.environ.get(URL_VARIABLE) == gateway_url:
         return f"the address in {URL_VARIABLE}"
@@ -230,10 +232,12 @@ def whence(gateway_url: str, data_dir: Path) -> str:
 
 
 def running_gateway(data_dir: Path) -> RunningGateway | None:
-    """The gateway that runs on this data directory on this machine; None when there is none, or it died."""
+    """The gateway that runs on this data directory on this machine; None when none runs."""
     try:
-        said = json.loads((data_dir / ADDRESS_FILE).read_text(encoding="utf-8"))
-        running = RunningGateway(str(said["url"]), str(said["admin_url"]), int(said["pid"]), float(said["started"]))
+        written = json.loads((data_dir / ADDRESS_FILE).read_text(encoding="utf-8"))
+        running = RunningGateway(
+            str(written["url"]), str(written["admin_url"]), int(written["pid"]), float(written["started"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return running if _runs(running) else None
@@ -246,13 +250,13 @@ def _runs(gateway: RunningGateway) -> bool:
         return False
     except (PermissionError, OverflowError):
         pass
-    # Another process may have got the number since; it began later than the gateway wrote its address.
+    # The id may belong to another process by now, which started after the gateway wrote its address.
     began = _began(gateway.pid)
     return began is None or began <= gateway.started + _CLOCK_SLACK_S
 
 
 def _began(pid: int) -> float | None:
-    """When a process began, in seconds since 1970; None where the system does not say."""
+    """Start time of a process in seconds since 1970; None where /proc does not exist."""
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
         lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""What answers are like, as counts of closed buckets: the trainer counts those learnt from, the gateway live ones.
+"""Answer profiles for drift: counts of answers in closed buckets, of training answers and of live ones.
 
-Both sides use this one code, so that a difference between the counts is one between the answers. No text is kept: a
-value that the answers learnt from did not have is counted as `(other)`.
+Trainer and gateway use this one code, so a difference between the counts is one between the answers. No text is stored:
+a value that the training answers did not have is counted as `(other)`.
 """
 
 import json
@@ -15,13 +15,13 @@ from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, Field, ValidationError
 
 BASELINE = "baseline"
-"""The field of training.json that holds the answers learnt from."""
+"""Field of training.json with the profile of the training answers."""
 PROMPT, COMPLETION, ENDED, FORMAT, REFUSAL = "prompt_tokens", "completion_tokens", "ended", "format", "refusal"
 FIELD = "field:"
 STOP, LENGTH, VALID, INVALID, REFUSED, ANSWERED = "stop", "length", "valid", "invalid", "refused", "answered"
 OTHER, NONE = "(other)", "(none)"
 WHOLE = "answer"
-"""The field's name when the whole answer is a label."""
+"""Field name when the whole answer is a label."""
 _EDGES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384, 32768)
 _MOST_CLASSES = 24
 _ENOUGH = 0.95
@@ -47,7 +47,7 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 class AnswerShape(Schema):
-    """What is looked for in an answer: a JSON object with these keys, one of these labels, or just text.
+    """Expected shape of an answer: a JSON object with these keys, one of these labels, or plain text.
 
     `classes` maps a field (the whole answer, for labels) to the values that it takes.
     """
@@ -60,7 +60,7 @@ class AnswerShape(Schema):
 
     @classmethod
     def of(cls, answers: Sequence[str]) -> Self:
-        """The shape that nearly all answers have."""
+        """Infer the shape of nearly all answers."""
         objects = [found for found in map(_object, answers) if found is not None]
         if len(objects) >= _ENOUGH * max(len(answers), 1):
             present = Counter(key for found in objects for key in found)
@@ -72,7 +72,7 @@ class AnswerShape(Schema):
         return cls(kind="label", classes={WHOLE: labels}) if labels else cls(kind="text")
 
     def look(self, answer: str) -> Iterator[tuple[str, str]]:
-        """Measure and bucket of everything that the text of an answer shows."""
+        """Yield measure and bucket of everything that the text of an answer shows."""
         yield REFUSAL, REFUSED if is_refusal(answer) else ANSWERED
         if self.kind == "label":
             known = self._bucket(WHOLE, answer.strip())
@@ -91,7 +91,7 @@ class AnswerShape(Schema):
 
 
 class Baseline(Schema):
-    """The answers that a version learnt from."""
+    """Profile of the answers that a version was trained on: the baseline for drift."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,7 +102,7 @@ class Baseline(Schema):
 
     @classmethod
     def read(cls, training: Mapping[str, Any]) -> Self | None:
-        """What training.json says; None when it says nothing that can be used."""
+        """Read the baseline from training.json; None without a usable one."""
         try:
             return cls.model_validate(training[BASELINE])
         except (KeyError, ValidationError):
@@ -110,7 +110,7 @@ class Baseline(Schema):
 
     @classmethod
     def of(cls, answers: Sequence["ProfiledAnswer"]) -> Self | None:
-        """Count answers; None without any."""
+        """Profile answers; None without any."""
         if not answers:
             return None
         shape = AnswerShape.of([answer.text for answer in answers])
@@ -123,7 +123,7 @@ class Baseline(Schema):
 
 @dataclass(frozen=True, slots=True)
 class ProfiledAnswer:
-    """One answer: its text, its tokens with the prompt's before it, and how it ended (`stop`, `length` or else)."""
+    """An answer to profile: its text, its tokens with the prompt's before it, and how it ended (such as `stop`)."""
 
     text: str
     prompt_tokens: int
@@ -131,7 +131,7 @@ class ProfiledAnswer:
     ended: str
 
     def buckets(self, shape: AnswerShape) -> Iterable[tuple[str, str]]:
-        """Measure and bucket of everything that is counted of it."""
+        """Yield measure and bucket of everything that is counted."""
         yield PROMPT, _tokens(self.prompt_tokens)
         yield COMPLETION, _tokens(self.completion_tokens)
         yield ENDED, self.ended
@@ -139,7 +139,7 @@ class ProfiledAnswer:
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an answer begins (within 160 characters) with one of the usual ways to decline; a rule, not a judge."""
+    """Return whether an answer begins (within 160 characters) with a usual refusal; a rule, not a judge."""
     begin = answer[:_REFUSAL_WITHIN].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return any(words in begin for words in _REFUSALS)
 
@@ -158,13 +158,13 @@ def _object(answer: str) -> dict[str, Any] | None:
 
 
 def _label(value: Any) -> str | None:
-    """A value as a label; None when it is none."""
+    """Return a value as a label; None when it cannot be one."""
     text = json.dumps(value) if isinstance(value, bool | int) else value
     return text if isinstance(text, str) and 0 < len(text) <= 64 else None
 
 
 def _values(column: Sequence[str | None]) -> tuple[str, ...]:
-    """The values of a field that has few of them, each several times; none for free text."""
+    """Return the values of a categorical field; empty for free text."""
     distinct = sorted({value for value in column if value is not None})
     few = 1 < len(distinct) <= _MOST_CLASSES and len(distinct) * 5 <= len(column) and None not in column
     return tuple(distinct) if few else ()

@@ -1,7 +1,7 @@
-"""Archives of adapter directories (tar.gz, zip): packed by clients, unpacked by the gateway without trusting them.
+"""Pack adapter directories into archives, and unpack untrusted tar.gz and zip archives safely.
 
-An archive is read twice: whole, to see that no member could write elsewhere (absolute paths, `..`, links, devices) and
-where the adapter lies; then only the adapter's files are written, each byte counted.
+An archive is read twice: first whole, to refuse members that would be written elsewhere (absolute paths, `..`, links,
+devices) and to find the adapter; then only the adapter's files are written, each byte counted.
 """
 
 import errno
@@ -33,7 +33,7 @@ _EXTENDED = (
 
 
 class Readable(Protocol):
-    """Something that gives its bytes piece by piece; nothing, once it has given all."""
+    """A binary stream that is read piece by piece."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -58,7 +58,7 @@ def pack(directory: Path, target: Path, *, convert: bool = False) -> Path:
 
 
 def _followed(path: Path, folder: Path) -> Path:
-    """The regular file behind a path of the folder."""
+    """Return the regular file behind a path of the folder."""
     leads_to = path.resolve()
     caches = (parent.parent / "blobs" for parent in (folder, *folder.parents) if parent.name == "snapshots")
     if not any(leads_to.is_relative_to(root) for root in (folder, *caches)):
@@ -132,7 +132,7 @@ def _opened_tar(archive: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
 
 
 class _BoundedGzip(gzip.GzipFile):
-    """The unzipped stream, which raises `ArchiveError` once it has given more than `max_bytes`."""
+    """Decompressed stream; raises `ArchiveError` beyond `max_bytes`."""
 
     def __init__(self, archive: Path, max_bytes: int) -> None:
         super().__init__(archive)
@@ -147,7 +147,7 @@ class _BoundedGzip(gzip.GzipFile):
 
 
 class _BoundedHeader(tarfile.TarInfo):
-    """A member's header; one that would be read into memory without a bound, or describes holes, is refused."""
+    """Header of a tar member; refuses headers of unbounded size and sparse files."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_BoundedHeader":
@@ -202,7 +202,7 @@ def _unpack_zip(archive: Path, directory: Path, max_bytes: int, convert: bool) -
 
 
 def _check_directory(archive: Path) -> None:
-    """A zip's directory is read whole into memory: refuse one that is larger than an adapter's can be."""
+    """Refuse a zip whose central directory is larger than an adapter's can be: it is read into memory."""
     with archive.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - _END_BYTES - _LONGEST_COMMENT - 20))
@@ -216,7 +216,7 @@ def _check_directory(archive: Path) -> None:
 
 
 def _wanted(paths: Collection[str], *, convert: bool) -> dict[str, str]:
-    """The paths to write, and the name of each in the adapter's folder."""
+    """Return the paths to write and their names in the adapter's folder."""
     found = find_adapter((path for path in paths if path), convert=convert)
     if found is None:
         raise ArchiveError(f"The archive holds neither {CONFIG_FILE} nor {WEIGHTS_FILE}; pack an adapter's folder.")

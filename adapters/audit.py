@@ -1,4 +1,4 @@
-"""The audit log: who did what to which name or version, when, and on which evidence."""
+"""Audit log: actor, action, subject, time and evidence of every change to adapters, versions and API keys."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ RECORDED = "record"
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """A version came into `state`: when, by whom, for which reason, on which evidence."""
+    """A state change of a version: when, by whom, for which reason, on which evidence."""
 
     state: State
     at: datetime
@@ -28,7 +28,7 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A document that speaks for or against a version, such as the probe's."""
+    """Evidence for or against a version, such as the result of a probe."""
 
     kind: str
     at: datetime
@@ -38,7 +38,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Dossier:
-    """All that is known for or against a version at one moment: the newest evidence of each kind, and its history."""
+    """Newest evidence of each kind and state history of a version, at one moment."""
 
     version: Version
     evidence: Mapping[str, Evidence]
@@ -46,19 +46,21 @@ class Dossier:
 
 
 def subject_of(name: str, number: int) -> str:
-    """What the log calls a version."""
+    """Return the subject of a version in the audit log."""
     return f"{name}@v{number}"
 
 
 def write_entry(connection: Connection, actor: str, action: str, subject: str, document: Mapping[str, Any]) -> None:
-    """Append one entry, in the transaction of what it tells."""
+    """Append an audit entry, in the transaction of the change that it records."""
     entry = {"at": datetime.now(UTC), "actor": actor, "action": action, "subject": subject}
     connection.execute(insert(audit_log).values(**entry, evidence=dict(document)))
 
 
 def read_entries(connection: Connection, limit: int, subject: str | None) -> list[dict[str, Any]]:
-    """The newest entries; of one version (`name@v3`), of one name with all its versions, of everything of a kind that
-    is written before a colon (`key:`, `tenant:`), or of everything.
+    """Return the newest audit entries, newest first.
+
+    `subject` is a version (`name@v3`), a name with all its versions, or a kind of subject with its colon (`key:`,
+    `tenant:`); None returns the entries of everything.
     """
     query = select(audit_log).order_by(audit_log.c.id.desc()).limit(limit)
     if subject is not None:
@@ -69,7 +71,7 @@ def read_entries(connection: Connection, limit: int, subject: str | None) -> lis
 
 
 def read_history(connection: Connection, name: str, number: int) -> list[StateChange]:
-    """Every state a version was ever in, oldest first."""
+    """Return all states of a version, oldest first."""
     states = {ADDED: State.REGISTERED, **{str(state): state for state in State}}
     rows = connection.execute(
         select(audit_log)
@@ -83,14 +85,14 @@ def read_history(connection: Connection, name: str, number: int) -> list[StateCh
 
 
 def record_evidence(connection: Connection, name: str, number: int, found: Evidence) -> None:
-    """Keep a document as the newest of its kind; the log keeps the ones before it."""
+    """Store evidence as the newest of its kind, and log it."""
     keep_evidence(connection, name, number, found)
     document = {"kind": found.kind, **found.document}
     write_entry(connection, found.actor, RECORDED, subject_of(name, number), document)
 
 
 def keep_evidence(connection: Connection, name: str, number: int, found: Evidence) -> None:
-    """Keep a document as the newest of its kind, when what it tells is on the log anyway."""
+    """Store evidence as the newest of its kind, without a log entry."""
     key = {"name": name, "version": number, "kind": found.kind}
     connection.execute(delete(evidence).filter_by(**key))
     values = {"document": dict(found.document), "actor": found.actor, "at": found.at}
@@ -98,20 +100,20 @@ def keep_evidence(connection: Connection, name: str, number: int, found: Evidenc
 
 
 def read_evidence(connection: Connection, name: str, number: int) -> list[Evidence]:
-    """The newest document of each kind that was recorded for a version, by kind."""
+    """Return the newest evidence of a version, by kind."""
     query = select(evidence).filter_by(name=name, version=number).order_by(evidence.c.kind)
     return [Evidence(row.kind, utc(row.at), row.actor, row.document) for row in connection.execute(query)]
 
 
 def read_dossier(connection: Connection, version: Version) -> Dossier:
-    """Everything about one version, as the connection sees it."""
+    """Return evidence and history of one version."""
     found = read_evidence(connection, version.name, version.version)
     history = read_history(connection, version.name, version.version)
     return Dossier(version, {one.kind: one for one in found}, tuple(history))
 
 
 def read_kinds(connection: Connection, kinds: Sequence[str]) -> dict[tuple[str, int], dict[str, Evidence]]:
-    """The newest documents of some kinds for all versions that have any, in one query."""
+    """Return the newest evidence of some kinds for all versions, in one query."""
     by_version: dict[tuple[str, int], dict[str, Evidence]] = {}
     for row in connection.execute(select(evidence).where(evidence.c.kind.in_(kinds))):
         one = Evidence(row.kind, utc(row.at), row.actor, row.document)
@@ -120,10 +122,10 @@ def read_kinds(connection: Connection, kinds: Sequence[str]) -> dict[tuple[str, 
 
 
 def storable(text: str) -> str:
-    """The text without what no database or JSON can hold: NUL and lone surrogates."""
+    """Strip NUL and lone surrogates, which databases and JSON cannot hold."""
     return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
 
 
 def utc(stored: datetime) -> datetime:
-    """SQLite drops the time zone that every time was written with; PostgreSQL answers in its own."""
+    """Return a stored time in UTC: SQLite drops the time zone, PostgreSQL answers in its own."""
     return stored.astimezone(UTC) if stored.tzinfo else stored.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The base model as an adapter sees it: which linear modules it has, of which shapes, and its identity."""
+"""Base model metadata without torch: linear modules with shapes, chat template, digests of weights and tokenizer."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class BaseModel:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Identifies the very weights: SHA-256 of what `sha256sum *.safetensors` prints.
+        """Digest of the weights: SHA-256 of the output of `sha256sum *.safetensors`.
 
         Reading them takes seconds per 10 GB, so hashes are kept beside the model and hold while size and time do.
         """
@@ -57,7 +57,7 @@ class BaseModel:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The chat template that transformers and the engine use; None when the model has none."""
+        """Chat template that transformers and the engine use; None without one."""
         return read_chat_template(self.path)
 
     @cached_property
@@ -72,7 +72,7 @@ def _shards(path: Path) -> list[Path]:
 
 
 def read_chat_template(path: Path) -> str | None:
-    """The chat template in a folder with a tokenizer's files; None when there is none."""
+    """Read the chat template from a folder of tokenizer files; None without one."""
     if (path / TEMPLATE_FILE).is_file():
         return (path / TEMPLATE_FILE).read_text(encoding="utf-8")
     if not (path / TOKENIZER_CONFIG).is_file():

@@ -1,9 +1,8 @@
-"""Bringing adapters of other tools into PEFT's layout, where that is provably the same adapter.
+"""Convert adapters of other tools to PEFT's layout, where the result is provably the same adapter.
 
-Three things are done: names lose what training wrappers put into them, shards become one file, and MLX's matrices are
-turned round. MLX computes `scale * (x a) b` where PEFT computes `lora_alpha / r * B (A x)`; so A is the transpose of
-`lora_a`, B that of `lora_b`, and `lora_alpha` is `scale * r`. Numbers are copied bit by bit. Whether the result fits
-the base is for preflight to say.
+Wrapper prefixes leave the names, shards become one file, and MLX's matrices are transposed. MLX computes
+`scale * (x a) b` where PEFT computes `lora_alpha / r * B (A x)`; so A is the transpose of `lora_a`, B that of `lora_b`,
+and `lora_alpha` is `scale * r`. Numbers are copied bit by bit. Preflight checks that the result fits the base model.
 """
 
 import hashlib
@@ -31,7 +30,7 @@ _NO_WEIGHTS = (CONFIG_FILE, TRAINING_FILE, PARITY_FILE, CARD_FILE, *TOKENIZER_FI
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the numbers of a tensor of the new file are, and whether they are to be turned round."""
+    """Source of a tensor of the new file, and whether it is transposed."""
 
     file: Path
     tensor: Tensor
@@ -52,7 +51,7 @@ class _Source:
 
 
 def convert(directory: Path) -> Conversion | None:
-    """Rewrite an adapter's directory in PEFT's layout and say what was done; None when it is in it already.
+    """Convert an adapter directory to PEFT's layout; returns the steps, None when it has that layout.
 
     Raises `PreflightError` when it is no adapter that can be converted with certainty.
     """
@@ -104,7 +103,7 @@ def _mlx_tensors(tensors: Mapping[tuple[Path, str], Tensor]) -> tuple[dict[str, 
 
 
 def _mlx_config(raw: Mapping[str, Any], sources: Mapping[str, _Source]) -> dict[str, Any]:
-    """PEFT's configuration of the same adapter; every adapted module is named in full, so that no other is meant."""
+    """Return PEFT's configuration of an MLX adapter, with every adapted module named in full."""
     if raw.get("fine_tune_type", "lora") != "lora":
         raise _field("fine_tune_type", f"is {raw['fine_tune_type']!r:.100}; only MLX's lora can be served")
     parameters = raw.get("lora_parameters")
@@ -138,7 +137,7 @@ def _mlx_config(raw: Mapping[str, Any], sources: Mapping[str, _Source]) -> dict[
 
 
 def _plain_config(raw: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without wrappers in the modules that it names."""
+    """Return the configuration with wrapper prefixes removed from module names."""
     plain = dict(raw)
     for name in ("target_modules", "exclude_modules"):
         if isinstance(raw.get(name), list):
@@ -150,7 +149,7 @@ def _plain_config(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _replace(directory: Path, sources: Mapping[str, _Source], config: Mapping[str, Any], files: list[Path]) -> None:
-    """Write weights and configuration, then remove what they were made of."""
+    """Write weights and configuration, then remove the converted files."""
     written, entries, end = directory / ".converted", dict[str, Any](), 0
     for name, source in sources.items():
         begin, end = end, end + source.tensor.end - source.tensor.begin

@@ -1,7 +1,7 @@
-"""Which of the modules that adapter_config.json promises to adapt have tensors, by PEFT's rules on the base's modules.
+"""Check that every module targeted by adapter_config.json has tensors, by PEFT's rules on the base model's modules.
 
-vLLM and PEFT serve what is there and say nothing of the rest. A kind of module (`model.layers.*.mlp.up_proj`) that is
-adapted in some layers and not in others was lost on the way, unless the configuration says so.
+vLLM and PEFT serve the tensors that exist and do not report missing ones. When a kind of module
+(`model.layers.*.mlp.up_proj`) is adapted in some layers only, tensors were lost, unless the configuration says so.
 """
 
 import re
@@ -33,7 +33,7 @@ def check_coverage(adapted: Collection[str], config: PeftConfig, base: BaseModel
 
 
 def coverage_remarks(adapted: Collection[str], config: PeftConfig, base: BaseModel) -> Iterator[str]:
-    """What is adapted in part, or not at all, where the configuration may mean just that."""
+    """List modules adapted in part or not at all, where the configuration may intend it."""
     targeted = _targeted(config.raw, base)
     if not _is_exact(config.raw):
         kinds = {_kind(module) for module in adapted}
@@ -53,7 +53,7 @@ def coverage_remarks(adapted: Collection[str], config: PeftConfig, base: BaseMod
 
 
 def pattern_remarks(adapted: Collection[str], config: PeftConfig) -> Iterator[str]:
-    """Keys of rank_pattern and alpha_pattern that name no module of the adapter."""
+    """List keys of rank_pattern and alpha_pattern that match no module of the adapter."""
     for field, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key in pattern:
             if not any(config.is_matched(key, module) for module in adapted):
@@ -61,7 +61,7 @@ def pattern_remarks(adapted: Collection[str], config: PeftConfig) -> Iterator[st
 
 
 def _is_exact(raw: Mapping[str, Any]) -> bool:
-    """Whether the targets are names: a pattern comes from a stranger and is not run."""
+    """Return whether the targets are plain names; untrusted patterns are not evaluated."""
     return not isinstance(raw["target_modules"], str) and not isinstance(raw.get("exclude_modules"), str)
 
 
@@ -82,7 +82,7 @@ def _targeted(raw: Mapping[str, Any], base: BaseModel) -> set[str]:
 
 
 def _lost(adapted: Collection[str], targeted: Collection[str]) -> list[str]:
-    """Targeted modules without tensors whose kind is adapted elsewhere."""
+    """Return targeted modules without tensors, of kinds that have tensors in other layers."""
     kinds = {_kind(module) for module in adapted}
     return sorted(module for module in targeted if module not in adapted and _kind(module) in kinds)
 

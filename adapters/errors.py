@@ -1,16 +1,16 @@
-"""Everything that can go wrong with an adapter, as one tree.
+"""Errors of adapters, the store, the registry and the admin API, as one tree.
 
     AdapterError
-    ├── InvalidRefError       a text is not `name`, `name@v3` or `name@<digest12>`
-    ├── ArchiveError          an upload is not a safe tar.gz of an adapter directory
-    ├── SourceError           a source to fetch from is not allowed, not there or too large
-    ├── PreflightError        the engine would refuse this adapter, or load it and serve nonsense
+    ├── InvalidRefError       text is not `name`, `name@v3` or `name@<digest12>`
+    ├── ArchiveError          an upload is not a safe tar.gz or zip of an adapter directory
+    ├── SourceError           a source to fetch from is not allowed, missing or too large
+    ├── PreflightError        the engine would refuse this adapter, or load it and serve wrong output
     ├── StoreError            the store cannot be read or written, or its bytes have changed
-    ├── UnknownAdapterError   no such name or version
-    ├── NotReadyError         the version exists but may not be routed to
-    ├── StaleLiveError        compare-and-swap lost: somebody else promoted first
+    ├── UnknownAdapterError   name or version does not exist
+    ├── NotReadyError         the version exists but cannot serve traffic
+    ├── StaleLiveError        compare-and-swap lost: another promotion came first
     ├── InUseError            a version that takes traffic cannot be retired
-    ├── PolicyError           a canary, shadow, pin or rollback that makes no sense as things stand
+    ├── PolicyError           a canary, shadow, pin or rollback conflicts with the current state
     └── AdminError            the gateway's admin API refused or could not be reached
 
 Each message is one sentence that names the thing and the fix: it is shown to users as it stands.
@@ -18,11 +18,11 @@ Each message is one sentence that names the thing and the fix: it is shown to us
 
 
 class AdapterError(Exception):
-    """Root of the tree; `str(error)` is the sentence for the user."""
+    """Base class; `str(error)` is the sentence for the user."""
 
 
 class InvalidRefError(AdapterError):
-    """A text does not follow the grammar of adapter names and refs."""
+    """An adapter name or ref violates the grammar."""
 
 
 class ArchiveError(AdapterError):
@@ -30,11 +30,11 @@ class ArchiveError(AdapterError):
 
 
 class SourceError(AdapterError):
-    """A source that is not allowed, is not there, cannot be read, or is too large."""
+    """A source is not allowed, missing, unreadable or too large."""
 
 
 class PreflightError(AdapterError):
-    """An adapter that must not reach an engine.
+    """An adapter failed preflight and must not reach an engine.
 
     `where` is the file, config field or tensor at fault, e.g. `adapter_config.json: use_dora`.
     """
@@ -53,7 +53,7 @@ class UnknownAdapterError(AdapterError):
 
 
 class NotReadyError(AdapterError):
-    """A version that may not be routed to in its present state."""
+    """A version cannot serve traffic in its present state."""
 
 
 class StaleLiveError(AdapterError):
@@ -65,7 +65,7 @@ class InUseError(AdapterError):
 
 
 class PolicyError(AdapterError):
-    """A traffic policy that makes no sense as things stand; nothing was changed."""
+    """A traffic policy conflicts with the live version or other limits; nothing was changed."""
 
 
 class AdminError(AdapterError):

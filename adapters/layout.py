@@ -1,7 +1,7 @@
-"""Which files of a folder, an archive or a repository are the adapter: the folder that holds it, and what is taken.
+"""Locate the adapter in a folder, an archive or a repository, and select its files.
 
-PEFT's own files may lie at the top or one or two folders down (a checkpoint of a run); what a Mac or a hub puts beside
-them is passed over. Weights under another tool's name are taken only for a conversion, and named otherwise.
+PEFT's files may lie at the top or one or two folders down (a checkpoint of a run); files of macOS and of hub caches are
+ignored. Weights under another tool's name are taken only for a conversion; otherwise the error names them.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from adapters.manifest import CARD_FILE, CONFIG_FILE, PARITY_FILE, TRAINING_FILE
 from adapters.origins import CONVERT, files_origin
 
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, PARITY_FILE, CARD_FILE)
-"""What a version consists of."""
+"""Files of a version."""
 TEMPLATE_FILE, TOKENIZER_CONFIG, TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json", "tokenizer.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 TOKENIZER_FILES = (TEMPLATE_FILE, TOKENIZER_CONFIG, TOKENIZER_FILE, ADDED_TOKENS_FILE)
-"""What is compared with the base's and not kept: the engine serves every adapter with the base's own."""
+"""Files compared with the base model's and not stored: the engine serves all adapters with the base's."""
 _OTHER_WEIGHTS = re.compile(r"(adapters|(adapter_)?model(-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?)\.safetensors")
 _MAX_DEPTH = 3
 _MAX_LISTED = 10_000
@@ -28,14 +28,14 @@ _MAX_LISTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the adapter lies: `folder` is empty or ends with a slash, and `names` are files in it to take."""
+    """Location of an adapter: `folder` is empty or ends with a slash; `names` are the files to take from it."""
 
     folder: str
     names: tuple[str, ...]
 
 
 def find_adapter(paths: Iterable[str], *, convert: bool = False) -> Layout | None:
-    """The adapter among relative paths; None when nothing here is known to belong to one.
+    """Locate the adapter among relative paths; None when no file belongs to one.
 
     Raises `PreflightError` when there are several, or when it is another tool's, naming the tool.
     """
@@ -57,7 +57,7 @@ def find_adapter(paths: Iterable[str], *, convert: bool = False) -> Layout | Non
 
 
 def list_files(directory: Path) -> Iterator[str]:
-    """Relative paths of the files in a folder: its own, and those of its folders only when it holds no adapter."""
+    """List relative paths of files in a folder, and in its subfolders only when it holds no adapter."""
     level, listed = [""], 0
     for _ in range(_MAX_DEPTH):
         below, found = list[str](), list[str]()
@@ -78,7 +78,7 @@ def list_files(directory: Path) -> Iterator[str]:
 
 
 def _counts(path: str) -> bool:
-    """Whether a path may be the adapter's, and not a Mac's shadow of it or a cache's."""
+    """Return whether a path may belong to the adapter; macOS resource forks and caches do not."""
     parts = PurePosixPath(path).parts
     return len(parts) <= _MAX_DEPTH and not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
@@ -96,7 +96,7 @@ def _without_config(known: list[str]) -> Layout | None:
 
 
 def _other_weights(here: set[str], *, convert: bool) -> list[str]:
-    """Weights that a conversion can read; none when there are none at all, which preflight says."""
+    """Return weights that a conversion can read; empty when there are none."""
     matches = [match for name in sorted(here) if (match := _OTHER_WEIGHTS.fullmatch(name))]
     if not matches:
         if found := files_origin(here):

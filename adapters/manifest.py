@@ -1,4 +1,4 @@
-"""The manifest: what a stored version is, written last so that its presence means the version is complete."""
+"""Manifest of a stored version, written last: its presence means that the version is complete."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _WRITTEN_FROM_SETS = ("target_modules", "exclude_modules")
 
 
 class Conversion(Schema):
-    """How content was brought into PEFT's layout: each step in words, and the SHA-256 of every file as it came.
+    """Conversion to PEFT's layout: the steps as sentences, and the SHA-256 of every original file.
 
     `original_digest` is the SHA-256 of what `sha256sum` prints of those files in the order of their names.
     """
@@ -33,7 +33,7 @@ class Conversion(Schema):
 
 
 class Manifest(Schema):
-    """Facts of one immutable version.
+    """Manifest of one immutable version.
 
     `digest` is the SHA-256 over the canonical adapter_config.json and the weights, in hex; `files` maps each file
     name to its own SHA-256; `training` is what the trainer recorded, empty for adapters trained elsewhere; `converted`
@@ -55,12 +55,12 @@ class Manifest(Schema):
 
     @property
     def digest12(self) -> str:
-        """The short form used in refs and engine names."""
+        """Short digest for refs and engine names."""
         return self.digest[:12]
 
 
 def content_digest(config: Mapping[str, Any], weights_sha256: str) -> str:
-    """Address of a version: equal content gives equal digests however the JSON was spelled.
+    """Return the content digest of a version; independent of JSON formatting.
 
     PEFT writes some sets as lists whose order changes from save to save; it is not content.
     """
@@ -70,6 +70,6 @@ def content_digest(config: Mapping[str, Any], weights_sha256: str) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hex."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

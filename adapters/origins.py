@@ -1,7 +1,7 @@
-"""Which tool saved what is no PEFT adapter: by names of files, tensors and fields, and by a file's first bytes.
+"""Recognise the tool that saved an adapter not in PEFT's layout: by names of files, tensors and fields, or first bytes.
 
-Each answer is the rest of a sentence about the thing looked at: what it is, who wrote it, and what to do. What
-`--convert` can bring into PEFT's layout says so.
+Each result ends a sentence about the thing: its kind, the tool that wrote it, and the fix. `--convert` is named where
+it can convert to PEFT's layout.
 """
 
 import re
@@ -93,7 +93,7 @@ _FUSED = {
 
 
 def bytes_origin(head: bytes) -> str | None:
-    """What a file is that begins so; None when it may well be safetensors."""
+    """Identify a file by its first bytes; None when it may be safetensors."""
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
         return _PAGE
@@ -103,7 +103,7 @@ def bytes_origin(head: bytes) -> str | None:
 
 
 def files_origin(names: Collection[str]) -> tuple[str, str] | None:
-    """A file by which some other tool is known, and what is to be said of it."""
+    """Identify another tool by its files; returns the file and the advice."""
     for pattern, said in _FILES:
         for name in sorted(names):
             if re.fullmatch(pattern, PurePosixPath(name).name):
@@ -112,19 +112,19 @@ def files_origin(names: Collection[str]) -> tuple[str, str] | None:
 
 
 def tensor_origin(key: str) -> str | None:
-    """What a tensor is that another tool, or another method than LoRA, is known by; None for any other."""
+    """Identify another tool or method than LoRA by a tensor name; None when unknown."""
     return next((said for pattern, said in _TENSORS if re.fullmatch(pattern, key)), None)
 
 
 def unknown_tensor(key: str) -> str:
-    """What to say of a tensor that is neither LoRA's nor known."""
+    """Return the message for an unknown tensor."""
     if key.endswith(".weight") and "lora" not in key:
         return _TRAINED if key.startswith("base_model.") else _WHOLE
     return "is not a LoRA A or B matrix, so the engine would refuse or drop it; train plain LoRA"
 
 
 def config_origin(raw: Mapping[str, Any]) -> str:
-    """What an adapter_config.json is that names no PEFT method."""
+    """Identify an adapter_config.json without a PEFT method."""
     if raw.keys() & {"lora_parameters", "fine_tune_type", "lora_layers"}:
         return f"is missing: this is MLX's adapter_config.json; {CONVERT}"
     if raw.keys() >= {"rank", "alpha"}:
@@ -136,7 +136,7 @@ def config_origin(raw: Mapping[str, Any]) -> str:
 
 
 def module_origin(module: str, modules: Collection[str]) -> str:
-    """Why a module that an adapter names is none of the base's."""
+    """Explain why a module of the adapter is missing in the base model."""
     path, _, leaf = module.rpartition(".")
     parts = _FUSED.get(leaf, ())
     if parts and any(f"{path}.{part}" in modules or _has(modules, part) for part in parts):

@@ -1,6 +1,6 @@
-"""parity.json: what the trainer's own weights say about some conversations, token by token, as an upload carries it.
+"""parity.json: log-probabilities of some conversations, token by token, by the trainer's own weights.
 
-It is evidence about a version and no part of its content: the digest is over config and weights alone, and the engine
+It is evidence about a version and not part of its content: the digest covers config and weights only, and the engine
 never reads the file. `trainer/training/parity.py` writes it.
 """
 
@@ -39,7 +39,7 @@ class _Document(Schema):
 
 
 def read_parity(directory: Path, base: BaseModel | None = None) -> Sequence[ParityRow]:
-    """The rows of an adapter's parity.json, none where there is no file.
+    """Read an adapter's parity.json; empty without one.
 
     Raises `PreflightError` when they are not what the trainer writes or, with `base`, name tokens that it has not.
     """

@@ -1,7 +1,7 @@
-"""adapter_config.json: the fields the engine serves, and a typed refusal for each one it would refuse or ignore.
+"""Read adapter_config.json: the fields that the engine serves, and an error for each one it would refuse or ignore.
 
-What vLLM 0.32 takes was established by loading PEFT 0.21 adapters into it one feature at a time: some features are
-refused late with an HTTP 500, others are ignored without a word, which is worse.
+The rules for vLLM 0.32 were established by loading PEFT 0.21 adapters into it one feature at a time: some features are
+refused late with an HTTP 500, others are ignored without a message, which is worse.
 """
 
 import math
@@ -51,7 +51,7 @@ _MAX_KEY_LENGTH = 200
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """The parts of adapter_config.json that decide how an adapter is served; `raw` is the whole document."""
+    """Fields of adapter_config.json that decide how an adapter is served; `raw` is the whole document."""
 
     r: int
     lora_alpha: float
@@ -63,20 +63,20 @@ class PeftConfig:
 
     @property
     def max_rank(self) -> int:
-        """The rank that a slot of the engine must hold."""
+        """Largest rank of any module; the engine's slots must hold it."""
         return max([self.r, *self.rank_pattern.values()])
 
     def rank(self, module: str) -> int:
-        """The rank of a module by the engine's rule: the first key that is a suffix of its name, else `r`."""
+        """Return the rank of a module by the engine's rule: the first key that is a suffix of its name, else `r`."""
         return _matching(self.rank_pattern, module, self.r)
 
     @staticmethod
     def is_matched(key: str, module: str) -> bool:
-        """Whether a key of a pattern names a module, by the engine's rule."""
+        """Return whether a pattern key matches a module, by the engine's rule."""
         return re.match(rf"(.*\.)?({key})$", module) is not None
 
     def scaling(self, module: str) -> float:
-        """What the engine multiplies B A of a module with."""
+        """Return the LoRA scaling factor of a module, as the engine applies it."""
         rank, alpha = self.rank(module), _matching(self.alpha_pattern, module, self.lora_alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
@@ -119,7 +119,7 @@ def read_peft_config(directory: Path) -> PeftConfig:
 
 
 def _check_scalings(config: PeftConfig) -> None:
-    """The scaling of modules that no pattern names, and of those that each key names."""
+    """Check the scaling of modules, with and without a pattern key."""
     for key in ("", *config.rank_pattern, *config.alpha_pattern):
         rank, alpha = config.rank_pattern.get(key, config.r), config.alpha_pattern.get(key, config.lora_alpha)
         scaling = alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
@@ -177,7 +177,7 @@ def _positive_number(name: str, value: object) -> float:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of an adapter's directory; NaN, broken Unicode and bottomless nesting are refused."""
+    """Read a JSON object of an adapter; refuses NaN, invalid Unicode and deep nesting."""
     if not path.is_file():
         raise PreflightError(path.name, "is missing; give a directory that PEFT's save_pretrained wrote.")
     if path.stat().st_size > MAX_DOCUMENT_BYTES:

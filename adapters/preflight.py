@@ -1,10 +1,8 @@
-"""What an adapter was trained on, as its training.json records it, against what is served.
-
-Preflight: would this adapter really change the served base, and would the engine take it? No torch.
+"""Preflight, without torch: refuse adapters that the engine would reject, or load and serve wrongly.
 
 vLLM loads many broken adapters without an error and serves the base's answers under their name, or noise. So every
-tensor here must bind to a module of the base with the right shape, every A must have its B, every number must be one
-that the engine's 16 bits hold, and what was trained on another base, tokenizer or chat template is refused.
+tensor must bind to a module of the base with the right shape, every A needs its B, every number must fit the engine's
+16 bits, and training.json must name the base, tokenizer and chat template that are served.
 """
 
 import math
@@ -34,6 +32,11 @@ _FIX = {
     "chat_template_sha256": "its prompts would look other than in training; serve that template, or train again",
 }
 
+_TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_MODULE = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_LARGEST = 65_504.0  # of float16, which engines compute in; bfloat16 reaches further, but no trained number does
+_Pairs = Mapping[str, tuple[Tensor, Tensor]]
+
 
 def check_lineage(directory: Path, base: BaseModel | None) -> None:
     """Raise `PreflightError` when training.json names another base, tokenizer or chat template than is served.
@@ -53,12 +56,6 @@ def check_lineage(directory: Path, base: BaseModel | None) -> None:
         if served is not None and trained_on != served:
             fix = _FIX.get(field, "train on the base that is served")
             raise PreflightError(f"{TRAINING_FILE}: {field}", f"is {trained_on!s:.12}, served is {served:.12}; {fix}.")
-
-
-_TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-_MODULE = re.compile(r"\w+(\.\w+)*", re.ASCII)
-_LARGEST = 65_504.0  # of float16, which engines compute in; bfloat16 reaches further, but no trained number does
-_Pairs = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def preflight(directory: Path, base: BaseModel | None, *, max_rank: int) -> PeftConfig:
@@ -88,7 +85,7 @@ def preflight(directory: Path, base: BaseModel | None, *, max_rank: int) -> Peft
 
 
 def remarks(directory: Path, base: BaseModel | None, config: PeftConfig) -> tuple[str, ...]:
-    """What whoever publishes an adapter that passed preflight should know of it, in sentences."""
+    """List remarks about an adapter that passed preflight, as sentences."""
     adapted = _pair_tensors(read_header(directory / WEIGHTS_FILE)).keys()
     found = [*pattern_remarks(adapted, config), *tokenizer_remarks(directory, base)]
     return (*(coverage_remarks(adapted, config, base) if base is not None else ()), *found)
@@ -124,7 +121,7 @@ def _pair_tensors(tensors: Mapping[str, Tensor]) -> _Pairs:
 
 
 def _problem_of_name(key: str) -> str | None:
-    """What is wrong with the name of a tensor: another tool's, a wrapper's, or no LoRA matrix's."""
+    """Explain a tensor name that is not a LoRA matrix: another tool, a wrapper, or unknown."""
     _, changes = plain_name(key)
     if not changes and _TENSOR.fullmatch(key) and key.startswith(PREFIX):
         return None

@@ -1,4 +1,4 @@
-"""The one parser of adapter names and refs."""
+"""Parser of adapter names and refs."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _DIGEST12 = re.compile(r"[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class AdapterRef:
-    """`name` (the live version), `name@v3` or `name@<digest12>` (one exact version).
+    """Reference to a version: `name` (the live one), `name@v3` or `name@<digest12>` (an exact one).
 
     Names are 1 to 64 characters of lower-case letters, digits, `.`, `_` and `-`, beginning and ending with a letter or
     digit: safe in paths, URLs, metric labels and engine model names.
@@ -24,7 +24,7 @@ class AdapterRef:
 
     @classmethod
     def parse(cls, text: str) -> "AdapterRef":
-        """Read a ref, or raise `InvalidRefError` saying what a ref looks like."""
+        """Parse a ref; raises `InvalidRefError` with the grammar."""
         name, at, rest = text.partition("@")
         check_name(name)
         if not at:

@@ -1,11 +1,9 @@
-"""One change of the registry while its transaction is open: what is true now, and the rows it writes.
+"""Registry: names, versions and traffic policies of adapters, durable in SQL.
 
-The registry: names, versions and traffic policies, durable in SQL.
-
-The registry is the desired state: what it says is live must become true in the engine again after any restart.
+The registry is the desired state: its live versions must become true in the engine again after any restart.
 Readers on the hot path use `snapshot`, an immutable view that every change replaces, so resolving a name never
-touches the database. Several gateways may share one database: changes wait for each other, and `refresh` brings in
-what the others did.
+touches the database. Several gateways may share one database: changes wait for each other, and `refresh` loads the
+changes of the others.
 """
 
 import threading
@@ -40,6 +38,12 @@ from adapters.ref import AdapterRef
 from adapters.snapshot import RegistrySnapshot, State, TrafficPolicy, Version
 from adapters.tables import NOTHING, adapters, catch_up, newest_revision, next_revision, versions, write_policy
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
+PROMOTION = "promotion"
+"""Kind of evidence for the promotion gate of the last promotion."""
+Judge = Callable[[Dossier], Mapping[str, Any]]
+"""Promotion gate: returns the evidence for a promotion, or raises when it is refused."""
+
 
 class RegistryTransaction:
     """`snapshot` is the truth, what this change did so far included: no other change happens until it is over."""
@@ -51,18 +55,18 @@ class RegistryTransaction:
         self._actor = actor
 
     def version(self, name: str, number: int) -> Version:
-        """The version as it stands; raises `UnknownAdapterError`."""
+        """Return a version; raises `UnknownAdapterError`."""
         return self.snapshot.resolve(AdapterRef(name, version=number))
 
     def policy(self, name: str) -> TrafficPolicy:
-        """The traffic policy of a name; raises `UnknownAdapterError`."""
+        """Return the traffic policy of a name; raises `UnknownAdapterError`."""
         policy = self.snapshot.policies.get(name)
         if policy is None:
             raise UnknownAdapterError(f"There is no adapter '{name}'; `turntable adapters list` shows what there is.")
         return policy
 
     def ready(self, name: str, number: int, purpose: str) -> Version:
-        """The version, if it is READY; raises `NotReadyError` with the reason that it is not."""
+        """Return a READY version; raises `NotReadyError` with the reason."""
         version = self.version(name, number)
         if version.state is not State.READY:
             why = f": {version.reason}" if version.reason else ""
@@ -70,7 +74,7 @@ class RegistryTransaction:
         return version
 
     def add(self, name: str, manifest: Manifest) -> Version:
-        """A new REGISTERED version under the next number."""
+        """Add a REGISTERED version under the next number."""
         now = datetime.now(UTC)
         if name not in self.snapshot.versions:
             self.connection.execute(insert(adapters).values(name=name, revision=self._revision, created_at=now))
@@ -116,15 +120,8 @@ class RegistryTransaction:
         self.snapshot = self.snapshot.changed({version.name: policy}, (version,))
 
     def log(self, action: str, subject: str, evidence: Mapping[str, Any]) -> None:
-        """Put the change on the audit log."""
+        """Append the change to the audit log."""
         write_entry(self.connection, self._actor, action, subject, evidence)
-
-
-_NONE: Mapping[str, Any] = MappingProxyType({})
-PROMOTION = "promotion"
-"""Under which the registry keeps on which grounds a version last went live."""
-Judge = Callable[[Dossier], Mapping[str, Any]]
-"""Says on which grounds a version may go live, or raises why it may not."""
 
 
 class Registry:
@@ -140,7 +137,7 @@ class Registry:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Bring in what other processes changed; True when there was something. Cheap when there was nothing."""
+        """Load changes of other processes; returns whether there were any. Cheap without changes."""
         with self._lock, self._database.connect() as connection:
             newest = newest_revision(connection)
             if newest == self._seen:
@@ -149,7 +146,7 @@ class Registry:
             return True
 
     def add(self, name: str, manifest: Manifest, *, actor: str, evidence: Mapping[str, Any] = _NONE) -> Version:
-        """Give stored content the next version number of `name`; equal content keeps the number it has.
+        """Register stored content under the next version number of `name`; equal content keeps its number.
 
         Content that was retired is REGISTERED again.
         """
@@ -168,7 +165,7 @@ class Registry:
     def set_state(
         self, version: Version, state: State, reason: str, *, actor: str, evidence: Mapping[str, Any] = _NONE
     ) -> Version:
-        """Move a version to another state, with the reason that users will be shown.
+        """Change the state of a version, with a reason for users.
 
         A version that leaves READY stops being canary or shadow. `InUseError` when a version that takes traffic would
         be retired; `NotReadyError` when it is retired already.
@@ -190,7 +187,7 @@ class Registry:
         expect_live: int | None = None,
         judge: Judge | None = None,
     ) -> Version:
-        """Make a READY version live, and no longer canary or shadow; what was live can be rolled back to.
+        """Promote a READY version to live, and no longer canary or shadow; allows rollback to the previous one.
 
         With `expect_live`, only if that version is live at this moment, else `StaleLiveError`. `judge` decides on what
         is true in the very moment of the change; its grounds are kept and on the log.
@@ -209,7 +206,7 @@ class Registry:
     def rollback(
         self, name: str, *, actor: str, expect_live: int | None = None, evidence: Mapping[str, Any] = _NONE
     ) -> Version:
-        """Make the version live that was live before; `PolicyError` when there is none."""
+        """Roll back to the previously live version; raises `PolicyError` when there is none."""
         with self._change(actor) as change:
             policy = change.policy(name)
             _expect(name, policy, expect_live)
@@ -244,7 +241,7 @@ class Registry:
         evidence: Mapping[str, Any] = _NONE,
         keep: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> TrafficPolicy:
-        """Let a READY version answer a share of the name's traffic instead of the live one.
+        """Start a canary: a READY version answers a share of the traffic.
 
         With `expect_live`, only if that version is live at this moment, else `StaleLiveError`. The documents to `keep`
         are recorded with the version, by kind, in the same moment.
@@ -268,7 +265,7 @@ class Registry:
         expect_canary: int | None = None,
         evidence: Mapping[str, Any] = _NONE,
     ) -> TrafficPolicy:
-        """All traffic goes to the live version again; where versions are expected, only while it is these."""
+        """Stop the canary; with expected versions, only while they are live and canary."""
         with self._change(actor) as change:
             policy = change.policy(name)
             _expect(name, policy, expect_live)
@@ -280,7 +277,7 @@ class Registry:
             return change.set_policy(name, replace(policy, canary=None))
 
     def set_shadow(self, name: str, number: int, percent: float, *, actor: str) -> TrafficPolicy:
-        """Mirror a share of the name's traffic to a READY version whose answers nobody gets."""
+        """Start a shadow: copy a share of the traffic to a READY version whose answers are dropped."""
         with self._change(actor) as change:
             change.ready(name, number, "shadow")
             policy = change.policy(name)
@@ -289,7 +286,7 @@ class Registry:
             return change.set_policy(name, changed)
 
     def clear_shadow(self, name: str, *, actor: str) -> TrafficPolicy:
-        """Mirror nothing any more."""
+        """Stop the shadow."""
         with self._change(actor) as change:
             policy = change.policy(name)
             if policy.shadow is None:
@@ -298,7 +295,7 @@ class Registry:
             return change.set_policy(name, replace(policy, shadow=None))
 
     def set_pinned(self, name: str, pinned: bool, *, actor: str, limit: int | None = None) -> TrafficPolicy:
-        """Ask that the live version of `name` stays resident; `PolicyError` when `limit` names are pinned already."""
+        """Pin or unpin the live version of `name`; raises `PolicyError` beyond `limit` pinned names."""
         with self._change(actor) as change:
             policy = change.policy(name)
             if policy.pinned == pinned:
@@ -310,34 +307,34 @@ class Registry:
             return change.set_policy(name, replace(policy, pinned=pinned))
 
     def record_evidence(self, version: Version, kind: str, document: Mapping[str, Any], *, actor: str) -> None:
-        """Keep a document, such as the probe's, with a version: the newest of its `kind`."""
+        """Record evidence of a version, such as a probe result, as the newest of its `kind`."""
         with self._change(actor) as change:
             change.version(version.name, version.version)
             found = Evidence(kind, datetime.now(UTC), actor, document)
             record_evidence(change.connection, version.name, version.version, found)
 
     def evidence(self, name: str, number: int) -> list[Evidence]:
-        """The newest recorded document of each kind."""
+        """Return the newest evidence of a version, by kind."""
         with self._database.connect() as connection:
             return read_evidence(connection, name, number)
 
     def dossier(self, version: Version) -> Dossier:
-        """Everything that is known for or against a version."""
+        """Return evidence and state history of a version."""
         with self._database.connect() as connection:
             return read_dossier(connection, version)
 
     def evidence_of(self, kinds: Sequence[str]) -> dict[tuple[str, int], dict[str, Evidence]]:
-        """The newest documents of some kinds for every version, by name and number and kind."""
+        """Return the newest evidence of some kinds for all versions, by name, number and kind."""
         with self._database.connect() as connection:
             return read_kinds(connection, kinds)
 
     def history(self, name: str, number: int) -> list[StateChange]:
-        """Every state a version was ever in, oldest first."""
+        """Return all states of a version, oldest first."""
         with self._database.connect() as connection:
             return read_history(connection, name, number)
 
     def audit(self, limit: int = 100, subject: str | None = None) -> list[dict[str, Any]]:
-        """The newest entries of the audit log: who did what to which name or version on which evidence.
+        """Return the newest audit entries: actor, action, subject, evidence.
 
         `subject` is a name, for all about it and its versions, one version like `name@v3`, or `key:` for all keys.
         """

@@ -1,6 +1,6 @@
-"""How the traffic of one name is served: the live version, the one before it, canary, shadow and pin.
+"""Immutable view of the registry: versions, their states, and the traffic policy of each name.
 
-What the registry says at one moment: versions, their states, and how each name's traffic is split.
+A policy is the live version, the previous one, canary, shadow and pin.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,10 +12,12 @@ from adapters.errors import PolicyError, UnknownAdapterError
 from adapters.manifest import Manifest
 from adapters.ref import AdapterRef
 
+_Value = TypeVar("_Value")
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficSplit:
-    """A share of a name's traffic (0 < percent <= 100) for another version: answered by it, or mirrored to it."""
+    """Share of a name's traffic (0 < percent <= 100) for a canary or a shadow."""
 
     version: int
     percent: float
@@ -23,7 +25,7 @@ class TrafficSplit:
 
 @dataclass(frozen=True, slots=True)
 class TrafficPolicy:
-    """How the traffic of one name is served.
+    """Traffic policy of one name.
 
     `live` answers what neither a ref nor the canary takes, `previous` was live before it, and `pinned` asks that the
     live version stays resident. Canary and shadow are READY versions other than the live one.
@@ -37,35 +39,35 @@ class TrafficPolicy:
 
     @property
     def routed(self) -> list[int]:
-        """The versions that the bare name can lead to, in order."""
+        """Return the versions that the bare name can route to, in order."""
         splits = {split.version for split in (self.canary, self.shadow) if split}
         return sorted(splits | ({self.live} if self.live else set()))
 
     def promoted(self, number: int) -> "TrafficPolicy":
-        """`number` becomes live, and what was live can be rolled back to."""
+        """Return the policy with `number` live; the previous live version is kept for rollback."""
         previous = self.live if number != self.live else self.previous
         return replace(self.without(number), live=number, previous=previous)
 
     def rolled_back(self) -> "TrafficPolicy":
-        """What was live before is live again; what is live now is not kept, so rolling back twice cannot return it."""
+        """Return the policy with the previous version live; a second rollback cannot undo the first."""
         if self.previous is None:
             raise PolicyError("There is no earlier version to roll back to; promote one instead.")
         return replace(self.without(self.previous), live=self.previous, previous=None)
 
     def withdrawn(self) -> "TrafficPolicy":
-        """Nothing answers the bare name any more; what was live can be rolled back to."""
+        """Return the policy without a live version; the previous one is kept for rollback."""
         if self.live is None:
             raise PolicyError("There is no live version to withdraw.")
         return TrafficPolicy(previous=self.live)
 
     def without(self, number: int) -> "TrafficPolicy":
-        """No canary and no shadow of `number`."""
+        """Return the policy without `number` as canary or shadow."""
         canary = self.canary if self.canary and self.canary.version != number else None
         shadow = self.shadow if self.shadow and self.shadow.version != number else None
         return replace(self, canary=canary, shadow=shadow)
 
     def split(self, number: int, percent: float) -> TrafficSplit:
-        """A canary or shadow of `number`, if one makes sense beside what is live; raises `PolicyError`."""
+        """Return a canary or shadow of `number`; raises `PolicyError` when it conflicts with the live version."""
         if not 0 < percent <= 100:
             raise PolicyError(f"{percent} percent is no share of traffic; give more than 0 and at most 100.")
         if self.live is None:
@@ -75,11 +77,8 @@ class TrafficPolicy:
         return TrafficSplit(number, float(percent))
 
 
-_Value = TypeVar("_Value")
-
-
 class State(StrEnum):
-    """Where a version stands.
+    """State of a version.
 
     REGISTERED: stored, not yet proven. READY: routable. QUARANTINED: never routable, with the reason. RETIRED: taken
     out of service for good, its files may be gone; publishing the same content again begins anew.
@@ -93,7 +92,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a named adapter; `engine_name` is what the engine knows these exact weights by."""
+    """One version of a named adapter; `engine_name` is unique to its exact weights."""
 
     name: str
     version: int
@@ -119,7 +118,7 @@ class RegistrySnapshot:
     live: Mapping[str, int]
 
     def resolve(self, ref: AdapterRef) -> Version:
-        """The version a ref means now; raises `UnknownAdapterError` when there is none."""
+        """Resolve a ref to a version; raises `UnknownAdapterError`."""
         versions = self.versions.get(ref.name, ())
         if ref.digest12:
             for version in versions:
@@ -134,20 +133,20 @@ class RegistrySnapshot:
         )
 
     def live_versions(self) -> list[Version]:
-        """The live version of every name that has one and may be routed to, by name."""
+        """Return the READY live versions, by name."""
         return list(self._ready((name, [number]) for name, number in sorted(self.live.items())))
 
     def routed_versions(self) -> list[Version]:
-        """Every READY version that a bare name can lead to, by name: live, canary or shadow."""
+        """Return all READY versions that a bare name can route to, by name: live, canary or shadow."""
         return list(self._ready((name, policy.routed) for name, policy in sorted(self.policies.items())))
 
     def pinned_versions(self) -> list[Version]:
-        """The READY live versions of pinned names, by name: what must stay resident."""
+        """Return the READY live versions of pinned names, which stay resident, by name."""
         pinned = sorted(name for name, policy in self.policies.items() if policy.pinned)
         return list(self._ready((name, [self.live[name]]) for name in pinned if name in self.live))
 
     def changed(self, policies: Mapping[str, TrafficPolicy], versions: Iterable[Version]) -> "RegistrySnapshot":
-        """This snapshot with some policies and versions replaced or added; a name's new versions come in order."""
+        """Return the snapshot with policies and versions replaced or added; new versions come in order."""
         if not policies:
             return self
         of_names = {name: self.versions.get(name, ()) for name in policies}

@@ -1,9 +1,7 @@
-"""Files of an adapter on a model hub or on S3, as streams; the libraries for it are opt-in extras.
+"""Fetch adapters from allowed sources: local directories, a model hub, S3; hub and S3 libraries are optional extras.
 
-Where an adapter may be fetched from, and fetching it: directories of this machine, a model hub, S3.
-
-A source comes from an administrator's request, so nothing in it decides which host is spoken to: schemes, hubs and
-endpoints are the operator's, and what no entry of `AllowedSources` covers is refused.
+Sources come from administrators' requests and must not decide which host is contacted: schemes, hubs and endpoints are
+the operator's, and a source that no entry of `AllowedSources` covers is refused.
 """
 
 import re
@@ -24,17 +22,19 @@ _S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]+)/(?P<prefix>[\w./=+@ -]*[
 _TIMEOUT_S = 30
 _BLOCK_BYTES = 8 << 20
 
+_SCHEMES = ("/", "hf://", "s3://")
+
 
 @dataclass(frozen=True, slots=True)
 class FoundSource:
-    """The files of a source by relative path, each opened when called for, and the revision they are of."""
+    """Files of a source by relative path, opened on demand, and their revision."""
 
     files: Mapping[str, Callable[[], AbstractContextManager[Readable]]]
     revision: str = ""
 
 
 def open_hub(source: str, endpoint: str | None) -> FoundSource:
-    """The files of `hf://org/repo@revision` at the commit that the revision means now."""
+    """Open `hf://org/repo@revision` at the commit that the revision resolves to."""
     match = _HUB.fullmatch(source)
     if match is None or ".." in source:
         raise SourceError(f"{source} is not written as hf://org/repo@revision; give a branch, a tag or a commit.")
@@ -57,7 +57,7 @@ def open_hub(source: str, endpoint: str | None) -> FoundSource:
 
 
 def open_s3(source: str, endpoint: str | None) -> FoundSource:
-    """The files directly below `s3://bucket/prefix`; each is read as it was when it was listed, or not at all."""
+    """Open the files directly below `s3://bucket/prefix`; raises `SourceError` for files changed since listing."""
     match = _S3.fullmatch(source)
     if match is None or ".." in source:
         raise SourceError(f"{source} is not written as s3://bucket/prefix; give the folder of an adapter.")
@@ -81,7 +81,7 @@ def open_s3(source: str, endpoint: str | None) -> FoundSource:
 
 
 class _Translated(AbstractContextManager[None]):
-    """Errors of a library, raised within, as a `SourceError` about the source."""
+    """Context manager that turns a library's errors into a `SourceError`."""
 
     def __init__(self, source: str, *kinds: type[Exception]) -> None:
         self._source = source
@@ -97,7 +97,7 @@ class _Translated(AbstractContextManager[None]):
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """A file whose errors while reading are those of its source."""
+    """Stream whose read errors are raised as a `SourceError`."""
 
     file: Readable
     fails: _Translated
@@ -119,12 +119,9 @@ def _missing(extra: str, source: str) -> SourceError:
     return SourceError(f"{source} needs a package that is not here; run pip install 'turntable-gateway[{extra}]'.")
 
 
-_SCHEMES = ("/", "hf://", "s3://")
-
-
 @dataclass(frozen=True, slots=True)
 class AllowedSources:
-    """What the operator lets administrators publish from; nothing, unless said.
+    """Sources that the operator allows; none by default.
 
     Each of `prefixes` is an absolute directory, `hf://org`, `hf://org/repo` or `s3://bucket/prefix`, and allows what
     lies below it. `hub_endpoint` and `s3_endpoint` are the services' own when None; credentials are found where their
@@ -138,7 +135,7 @@ class AllowedSources:
 
 @dataclass(frozen=True, slots=True)
 class SourceProvenance:
-    """Where the files of a version came from: the source as asked for, and what it was at that moment.
+    """Provenance of a version: the requested source and its resolved revision.
 
     `revision` is the hub's commit, or the ETag of the weights on S3; empty for a directory.
     """

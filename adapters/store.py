@@ -1,14 +1,13 @@
-"""Hashes of large files, kept in a small file beside them and trusted while size and modification time are the same.
-
-The content-addressed store: one immutable directory per version, named by its digest.
+"""Content-addressed store: one immutable directory per version, named by its digest.
 
     <root>/<digest>/adapter_config.json
                     adapter_model.safetensors
-                    training.json, parity.json  (when the trainer left them)
+                    training.json, parity.json  (when the trainer wrote them)
                     manifest.json               written last: its presence means the version is complete
 
-A version is assembled in `<root>/.incoming-*` and renamed into place, so a crash at any moment leaves either nothing
-or a leftover that the next start sweeps away.
+A version is assembled in `<root>/.incoming-*` and renamed into place, so a crash leaves either nothing or a leftover
+that the next start removes. Hashes of large files are cached in a small file beside them, valid while size and
+modification time are unchanged.
 """
 
 import contextlib
@@ -42,9 +41,24 @@ from adapters.peft_config import PeftConfig
 
 CACHE_FILE = ".turntable-sha256.json"
 
+_INCOMING = ".incoming-"
+_DISK_ERRORS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    }
+)
+
 
 def cached_sha256(directory: Path, files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 in hex of each file by name; only files that are new or changed are read.
+    """Return the SHA-256 of each file by name; only new and changed files are read.
 
     A directory that cannot be written keeps nothing: its files are read again by the next process.
     """
@@ -76,24 +90,8 @@ def _replace(path: Path, text: str) -> None:
     Path(name).replace(path)
 
 
-_INCOMING = ".incoming-"
-_DISK_ERRORS = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ENOTDIR,
-        errno.EEXIST,
-    }
-)
-
-
 class Store:
-    """Versions under `root`, each addressed by its digest."""
+    """Content-addressed store of versions under `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -104,12 +102,12 @@ class Store:
                 _sweep(leftover)
 
     def path(self, digest: str) -> Path:
-        """Where the files of a version lie; the path contains the digest, so changed weights have a changed path."""
+        """Return the directory of a version; the path contains the digest, so other weights have another path."""
         return self.root / digest
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[Path]:
-        """A scratch directory on the store's own disk, gone afterwards unless `put` took it."""
+        """Make a scratch directory on the store's disk; removed afterwards unless `put` stored it."""
         with _disk(self.root), _scratch(self.root) as scratch:
             yield scratch
 
@@ -133,7 +131,7 @@ class Store:
             return manifest
 
     def read(self, digest: str) -> Manifest:
-        """The manifest of a stored version; raises `StoreError` when the version is absent or incomplete."""
+        """Read the manifest of a stored version; raises `StoreError` when the version is absent or incomplete."""
         try:
             return Manifest.model_validate_json((self.path(digest) / MANIFEST_FILE).read_bytes())
         except (OSError, ValidationError) as error:
@@ -148,14 +146,14 @@ class Store:
         return directory
 
     def delete(self, digest: str) -> None:
-        """Delete a version's files for good, which nobody may be reading; what is not there is deleted already."""
+        """Delete the files of a version that is not in use; a missing version is not an error."""
         with self.incoming() as scratch, self._putting:
             if self.path(digest).exists():
                 self.path(digest).rename(scratch / digest)  # a crash leaves it whole, or as a leftover to sweep
                 _sync(self.root)
 
     def _place(self, scratch: Path, digest: str) -> None:
-        """Rename `scratch` to where its version belongs, unless another gateway has just put the same there."""
+        """Rename `scratch` to its version's directory, unless another gateway stored the same content first."""
         try:
             scratch.rename(self.path(digest))
         except OSError as error:
@@ -192,7 +190,7 @@ def _describe(directory: Path, config: PeftConfig, converted: Conversion | None)
 
 @contextlib.contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """A directory that no sweep of another gateway touches: it is locked as long as this process lives and wants it."""
+    """Make a scratch directory, locked against the sweep of other gateways while this process uses it."""
     while True:
         scratch = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=root))
         descriptor = os.open(scratch, os.O_RDONLY)
@@ -208,7 +206,7 @@ def _scratch(root: Path) -> Iterator[Path]:
 
 
 def _sweep(leftover: Path) -> None:
-    """Remove a scratch directory, if whoever made it is gone."""
+    """Remove a scratch directory whose process has ended."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,7 +1,4 @@
-"""Between rows and snapshots: reading what has changed in the tables, and writing a name's policy back.
-
-The registry's SQL tables, as the migrations of the gateway create them.
-"""
+"""SQL tables of the registry, as the gateway's migrations create them; reading changes and writing policies."""
 
 from typing import Any
 
@@ -86,18 +83,18 @@ NOTHING = RegistrySnapshot({}, {}, {})
 
 
 def newest_revision(connection: Connection) -> int:
-    """The revision of the newest change of all."""
+    """Return the newest revision."""
     return connection.scalar(select(revisions.c.revision)) or 0
 
 
 def next_revision(connection: Connection) -> int:
-    """Begin a change: waits until every other change is over, on any database, and returns this one's revision."""
+    """Begin a change: wait for all other changes on any database; returns its revision."""
     raised = update(revisions).values(revision=revisions.c.revision + 1).returning(revisions.c.revision)
     return int(connection.execute(raised).scalar_one())
 
 
 def catch_up(connection: Connection, snapshot: RegistrySnapshot, seen: int) -> RegistrySnapshot:
-    """The snapshot with all that changed after revision `seen`, read in one statement so that it agrees in itself."""
+    """Return the snapshot with all changes after revision `seen`, read consistently in one statement."""
     newer = and_(versions.c.name == adapters.c.name, versions.c.revision > seen)
     policies = [column for column in adapters.c if column.name != "revision"]
     query = (

@@ -1,7 +1,4 @@
-"""A safetensors file without torch: its header read strictly, and how large the numbers in each tensor are.
-
-PEFT's name for a tensor, out of the name that a training wrapper gave it.
-"""
+"""Read safetensors files without torch: strict header parsing, magnitudes of tensors, PEFT's tensor names."""
 
 import json
 import re
@@ -29,10 +26,22 @@ _FLOATS: dict[str, tuple[npt.DTypeLike, int, npt.DTypeLike]] = {
     "BF16": (np.uint16, 0x7FFF, None),
 }
 
+PREFIX = "base_model.model."
+_WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_fpw_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+}
+_PARALLEL = "module"
+_NAMED = re.compile(r"(?P<matrix>.+\.lora_[AB])\.(?P<adapter>[^.]+)(?P<weight>\.weight)")
+_BARE = re.compile(r".+\.lora_[AB]")
+_MATRIX = re.compile(r".+\.lora_[AB]\.weight")
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a file: `begin` and `end` are its bytes' places in the file."""
+    """A tensor in a file; `begin` and `end` are its byte offsets."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,12 +50,12 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        """Whether the engine can take numbers of this kind."""
+        """Return whether the engine can load this dtype."""
         return self.dtype in _FLOATS
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; raises `PreflightError` when the file is not whole and unambiguous."""
+    """Read the tensors of a safetensors file by name; raises `PreflightError` for an invalid file."""
     if not path.is_file():
         raise PreflightError(
             WEIGHTS_FILE, "is missing; only safetensors are served, so save with safe_serialization=True."
@@ -75,7 +84,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def peak(file: BinaryIO, tensor: Tensor) -> float:
-    """The largest magnitude in a float tensor, in bounded memory: 0 when all are zero, inf or nan when one is.
+    """Return the largest magnitude in a float tensor, in bounded memory; inf or nan when one value is.
 
     The bits of a float's magnitude, read as a whole number, are in the order of the magnitudes, with infinity and NaN
     above all others; so one maximum over integers answers for every dtype.
@@ -108,21 +117,8 @@ def _tensor(entry: dict[str, Any], start: int) -> Tensor:
     return Tensor(entry["dtype"], tuple(entry["shape"]), start + begin, start + end)
 
 
-PREFIX = "base_model.model."
-_WRAPPERS = {
-    "_orig_mod": "torch.compile",
-    "_fsdp_wrapped_module": "FSDP",
-    "_fpw_module": "FSDP",
-    "_checkpoint_wrapped_module": "activation checkpointing",
-}
-_PARALLEL = "module"
-_NAMED = re.compile(r"(?P<matrix>.+\.lora_[AB])\.(?P<adapter>[^.]+)(?P<weight>\.weight)")
-_BARE = re.compile(r".+\.lora_[AB]")
-_MATRIX = re.compile(r".+\.lora_[AB]\.weight")
-
-
 def plain_module(name: str) -> tuple[str, tuple[str, ...]]:
-    """A module's name without wrappers, and what was taken out of it, in words."""
+    """Return a module's name without wrappers, and what was removed, in words."""
     kept, taken = list[str](), list[str]()
     for part in name.split("."):
         if part in _WRAPPERS:
@@ -135,7 +131,7 @@ def plain_module(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def plain_name(key: str) -> tuple[str, tuple[str, ...]]:
-    """PEFT's name for an A or B matrix, and in words what had to change; other tensors keep their names."""
+    """Return PEFT's name of an A or B matrix, and what was changed, in words; other names are kept."""
     name, taken = plain_module(key)
     changes = list(taken)
     if (match := _NAMED.fullmatch(name)) is not None:

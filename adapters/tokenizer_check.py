@@ -1,7 +1,7 @@
-"""The tokenizer's files that trainers save beside an adapter, against the base's: the engine serves with the base's.
+"""Compare tokenizer files saved with an adapter with the base model's: the engine serves with the base's.
 
-An adapter that learnt under another chat template, or with tokens that the base has not, would be asked in words that
-it never saw. Equal files are the usual case and mean nothing.
+An adapter trained with another chat template, or with added tokens, would be prompted in tokens that it never saw.
+Equal files are the usual case and pass.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ def check_tokenizer(directory: Path, base: BaseModel | None) -> None:
 
 
 def tokenizer_remarks(directory: Path, base: BaseModel | None) -> Iterator[str]:
-    """What could not be compared, in sentences."""
+    """List what could not be compared, as sentences."""
     if base is not None:
         return
     present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
@@ -77,7 +77,7 @@ def _check_tokens(directory: Path, base: BaseModel) -> None:
 
 
 def _own_tokens(directory: Path) -> Iterator[tuple[str, str, int]]:
-    """File, text and number of each token that was added to the vocabulary."""
+    """Yield file, text and id of each token added to the vocabulary."""
     if (path := directory / TOKENIZER_FILE).is_file():
         for one in _added(_read(path)):
             yield TOKENIZER_FILE, one["content"], one["id"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.clock import now_us
 from gateway.core import RequestContext
-from gateway.metering import Entry
+from gateway.metering import LedgerEntry
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -49,7 +49,7 @@ class Telemetry:
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("turntable")
 
-    def record(self, call: RequestContext, entry: Entry) -> None:
+    def record(self, call: RequestContext, entry: LedgerEntry) -> None:
         """Make the span of a request that has just ended; its parent is the client's `traceparent`, if it sent one."""
         operation = _OPERATIONS.get(call.api.path)
         if operation is None:
@@ -71,7 +71,7 @@ class Telemetry:
         self._provider.shutdown()
 
 
-def _attributes(operation: str, call: RequestContext, entry: Entry) -> Mapping[str, Any]:
+def _attributes(operation: str, call: RequestContext, entry: LedgerEntry) -> Mapping[str, Any]:
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "vllm",

@@ -1,7 +1,7 @@
-"""Black-box load testing of any OpenAI-compatible server: streamed chat requests, raw timestamps, honest percentiles.
+"""Load testing of any OpenAI-compatible server from outside: streamed chat requests, raw timestamps, percentiles.
 
-Nothing of the gateway, the trainer or the adapter store is imported here: the load tester must be able to fail when
-the gateway lies. `loadtest.mock_engine` is a server to test it, and the gateway, against.
+Gateway, trainer and adapter store are not imported: the load tester must be able to fail when the gateway lies.
+`loadtest.mock_engine` is a server to test it, and the gateway, against.
 """
 
 from loadtest.errors import LoadtestError

@@ -1,9 +1,7 @@
-"""When requests are sent: a closed loop of workers, or an open loop that does not wait for answers.
+"""Arrival processes: a closed loop of users, or an open loop that does not wait for answers.
 
-`send` gets the time at which the request was meant to leave, and the client's own lateness. In an open loop the
-intended time is fixed in advance, so a server (or client) that falls behind makes latencies longer instead of the load
-lighter.
-
+`send` gets the intended send time and the client's own lateness. In an open loop intended times are fixed in advance,
+so a server (or client) that falls behind makes latencies longer instead of the load lighter (no coordinated omission).
 Open-loop times come from a process of mean gap 1 (constant, Poisson, or gamma) stretched by a rate that may ramp.
 """
 
@@ -32,7 +30,7 @@ async def closed_loop(
     think_s: float = 0.0,
     until_s: float = math.inf,
 ) -> None:
-    """Keep `concurrency` users: each sends its next request `think_s` after its last answer, none after `until_s`."""
+    """Run `concurrency` users: each sends its next request `think_s` after its last answer, none after `until_s`."""
 
     async def user() -> None:
         while (now_s := clock()) < until_s and (spec := next(specs, None)) is not None:
@@ -75,7 +73,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> "Rate":
-        """`1:10:60` is a ramp from 1 to 10 per second within 60 seconds."""
+        """Parse a ramp: `1:10:60` goes from 1 to 10 per second within 60 seconds."""
         try:
             start, end, ramp = (float(part) for part in text.split(":"))
         except ValueError:
@@ -85,7 +83,7 @@ class Rate:
         return cls(start, end, ramp)
 
     def when(self, due: float) -> float:
-        """The time at which `due` requests were due since the start."""
+        """Return the time in seconds at which request number `due` is due."""
         in_ramp = (self.start_per_s + self.end_per_s) / 2 * self.ramp_s
         if due >= in_ramp:
             return self.ramp_s + (due - in_ramp) / self.end_per_s
@@ -95,7 +93,7 @@ class Rate:
 
 
 def offsets_s(rate: Rate, shape: float | None, seed: Seed) -> Iterator[float]:
-    """Arrival times in seconds from the start, without end.
+    """Yield arrival times in seconds from the start, without end.
 
     Gaps are gamma distributed with this shape and mean 1/rate: 1 is Poisson, less is burstier (their coefficient of
     variation is 1/sqrt(shape)), None is constant.
@@ -110,7 +108,7 @@ def offsets_s(rate: Rate, shape: float | None, seed: Seed) -> Iterator[float]:
 
 
 def exact_offsets_s(rate_per_s: float, over_s: float, shape: float | None, seed: Seed) -> Iterator[float]:
-    """Arrival times of exactly rate x time requests within `over_s` seconds.
+    """Return the arrival times of exactly rate x time requests within `over_s` seconds.
 
     Gaps vary as those of `offsets_s` given that so many came, so a level offers what its name says: by itself, a
     Poisson process of 60 requests is off by 13 %.
@@ -123,5 +121,5 @@ def exact_offsets_s(rate_per_s: float, over_s: float, shape: float | None, seed:
 
 
 def poisson_offsets(rate_per_s: float, seed: Seed) -> Iterator[float]:
-    """Poisson arrivals: independent exponential gaps of mean 1/rate."""
+    """Yield Poisson arrivals: independent exponential gaps of mean 1/rate."""
     return offsets_s(Rate(rate_per_s, rate_per_s), 1.0, seed)

@@ -1,9 +1,9 @@
-"""Whether a server keeps up with a steady load: what was sent, what was answered meanwhile, and if a queue grew.
+"""Detect a growing queue under steady load: requests sent, answered meanwhile, and how latency grows over the test.
 
-A short test hides an overload: the queue has no time to become long, and all that was sent is answered in the end. In
-an overload of share g, however, answers take longer by g seconds with every second that passes, and requests are left
-over when the last one has been sent. Both are looked for, in the time after the first answer, so that a server that
-only fills up at the start is not taken for one that falls behind.
+A short test hides an overload: the queue has no time to become long, and everything sent is answered in the end. In an
+overload of share g, however, latency grows by g seconds per second, and requests are left over when the last one has
+been sent. Both are judged after the first answer, so a server that only fills up at the start does not count as one
+that falls behind.
 """
 
 import math
@@ -27,7 +27,7 @@ GROWTH = 0.03
 
 @dataclass(slots=True)
 class _Slot:
-    """What was meant to be sent in a short time, how long that took to be answered, and what ended in it."""
+    """Requests of a short time: intended to be sent in it with their latencies, and ended in it."""
 
     sent: int = 0
     latency_s: float = 0.0
@@ -43,7 +43,7 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What became of a steady load while it was being sent."""
+    """Backlog of a steady load: throughput, requests in flight, and latency growth."""
 
     answered_per_s: float
     """Answered from the first answer until the last request was sent: what the server did, not what it was offered."""
@@ -57,18 +57,18 @@ class Backlog:
     left_behind: float
     """Share of the load that the server did not keep up with; about 0 when it did."""
     grows: bool
-    """Whether that is more than chance."""
+    """Whether the growth is statistically significant."""
 
 
 @dataclass(slots=True)
-class Course:
-    """A test over time, in slots; can be added up with that of another process."""
+class LoadTimeline:
+    """Requests and latencies of a test over time, in slots; mergeable across processes."""
 
     doublings: int = 0
     slots: dict[int, _Slot] = field(default_factory=dict)
 
     def add(self, record: RequestRecord) -> None:
-        """Take one complete record in."""
+        """Add one complete record."""
         if record.error == INTERRUPTED:
             return
         sent, ended = self._slot(record.intended_s), self._slot(record.end_s)
@@ -83,15 +83,15 @@ class Course:
         while len(self.slots) > MOST_SLOTS:
             self._double()
 
-    def merge(self, other: "Course") -> None:
-        """Take in the course of another process."""
+    def merge(self, other: "LoadTimeline") -> None:
+        """Merge the timeline of another process."""
         while self.doublings < other.doublings:
             self._double()
         for place, slot in other.slots.items():
             self.slots.setdefault(place >> (self.doublings - other.doublings), _Slot()).merge(slot)
 
     def backlog(self) -> Backlog | None:
-        """The judgement; None when the test is too short or too sparse for one."""
+        """Return the backlog; None when the test is too short or too sparse to judge."""
         width_s = SLOT_S * 2**self.doublings
         answers = [place for place, slot in self.slots.items() if slot.answered]
         last = max((place for place, slot in self.slots.items() if slot.sent), default=0)
@@ -161,13 +161,13 @@ class _Latency:
 
 
 def _noise_s(first: _Latency, final: _Latency) -> float:
-    """By how much two means differ by chance."""
+    """Return the half width of the confidence interval of a difference of two means."""
     degrees = min(first.count, final.count) - 1
     return t_quantile(LEVEL, degrees) * math.sqrt(first.variance_of_mean + final.variance_of_mean)
 
 
 def _slope(times_s: Sequence[float], counts: Sequence[int]) -> float:
-    """Answers per second: least squares of how many there had been on the time of each."""
+    """Return answers per second: the least-squares slope of the count of answers over time."""
     if len(times_s) < 2:
         return 0.0
     times, weights = np.array(times_s), np.array(counts, dtype=float)

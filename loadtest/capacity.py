@@ -1,4 +1,4 @@
-"""How many requests per second a server takes within limits: doubling until it does not, then halving the interval."""
+"""Capacity search: the highest request rate within an SLO, by doubling and then bisection."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +18,12 @@ PLAIN_GROWTH = 0.25
 
 
 class ProbeOutcome(StrEnum):
-    """What one probe says about a rate."""
+    """Outcome of probing one rate."""
 
     WITHIN = "within"
     BEYOND = "beyond"
     UNKNOWN = "unknown"
-    """Interrupted, too short, or the client gave out: no statement about the server."""
+    """Interrupted, too short, or the client was saturated: no statement about the server."""
 
 
 Probe = Callable[[float], Awaitable[ProbeOutcome]]
@@ -31,14 +31,14 @@ Probe = Callable[[float], Awaitable[ProbeOutcome]]
 
 @dataclass(frozen=True, slots=True)
 class SloLimits:
-    """What the whole of a level must keep beside answering all it is offered; None is no limit."""
+    """SLO of a load level, beside answering every request offered; None is no limit."""
 
     p99_ttft_ms: float | None = None
     p99_itl_ms: float | None = None
     most_failed_share: float = 0.01
 
     def broken_by(self, report: Report, allowance_ms: float = 0.0) -> list[str]:
-        """The limits that a report breaks by more than the allowance, as sentences."""
+        """List the limits that a report breaks by more than the allowance, as sentences."""
         total = report.total
         failed_share = 1 - total.succeeded / total.requests if total.requests else 1.0
         broken = []
@@ -50,7 +50,7 @@ class SloLimits:
         return broken
 
     def outcome(self, report: Report) -> ProbeOutcome:
-        """What a probe's report says.
+        """Judge the report of a probe.
 
         A late client makes latencies longer, never shorter: limits that are kept in spite of it are kept. Limits that
         are broken count as broken by the server only if they are without the client's lateness, too.
@@ -68,7 +68,7 @@ class SloLimits:
         return ProbeOutcome.WITHIN
 
     def reasons(self, report: Report) -> list[str]:
-        """Why a rate is beyond the limits, as sentences."""
+        """List why a rate is beyond the limits, as sentences."""
         return [*self.broken_by(report), *_growth(report)]
 
 
@@ -134,7 +134,7 @@ async def find_capacity(
 
 
 async def _probed(settings: RunSettings, limits: SloLimits, measure: Measured) -> Level:
-    """One rate, probed again where the first time was too short to tell, or its queue may have grown by chance."""
+    """Probe one rate, and again where the first time was too short to tell, or its queue may have grown by chance."""
     rate = settings.rate_per_s or 0.0
     label = f"{rate:.4g} req/s"
     if settings.duration_s and settings.requests is None:
@@ -152,7 +152,7 @@ async def _probed(settings: RunSettings, limits: SloLimits, measure: Measured) -
 
 
 def figures(bracket: Bracket, levels: list[Level], limits: SloLimits) -> dict[str, Any]:
-    """The capacity in numbers, per second: none is more than was really answered."""
+    """Return the capacity in requests per second; no figure exceeds the throughput that was measured."""
     known = [report.backlog.answered_per_s for level in levels for report in level.reports if report.backlog]
     return {
         "within_per_s": within_per_s(bracket, levels),
@@ -164,7 +164,7 @@ def figures(bracket: Bracket, levels: list[Level], limits: SloLimits) -> dict[st
 
 
 def within_per_s(bracket: Bracket, levels: list[Level]) -> float | None:
-    """The highest rate within the limits, as far as it was answered."""
+    """Return the highest rate within the limits, capped by its measured throughput."""
     if bracket.within is None:
         return None
     backlogs = [level.reports[-1].backlog for level in levels if level.load == bracket.within]
@@ -172,7 +172,7 @@ def within_per_s(bracket: Bracket, levels: list[Level]) -> float | None:
 
 
 def conclusion(bracket: Bracket, levels: list[Level], limits: SloLimits) -> str:
-    """The result in words."""
+    """Return the conclusion as a sentence."""
     within = within_per_s(bracket, levels)
     if within is None:
         known = f"{bracket.beyond:.4g} requests per second are" if bracket.beyond else "No rate is known to be"
@@ -192,6 +192,6 @@ def _why_unknown(levels: list[Level], limits: SloLimits) -> str:
         report = level.reports[-1]
         if limits.outcome(report) is ProbeOutcome.UNKNOWN and not report.partial:
             if level.is_invalid:
-                return f"; at {level.load:.4g} the load tester gave out, so the server may take more"
+                return f"; at {level.load:.4g} the load tester was saturated, so the server may take more"
             return f"; at {level.load:.4g} the probe was too short to see whether a queue grows: give more --duration-s"
     return ""

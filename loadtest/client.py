@@ -1,4 +1,4 @@
-"""One streamed chat request over raw connections, timed as its bytes come; and plain questions to the server."""
+"""Client for one OpenAI-compatible server: streamed chat requests timed as bytes arrive; GET and POST of JSON."""
 
 import asyncio
 import ssl
@@ -23,7 +23,7 @@ MOST_IDLE_S = 4.0
 
 
 class ChatClient:
-    """Sends chat requests to one OpenAI-compatible server, as many at a time as asked for."""
+    """Sends chat requests to one OpenAI-compatible server over kept-alive connections."""
 
     def __init__(self, base_url: str, key: str | None, timeout_s: float, clock: Callable[[], float]) -> None:
         parts = urlsplit(base_url)
@@ -64,11 +64,11 @@ class ChatClient:
         await asyncio.sleep(0)
 
     async def get(self, url: str) -> tuple[int, Any]:
-        """Send a GET; status and decoded JSON (None when it is none). Raises httpx.HTTPError or TimeoutError."""
+        """Send a GET; returns status and JSON (None for other bodies). Raises httpx.HTTPError or TimeoutError."""
         return await self._call("GET", url)
 
     async def post(self, url: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """Send a POST; status and decoded JSON (None when it is none). Raises httpx.HTTPError or TimeoutError."""
+        """Send a POST; returns status and JSON (None for other bodies). Raises httpx.HTTPError or TimeoutError."""
         return await self._call("POST", url, body)
 
     async def _call(self, method: str, url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
@@ -77,7 +77,7 @@ class ChatClient:
         return response.status_code, _json(response.content)
 
     async def chat(self, spec: RequestSpec, record: RequestRecord) -> None:
-        """Send one request and fill its record; only being cancelled is raised, and is on the record too."""
+        """Send one request and fill its record with times, tokens or error; raises only CancelledError."""
         try:
             await self._within_timeout(self._stream(spec, record), record)
         except FailureError as failure:
@@ -135,7 +135,7 @@ class ChatClient:
 
 
 class _Answer:
-    """Turns the bytes of one answer into its record."""
+    """Writes one streamed response on its record, as its bytes arrive."""
 
     def __init__(self, record: RequestRecord, clock: Callable[[], float]) -> None:
         self._record = record
@@ -160,7 +160,7 @@ class _Answer:
             self._error_body.append(data)
 
     def check_complete(self) -> None:
-        """Raise what is wrong with the answer now that it has ended."""
+        """Raise FailureError when the complete response is an error, is truncated, or has no tokens."""
         if self._error_body is not None:
             raise FailureError(f"http_{self._record.status}", error_message(b"".join(self._error_body)))
         if not self._events.done:

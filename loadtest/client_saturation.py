@@ -1,4 +1,4 @@
-"""Whether the load tester itself was the bottleneck: its lateness and its processor time, measured and judged."""
+"""Detect client saturation: lateness and CPU share of the load tester itself, against limits."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from loadtest.statistics import Distribution, Samples
 
 MOST_CPU_SHARE = 0.9
 IDLE_CPU_SHARE = 0.5
-"""A late process that used less was not let run when it wanted to."""
+"""A late process that used less was waiting for a core: other work kept the machine busy."""
 MOST_LAG_MS = 10.0
 MOST_LAG_SHARE_OF_TTFT = 0.05
 LEAST_FOR_P99 = 500
@@ -21,19 +21,19 @@ TICK_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ClientLoad:
-    """What sending cost: processor time of the busiest process, and how late its event loop woke up."""
+    """Load of the client: CPU time and event loop lag."""
 
     processes: int
     cpu_s: float
     """Of all processes together."""
     cpu_share: float
-    """Processor time over time, of the busiest process."""
+    """CPU time over wall time, of the busiest process."""
     loop_lag: Distribution | None
 
 
 @dataclass(slots=True)
 class SaturationMeter:
-    """Measures the thread it runs in; can be added up with those of other processes."""
+    """Measures CPU time and event loop lag of the current thread; mergeable across processes."""
 
     cpu_s: float = 0.0
     cpu_share: float = 0.0
@@ -57,14 +57,14 @@ class SaturationMeter:
             self._ticking = None
 
     def merge(self, other: "SaturationMeter") -> None:
-        """Take in what another process measured at the same time."""
+        """Merge the measurement of another process."""
         self.cpu_s += other.cpu_s
         self.cpu_share = max(self.cpu_share, other.cpu_share)
         self.processes += other.processes
         self.loop_lag.merge(other.loop_lag)
 
     def load(self) -> ClientLoad:
-        """The result."""
+        """Return the measured load."""
         return ClientLoad(self.processes, self.cpu_s, self.cpu_share, self.loop_lag.distribution())
 
     async def _tick(self) -> None:
@@ -75,7 +75,7 @@ class SaturationMeter:
 
 
 def client_bound(client: ClientLoad, lag: Distribution | None, ttft: Distribution | None, over_s: float) -> list[str]:
-    """Why the client, not the server, set the pace: sentences, none when it did not.
+    """List why the client, not the server, was the bottleneck, as sentences; empty when it was not.
 
     `lag` is the client's own lateness per request of an open loop; None in a closed one.
     """

@@ -1,10 +1,10 @@
-"""What a running test knows so far: sums by model, cold or warm, and near a promotion; and which models are warm."""
+"""Live totals of a running test: metrics by model, cold or warm, near a promotion; and which models are warm."""
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from loadtest.backlog import Course
+from loadtest.backlog import LoadTimeline
 from loadtest.metrics import MetricAccumulator, Slo, ttft_ms
 from loadtest.records import RequestRecord
 
@@ -13,7 +13,7 @@ RECENT = 500
 
 @dataclass(slots=True)
 class LiveTotals:
-    """The sums of one test, or of one of its processes."""
+    """Running totals of one test, or of one of its processes."""
 
     slo: Slo
     total: MetricAccumulator
@@ -21,11 +21,11 @@ class LiveTotals:
     cold: MetricAccumulator
     warm: MetricAccumulator
     near_promotion: MetricAccumulator
-    course: Course = field(default_factory=Course)
+    course: LoadTimeline = field(default_factory=LoadTimeline)
 
     @classmethod
     def empty(cls, slo: Slo, models: Iterable[str] = ()) -> "LiveTotals":
-        """Nothing yet; the models are listed in this order."""
+        """Return empty totals; models are listed in this order."""
         return cls(
             slo,
             MetricAccumulator(slo),
@@ -36,7 +36,7 @@ class LiveTotals:
         )
 
     def add(self, record: RequestRecord, *, near_promotion: bool = False) -> None:
-        """Take one complete record in."""
+        """Add one complete record."""
         self.total.add(record)
         self.course.add(record)
         self.models.setdefault(record.model, MetricAccumulator(self.slo)).add(record)
@@ -45,7 +45,7 @@ class LiveTotals:
             self.near_promotion.add(record)
 
     def merge(self, other: "LiveTotals") -> None:
-        """Take in the sums of another process."""
+        """Merge the totals of another process."""
         for name, accumulator in other.models.items():
             self.models.setdefault(name, MetricAccumulator(self.slo)).merge(accumulator)
         for name in ("total", "cold", "warm", "near_promotion", "course"):
@@ -64,7 +64,7 @@ class Snapshot:
 
     @classmethod
     def sum_of(cls, parts: Iterable["Snapshot"]) -> "Snapshot":
-        """The state of a test that runs in several processes."""
+        """Return the state of a test that runs in several processes."""
         known = list(parts)
         return cls(
             max((part.at_s for part in known), default=0.0),
@@ -77,7 +77,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Collector:
-    """Takes requests in as they leave and as they are complete."""
+    """Collects requests as they are sent and as they complete."""
 
     totals: LiveTotals
     cold_after_s: float | None = None
@@ -86,18 +86,18 @@ class Collector:
     _recent_ttft_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def mark_warm(self, models: Iterable[str]) -> None:
-        """These have answered before the start."""
+        """Mark models that answered before the start."""
         self._answered_s.update(dict.fromkeys(models, 0.0))
 
     def leaving(self, record: RequestRecord) -> None:
-        """A request is about to be sent: note whether its model is cold."""
+        """Record that a request is about to be sent, and whether its model is cold."""
         self.sent += 1
         last_s = self._answered_s.get(record.model)
         long_ago = self.cold_after_s is not None and last_s is not None and record.sent_s - last_s > self.cold_after_s
         record.cold = last_s is None or long_ago
 
     def complete(self, record: RequestRecord, *, near_promotion: bool = False) -> None:
-        """A request has been answered, has failed or was interrupted."""
+        """Record that a request was answered, failed or was interrupted."""
         self.totals.add(record, near_promotion=near_promotion)
         if record.error is None:
             self._answered_s[record.model] = record.end_s
@@ -106,6 +106,6 @@ class Collector:
                 self._recent_ttft_ms.append(first_ms)
 
     def snapshot(self, at_s: float) -> Snapshot:
-        """The state now."""
+        """Return the state at a time."""
         total = self.totals.total
         return Snapshot(at_s, self.sent, total.succeeded, total.errors.total(), tuple(self._recent_ttft_ms))

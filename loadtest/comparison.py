@@ -1,6 +1,6 @@
-"""Two reports side by side: what changed, and whether it changed by more than repeats of the same test differ.
+"""Compare two reports: which measures changed by more than repeats of the same test differ.
 
-The figures by which load levels and reports are compared, read from reports as JSON.
+Reports are read as JSON; Welch's t-test with a family-wise level decides between better, worse and noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,14 @@ from loadtest.statistics import MeanEstimate, difference
 
 Json = dict[str, Any]
 
+BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "noise", "unknown"
+FAMILY_LEVEL = 0.95
+"""Probability that no measure of a level is called changed when none has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure: where it stands in a report, what people call it, and whether more of it is better."""
+    """A measure: its path in a report, its label and unit, and whether more of it is better."""
 
     path: str
     label: str
@@ -23,7 +27,7 @@ class Measure:
     more_is_better: bool = False
 
     def of(self, report: Mapping[str, Any]) -> float | None:
-        """Its value in a report; None when the report has none."""
+        """Return its value in a report; None when the report has none."""
         value: Any = report
         for name in self.path.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
@@ -50,7 +54,7 @@ MEASURES = (
 
 
 def levels_of(document: Mapping[str, Any]) -> list[Json]:
-    """The load levels of a report file: one for a single run, each with `label` and `reports`."""
+    """Return the load levels of a report file: one for a single run, each with `label` and `reports`."""
     if "levels" in document:
         levels: list[Json] = document["levels"]
         return levels
@@ -58,31 +62,26 @@ def levels_of(document: Mapping[str, Any]) -> list[Json]:
 
 
 def values(level: Mapping[str, Any], measure: Measure) -> list[float]:
-    """One value per repeat of a level; repeats without it are left out."""
+    """Return one value per repeat of a level; repeats without it are left out."""
     found = (measure.of(report) for report in level["reports"])
     return [value for value in found if value is not None]
 
 
 def mean(level: Mapping[str, Any], path: str) -> float | None:
-    """The mean over repeats of the figure at `path`."""
+    """Return the mean over repeats of the figure at `path`."""
     known = values(level, Measure(path, path, ""))
     return sum(known) / len(known) if known else None
 
 
 def estimates(reports: Sequence[Json]) -> dict[str, Json]:
-    """Mean and 95 % confidence interval over repeats of every measure that the reports have."""
+    """Return mean and 95 % confidence interval over repeats of every measure in the reports."""
     level = {"reports": reports}
     return {measure.path: asdict(MeanEstimate.of(known)) for measure in MEASURES if (known := values(level, measure))}
 
 
-BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "noise", "unknown"
-FAMILY_LEVEL = 0.95
-"""Chance that no measure of a level is called changed when nothing has."""
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One measure at one load level, before and after."""
+    """Change of one measure at one load level."""
 
     level: str
     measure: Measure
@@ -100,7 +99,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ReportComparison:
-    """All changes, and what makes the two reports no fair pair."""
+    """All changes, and warnings about reports that are not comparable."""
 
     changes: list[Change]
     warnings: list[str]

@@ -1,20 +1,20 @@
-"""Why a load test cannot start. A request that fails during the test is a result, not an error.
+"""Errors that keep a load test from starting; a request that fails during the test is a result instead.
 
     LoadtestError
-    ├── InvalidWorkloadError   the models, prompts or output files asked for are not usable
-    └── ServerError            nothing answers, the key is refused, or a model is not served
+    ├── InvalidWorkloadError   models, prompts, options or output files are not usable
+    └── ServerError            the server does not answer, refuses the key, or does not serve a model
 
 Each message is one sentence that names the thing and the fix.
 """
 
 
 class LoadtestError(Exception):
-    """Root of the tree; `str(error)` is the sentence for the user."""
+    """Base class; `str(error)` is the sentence for the user."""
 
 
 class InvalidWorkloadError(LoadtestError):
-    """What was asked for is not usable."""
+    """Models, prompts, options or output files are not usable."""
 
 
 class ServerError(LoadtestError):
-    """The server under test cannot be tested as asked."""
+    """The server does not answer, refuses the key, or does not serve a model."""

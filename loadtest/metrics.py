@@ -30,7 +30,7 @@ METRICS = ("ttft", "itl", "tpot", "e2e", "send_delay", "lag", "queueing")
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """What a request must keep to be a good one; None is no limit, and without any limit every answer is good."""
+    """Latency limits of a good request (goodput); None is no limit, and without limits every answer is good."""
 
     ttft_ms: float | None = None
     itl_ms: float | None = None
@@ -73,7 +73,7 @@ class Summary:
     usage_missing: int
     """Answered requests without a usage from the server."""
     usage_below_chunks: int
-    """Answered requests whose usage claims fewer tokens than chunks with text arrived: no honest count can."""
+    """Answered requests whose usage claims fewer tokens than chunks with text arrived: an impossible count."""
     usage_above_chunks: int
     """Answered requests with more tokens than chunks: tokens that shared a chunk, or a wrong count."""
     ttft: Distribution | None
@@ -88,12 +88,12 @@ class Summary:
 
 
 def ttft_ms(record: RequestRecord) -> float | None:
-    """Time to first token of one answer; None when no text came."""
+    """Return the time to first token of one answer; None when no text came."""
     return (record.chunk_s[0] - record.intended_s) * 1000 if record.chunk_s else None
 
 
 def itl_ms(record: RequestRecord) -> list[float]:
-    """The gaps between the chunks of one answer."""
+    """Return the gaps between the chunks of one answer."""
     times_s = record.chunk_s
     if times_s and times_s[0] == times_s[-1]:
         return [0.0] * (len(times_s) - 1)
@@ -101,13 +101,13 @@ def itl_ms(record: RequestRecord) -> list[float]:
 
 
 def own_p99_gap_ms(record: RequestRecord) -> float | None:
-    """The gap that 99 % of the gaps of one answer do not exceed; None without gaps."""
+    """Return the 99th percentile of the gaps of one answer; None without gaps."""
     gaps_ms = sorted(itl_ms(record))
     return gaps_ms[math.ceil(0.99 * len(gaps_ms)) - 1] if gaps_ms else None
 
 
 def tpot_ms(record: RequestRecord) -> float | None:
-    """Time per output token after the first of one answer; None below two tokens or chunks."""
+    """Return the time per output token after the first of one answer; None below two tokens or chunks."""
     tokens = output_tokens(record)
     if tokens < 2 or len(record.chunk_s) < 2:
         return None
@@ -115,17 +115,17 @@ def tpot_ms(record: RequestRecord) -> float | None:
 
 
 def e2e_ms(record: RequestRecord) -> float:
-    """Whole latency of one answer."""
+    """Return the end-to-end latency of one answer."""
     return (record.end_s - record.intended_s) * 1000
 
 
 def counted_chunks(record: RequestRecord) -> int:
-    """Chunks that stand for at least one token each."""
+    """Return the number of chunks that stand for at least one token each."""
     return len(record.chunk_s) + record.empty_chunks
 
 
 def output_tokens(record: RequestRecord) -> int:
-    """Tokens of one answer: the server's count, or the chunks when it gave none."""
+    """Return the tokens of one answer: the server's usage, or the chunks when it gave none."""
     return counted_chunks(record) if record.completion_tokens is None else record.completion_tokens
 
 
@@ -136,7 +136,7 @@ def duration_s(records: Iterable[RequestRecord]) -> float:
 
 @dataclass(slots=True)
 class MetricAccumulator:
-    """The running sums of the records of one model, or of all; can be added up with those of another process."""
+    """Running sums over the records of one model, or of all; mergeable across processes."""
 
     slo: Slo = field(default_factory=Slo)
     requests: int = 0
@@ -160,7 +160,7 @@ class MetricAccumulator:
 
     @classmethod
     def of(cls, records: Iterable[RequestRecord], slo: Slo | None = None) -> "MetricAccumulator":
-        """The sums of these records."""
+        """Return the sums of these records."""
         accumulator = cls(slo or Slo())
         for record in records:
             accumulator.add(record)
@@ -173,12 +173,12 @@ class MetricAccumulator:
 
     @property
     def offered_per_s(self) -> float | None:
-        """How many requests were meant to leave per second; None below two of them."""
+        """Intended requests per second; None below two of them."""
         over_s = self.last_intended_s - self.first_s
         return (self.requests - 1) / over_s if self.requests > 1 and over_s > 0 else None
 
     def add(self, record: RequestRecord) -> None:
-        """Take one complete record in."""
+        """Add one complete record."""
         self.requests += 1
         self.first_s = min(self.first_s, record.intended_s)
         self.last_intended_s = max(self.last_intended_s, record.intended_s)
@@ -218,7 +218,7 @@ class MetricAccumulator:
             samples["tpot"].add((per_token_ms,))
 
     def merge(self, other: "MetricAccumulator") -> None:
-        """Take in all that another one has."""
+        """Merge the sums of another process."""
         for name in ("requests", "succeeded", "unfinished", "good", "prompt_tokens", "completion_tokens", "chunks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("cached_tokens", "cached_told", "usage_missing", "usage_below_chunks", "usage_above_chunks"):
@@ -230,7 +230,7 @@ class MetricAccumulator:
             samples.merge(other.samples[name])
 
     def summary(self, over_s: float) -> Summary:
-        """The metrics, with rates over `over_s` seconds."""
+        """Return the metrics, with rates over `over_s` seconds."""
 
         def per_s(count: int) -> float:
             return count / over_s if over_s > 0 else 0.0
@@ -257,12 +257,12 @@ class MetricAccumulator:
 
 
 def summarise(records: Iterable[RequestRecord], over_s: float, slo: Slo | None = None) -> Summary:
-    """The metrics of these records, with rates over `over_s` seconds."""
+    """Summarise records, with rates over `over_s` seconds."""
     return MetricAccumulator.of(records, slo).summary(over_s)
 
 
 def jain(shares: Iterable[float]) -> float | None:
-    """Jain's fairness index: 1 when all are equal, 1/n when one has everything; None without anything."""
+    """Return Jain's fairness index: 1 when all are equal, 1/n when one has everything; None without anything."""
     values = [float(share) for share in shares]
     squares = sum(value * value for value in values)
     return sum(values) ** 2 / (len(values) * squares) if squares else None

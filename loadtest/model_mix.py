@@ -1,9 +1,9 @@
-"""Which model gets the next request: the popularity of adapters, fixed or changing over the test.
+"""Model mix: which model gets the next request, by a popularity that is fixed or changes over the test.
 
 uniform          equal shares, in shuffled rounds
 weights:5,3,1    shares as given, in the order of --models
 zipf:1.0         share of the i-th model is 1/i^s: a true power law
-geometric:1.5    share of the i-th model is a^-i: what some tools call Zipf; the tail vanishes after about ten
+geometric:1.5    share of the i-th model is a^-i: some tools call it Zipf; the tail vanishes after about ten
 drift:1.0:500    zipf, whose ranks shift by one model every 500 requests
 churn:1.0:500:4  zipf over 4 of the models at a time; every 500 requests the oldest one leaves and another enters
 """
@@ -16,11 +16,11 @@ from loadtest.errors import InvalidWorkloadError
 from loadtest.workload import Seed
 
 DRAWS = 1024
-"""Models drawn at a time: one call of the generator for many requests."""
+"""Models drawn per call of the random generator."""
 
 
 def model_sequence(text: str, models: Sequence[str], seed: Seed) -> Iterator[str]:
-    """The model of every request, without end; InvalidWorkloadError when `text` is none of the forms above."""
+    """Yield the model of every request, without end; raises InvalidWorkloadError for an unknown form."""
     kind, _, rest = text.partition(":")
     rng = np.random.default_rng(seed)
     try:
@@ -44,7 +44,7 @@ def model_sequence(text: str, models: Sequence[str], seed: Seed) -> Iterator[str
 
 
 def zipf_weights(count: int, exponent: float) -> list[float]:
-    """Shares proportional to rank^-exponent; ValueError for an exponent that is no number or negative."""
+    """Return shares proportional to rank^-exponent; raises ValueError for a negative exponent or NaN."""
     if not exponent >= 0:
         raise ValueError(exponent)
     return _checked([rank**-exponent for rank in range(1, count + 1)])

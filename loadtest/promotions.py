@@ -1,4 +1,4 @@
-"""Promotions while the load runs: over the admin API of a gateway, given by address and key, as an operator would."""
+"""Promote versions while the load runs, over the admin API of a gateway."""
 
 import asyncio
 import math
@@ -16,13 +16,13 @@ from loadtest.records import RequestRecord
 from loadtest.settings import PromotionPlan
 
 AFTER_S = 1.0
-"""Requests sent so shortly after a promotion, or running during one, are near it."""
+"""Requests sent this long after a promotion count as near it, as do those running during it."""
 TIMEOUT_S = 60.0
 
 
 @dataclass(slots=True)
 class PromotionResult:
-    """One promotion; `status` is None while it runs and when nobody answered."""
+    """One promotion; `status` is None while it runs and when the gateway did not answer."""
 
     version: int
     at_s: float
@@ -32,20 +32,20 @@ class PromotionResult:
 
     @property
     def until_s(self) -> float:
-        """The last moment at which a request that is sent is near this promotion."""
+        """Latest send time of a request near this promotion."""
         return math.inf if self.took_s is None else self.at_s + self.took_s + AFTER_S
 
 
 @dataclass(slots=True)
 class Promoter:
-    """The promotions of one test."""
+    """Runs the promotions of one test."""
 
     plan: PromotionPlan | None
     clock: Callable[[], float]
     done: list[PromotionResult] = field(default_factory=list)
 
     def near(self, record: RequestRecord) -> bool:
-        """Whether a request ran during a promotion, or was sent shortly after one."""
+        """Return whether a request ran during a promotion, or was sent shortly after one."""
         return any(promotion.at_s <= record.end_s and record.sent_s <= promotion.until_s for promotion in self.done)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The raw facts about one request, as kept in memory while it runs and as one JSON line on disk."""
+"""Raw record of one request: times, tokens and error, in memory while it runs and as one JSON line on disk."""
 
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -12,12 +12,12 @@ INTERRUPTED = "interrupted"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What happened to one request; times are seconds from the start of the test."""
+    """Record of one request; times are seconds from the start of the test."""
 
     index: int
     model: str
     intended_s: float
-    """When the request was meant to leave; latencies are counted from here."""
+    """Intended send time; latencies are counted from here."""
     sent_s: float
     end_s: float = 0.0
     status: int | None = None
@@ -27,9 +27,9 @@ class RequestRecord:
     """Chunks between others that stand for a token without visible text."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    """As the server's usage says; None when it said nothing."""
+    """From the server's usage; None without one."""
     cached_tokens: int | None = None
-    """Prompt tokens that the server had in its prefix cache; None when it did not say."""
+    """Prompt tokens from the server's prefix cache; None when its usage does not say."""
     finish_reason: str | None = None
     error: str | None = None
     """Kind of failure: `connection`, `timeout`, `truncated`, `malformed`, `stream_error`, `no_tokens`,
@@ -37,21 +37,21 @@ class RequestRecord:
     """
     message: str | None = None
     lag_s: float = 0.0
-    """The client's own lateness: from the intended time until this program got round to the request."""
+    """The client's own lateness: from the intended send time until this program sent it or queued it."""
     cold: bool = False
     """Sent before the model had given a first token in this test, its warm-up included."""
     asked_tokens: int = 0
     """The `max_tokens` of the request."""
 
     def as_line(self) -> bytes:
-        """One JSON line; `chunk_s` becomes `reads`: pairs of time and number of chunks that came at that time."""
+        """Return one JSON line; `chunk_s` becomes `reads`: pairs of time and number of chunks in that read."""
         row = {name: getattr(self, name) for name in _KEPT}
         row["reads"] = [(time_s, sum(1 for _ in chunks)) for time_s, chunks in groupby(self.chunk_s)]
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:
-        """The record that `as_line` wrote; raises ValueError, KeyError or TypeError for anything else."""
+        """Read a line of `as_line`; raises ValueError, KeyError or TypeError for anything else."""
         row: dict[str, Any] = orjson.loads(line)
         reads = row.pop("reads")
         return cls(**row, chunk_s=[time_s for time_s, chunks in reads for _ in range(chunks)])

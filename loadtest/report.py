@@ -1,7 +1,4 @@
-"""What a load level costs: the price of the server's time over what it got done in it.
-
-The result of a load test: what was asked, what came of it, and whether it can be believed.
-"""
+"""The report of a load test: settings, latency and throughput, cost per request, and whether the figures are valid."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,39 +14,6 @@ from loadtest.run import LoadRun, Provenance, RunSettings
 from loadtest.settings import DEFAULT_CONCURRENCY
 
 HOUR_S = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """US dollars at one load level; None where nothing was done to share them."""
-
-    usd_per_hour: float
-    usd: float
-    """The price of the time the test took, idle moments included."""
-    per_request: float | None
-    per_good_request: float | None
-    """Over requests answered within the SLO only: late and failed ones are paid for, too."""
-    per_million_output_tokens: float | None
-    per_million_tokens: float | None
-    """Over prompt and output tokens alike."""
-
-    @classmethod
-    def of(cls, summary: Summary, over_s: float, usd_per_hour: float) -> "Cost":
-        """The cost of `over_s` seconds in which this was done."""
-        usd = usd_per_hour * over_s / HOUR_S
-
-        def share(count: float) -> float | None:
-            return usd / count if count else None
-
-        return cls(
-            usd_per_hour=usd_per_hour,
-            usd=usd,
-            per_request=share(summary.succeeded),
-            per_good_request=share(summary.good),
-            per_million_output_tokens=share(summary.completion_tokens / 1e6),
-            per_million_tokens=share((summary.prompt_tokens + summary.completion_tokens) / 1e6),
-        )
-
 
 DEFINITIONS = {
     "ttft": "intended send time to first chunk with text",
@@ -71,14 +35,46 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of one load level in US dollars; None where there is nothing to divide by."""
+
+    usd_per_hour: float
+    usd: float
+    """Price of the duration of the test, idle time included."""
+    per_request: float | None
+    per_good_request: float | None
+    """Over requests answered within the SLO only: late and failed ones are paid for, too."""
+    per_million_output_tokens: float | None
+    per_million_tokens: float | None
+    """Over prompt and output tokens alike."""
+
+    @classmethod
+    def of(cls, summary: Summary, over_s: float, usd_per_hour: float) -> "Cost":
+        """Return the cost of `over_s` seconds, divided by the requests and tokens of a summary."""
+        usd = usd_per_hour * over_s / HOUR_S
+
+        def share(count: float) -> float | None:
+            return usd / count if count else None
+
+        return cls(
+            usd_per_hour=usd_per_hour,
+            usd=usd,
+            per_request=share(summary.succeeded),
+            per_good_request=share(summary.good),
+            per_million_output_tokens=share(summary.completion_tokens / 1e6),
+            per_million_tokens=share((summary.prompt_tokens + summary.completion_tokens) / 1e6),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What was asked, what came of it in total and per model; `partial` when the test was interrupted."""
+    """Settings and results of a load test, in total and per model; `partial` when it was interrupted."""
 
     settings: dict[str, Any]
     partial: bool
     duration_s: float
     offered_per_s: float | None
-    """How many requests were meant to leave per second, as measured."""
+    """Intended requests per second, as measured."""
     total: Summary
     models: dict[str, Summary]
     cold: Summary | None
@@ -89,7 +85,7 @@ class Report:
     fairness_ttft: float | None
     client: ClientLoad
     invalid: list[str]
-    """Why the client set the pace; a test with any reason here says nothing about the server."""
+    """Why the client was the bottleneck; a test with any reason here says nothing about the server."""
     cost: Cost | None
     backlog: Backlog | None
     """Whether the server kept up with a steady load; None in a closed loop, and when the test was too short to tell."""
@@ -97,11 +93,11 @@ class Report:
     promotions: list[PromotionResult] = field(default_factory=list)
     warmup_failures: dict[str, str] = field(default_factory=dict)
     ttft_shares: list[tuple[float, float]] = field(default_factory=list)
-    """The cumulative distribution of TTFT: milliseconds, and the share of answers up to there."""
+    """Cumulative distribution of TTFT: milliseconds, and the share of answers up to there."""
 
     @classmethod
     def of(cls, settings: RunSettings, run: LoadRun) -> Self:
-        """The report on a run."""
+        """Return the report on a run."""
         totals = run.totals
         over_s = totals.total.duration_s
         total = totals.total.summary(over_s)
@@ -137,12 +133,12 @@ class Report:
         return "partial" if self.partial else "valid"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the definitions of the metrics."""
+        """Return the report as JSON, with the definitions of the metrics."""
         return {"tool": "turntable loadtest", "verdict": self.verdict, "definitions": DEFINITIONS, **asdict(self)}
 
 
 def report_of_records(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
-    """The report on records read from disk; how loaded the client was is not on them."""
+    """Return the report on records read from disk, which do not hold the client's load."""
     totals = LiveTotals.empty(settings.slo)
     for record in records:
         totals.add(record)

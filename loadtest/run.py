@@ -1,9 +1,4 @@
-"""Before the clock starts: does the server serve what will be asked, and has every model been warmed up?
-
-Where a report comes from: when, with which version, on which machine, of which server and models.
-
-One load test from start to end: check the server, warm up, send the requests, sum up.
-"""
+"""Run one load test from start to end: check the server, warm up, send the requests, sum up."""
 
 import asyncio
 import signal
@@ -45,7 +40,7 @@ async def check_server(client: ChatClient, settings: RunSettings, models: Sequen
         if status != 200 or served is None:
             raise ServerError(f"{models_url} answered {status} without a model list: check --url.")
         for model in models:
-            # A server may accept more names than it lists, such as `name@v3`.
+            # Servers may accept more names than they list, such as `name@v3`.
             if model not in served and (await client.get(f"{models_url}/{quote(model, safe='')}"))[0] != 200:
                 raise ServerError(f"{settings.base_url} does not serve {model!r}; it serves {', '.join(served)}.")
     except (httpx.HTTPError, TimeoutError) as error:
@@ -57,7 +52,7 @@ async def check_server(client: ChatClient, settings: RunSettings, models: Sequen
 
 
 async def server_version(client: ChatClient, settings: RunSettings) -> str | None:
-    """What the server says that it is, where it does, as vLLM: its version."""
+    """Return the version that the server reports at `/version`, as vLLM does; None when it does not."""
     try:
         _, body = await client.get(f"{settings.base_url}/version")
     except (httpx.HTTPError, TimeoutError):
@@ -69,7 +64,7 @@ async def server_version(client: ChatClient, settings: RunSettings) -> str | Non
 async def warm_up(
     client: ChatClient, models: Sequence[str], requests: int, clock: Callable[[], float]
 ) -> tuple[list[str], dict[str, str]]:
-    """Ask every model `requests` times; those that answered, and the error of those that did not."""
+    """Send `requests` requests to every model; returns the models that answered and the errors of the others."""
     failures: dict[str, str] = {}
     room = asyncio.Semaphore(WARMUPS_AT_A_TIME)
 
@@ -107,36 +102,36 @@ def _model_names(body: object) -> list[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a report must carry so that nobody takes it for that of another server or day."""
+    """Provenance of a report: time, version, machine, server and models."""
 
     started_at: str | None
-    """UTC, ISO 8601; None where raw timestamps are all there is."""
+    """UTC, ISO 8601; None for a report on raw timestamps."""
     turntable_version: str
     machine: dict[str, str]
-    """On which the load tester ran."""
+    """The machine of the load tester."""
     url: str | None
     models: tuple[str, ...]
     server_version: str | None = None
-    """What the server says at `/version`; None when it does not."""
+    """As the server reports at `/version`; None when it does not."""
 
     @classmethod
     def now(cls, url: str, models: Sequence[str], server_version: str | None) -> "Provenance":
-        """That of a test which starts now."""
+        """Return the provenance of a test that starts now."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         return cls(started_at, metadata.version("turntable-gateway"), machine(), url, tuple(models), server_version)
 
     @classmethod
     def of_records(cls, models: Sequence[str]) -> "Provenance":
-        """That of a report made from raw timestamps, which do not say when or of which server."""
+        """Return the provenance of a report on raw timestamps, which lack time and server."""
         return cls(None, metadata.version("turntable-gateway"), machine(), None, tuple(models))
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON has them."""
+        """Return the fields as JSON."""
         return asdict(self)
 
 
 def provenance_line(provenance: dict[str, Any]) -> str:
-    """One line, from the JSON of a provenance."""
+    """Render the JSON of a provenance as one line."""
     server = f" ({provenance['server_version']})" if provenance.get("server_version") else ""
     measured = (
         f"Measured {provenance['started_at'].replace('T', ' ').replace('Z', ' UTC')}"
@@ -156,7 +151,7 @@ __all__ = ["DEFAULT_CONCURRENCY", "LoadRun", "RunSettings", "run_load"]
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """What a test found; `partial` when it was interrupted before all requests were answered."""
+    """Result of a test; `partial` when it was interrupted before all requests were answered."""
 
     totals: LiveTotals
     client: ClientLoad

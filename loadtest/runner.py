@@ -1,8 +1,7 @@
-"""The load itself, in this process: send what is planned when it is due, and collect what comes of it.
+"""Drive the load: send planned requests when they are due and collect their records, in one process or several.
 
-The load from several processes, for rates that one core cannot send: each sends its share of one plan.
-
-All processes read the same monotonic clock, so their times need no correction.
+Several processes serve rates that one core cannot send; each sends its share of one plan. All of them read the same
+monotonic clock, so their times need no correction.
 """
 
 import asyncio
@@ -35,22 +34,27 @@ SNAPSHOT_EVERY_S = 0.5
 OnRecord = Callable[[RequestRecord], None]
 OnSnapshot = Callable[[Snapshot], None]
 
+START_DELAY_S = 0.2
+"""Delay from the moment all processes are ready to the common start."""
+READY = "ready"
+COPIED_BYTES = 1 << 20
+
 
 @dataclass(slots=True)
 class Part:
-    """What one process sends: part `index` of `count`, from `start_s` (of the machine's monotonic clock) on."""
+    """Share of one process: part `index` of `count`, from `start_s` (monotonic clock of the machine) on."""
 
     settings: RunSettings
     warm: list[str]
     index: int = 0
     count: int = 1
     start_s: float | None = None
-    """None: at once."""
+    """None starts at once."""
 
 
 @dataclass(slots=True)
 class PartResult:
-    """What came of it; `partial` when it was interrupted."""
+    """Result of one part; `partial` when it was interrupted."""
 
     totals: LiveTotals
     meter: SaturationMeter
@@ -76,7 +80,7 @@ class Driver:
         self._interrupted = False
 
     def interrupt(self) -> None:
-        """End the test early; what was answered stays."""
+        """Stop the test early and keep the records so far."""
         self._interrupted = True
         if self._load:
             self._load.cancel()
@@ -149,14 +153,8 @@ def _share(whole: int, part: Part) -> int:
     return max(1, whole // part.count + (part.index < whole % part.count))
 
 
-START_DELAY_S = 0.2
-"""From the moment when all processes are ready to the start, so that none misses it."""
-READY = "ready"
-COPIED_BYTES = 1 << 20
-
-
 class Sink(Protocol):
-    """Where lines of records go."""
+    """Destination of record lines, such as a file."""
 
     def write(self, lines: bytes, /) -> object:
         """Add lines."""
@@ -177,7 +175,7 @@ async def run_in_processes(
     on_snapshot: OnSnapshot | None,
     interrupting: Callable[[Callable[[], None]], None],
 ) -> PartResult:
-    """Run the test in `settings.processes` processes; `interrupting` is given what to call on Ctrl-C."""
+    """Run the test in `settings.processes` processes; `interrupting` receives the handler of Ctrl-C."""
     with TemporaryDirectory(prefix="loadtest-") as directory, ExitStack() as stack:
         folder = Path(directory) if records else None
         workers = [
@@ -251,7 +249,7 @@ def _sum(results: list[PartResult]) -> PartResult:
 
 
 def _work(part: Part, pipe: "Connection[object, object]", folder: Path | None) -> None:
-    """The life of a worker: ready, told when to start, load, result."""
+    """Run a worker process: report ready, receive the start time, send the load, report the result."""
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         file = stack.enter_context((folder / f"{part.index:04}.jsonl").open("wb")) if folder else None
 

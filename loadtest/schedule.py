@@ -1,4 +1,4 @@
-"""From settings to requests: which one leaves when, to which model, with which words."""
+"""Request schedule: which request leaves when, to which model, with which prompt; made from the settings and a seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from loadtest.model_mix import model_sequence
 from loadtest.settings import RunSettings
 from loadtest.traces import TraceRow, read_trace
 from loadtest.workload import (
-    Ask,
     Lengths,
+    PromptSpec,
     RequestSpec,
-    assigned,
+    assign_models,
     conversations,
     drawn_prompts,
     fresh_prompts,
     random_texts,
+    random_words,
     read_prompts,
-    replayed,
-    words,
+    replay_trace,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Chances:
-    """A stream of chance for everything that is drawn, independent of each other.
+class RandomStreams:
+    """Independent random streams for everything that is drawn.
 
     One seed for two generators makes their draws go together: popular models would come in bursts.
     """
@@ -40,32 +40,32 @@ class Chances:
     prefix: np.random.SeedSequence
 
     @classmethod
-    def of(cls, settings: RunSettings) -> "Chances":
-        """Those of one run: the same settings make the same."""
+    def of(cls, settings: RunSettings) -> "RandomStreams":
+        """Return the streams of one run; equal settings give equal streams."""
         return cls(*np.random.SeedSequence(settings.seed, spawn_key=(settings.run,)).spawn(5))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The requests of a test, or of one of its processes; the same settings make the same plan."""
+    """Planned requests of a test, or of one of its processes; equal settings give equal plans."""
 
     specs: Iterator[RequestSpec]
     offsets_s: Iterator[float] | None
     """Send times in an open loop."""
     models: tuple[str, ...]
-    """Every model that may be asked."""
+    """All models that may get requests."""
 
     @classmethod
     def of(cls, settings: RunSettings, part: int = 0, parts: int = 1) -> "Plan":
-        """Part `part` of `parts`, which get the requests in turn; InvalidWorkloadError when files are no good."""
-        rows, chances = _trace_rows(settings), Chances.of(settings)
+        """Plan part `part` of `parts`, which get the requests in turn; raises InvalidWorkloadError for bad files."""
+        rows, streams = _trace_rows(settings), RandomStreams.of(settings)
         named = dict.fromkeys([*settings.models, *(row.adapter for row in rows if row.adapter)])
-        specs = assigned(
-            _asks(settings, rows, chances),
-            model_sequence(settings.popularity, settings.models, chances.models),
+        specs = assign_models(
+            _asks(settings, rows, streams),
+            model_sequence(settings.popularity, settings.models, streams.models),
             settings.most_requests,
         )
-        times = _times_s(settings, rows, chances)
+        times = _times_s(settings, rows, streams)
         return cls(
             islice(specs, part, None, parts),
             islice(takewhile(lambda at_s: at_s <= settings.until_s, times), part, None, parts) if times else None,
@@ -74,7 +74,7 @@ class Plan:
 
 
 def planned_trace(settings: RunSettings) -> Iterator[TraceRow]:
-    """The plan as rows of our trace format, for others to replay; prompts in words."""
+    """Yield the plan as rows of our trace format; prompt lengths are in words."""
     plan = Plan.of(settings)
     if plan.offsets_s is None:
         raise InvalidWorkloadError("a closed loop has no send times to write: give --rate, --ramp or --arrivals trace.")
@@ -89,39 +89,41 @@ def _trace_rows(settings: RunSettings) -> list[TraceRow]:
     return read_trace(settings.trace, settings.trace_format, settings.requests)
 
 
-def _asks(settings: RunSettings, rows: list[TraceRow], chances: Chances) -> Iterator[Ask]:
+def _asks(settings: RunSettings, rows: list[TraceRow], streams: RandomStreams) -> Iterator[PromptSpec]:
     if rows:
-        return replayed(rows, chances.prompts, settings.speedup)
+        return replay_trace(rows, streams.prompts, settings.speedup)
     output = Lengths.parse(settings.output_tokens, "--output-tokens") if settings.output_tokens else None
     synthetic = settings.prompt_words or settings.turns > 1 or settings.prefix_words or output
     if not synthetic or settings.prompts:
         asks = (
-            drawn_prompts(read_prompts(settings.prompts), settings.max_tokens, chances.prompts)
+            drawn_prompts(read_prompts(settings.prompts), settings.max_tokens, streams.prompts)
             if settings.prompts
-            else fresh_prompts(settings.max_tokens, chances.prompts)
+            else fresh_prompts(settings.max_tokens, streams.prompts)
         )
-        return _with_lengths(asks, output, chances.lengths)
+        return _with_lengths(asks, output, streams.lengths)
     prompt = Lengths.parse(settings.prompt_words or "32", "--prompt-words")
-    prefix = words(np.random.default_rng(chances.prefix), settings.prefix_words)
+    prefix = random_words(np.random.default_rng(streams.prefix), settings.prefix_words)
     if settings.turns > 1:
         return conversations(
-            settings.turns, settings.conversations, prompt, output, settings.max_tokens, prefix, chances.prompts
+            settings.turns, settings.conversations, prompt, output, settings.max_tokens, prefix, streams.prompts
         )
-    return random_texts(prompt, output, settings.max_tokens, prefix, chances.prompts)
+    return random_texts(prompt, output, settings.max_tokens, prefix, streams.prompts)
 
 
-def _with_lengths(asks: Iterator[Ask], output: Lengths | None, seed: np.random.SeedSequence) -> Iterator[Ask]:
+def _with_lengths(
+    asks: Iterator[PromptSpec], output: Lengths | None, seed: np.random.SeedSequence
+) -> Iterator[PromptSpec]:
     if output is None:
         return asks
     rng = np.random.default_rng(seed)
-    return (Ask(ask.messages, output.draw(rng), exact=True) for ask in asks)
+    return (PromptSpec(ask.messages, output.draw(rng), exact=True) for ask in asks)
 
 
-def _times_s(settings: RunSettings, rows: list[TraceRow], chances: Chances) -> Iterator[float] | None:
+def _times_s(settings: RunSettings, rows: list[TraceRow], streams: RandomStreams) -> Iterator[float] | None:
     if settings.arrivals == "trace":
         return (row.at_s / settings.speedup for row in rows)
     if settings.rate is None:
         return None
     if settings.exact_offer and settings.rate_per_s and settings.duration_s and settings.requests is None:
-        return exact_offsets_s(settings.rate_per_s, settings.duration_s, settings.shape, chances.arrivals)
-    return offsets_s(settings.rate, settings.shape, chances.arrivals)
+        return exact_offsets_s(settings.rate_per_s, settings.duration_s, settings.shape, streams.arrivals)
+    return offsets_s(settings.rate, settings.shape, streams.arrivals)

@@ -1,4 +1,4 @@
-"""Everything that defines a load test, checked when it is made."""
+"""Settings of a load test, validated on construction."""
 
 import math
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class PromotionPlan:
 
     @classmethod
     def parse(cls, text: str, every_s: float, admin_url: str, admin_key: str | None) -> "PromotionPlan":
-        """`support=2,3` names the adapter and the versions to promote."""
+        """Parse `support=2,3`: the adapter and the versions to promote."""
         name, _, numbers = text.partition("=")
         try:
             versions = tuple(int(number.strip().removeprefix("v")) for number in numbers.split(","))
@@ -42,7 +42,7 @@ class PromotionPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What to send where. With a rate, ramp or trace times the loop is open; `concurrency` (or None) caps it."""
+    """Settings of one load test. A rate, a ramp or trace times make an open loop; `concurrency` caps it."""
 
     url: str
     models: tuple[str, ...]
@@ -54,13 +54,13 @@ class RunSettings:
     prompts: Path | None = None
     seed: int = 0
     run: int = 0
-    """Which run of a study this is; each has words, gaps and models of its own."""
+    """Number of this run in a study; each run draws its own words, gaps and models."""
     exact_offer: bool = False
     """Open loop of a fixed time: send exactly rate x time requests."""
     timeout_s: float = 120.0
     key: str | None = field(default=None, repr=False)
     url_from: str = "the address given"
-    """How the address was come by, for who wonders why nothing answers there."""
+    """Source of the address, for the message when nothing answers there."""
     duration_s: float | None = None
     """No request leaves later than so many seconds after the start."""
     arrivals: str = "poisson"
@@ -135,7 +135,7 @@ class RunSettings:
 
     @property
     def is_steady(self) -> bool:
-        """Whether so many requests per second are offered from start to end."""
+        """Whether the request rate is constant."""
         return bool(self.rate_per_s) and self.arrivals != "trace"
 
     @property
@@ -145,19 +145,19 @@ class RunSettings:
 
     @property
     def most_requests(self) -> int:
-        """How many requests the test may send."""
+        """Maximum number of requests."""
         if self.requests is not None:
             return self.requests
         return DEFAULT_REQUESTS if self.duration_s is None and self.trace is None else 1 << 62
 
     @property
     def until_s(self) -> float:
-        """When the last request may leave."""
+        """Latest send time."""
         return math.inf if self.duration_s is None else self.duration_s
 
 
 def checked_url(url: str, option: str) -> str:
-    """The address; InvalidWorkloadError when it is none."""
+    """Return the address; raises InvalidWorkloadError when it is not an http(s) URL."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -20,7 +20,7 @@ MOST_BYTES_PER_LINE = 16 << 20
 
 
 class EventReader:
-    """Reads the events of one answer."""
+    """Parses the events of one response and writes them on its record."""
 
     def __init__(self, record: RequestRecord) -> None:
         self._record = record
@@ -29,7 +29,7 @@ class EventReader:
         """Whether `[DONE]` has come."""
 
     def feed(self, data: bytes, now_s: float) -> None:
-        """Take in what was read at `now_s`; FailureError when it is, or reports, a failure."""
+        """Parse bytes read at `now_s`; raises FailureError for malformed data and error events."""
         if self._rest:
             data = self._rest + data
         end = data.rfind(b"\n") + 1
@@ -66,7 +66,7 @@ class EventReader:
 
 
 def text_chunks(block: bytes) -> int:
-    """How many events a block has when all are proven to be plain text chunks that go on; 0 when not."""
+    """Return the number of events when all are proven to be plain text chunks; 0 when not."""
     chunks = block.count(b'"delta":{"content":"')
     proven = (
         block.startswith(b"data: {")
@@ -80,7 +80,7 @@ def text_chunks(block: bytes) -> int:
 
 
 def error_message(body: bytes) -> str:
-    """The server's own words in an error body, or the start of the body."""
+    """Return the message of an error body, or the start of the body."""
     try:
         return str(orjson.loads(body)["error"]["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):

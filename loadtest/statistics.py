@@ -26,7 +26,7 @@ _EDGES = np.concatenate(
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Milliseconds of one metric; percentiles interpolate linearly between samples."""
+    """Distribution of one metric in milliseconds; percentiles interpolate linearly between samples."""
 
     count: int
     mean_ms: float
@@ -38,7 +38,7 @@ class Distribution:
 
     @classmethod
     def of(cls, samples_ms: Sequence[float]) -> Self | None:
-        """The distribution of the samples; None when there are none."""
+        """Return the distribution of the samples; None when there are none."""
         if not len(samples_ms):
             return None
         p50, p90, p95, p99 = np.percentile(samples_ms, (50, 90, 95, 99)).tolist()
@@ -47,7 +47,7 @@ class Distribution:
 
 @dataclass(slots=True)
 class Samples:
-    """The samples of one metric; can be added up with those of another process."""
+    """Samples of one metric; mergeable across processes."""
 
     exact: "array[float]" = field(default_factory=lambda: array("d"))
     bins: "np.ndarray[tuple[int], np.dtype[np.int64]] | None" = None
@@ -55,13 +55,13 @@ class Samples:
     max_ms: float = 0.0
 
     def add(self, samples_ms: Iterable[float]) -> None:
-        """Take samples in."""
+        """Add samples."""
         self.exact.extend(samples_ms)
         if len(self.exact) > EXACT_SAMPLES:
             self._count_exact()
 
     def merge(self, other: "Samples") -> None:
-        """Take in all samples of another one."""
+        """Merge the samples of another process."""
         if other.bins is not None:
             self._count_exact()
             assert self.bins is not None
@@ -71,7 +71,7 @@ class Samples:
         self.add(other.exact)
 
     def distribution(self) -> Distribution | None:
-        """What is known of the samples; None when there are none."""
+        """Return the distribution; None without samples."""
         if self.bins is None:
             return Distribution.of(self.exact)
         self._count_exact()
@@ -80,7 +80,7 @@ class Samples:
         return Distribution(count, self.total_ms / count, p50, p90, p95, p99, self.max_ms)
 
     def shares(self) -> list[tuple[float, float]]:
-        """Points of the cumulative distribution: milliseconds, and the share of samples up to there."""
+        """Return points of the cumulative distribution: milliseconds, and the share of samples up to there."""
         if self.bins is None:
             ordered = sorted(self.exact)
             picked = {round(place * (len(ordered) - 1) / 100) for place in range(101)} if ordered else set()
@@ -117,7 +117,7 @@ class MeanEstimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "MeanEstimate":
-        """The estimate from one value per repeat."""
+        """Return the estimate from one value per repeat."""
         count = len(values)
         if count < 2:
             return cls(values[0], None, count)
@@ -126,7 +126,7 @@ class MeanEstimate:
 
 
 def difference(before: Sequence[float], after: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
-    """Mean change and half width of its confidence interval (Welch); None when a side has fewer than two values."""
+    """Return mean change and half width of its confidence interval (Welch); None below two values a side."""
     if len(before) < 2 or len(after) < 2:
         return None
     change = fmean(after) - fmean(before)

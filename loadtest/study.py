@@ -1,4 +1,4 @@
-"""More than one run: repeats, mixes of models, a sweep over loads, and the search for the capacity within an SLO."""
+"""Studies of several runs: repeats, model mixes, and a sweep over load levels up to saturation."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,15 +10,15 @@ from loadtest.report import DEFINITIONS, Report
 from loadtest.settings import RunSettings
 
 Measured = Callable[[RunSettings, str], Awaitable[Report]]
-"""Runs one test; the text says which one, for the eyes of whoever waits."""
+"""Runs one test; the text labels it in the progress display."""
 SATURATED_GROWTH = 1.1
-"""A level that answers less than this times what the one before did, at clearly more load, is past saturation."""
+"""A level with less than this times the throughput of the previous one, at clearly more load, is saturated."""
 CLEARLY_MORE = 1.3
 
 
 @dataclass(slots=True)
 class Level:
-    """One load and the reports of its repeats."""
+    """One load level and the reports of its repeats."""
 
     label: str
     load: float | None
@@ -42,35 +42,35 @@ class Level:
 
     @property
     def is_invalid(self) -> bool:
-        """Whether the client set the pace of a repeat."""
+        """Whether the client was saturated in a repeat."""
         return any(report.invalid for report in self.reports)
 
     def as_json(self) -> dict[str, Any]:
-        """Label, load, reports, and estimates over the repeats."""
+        """Return label, load, reports, and estimates over the repeats as JSON."""
         reports = [report.as_json() for report in self.reports]
         return {"label": self.label, "load": self.load, "estimates": estimates(reports), "reports": reports}
 
 
 @dataclass(slots=True)
 class Study:
-    """Levels and what follows from them."""
+    """Load levels and the conclusion from them."""
 
     kind: str
     """`run`, `sweep` or `capacity`."""
     levels: list[Level]
     conclusion: str
     capacity: dict[str, Any] | None = None
-    """What a search for the capacity found, in figures."""
+    """Result of a capacity search, in figures."""
 
     @property
     def verdict(self) -> str:
-        """As of a report; a level past the capacity of the client makes only itself invalid in a sweep."""
+        """Verdict as of a report; a saturated client at one level makes only that level invalid."""
         if self.levels and all(level.is_invalid for level in self.levels):
             return "INVALID: client-bound"
         return "partial" if any(level.is_partial for level in self.levels) else "valid"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the definitions of the metrics."""
+        """Return the study as JSON, with the definitions of the metrics."""
         return {
             "tool": "turntable loadtest",
             "kind": self.kind,
@@ -84,7 +84,7 @@ class Study:
 
 
 def fresh_runs(measure: Measured) -> Measured:
-    """`measure` with words, gaps and models of its own at every run.
+    """Wrap `measure` so that every run draws its own words, gaps and models.
 
     What one run leaves in the server's prefix cache must not answer the prompts of the next.
     """
@@ -96,8 +96,8 @@ def fresh_runs(measure: Measured) -> Measured:
     return measured
 
 
-async def measured_level(label: str, settings: RunSettings, repeats: int, measure: Measured) -> Level:
-    """Run the same load `repeats` times."""
+async def measure_level(label: str, settings: RunSettings, repeats: int, measure: Measured) -> Level:
+    """Run one load level `repeats` times."""
     level = Level(label, settings.rate_per_s or settings.concurrency)
     for repeat in range(repeats):
         name = label if repeats == 1 else f"{label}, repeat {repeat + 1} of {repeats}"
@@ -110,11 +110,11 @@ async def measured_level(label: str, settings: RunSettings, repeats: int, measur
 async def compare_mixes(
     mixes: Sequence[tuple[str, ...]], settings: RunSettings, repeats: int, measure: Measured
 ) -> Study:
-    """The same load on several sets of models, such as the base, one adapter, and many."""
+    """Run the same load on several model mixes, such as the base, one adapter, and many."""
     study, measure = Study("run", [], ""), fresh_runs(measure)
     for models in mixes:
         label = models[0] if len(models) == 1 else f"{len(models)} models" if len(mixes) > 1 else "run"
-        study.levels.append(await measured_level(label, replace(settings, models=models), repeats, measure))
+        study.levels.append(await measure_level(label, replace(settings, models=models), repeats, measure))
         if study.levels[-1].is_partial:
             break
     first = study.levels[0]
@@ -127,17 +127,17 @@ async def compare_mixes(
 async def sweep(
     loads: Iterator[float], with_load: Callable[[float], RunSettings], unit: str, repeats: int, measure: Measured
 ) -> Study:
-    """Raise the load until more of it is not answered any faster, the client gives out, or the loads end."""
+    """Raise the load until throughput or client is saturated, or the loads end."""
     study = Study("sweep", [], "All loads were answered: the server may be able to do more.")
     measure = fresh_runs(measure)
     for load in loads:
-        level = await measured_level(f"{load:g} {unit}", with_load(load), repeats, measure)
+        level = await measure_level(f"{load:g} {unit}", with_load(load), repeats, measure)
         study.levels.append(level)
         if level.is_partial:
             study.conclusion = "Interrupted before the end."
             break
         if level.is_invalid:
-            study.conclusion = f"The load tester gives out at {load:g} {unit}: the server may be able to do more."
+            study.conclusion = f"The load tester is saturated at {load:g} {unit}: the server may be able to do more."
             break
         if is_saturated(study.levels):
             best = max(study.levels, key=lambda one: one.answered_per_s)
@@ -150,7 +150,7 @@ async def sweep(
 
 
 def is_saturated(levels: Sequence[Level]) -> bool:
-    """Whether a queue grew at the last level, or it offers clearly more than the one before for hardly more answers."""
+    """Return whether a queue grew at the last level, or clearly more load brought hardly more throughput."""
     if levels[-1].is_growing:
         return True
     if len(levels) < 2:
@@ -162,6 +162,6 @@ def is_saturated(levels: Sequence[Level]) -> bool:
 
 
 def geometric(first: float, factor: float, most: int) -> Iterator[float]:
-    """`most` loads, each `factor` times the one before."""
+    """Yield `most` loads, each `factor` times the previous one."""
     for step in range(most):
         yield first * factor**step

@@ -26,6 +26,12 @@ from loadtest.errors import InvalidWorkloadError
 FORMATS = ("auto", "turntable", "azure", "burstgpt", "mooncake")
 MOST_TOKENS = 10_000_000
 
+COLUMNS = {
+    "turntable": ("at_s", "prompt_tokens", "output_tokens"),
+    "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    "burstgpt": ("Timestamp", "Request tokens", "Response tokens"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
@@ -40,7 +46,7 @@ class TraceRow:
 
 
 def read_trace(path: Path, form: str = "auto", limit: int | None = None) -> list[TraceRow]:
-    """The requests of a trace in order of time, at most `limit`; InvalidWorkloadError names file and line."""
+    """Read a trace in order of time, at most `limit` requests; raises InvalidWorkloadError with file and line."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(_limited(_rows(path, file, form), limit))
@@ -55,7 +61,7 @@ def read_trace(path: Path, form: str = "auto", limit: int | None = None) -> list
 
 
 def write_trace(file: IO[str], rows: Iterator[TraceRow]) -> None:
-    """Write requests in our format."""
+    """Write requests in our trace format."""
     writer = csv.writer(file)
     writer.writerow(["at_s", "prompt_tokens", "output_tokens", "adapter", "session"])
     for row in rows:
@@ -157,9 +163,4 @@ READERS: dict[str, Callable[[dict[str, Any]], TraceRow]] = {
     "turntable": _turntable,
     "azure": _azure,
     "burstgpt": _burstgpt,
-}
-COLUMNS = {
-    "turntable": ("at_s", "prompt_tokens", "output_tokens"),
-    "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-    "burstgpt": ("Timestamp", "Request tokens", "Response tokens"),
 }

@@ -20,6 +20,7 @@ from gateway.database import open_database
 from tests import canaries
 from tests.databases import Postgres, running_postgres
 from tests.scheduling import ByGroup, group
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parent.parent
 TURNTABLE = str(Path(sys.executable).with_name("turntable"))
@@ -132,11 +133,8 @@ class Served:
 
 def wait_until_ready(http: httpx.Client, data_dir: Path) -> None:
     """Return once a gateway's /ready says so; fail with its engine's log when it never does."""
-    for _ in range(READY_TIMEOUT_S * 10):
-        if http.get("/ready").status_code == httpx.codes.OK:
-            return
-        threading.Event().wait(0.1)
-    raise AssertionError((data_dir / "logs" / "engine.log").read_text()[-5000:])
+    if not eventually(lambda: http.get("/ready").status_code == httpx.codes.OK, READY_TIMEOUT_S, 0.1):
+        raise AssertionError((data_dir / "logs" / "engine.log").read_text()[-5000:])
 
 
 def _with_a_budget(http: httpx.Client) -> httpx.Response:

@@ -4,7 +4,6 @@ import itertools
 import os
 import signal
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from sqlalchemy import create_engine, inspect
 
 from gateway.database import open_database
+from tests.waiting import wait_until
 
 _DISCONNECT = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -61,8 +61,7 @@ class Postgres:
         """Stop the server, whoever is connected."""
         pid = self._server.get_pid()
         os.kill(pid, signal.SIGINT)
-        while Path(f"/proc/{pid}").exists():
-            threading.Event().wait(0.02)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
     def close(self) -> None:
         """Let go of the server."""

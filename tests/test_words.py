@@ -15,7 +15,9 @@ PACKAGES = ("turntable", "adapters", "gateway", "trainer", "loadtest")
 # History keeps its words: what was decided and what changed is not rewritten.
 HISTORY = ("CHANGELOG.md", "docs/decisions/")
 # Sentences of customers and model data, not of ours.
-TEXTS = ("trainer/base_model/", "loadtest/sentences.py", "trainer/eval/general_text")
+TEXTS = ("trainer/base_model/", "loadtest/sentences.py", "trainer/eval/forgetting.py", "gateway/cli/calibrate.py")
+# A conversation has turns; an engine schedules slots.
+CONVERSATIONS = ("trainer/", "loadtest/")
 RETIRED = {
     "office": "service",
     "bank": "budget lease store",
@@ -84,7 +86,6 @@ def pages() -> list[Path]:
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_pages_use_the_fields_words(page: Path) -> None:
     text = re.sub(r"<!-- generated:.*?<!-- /generated -->", " ", page.read_text(), flags=re.DOTALL)
-    text = re.sub(r"(?m)^\* \[\d+\. .*$", "", text)  # the index has the decisions' own titles
     if page == GLOSSARY:
         text = re.sub(r"(?m)^((?:\|[^|]*){3}\|).*$", r"\1", text)  # without "also called"
     found = retired_in(text)
@@ -120,8 +121,9 @@ def names_with_retired_words() -> Iterator[str]:
         nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, defined)]
         for shown, name in [(path, path), *((f"{path}: {node.name}", node.name) for node in nodes)]:
             words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
-            if words & RETIRED_NAMES:
-                yield f"{shown} ({', '.join(sorted(words & RETIRED_NAMES))})"
+            retired = RETIRED_NAMES - ({"turns"} if path.startswith(CONVERSATIONS) else set())
+            if words & retired:
+                yield f"{shown} ({', '.join(sorted(words & retired))})"
 
 
 LEFT = "modules are being renamed; the mark goes with the last of them"

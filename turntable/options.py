@@ -1,6 +1,5 @@
 """Command-line options that several commands share: the gateway's address, the data directory, output, overrides."""
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -9,25 +8,13 @@ import typer
 
 DEFAULT_DATA_DIR = Path("var")
 DEFAULT_GATEWAY = ""
-"""No address given: the one in the data directory of a running gateway is used."""
+"""No address given: `adapters.admin_client` takes that of the gateway on the data directory."""
 
 
-def _find_address(context: typer.Context, value: str) -> str:
-    if value:
-        return value
-    # Imported by name when it is needed: this package imports none of the others, and `--help` needs no HTTP client.
-    found: str = importlib.import_module("adapters.admin_client").gateway_address(
-        Path(context.params.get("data_dir") or DEFAULT_DATA_DIR)
-    )
-    return found
-
-
-# Eager: the address of a running gateway is read from it.
 DataDir = Annotated[
     Path,
     typer.Option(
         envvar="TURNTABLE_DATA_DIR",
-        is_eager=True,
         help="The data directory: runs, reports, the admin key and address of a local gateway.",
     ),
 ]
@@ -35,7 +22,6 @@ Gateway = Annotated[
     str,
     typer.Option(
         envvar="TURNTABLE_GATEWAY_URL",
-        callback=_find_address,
         show_default="that of the gateway on the data directory",
         help="The gateway's address.",
     ),

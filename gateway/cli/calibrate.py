@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import httpx
 import typer
 
-from adapters.admin_client import AdminClient, admin_key, connect
+from adapters.admin_client import AdminClient, admin_key, connect, gateway_address
 from adapters.errors import AdapterError
 from turntable.console import CommandError, print_json, say
 from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
@@ -55,8 +55,9 @@ def calibrate(
     """
     from gateway.costs.calibration import design
 
-    with connect(gateway, data_dir) as admin:
-        bench = _Calibration(admin, gateway, admin_key(data_dir), model, concurrency, requests, random.Random(seed))  # noqa: S311
+    url = gateway_address(data_dir, gateway)
+    with connect(url, data_dir) as admin:
+        bench = _Calibration(admin, url, admin_key(data_dir), model, concurrency, requests, random.Random(seed))  # noqa: S311
         fact = bench.measure(design(prompt_words, output_tokens), repeats)
         admin.request("POST", "/costs/evidence/weights", json=fact)
     if as_json:

@@ -9,7 +9,7 @@ import httpx
 import orjson
 import typer
 
-from adapters.admin_client import admin_key, connect
+from adapters.admin_client import admin_key, connect, gateway_address
 from adapters.errors import AdapterError
 from gateway.cli import breakeven as breakeven_command
 from gateway.cli import calibrate as calibrate_command
@@ -86,9 +86,10 @@ def record(
         ) from error
     except GatewayError as error:
         raise CommandError(f"{file}: {error}") from error
-    with connect(gateway, data_dir) as admin:
+    url = gateway_address(data_dir, gateway)
+    with connect(url, data_dir) as admin:
         if kind is EvidenceKind.CAPACITY:
-            fact["despite"] = _check_provenance(file, fact, gateway, _served(gateway, data_dir), despite)
+            fact["despite"] = _check_provenance(file, fact, url, _served(url, data_dir), despite)
         admin.request("POST", f"/costs/evidence/{kind}", json=fact)
     say(f"{kind} from {file} is used from now on.")
 

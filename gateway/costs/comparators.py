@@ -21,16 +21,16 @@ REFERENCE_CHARS_PER_TOKEN = Decimal("3.9")
 REASONING = (Decimal(1), Decimal(3), Decimal(10))
 """Output with reasoning as a multiple of the answer alone: none, a little, a lot. Reasoning is billed as output."""
 VARIANTS = ("standard", "cached", "reasoning", "batch")
-CACHE_WORDS = (
-    "In the variant `cached`, what was read from a cache here is read from one there, and the rest of these prompts is "
-    "written into it at the price of writing (likely and high figure: the most there can be to write) or not at all "
-    "(low figure). Least lengths that a provider caches, often 1,024 tokens and more, and how long it keeps them are "
-    "not considered: short prompts cost what `standard` says."
+CACHE_ASSUMPTIONS = (
+    "In the variant `cached`, prompt tokens that were read from the cache here are priced as cache reads there; the "
+    "rest of these prompts is priced as cache writes (typical and high figure: an upper bound) or as ordinary input "
+    "(low figure). Minimum cacheable lengths, often 1,024 tokens and more, and cache lifetimes are not considered: "
+    "short prompts cost what `standard` says."
 )
 """Assumptions of the variant `cached`."""
 
 
-class Factor(BaseModel):
+class TokenFactor(BaseModel):
     """Tokens of another tokenizer per token of a common open one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,7 +42,7 @@ class Factor(BaseModel):
     source: str
     checked_on: date
 
-    def relative_to(self, chars_per_token: Decimal | None) -> "Factor":
+    def relative_to(self, chars_per_token: Decimal | None) -> "TokenFactor":
         """Return the factor relative to our own tokenizer, if the length of its tokens was measured."""
         if chars_per_token is None:
             return self
@@ -72,14 +72,14 @@ class Comparator:
     """One model of another provider: its prices, and how many tokens its tokenizer makes of our text."""
 
     listing: Listing
-    factor: Factor
+    factor: TokenFactor
     _known: dict[tuple[int, bool], tuple[PriceTier, ...]] = field(default_factory=dict, compare=False, repr=False)
     _same: dict[tuple[PriceTier, ...], tuple[PriceTier, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def charges(self, sums: Sequence[UsageSums], variant: str, period_us: int) -> CostRange:
         """Return the charge for these requests in one variant; raises `PriceError` where it has no price.
 
-        standard: no cache, no reasoning. cached: see `CACHE_WORDS`. reasoning: before every answer. batch: as an
+        standard: no cache, no reasoning. cached: see `CACHE_ASSUMPTIONS`. reasoning: before every answer. batch: as an
         overnight batch.
         """
         thinking = REASONING if variant == "reasoning" else (Decimal(1),) * 3
@@ -146,13 +146,13 @@ def period_of(listings: Iterable[Listing]) -> int:
     return HOUR_US if any(listing.has_peak_hours for listing in listings) else 24 * HOUR_US
 
 
-def read_factors() -> tuple[Factor, ...]:
+def read_factors() -> tuple[TokenFactor, ...]:
     """Read the token factors that come with this version."""
     document = tomllib.loads(_FACTORS.read_text(encoding="utf-8"), parse_float=Decimal)
-    return tuple(Factor.model_validate(raw) for raw in document["factor"])
+    return tuple(TokenFactor.model_validate(raw) for raw in document["factor"])
 
 
-def factor_for(name: str, factors: Sequence[Factor]) -> Factor:
+def factor_for(name: str, factors: Sequence[TokenFactor]) -> TokenFactor:
     """Return the factor of `provider:model`."""
     return next(one for one in factors if any(fnmatch.fnmatchcase(name, pattern) for pattern in one.models))
 

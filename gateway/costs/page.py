@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gateway.costs.comparators import CACHE_WORDS, VARIANTS
+from gateway.costs.comparators import CACHE_ASSUMPTIONS, VARIANTS
 from gateway.costs.document import ComparatorPart, CostDocument, LevelPart, VariantPart
 from gateway.costs.terminal import names_of, overhead_name, pays_from
 from gateway.money import NANO, usd_text
@@ -232,7 +232,7 @@ def _sources(document: CostDocument) -> Iterator[tuple[str, str]]:
     yield "Capacity", document.capacity
     yield "Idle time", f"policy {document.idle_policy}"
     yield "Prices", f"{document.prices.source} on {document.prices.on}. {document.prices.age}"
-    yield "Caches elsewhere", CACHE_WORDS
+    yield "Caches elsewhere", CACHE_ASSUMPTIONS
     yield "Text", "Same requests, same quality assumed; see the cost of a correct answer where that was measured."
     for one in document.comparators:
         factor = "{:.2f}, {:.2f}, {:.2f}".format(*one.token_factor)

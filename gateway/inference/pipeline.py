@@ -69,13 +69,13 @@ class InferencePipeline:
                 await self._parse(context, cycle, body)  # the request guards: 400
                 self._route(context)  # 404
             client.watch(run.client_left, is_stream=context.request.stream)
-            self._check(context)  # 400, 409, 503
+            self._check(context)  # 400, 503
             run.price = self.prices.price
-            run.grant = await self.quota.admit(context, run.price)  # 429
+            run.grant = await self.quota.admit(context, run.price)  # 400, 429, 503
             run.waited_s = await self.admission.acquire()  # 503
             run.has_slot = True
             engine_body = self._engine_body(context)  # 400
-            self.settlement.open(run)  # 507; the row is durable before the engine sees the request
+            self.settlement.open(run)  # 503, 507; the row is durable before the engine sees the request
             run.start_deadline()  # 504
             connection = await self._pin_and_send(run, engine_body)  # 422, 502, 503
             self.settlement.observe_overhead(run)

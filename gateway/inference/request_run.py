@@ -10,7 +10,7 @@ from gateway.costs.request_price import WorkPrice
 from gateway.engines.engine import PinnedEngine
 from gateway.errors import EngineTimeoutError, GatewayError
 from gateway.inference.formats import Names, StreamRewriter
-from gateway.metering import Entry
+from gateway.metering import LedgerEntry
 from gateway.quota.manager import QuotaGrant
 from gateway.server.request_body import ClientGoneError
 
@@ -123,7 +123,7 @@ class RequestRun:
         self.grant: QuotaGrant | None = None
         self.has_slot = False
         self.waited_s = 0.0
-        self.entry: Entry | None = None
+        self.entry: LedgerEntry | None = None
         self.noted_s = 0.0
         self.pinned: PinnedEngine | None = None
         self.rewriter: StreamRewriter | None = None
@@ -177,7 +177,7 @@ class RequestRun:
                 return ClientGoneError()
         return error
 
-    def count(self, entry: Entry) -> None:
+    def count(self, entry: LedgerEntry) -> None:
         """Write onto a ledger row what a stream has used so far."""
         if self.rewriter is not None:
             entry.usage, entry.evidence = self.rewriter.count()

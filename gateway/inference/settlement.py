@@ -21,7 +21,7 @@ from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
 from gateway.errors import GatewayError, InternalError
 from gateway.inference.request_run import RequestRun
-from gateway.metering import Entry, Finish, Ledger
+from gateway.metering import Finish, Ledger, LedgerEntry
 from gateway.metering.refusal_log import without_secrets
 from gateway.metrics import Metrics
 from gateway.quota.manager import QuotaGrant
@@ -29,7 +29,7 @@ from gateway.server.request_body import ClientGoneError
 
 log = logging.getLogger(__name__)
 
-EndObserver = Callable[[RequestContext, Entry], None]
+EndObserver = Callable[[RequestContext, LedgerEntry], None]
 
 # The client left, or the answer took too long: the engine has worked all the same.
 _CUT_OFF = frozenset({499, 504})
@@ -64,7 +64,7 @@ class Settlement:
     def open(self, run: RequestRun) -> None:
         """Make the row of a request durable; raises `DiskError` or `DatabaseAwayError` when it cannot be."""
         context, version = run.context, run.context.target.version
-        entry = Entry(
+        entry = LedgerEntry(
             request_id=context.id,
             tenant=context.caller.tenant,
             key_id=context.caller.key_id,
@@ -134,7 +134,7 @@ class Settlement:
         elif run.grant is not None:
             run.grant.settle(entry)
 
-    def settle(self, entry: Entry, price: WorkPrice | None = None, grant: QuotaGrant | None = None) -> None:
+    def settle(self, entry: LedgerEntry, price: WorkPrice | None = None, grant: QuotaGrant | None = None) -> None:
         """Settle a row and the quota grant that pays for it; without `price`, at the present one."""
         engine = self._engine_to_ask(entry)
         if engine is None:
@@ -161,7 +161,7 @@ class Settlement:
         self._closing.set()
         await self._asking.join()
 
-    def _engine_to_ask(self, entry: Entry) -> Engine | None:
+    def _engine_to_ask(self, entry: LedgerEntry) -> Engine | None:
         """Return the engine that may know better what a request used; None when there is nothing to ask."""
         is_certain = entry.evidence is UsageSource.EXACT or entry.finish is Finish.REFUSED
         if is_certain or entry.engine_run in self._silent_runs:
@@ -169,7 +169,7 @@ class Settlement:
         return next((e for e in self._pool.ready if e.name == entry.engine and e.run == entry.engine_run), None)
 
     async def _ask_and_settle(
-        self, entry: Entry, price: WorkPrice | None, grant: QuotaGrant | None, engine: Engine
+        self, entry: LedgerEntry, price: WorkPrice | None, grant: QuotaGrant | None, engine: Engine
     ) -> None:
         try:
             used = await self._ask(entry, engine)
@@ -181,7 +181,7 @@ class Settlement:
         finally:
             self._settle(entry, price, grant)
 
-    async def _ask(self, entry: Entry, engine: Engine) -> EngineUsage | None:
+    async def _ask(self, entry: LedgerEntry, engine: Engine) -> EngineUsage | None:
         """Return what the engine counted once it has ended the request; None when it does not say.
 
         A stalled engine may read our question before the request itself, so its first "unknown" does not count.
@@ -205,17 +205,17 @@ class Settlement:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), _ASK_PAUSE_S)
 
-    def _settle(self, entry: Entry, price: WorkPrice | None, grant: QuotaGrant | None) -> None:
+    def _settle(self, entry: LedgerEntry, price: WorkPrice | None, grant: QuotaGrant | None) -> None:
         price = price or self._prices.price
         entry.cost_nano_usd, entry.price_version = price.cost_nano_usd(entry.usage), price.version
         if grant is not None:
             grant.settle(entry)
         self._ledger.settle(entry)
 
-    def _engine(self, entry: Entry) -> Engine | None:
+    def _engine(self, entry: LedgerEntry) -> Engine | None:
         return next((engine for engine in self._pool.engines if engine.name == entry.engine), None)
 
-    def _estimate(self, context: RequestContext, entry: Entry) -> None:
+    def _estimate(self, context: RequestContext, entry: LedgerEntry) -> None:
         """Estimate the tokens of an answer that the engine did not count: its prompt from its bytes, and each sequence
         from the engine's pace.
         """
@@ -228,7 +228,7 @@ class Settlement:
         entry.usage = Usage(len(request.body) // _BYTES_PER_TOKEN, min(generated, MOST_TOKENS))
         entry.evidence = UsageSource.ESTIMATED
 
-    def _count(self, context: RequestContext, entry: Entry) -> None:
+    def _count(self, context: RequestContext, entry: LedgerEntry) -> None:
         """Count an ended request in the metrics."""
         label = context.target.label
         self._metrics.of_answers(label, entry.status).inc()
@@ -244,7 +244,7 @@ class Settlement:
                 metrics.itl_s.observe((latency_us - entry.ttft_us) / (entry.chunks - 1) / 1e6)
 
 
-def _note_end(entry: Entry, error: BaseException | None) -> None:
+def _note_end(entry: LedgerEntry, error: BaseException | None) -> None:
     """Write onto a row how its request ended."""
     if isinstance(error, asyncio.CancelledError | ClientGoneError):
         entry.finish, entry.status = Finish.CLIENT_ABORT, 499

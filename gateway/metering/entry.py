@@ -75,7 +75,7 @@ class Finish(StrEnum):
 
 
 @dataclass(slots=True)
-class Entry:
+class LedgerEntry:
     """The ledger row of a running request. Times are microseconds since the epoch."""
 
     request_id: str

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from gateway.database import database_file
 from gateway.errors import DatabaseAwayError, DiskError
-from gateway.metering.entry import Entry
+from gateway.metering.entry import LedgerEntry
 from gateway.metering.fold import RowWriter, SpendingWriter, parse_lines, validate_line
 from gateway.metering.gateways import gateway_id, heartbeat, interrupt_lost_rows, interrupt_own_rows
 from gateway.metering.journal import JournalFullError, LedgerJournal, SegmentReader, abandoned_journals, live_journals
@@ -80,7 +80,7 @@ class Ledger:
         """Number of rejected journal lines, those of earlier runs included."""
         return len(self._rejected_lines)
 
-    def open(self, entry: Entry) -> None:
+    def open(self, entry: LedgerEntry) -> None:
         """Make a row durable; raises `DiskError` when it cannot be, `DatabaseAwayError` when it would be lost later."""
         self._file.require()
         entry.gateway, entry.gateway_run = self.gateway, self.run
@@ -95,13 +95,13 @@ class Ledger:
                 "The usage ledger's database has been away for too long, so no request is taken; bring it back."
             ) from error
 
-    def open_next_attempt(self, entry: Entry) -> None:
+    def open_next_attempt(self, entry: LedgerEntry) -> None:
         """Settle an attempt that no engine saw and open the next one; raises `DiskError` when it cannot be durable."""
         self._unsettled.append(entry.unseen_line())
         entry.attempt += 1
         self.open(entry)
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: LedgerEntry) -> None:
         """Write the usage so far of a running request, in case this process ends before the request does."""
         if not entry.is_settled:
             try:
@@ -109,7 +109,7 @@ class Ledger:
             except OSError:
                 log.warning("ledger: the progress of a request could not be written", exc_info=True)
 
-    def settle(self, entry: Entry) -> None:
+    def settle(self, entry: LedgerEntry) -> None:
         """Settle a row, once; what the disk does not take now is written later."""
         if entry.is_settled:
             return

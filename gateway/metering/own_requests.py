@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core import Usage
-from gateway.metering.entry import OWN_KEY, Entry, Finish
+from gateway.metering.entry import OWN_KEY, Finish, LedgerEntry
 from gateway.metering.ledger import Ledger
 
 
@@ -26,7 +26,9 @@ class OwnRequest:
 class OwnRequests:
     """Books the gateway's own requests to one engine; `run()` returns the engine's present run."""
 
-    def __init__(self, ledger: Ledger, engine: str, run: Callable[[], str | None], settle: Callable[[Entry], None]):
+    def __init__(
+        self, ledger: Ledger, engine: str, run: Callable[[], str | None], settle: Callable[[LedgerEntry], None]
+    ):
         self._ledger = ledger
         self._engine = engine
         self._run = run
@@ -54,9 +56,9 @@ class OwnRequests:
                 entry.finish, entry.status = Finish.REFUSED, 404
             self._settle(entry)
 
-    def _entry(self, path: str, model: str) -> Entry:
+    def _entry(self, path: str, model: str) -> LedgerEntry:
         name, is_adapter, _ = model.partition("@")
-        return Entry(
+        return LedgerEntry(
             request_id=f"req_{self._process}{next(self._numbers):08x}-own",
             tenant=OWN_KEY,
             key_id=OWN_KEY,

@@ -75,13 +75,13 @@ class RequestHistory:
         row = usage_ledger.c
         named = or_(row.request_id == request_id, row.client_request_id == request_id)
         found = [*self._rows([named], 100), *map(_refusal_document, self._refusals.find(request_id))]
-        return sorted(found, key=_age, reverse=True)
+        return sorted(found, key=_order, reverse=True)
 
     def newest(self, conditions: RequestFilter, limit: int) -> list[dict[str, Any]]:
         """Return the newest requests that match a filter."""
         refused = sorted(filter(conditions.matches, self._refusals.all()), key=lambda one: -one.at_us)[:limit]
         found = [*self._rows(conditions.sql(), limit), *map(_refusal_document, refused)]
-        return sorted(found, key=_age, reverse=True)[:limit]
+        return sorted(found, key=_order, reverse=True)[:limit]
 
     def _rows(self, conditions: list[ColumnElement[bool]], limit: int) -> list[dict[str, Any]]:
         self._flush()
@@ -91,7 +91,7 @@ class RequestHistory:
             return [_row_document(one) for one in connection.execute(query).mappings()]
 
 
-def _age(document: dict[str, Any]) -> tuple[str, int]:
+def _order(document: dict[str, Any]) -> tuple[str, int]:
     return document["at"], document["attempt"]
 
 

@@ -23,7 +23,7 @@ from adapters.answer_profile import LENGTH, STOP, Baseline, ProfiledAnswer
 from adapters.answer_profile import OTHER as OTHERWISE
 from gateway.core import RequestContext, Target, Track, Usage
 from gateway.database import upsert
-from gateway.metering import Entry, Finish
+from gateway.metering import Finish, LedgerEntry
 from gateway.releases.answer_text import text_of
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class AnswerSampler:
             return False
         return random.random() < self._share and self.baseline(target.version) is not None  # noqa: S311 - a sample
 
-    def ended(self, context: RequestContext, entry: Entry) -> None:
+    def ended(self, context: RequestContext, entry: LedgerEntry) -> None:
         """Collect a complete sampled answer; an answer of several choices is not one answer, and is left out."""
         version = context.target.version
         if not context.is_sampled or version is None or entry.finish is not Finish.COMPLETED or entry.status != 200:

@@ -13,7 +13,7 @@ from gateway.clock import DAY_US, now_us
 from gateway.core import RequestContext
 from gateway.costs.request_price import WorkPrice
 from gateway.errors import GatewayError, InvalidRequestError
-from gateway.metering import Entry
+from gateway.metering import LedgerEntry
 from gateway.quota import Budgets, RateLimiter, RateLimitGrant, RequestSize, Reservation, measure_request
 from gateway.quota.errors import BudgetUncheckedError, RateLimitError
 
@@ -121,7 +121,7 @@ class QuotaGrant:
     is_charged: bool
     """Whether its key and tenant pay for it."""
 
-    def date(self, entry: Entry) -> None:
+    def date(self, entry: LedgerEntry) -> None:
         """Note on a ledger row who pays, and since when: a request that waited past midnight belongs to the day on
         which its money was reserved.
         """
@@ -129,11 +129,11 @@ class QuotaGrant:
         first_us = self.at_us // DAY_US * DAY_US
         entry.opened_us = min(max(entry.opened_us, first_us), first_us + DAY_US - 1)
 
-    def release_rate(self, entry: Entry) -> None:
+    def release_rate(self, entry: LedgerEntry) -> None:
         """Correct the rate limits to the tokens of an ended request, and hold its money until `settle`."""
         self._end_rate(None if entry.engine is None else entry.usage.prompt_tokens + entry.usage.completion_tokens)
 
-    def settle(self, entry: Entry) -> None:
+    def settle(self, entry: LedgerEntry) -> None:
         """Charge what an ended request used; one that no engine saw counts for nothing."""
         self.release_rate(entry)
         self._end_reservation(entry.cost_nano_usd or 0)

@@ -19,7 +19,7 @@ from gateway.background import TaskSet
 from gateway.clock import now_us
 from gateway.core import RequestContext, Track
 from gateway.inference.poison_requests import body_kind
-from gateway.metering import Entry, Finish
+from gateway.metering import Finish, LedgerEntry
 from gateway.metrics import TrafficMetrics
 from gateway.threads import CRITICAL
 
@@ -198,7 +198,7 @@ class CanaryMonitor:
         for failure in failures:
             raise failure
 
-    def ended(self, call: RequestContext, entry: Entry) -> None:
+    def ended(self, call: RequestContext, entry: LedgerEntry) -> None:
         """Take a request into its window when its name has a canary, and take the canary back when that is broken."""
         track = call.target.track
         if track is not Track.LIVE and track is not Track.CANARY:

@@ -23,7 +23,7 @@ from gateway.inference.formats.base import dump
 from gateway.inference.pipeline import InferencePipeline
 from gateway.inference.request_guards import UNSERVED_FIELDS
 from gateway.inference.request_run import NoClient
-from gateway.metering import SHADOW_KEY, Entry, Finish
+from gateway.metering import SHADOW_KEY, Finish, LedgerEntry
 from gateway.metrics import TrafficMetrics
 from gateway.releases.answer_text import text_of
 from gateway.threads import REPORTS
@@ -38,7 +38,7 @@ class ShadowAnswer:
     text: str
 
     @classmethod
-    def of(cls, entry: Entry, text: str) -> "ShadowAnswer":
+    def of(cls, entry: LedgerEntry, text: str) -> "ShadowAnswer":
         """The answer whose request has just ended."""
         return cls((now_us() - entry.opened_us) / 1e3, entry.usage, text)
 
@@ -146,7 +146,7 @@ class Shadows:
         self._pairs: dict[str, _Pair] = {}
         self._tasks = running
 
-    def ended(self, call: RequestContext, entry: Entry) -> None:
+    def ended(self, call: RequestContext, entry: LedgerEntry) -> None:
         """Mirror a live request that was answered and chosen; compare a mirrored one with its original."""
         if call.target.track is Track.SHADOW:
             self._mirrored(call, entry)
@@ -172,7 +172,7 @@ class Shadows:
             mirror = self._mirrors[name] = ShadowStats(*pair)
         return mirror
 
-    def _mirror(self, call: RequestContext, entry: Entry) -> None:
+    def _mirror(self, call: RequestContext, entry: LedgerEntry) -> None:
         assert call.shadow_target is not None, "the request was chosen"
         assert call.shadow_target.version is not None, "shadows are of adapters"
         name = call.shadow_target.version.name
@@ -197,7 +197,7 @@ class Shadows:
             if pair := self._pairs.pop(call.id, None):
                 self._drop(name, pair.mirror)  # it never got as far as the engine
 
-    def _mirrored(self, call: RequestContext, entry: Entry) -> None:
+    def _mirrored(self, call: RequestContext, entry: LedgerEntry) -> None:
         pair = self._pairs.pop(call.id)
         assert call.target.version is not None, "shadows are of adapters"
         name = call.target.version.name

@@ -1,5 +1,6 @@
-"""The side-by-side benchmark: a mock engine, and what stands in front of it, measured in interleaved rounds.
+"""Benchmarks of the gateway: side by side with other gateways, over many adapters, and a soak for memory.
 
-Every system is a process started by its command line; nothing of it is imported. What a request costs is the CPU time
-of the system's whole process tree; latency is what a system adds over asking the engine directly in the same round.
+The side-by-side benchmark puts each system in front of a mock engine and measures them in interleaved rounds. Systems
+are processes started by their command line; none of them is imported. A request costs the CPU time of the system's
+process tree; latency is the time that a system adds to asking the engine directly in the same round.
 """

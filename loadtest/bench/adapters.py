@@ -1,6 +1,6 @@
-"""The measurements, in the order in which they need the server started anew.
+"""Benchmark of many adapters on a real engine: cold starts, slots, throughput, a killed engine; figures and their bars.
 
-What a run found, as docs/benchmarks/adapters.json keeps it, and the bars it is held against.
+docs/benchmarks/adapters.json keeps the result.
 """
 
 import tempfile
@@ -19,9 +19,18 @@ import numpy as np
 from loadtest.bench.adapters_server import Server, closest, serving, wait_for, write_adapters
 from loadtest.model_mix import zipf_weights
 
+Say = Callable[[str], None]
+_COLD = 20
+_MANY_SLOTS = 64
+_ZIPF = 1.0
+_CLIENTS = 32
+_TOKENS = 32
+_SAMPLE = 20
+_REQUESTS = 2_000
+
 
 @dataclass(frozen=True, slots=True)
-class Many:
+class ManyAdapters:
     """Zipf traffic over many registered adapters; `judged` answers were compared with references, `wrong` of them came
     from other weights; `agrees` says whether gateway and engine name the same residents afterwards.
     """
@@ -40,7 +49,7 @@ class Many:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class EngineKill:
     """An engine killed with adapters in use; times count from when the new engine's own health check said yes."""
 
     adapters: int
@@ -52,36 +61,36 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class AdapterResult:
-    """Everything measured: tokens per second with one and with many adapters per round, first tokens in ms."""
+    """Result of `bench-adapters`: tokens per second with one and with many adapters per round, first tokens in ms."""
 
     plan: str
     one: list[float]
     many: list[float]
     cold_ms: list[float]
     warm_ms: list[float]
-    turns: Many
-    kill: Kill
+    turns: ManyAdapters
+    kill: EngineKill
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "AdapterResult":
-        """What `as_json` of a run wrote, without what is not measured."""
+        """Read the JSON of a run; fields that are not measured are ignored."""
         known = {name: document[name] for name in cls.__slots__ if name not in ("turns", "kill")}
-        return cls(**known, turns=Many(**document["turns"]), kill=Kill(**document["kill"]))
+        return cls(**known, turns=ManyAdapters(**document["turns"]), kill=EngineKill(**document["kill"]))
 
     @property
     def ratio(self) -> float:
-        """Tokens per second with many adapters over one, median of the rounds."""
+        """Ratio of tokens per second with many adapters to one, median of the rounds."""
         return median(many / one for many, one in zip(self.many, self.one, strict=True))
 
     @property
     def cold_extra_ms(self) -> float:
-        """How much later the first token of a cold adapter comes, median."""
+        """Extra TTFT of a cold adapter, median."""
         return median(cold - warm for cold, warm in zip(self.cold_ms, self.warm_ms, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: a figure, its bar, and whether it is met."""
+    """One row of the table: a figure, its bar, and whether it is met."""
 
     what: str
     bar: str
@@ -90,7 +99,7 @@ class Row:
 
 
 def rows(result: AdapterResult, resolve_pin_us: float | None) -> list[Row]:
-    """Every figure beside its bar."""
+    """Return every figure with its bar."""
     turns, kill = result.turns, result.kill
     found = [
         Row("first token, cold over warm", "≤ 100 ms", f"{result.cold_extra_ms:.1f} ms", result.cold_extra_ms <= 100),
@@ -124,7 +133,7 @@ def rows(result: AdapterResult, resolve_pin_us: float | None) -> list[Row]:
 
 
 def table(result: AdapterResult, resolve_pin_us: float | None) -> str:
-    """The rows in Markdown, with memory, which has no bar."""
+    """Render the rows in Markdown, with memory, which has no bar."""
     lines = ["| what | bar | found |  |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {row.what} | {row.bar} | {row.found} | {'met' if row.is_met else 'missed'} |"
@@ -135,18 +144,8 @@ def table(result: AdapterResult, resolve_pin_us: float | None) -> str:
     return "\n".join(lines)
 
 
-Say = Callable[[str], None]
-_COLD = 20
-_MANY_SLOTS = 64
-_ZIPF = 1.0
-_CLIENTS = 32
-_TOKENS = 32
-_SAMPLE = 20
-_REQUESTS = 2_000
-
-
 def measure_adapters(model: Path, registered: int, active: int, rounds: int, say: Say) -> AdapterResult:
-    """All measurements with `registered` adapters, of which `active` get traffic."""
+    """Run all measurements with `registered` adapters, of which `active` get traffic."""
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "var"
         say(f"making {registered} adapters")
@@ -173,7 +172,7 @@ def _publish(server: Server, names: Sequence[str], directories: Sequence[Path], 
 
 
 def _throughput(server: Server, names: Sequence[str], rounds: int, say: Say) -> tuple[list[float], list[float]]:
-    """Tokens per second with one adapter and with all of `names`, Zipf; which comes first changes with every round."""
+    """Measure tokens per second with one adapter and with all of `names`, Zipf, in an order that alternates."""
     chosen = _zipf(names, 8 * _CLIENTS)
     _tokens_per_s(server, list(names))  # everything has its slot before anything is timed
     one: list[float] = []
@@ -197,7 +196,7 @@ def _tokens_per_s(server: Server, models: Sequence[str]) -> float:
 
 
 def _first_tokens(server: Server, names: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Milliseconds to the first token of adapters that the engine has not, and of the same ones right after."""
+    """Measure TTFT in ms of adapters that are not resident, and of the same ones right after."""
     resident = {name.partition("@")[0] for name in server.engine()["resident"]}
     cold, warm = [], []
     for name in [name for name in names if name not in resident][:_COLD]:
@@ -206,8 +205,8 @@ def _first_tokens(server: Server, names: Sequence[str]) -> tuple[list[float], li
     return cold, warm
 
 
-def _take_turns(server: Server, names: Sequence[str], active: int, say: Say) -> Many:
-    """Zipf traffic over `active` of all adapters: errors, foreign answers, memory, and residency against the engine."""
+def _take_turns(server: Server, names: Sequence[str], active: int, say: Say) -> ManyAdapters:
+    """Send Zipf traffic over `active` of all adapters: errors, wrong answers, memory, residency."""
     sample = list(names[:_SAMPLE])
     references = server.fingerprints(sample)
     chosen = _zipf(names[:active], _REQUESTS)
@@ -227,7 +226,7 @@ def _take_turns(server: Server, names: Sequence[str], active: int, say: Say) -> 
     list_s = time.perf_counter() - started
     started = time.perf_counter()
     server.http.get("/v1/models").raise_for_status()
-    found = Many(
+    found = ManyAdapters(
         registered=listed,
         active=active,
         requests=len(chosen),
@@ -256,8 +255,8 @@ def _asked(server: Server, name: str) -> dict[str, float] | None:
         return None
 
 
-def _kill(server: Server, names: Sequence[str], say: Say) -> Kill:
-    """Kill the engine with these adapters in use; how long until all answer as before, from the engine's own health."""
+def _kill(server: Server, names: Sequence[str], say: Say) -> EngineKill:
+    """Kill the engine with these adapters in use and time how long until all answer as before."""
     before = server.fingerprints(names)
     url = str(server.engine()["url"])
     server.kill_engine()
@@ -270,4 +269,4 @@ def _kill(server: Server, names: Sequence[str], say: Say) -> Kill:
     back_s = time.perf_counter() - healthy
     wrong = sum(closest(after[name], before) != name for name in names)
     say(f"killed with {len(names)} in use: ready {ready_s:.1f} s, all back {back_s:.1f} s after the engine's own start")
-    return Kill(adapters=len(names), engine_start_s=start_s, ready_s=ready_s, back_s=back_s, wrong=wrong)
+    return EngineKill(adapters=len(names), engine_start_s=start_s, ready_s=ready_s, back_s=back_s, wrong=wrong)

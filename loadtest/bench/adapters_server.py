@@ -1,6 +1,6 @@
-"""Small adapters of a base model, made without torch: random weights, so that each answers in its own way.
+"""The gateway under `bench-adapters`: started with a managed engine, filled with random adapters, asked over HTTP.
 
-One Turntable with a managed engine on a data directory of its own, asked over HTTP.
+The adapters are made without torch; their weights are random, so that each of them answers differently.
 """
 
 import contextlib
@@ -28,6 +28,14 @@ from loadtest.bench.systems import free_port
 from loadtest.errors import ServerError
 
 _STRENGTH = 0.3
+
+PROMPT = "The parcel with the desk lamp"
+CACHED = 128
+"""Adapters that the engine keeps in memory: fewer than get traffic, so that they are read from disk and taken out."""
+_START_LIMIT_S = 600
+_POLL_S = 0.05
+_KEY = "tt-adapters-bench-on-loopback-only-0"
+Fingerprint = Mapping[str, float]
 
 
 def write_adapters(base: Path, root: Path, count: int, *, r: int = 8) -> list[Path]:
@@ -69,15 +77,6 @@ def _linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-PROMPT = "The parcel with the desk lamp"
-CACHED = 128
-"""Adapters that the engine keeps in memory: fewer than get traffic, so that they are read from disk and taken out."""
-_START_LIMIT_S = 600
-_POLL_S = 0.05
-_KEY = "tt-adapters-bench-on-loopback-only-0"
-Fingerprint = Mapping[str, float]
-
-
 @dataclass(frozen=True)
 class Server:
     """A running gateway; `pid` is its process."""
@@ -86,7 +85,7 @@ class Server:
     http: httpx.Client
 
     def engine(self) -> dict[str, Any]:
-        """The one engine, as the admin surface describes it."""
+        """Return the engine as the admin API describes it."""
         return dict(self.http.get("/admin/v1/engines").raise_for_status().json()["data"][0])
 
     def publish(self, name: str, directory: Path) -> None:
@@ -99,12 +98,12 @@ class Server:
         self.http.post(f"/admin/v1/adapters/{name}/promote", json={"version": "v1"}).raise_for_status()
 
     def complete(self, model: str, **fields: object) -> dict[str, Any]:
-        """One request for completions; a failed one raises httpx.HTTPStatusError."""
+        """Send one completion request; raises httpx.HTTPStatusError when it fails."""
         body = {"model": model, "prompt": PROMPT, "temperature": 0, **fields}
         return dict(self.http.post("/v1/completions", json=body).raise_for_status().json())
 
     def first_token_ms(self, model: str, prompt: str) -> float:
-        """Time until a stream's first event with text."""
+        """Return the TTFT of one stream in ms."""
         body = {"model": model, "prompt": prompt, "max_tokens": 2, "temperature": 0, "stream": True, "ignore_eos": True}
         started = time.perf_counter()
         with self.http.stream("POST", "/v1/completions", json=body) as answer:
@@ -113,12 +112,12 @@ class Server:
             return 1000 * (time.perf_counter() - started)
 
     def fingerprint(self, model: str) -> Fingerprint:
-        """The log-probabilities of the first word after a prompt, which tell whose weights answered."""
+        """Return the log-probabilities of the first token after a prompt, which identify the weights."""
         answer = self.complete(model, max_tokens=1, logprobs=20)
         return dict(answer["choices"][0]["logprobs"]["top_logprobs"][0])
 
     def fingerprints(self, models: Sequence[str]) -> dict[str, Fingerprint]:
-        """Many at a time, as clients would ask."""
+        """Return the fingerprints of several models, asked for concurrently."""
         with ThreadPoolExecutor(8) as threads:
             return dict(zip(models, threads.map(self.fingerprint, models), strict=True))
 
@@ -132,28 +131,28 @@ class Server:
                     os.kill(process.pid, signal.SIGKILL)
 
     def rss_mib(self) -> float:
-        """Memory of gateway and engine together."""
+        """Return the memory of gateway and engine together in MiB."""
         return machine.rss_mib(self.pid)
 
     def wait_until_ready(self) -> None:
-        """Return once /ready says so."""
+        """Wait until /ready answers 200."""
         wait_for(lambda: self.http.get("/ready").status_code == httpx.codes.OK)
 
 
 def distance(one: Fingerprint, other: Fingerprint) -> float:
-    """Mean difference of log-probabilities; tokens that only one has count as just below the least likely."""
+    """Return the mean difference of log-probabilities; tokens that only one has count as less likely than all."""
     floor = min(*one.values(), *other.values()) - 1
     tokens = one.keys() | other.keys()
     return sum(abs(one.get(token, floor) - other.get(token, floor)) for token in tokens) / len(tokens)
 
 
 def closest(answer: Fingerprint, references: Mapping[str, Fingerprint]) -> str:
-    """Whose weights an answer looks like."""
+    """Return the name of the reference whose log-probabilities are closest to an answer's."""
     return min(references, key=lambda name: distance(answer, references[name]))
 
 
 def wait_for(holds: Any) -> float:
-    """Ask again and again until something holds; returns the seconds that took."""
+    """Poll until a condition holds; returns the seconds that took. Raises ServerError after ten minutes."""
     started = time.perf_counter()
     while time.perf_counter() - started < _START_LIMIT_S:
         with contextlib.suppress(httpx.HTTPError):

@@ -15,7 +15,7 @@ from loadtest.bench.machine import machine
 from loadtest.bench.results import BARS, SLOPE_LIMIT_MIB, Result, Soak
 from loadtest.bench.rounds import measure
 from loadtest.bench.rounds import measure_soak as run_soak
-from loadtest.bench.systems import DIRECT, NAMES, SYSTEMS, TURNTABLE, chosen
+from loadtest.bench.systems import DIRECT, NAMES, SYSTEMS, TURNTABLE, select_systems
 from loadtest.errors import InvalidWorkloadError, LoadtestError
 from turntable.console import FAILED, App
 
@@ -40,7 +40,7 @@ def bench(
     venvs: Venvs = Path(".bench"),
 ) -> None:
     """Measure CPU, latency, memory and cold start beside vllm-router and LiteLLM, in front of a mock engine."""
-    names = chosen(systems)
+    names = select_systems(systems)
     versions = _versions(names, venvs)
     command = f"turntable loadtest bench --systems {','.join(names)} --rounds {rounds} --seconds {seconds:g}"
     left_out = [name for name in NAMES if name not in names]

@@ -1,6 +1,6 @@
-"""The client process: drives one phase against one server and says what it saw, and what it cost itself.
+"""Client process of the side-by-side benchmark: workloads, phases, and the check of every answer.
 
-What is asked of every system: plain requests, streams in a burst, paced streams, 70 % load, 256 streams.
+Workloads: plain requests, streams in a burst, paced streams, 70 % load, 256 streams at a time.
 """
 
 import asyncio
@@ -23,10 +23,16 @@ TEXT_EVENT = b'"content":"w'
 GRACE_S = 45
 """How long answers may take after the last request was sent; what is still missing then has failed."""
 
+PLAIN, BURST, LOAD70, PACED, STREAMS256 = "plain", "burst", "load70", "paced", "streams256"
+PLAIN_WORDS, STREAM_WORDS = 16, 50
+PACE_MS, SLOW_PACE_MS = 10, 50
+STREAMS = 256
+LOAD = 0.7
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What to ask, how and for how long: `concurrency` workers in a closed loop, or `rate_per_s` in an open one."""
+    """Load of one phase: request, time, `concurrency` workers in a closed loop, or `rate_per_s` in an open one."""
 
     port: int
     key: str
@@ -45,8 +51,8 @@ class Phase:
 
 
 @dataclass(slots=True)
-class Seen:
-    """What the client saw in one phase."""
+class PhaseCounts:
+    """Counts and latencies of one phase, as the client saw them."""
 
     completed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -58,7 +64,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class PhaseOutcome:
-    """One phase in figures; `client_cpu_s` is the CPU time of the client process."""
+    """Figures of one phase; `client_cpu_s` is the CPU time of the client process."""
 
     completed: int
     failed: int
@@ -105,8 +111,8 @@ class Answer:
             self.first_text_s = time.perf_counter()
 
 
-def problem(answer: Answer, words: int, *, stream: bool) -> str | None:
-    """Why this is not the answer that was asked for: all words of the mock engine, and `[DONE]` after a stream."""
+def answer_error(answer: Answer, words: int, *, stream: bool) -> str | None:
+    """Return why an answer is wrong: a word of the mock engine is missing, or `[DONE]`; None when it is right."""
     if answer.status != 200:
         return f"status {answer.status}"
     if not stream:
@@ -125,11 +131,11 @@ class _Driver:
     def __init__(self, phase: Phase) -> None:
         self._phase = phase
         self._request = request_bytes(phase)
-        self._seen = Seen()
+        self._seen = PhaseCounts()
         self._idle: list[Connection] = []
         self._start_s = 0.0
 
-    async def run(self) -> Seen:
+    async def run(self) -> PhaseCounts:
         self._start_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._phase.duration_s + GRACE_S):
@@ -180,7 +186,7 @@ class _Driver:
         seen.running -= 1
         if connection.open:
             self._idle.append(connection)
-        wrong = problem(answer, self._phase.words, stream=self._phase.stream)
+        wrong = answer_error(answer, self._phase.words, stream=self._phase.stream)
         if wrong:
             seen.errors[wrong] += 1
             return
@@ -197,7 +203,7 @@ class _Driver:
 
 
 def request_bytes(phase: Phase) -> bytes:
-    """The request of this phase, head and body, as it goes onto the wire."""
+    """Return the HTTP request of a phase, head and body."""
     messages = [{"role": "user", "content": "Sort this ticket: the invoice of March was charged twice."}]
     asked = {"model": "base", "messages": messages, "max_tokens": phase.words, "stream": phase.stream}
     body = orjson.dumps(asked)
@@ -211,13 +217,6 @@ def request_bytes(phase: Phase) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-PLAIN, BURST, LOAD70, PACED, STREAMS256 = "plain", "burst", "load70", "paced", "streams256"
-PLAIN_WORDS, STREAM_WORDS = 16, 50
-PACE_MS, SLOW_PACE_MS = 10, 50
-STREAMS = 256
-LOAD = 0.7
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Workloads that share one pace of the engine; every system is started anew for each, which times cold starts."""
@@ -229,8 +228,8 @@ class Stage:
 STAGES = (Stage(0, (PLAIN, BURST, LOAD70)), Stage(PACE_MS, (PACED,)), Stage(SLOW_PACE_MS, (STREAMS256,)))
 
 
-def phase(workload: str, port: int, key: str, seconds: float, rate_per_s: float = 0, seed: int = 0) -> Phase:
-    """One phase of a workload against one server; `seconds` is its length, ramps come on top."""
+def workload_phase(workload: str, port: int, key: str, seconds: float, rate_per_s: float = 0, seed: int = 0) -> Phase:
+    """Return one phase of a workload; `seconds` is its length, ramps come on top."""
     stream = workload in (BURST, PACED, STREAMS256)
     words = STREAM_WORDS if stream else PLAIN_WORDS
     stream_s = STREAM_WORDS * SLOW_PACE_MS / 1000

@@ -1,16 +1,17 @@
-"""The machine a run was made on, in words that identify no host.
-
-CPU time and memory of a process with all its descendants, from /proc.
-"""
+"""Machine description without host names; CPU time and memory of a process tree, from /proc."""
 
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PROC = Path("/proc")
+
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory, kernel and Python."""
+    """Describe the machine: processor, cores, memory, kernel and Python."""
     memory_kib = int((_first("/proc/meminfo", "MemTotal") or "0").split()[0])
     return {
         "processor": _first("/proc/cpuinfo", "model name") or platform.machine(),
@@ -29,11 +30,6 @@ def _first(file: str, name: str) -> str:
     return ""
 
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-PROC = Path("/proc")
-
-
 @dataclass(frozen=True, slots=True)
 class Process:
     """One process; `cpu_s` is user and system time, with that of its children that ended and were waited for."""
@@ -46,7 +42,7 @@ class Process:
 
 
 def read_processes() -> list[Process]:
-    """All processes there are now."""
+    """List all running processes."""
     found = [_read(int(entry)) for entry in os.listdir(PROC) if entry.isdigit()]  # noqa: PTH208 names are enough
     return [process for process in found if process]
 
@@ -63,7 +59,7 @@ def _read(pid: int) -> Process | None:
 
 
 def tree_of(root: int, processes: list[Process]) -> list[Process]:
-    """The process, its descendants, and whatever else runs in the session it leads."""
+    """Return a process, its descendants, and all processes of the session that it leads."""
     members = {root}
     grown = True
     while grown:
@@ -74,16 +70,16 @@ def tree_of(root: int, processes: list[Process]) -> list[Process]:
 
 
 def cpu_s(root: int) -> float:
-    """CPU seconds that the tree has used since it began."""
+    """Return the CPU seconds that a process tree has used since it began."""
     return sum(process.cpu_s for process in tree_of(root, read_processes()))
 
 
 def rss_mib(root: int) -> float:
-    """Resident memory of the tree; shared pages count once per process."""
+    """Return the resident memory of a process tree in MiB; shared pages count once per process."""
     return sum(process.rss_bytes for process in tree_of(root, read_processes())) / 2**20
 
 
 def machine_cpu_s() -> float:
-    """CPU seconds that all processes of the machine have used since it started."""
+    """Return the CPU seconds of all processes since the machine started."""
     user, nice, system, _, _, irq, softirq, *_ = map(int, (PROC / "stat").read_text().split("\n", 1)[0].split()[1:])
     return (user + nice + system + irq + softirq) / TICKS_PER_S

@@ -1,6 +1,6 @@
-"""The floor: bytes from socket to socket on one Python event loop, nothing read and nothing kept.
+"""Lower bound of the side-by-side benchmark: relay bytes from socket to socket, unread, on one Python event loop.
 
-`python -m loadtest.bench.relay PORT ENGINE_PORT` is what no gateway in Python can cost less than.
+`python -m loadtest.bench.relay PORT ENGINE_PORT` costs as little as a gateway in Python can.
 """
 
 import asyncio

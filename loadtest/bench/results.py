@@ -1,8 +1,6 @@
-"""The tables of docs/benchmarks.md, written from the JSON of a run.
+"""Result of the side-by-side benchmark: samples, derived figures, bars, and the tables of docs/benchmarks.md.
 
-The bars Turntable is held to, each a ratio or a difference within one run.
-
-The result of a run: one sample per system, workload and round, and what is derived from them.
+A bar is a limit for Turntable: a ratio or a difference within one run.
 """
 
 import statistics
@@ -22,10 +20,20 @@ BUSY = 0.9
 SLOPE_LIMIT_MIB = 1.0
 """MiB per 10,000 requests."""
 
+LABELS = {
+    PLAIN: "plain request",
+    BURST: "50-chunk stream, burst",
+    PACED: "50-chunk stream, 10 ms apart",
+    LOAD70: "plain requests at 70 % load",
+    STREAMS256: "256 streams at a time",
+}
+SHARED_CORES = 0.25
+"""Above this, other processes of the machine distort the figures."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One phase; cores are CPU seconds per second of the system's tree, the client, the engine and all others."""
+    """Figures of one phase; cores are CPU seconds per second of system, client, engine and all other processes."""
 
     workload: str
     round: int
@@ -48,14 +56,14 @@ class Sample:
 
     @property
     def client_bound(self) -> bool:
-        """Whether the client or the engine, not the system, set the pace."""
+        """Whether client or engine, not the system, was the bottleneck."""
         own = self.system_cores if self.system != DIRECT else 1.0
         return max(self.client_cores, self.engine_cores) > BUSY > own
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle and the extremes over rounds."""
+    """Median and extremes over rounds."""
 
     low: float
     median: float
@@ -63,14 +71,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self | None:
-        """The spread of the values; None without any."""
+        """Return the spread of the values; None without any."""
         found = sorted(values)
         return cls(found[0], statistics.median(found), found[-1]) if found else None
 
 
 @dataclass
 class Result:
-    """A whole run, as it is written to JSON."""
+    """Result of a whole run, as written to JSON."""
 
     started: str
     command: str
@@ -84,11 +92,11 @@ class Result:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
-        """Read what `as_json` wrote."""
+        """Read the JSON that `as_json` returned."""
         return cls(**document | {"samples": [Sample(**sample) for sample in document["samples"]]})
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return the result as JSON."""
         return asdict(self)
 
     @property
@@ -97,7 +105,7 @@ class Result:
         return list(dict.fromkeys(sample.system for sample in self.samples))
 
     def of(self, system: str, workload: str) -> list[Sample]:
-        """The samples of one system and workload, one per round, without those of `direct` beside another."""
+        """Return the samples of one system and workload, one per round, without those of `direct` beside another."""
         return [
             sample
             for sample in self.samples
@@ -105,11 +113,11 @@ class Result:
         ]
 
     def spread(self, system: str, workload: str, value: Callable[[Sample], float]) -> Spread | None:
-        """One figure of a system over the rounds."""
+        """Return the spread of one figure of a system over the rounds."""
         return Spread.of(value(sample) for sample in self.of(system, workload))
 
     def added_ms(self, system: str, workload: str, metric: str, percentile: str) -> Spread | None:
-        """What a system adds to a percentile of `latency` or `ttft`, against `direct` in the same round."""
+        """Return the added latency: a percentile of `latency` or `ttft` less that of `direct` in the same round."""
         differences = []
         for sample in self.of(system, workload):
             mine, theirs = getattr(sample, metric), getattr(self._beside(sample), metric, None)
@@ -118,7 +126,7 @@ class Result:
         return Spread.of(differences)
 
     def ratio(self, system: str, other: str, workload: str) -> Spread | None:
-        """CPU per request of one system over that of another, round by round."""
+        """Return the ratio of CPU per request of two systems, round by round."""
         pairs = zip(self.of(system, workload), self.of(other, workload), strict=False)
         return Spread.of(
             mine.cpu_us_per_request / theirs.cpu_us_per_request
@@ -127,7 +135,7 @@ class Result:
         )
 
     def faults(self) -> list[str]:
-        """Why figures of this run must not be used: wrong answers, or a client or engine that set the pace."""
+        """List why figures of this run are invalid: wrong answers, or a saturated client or engine."""
         found = []
         for sample in self.samples:
             name = f"{sample.system}, {sample.workload}, round {sample.round}"
@@ -212,20 +220,8 @@ BARS = (
 )
 
 
-LABELS = {
-    PLAIN: "plain request",
-    BURST: "50-chunk stream, burst",
-    PACED: "50-chunk stream, 10 ms apart",
-    LOAD70: "plain requests at 70 % load",
-    STREAMS256: "256 streams at a time",
-}
-
-SHARED_CORES = 0.25
-"""Above this, somebody else's work is in the figures."""
-
-
 def bars_table(run: Result) -> str:
-    """Every bar with Turntable's figure and the verdict."""
+    """Render every bar with Turntable's figure and the verdict."""
     rows = []
     for bar in BARS:
         limit = f"≤ {_short(bar.limit)}{bar.unit}"
@@ -234,7 +230,7 @@ def bars_table(run: Result) -> str:
 
 
 def ratios_table(run: Result) -> str:
-    """CPU per request of each system over vllm-router's, which is 1."""
+    """Render CPU per request of each system, relative to vllm-router."""
     measured = [name for name in run.systems if name != DIRECT]
     rows = [
         (LABELS[workload], *(_cell(run.ratio(name, ROUTER, workload), "×") for name in measured))
@@ -244,7 +240,7 @@ def ratios_table(run: Result) -> str:
 
 
 def figures_table(run: Result) -> str:
-    """The absolute figures of every system."""
+    """Render the absolute figures of every system."""
     rows: list[tuple[str, ...]] = []
     for workload in (PLAIN, BURST, PACED):
         rows.append((f"{LABELS[workload]}: CPU, µs", *_each(run, workload, lambda sample: sample.cpu_us_per_request)))
@@ -258,7 +254,7 @@ def figures_table(run: Result) -> str:
 
 
 def bottleneck_table(run: Result) -> str:
-    """Who was busy: cores used by the system, the client, the engine and everybody else on the machine."""
+    """Render the cores used by system, client, engine and other processes: which of them was the bottleneck."""
     rows = []
     for workload in LABELS:
         for name in run.systems:
@@ -280,7 +276,7 @@ def bottleneck_table(run: Result) -> str:
 
 
 def origin_lines(run: Result) -> str:
-    """Machine, versions and command."""
+    """Render machine, versions and command."""
     facts = [f"* {name}: {value}" for name, value in {**run.machine, **run.versions}.items()]
     missing = [name for name in NAMES if name in run.left_out]
     left_out = [f"* left out: {', '.join(missing)}"] if missing else []
@@ -289,7 +285,7 @@ def origin_lines(run: Result) -> str:
 
 
 def soak_table(run: Soak) -> str:
-    """How Turntable's memory moved over many requests."""
+    """Render the growth of Turntable's memory over many requests."""
     verdict = "met" if run.slope_mib <= SLOPE_LIMIT_MIB else "missed"
     rows = [
         ("requests", f"{run.requests:,}"),
@@ -320,7 +316,7 @@ def _cell(spread: Spread | None, unit: str = "") -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits that mean something, and no exponent."""
+    """Format with three significant digits and no exponent."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""Runs the benchmark: per stage every system is started and warmed, then measured in turn, round after round."""
+"""Run the side-by-side benchmark: start and warm every system per stage, then measure them in turn, round by round."""
 
 import statistics
 import tempfile
@@ -22,8 +22,8 @@ from loadtest.bench.client import (
     Phase,
     PhaseOutcome,
     Stage,
-    phase,
     run_phase,
+    workload_phase,
 )
 from loadtest.bench.results import Result, Sample
 from loadtest.bench.systems import DIRECT, SYSTEMS, TURNTABLE, Running, running_engine, running_system
@@ -36,14 +36,14 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Meter:
-    """Runs phases in the client process and reads what they cost everyone."""
+class PhaseMeter:
+    """Runs phases in the client process and measures the CPU time of client, system and engine."""
 
     client: Executor
     engine: Running
 
     def run(self, system: Running, asked: Phase) -> tuple[PhaseOutcome, dict[str, float]]:
-        """One phase: what the client saw, and the CPU seconds of the system, the engine and the whole machine."""
+        """Run one phase; returns its outcome and the CPU seconds of system, engine and whole machine."""
         before = self._cpu_s(system)
         outcome = self.client.submit(run_phase, asked).result()
         after = self._cpu_s(system)
@@ -73,36 +73,36 @@ def measure(result: Result, names: list[str], venvs: Path, say: Say) -> None:
                         started = running_system(SYSTEMS[name], engine, place / name, venvs)
                         servers.append(stack.enter_context(started))
                         result.cold_start_s.setdefault(name, []).append(round(servers[-1].cold_start_s, 3))
-                _measure_stage(result, stage, servers, Meter(client, engine), say)
+                _measure_stage(result, stage, servers, PhaseMeter(client, engine), say)
 
 
-def _measure_stage(result: Result, stage: Stage, servers: list[Running], meter: Meter, say: Say) -> None:
+def _measure_stage(result: Result, stage: Stage, servers: list[Running], meter: PhaseMeter, say: Say) -> None:
     for workload in stage.workloads:
         for server in servers:
             # A slow start of 256 streams is part of that workload: its ramp is the warm-up.
             if workload not in (LOAD70, STREAMS256):
-                meter.run(server, phase(workload, server.port, server.key, WARM_UP_S))
+                meter.run(server, workload_phase(workload, server.port, server.key, WARM_UP_S))
         for number in range(1, result.rounds + 1):
             say(f"{workload}, round {number} of {result.rounds}")
             for server in servers:
                 if workload == LOAD70:
                     _at_its_load(result, number, server, servers[0], meter)
                 else:
-                    asked = phase(workload, server.port, server.key, result.seconds)
+                    asked = workload_phase(workload, server.port, server.key, result.seconds)
                     result.samples.append(_sample(workload, number, server, asked, meter))
 
 
-def _at_its_load(result: Result, number: int, server: Running, direct: Running, meter: Meter) -> None:
-    """70 % of what the system managed in the closed loop, asked of the engine itself and then of the system."""
+def _at_its_load(result: Result, number: int, server: Running, direct: Running, meter: PhaseMeter) -> None:
+    """Measure latency at 70 % of a system's closed-loop throughput, of the engine alone and then of the system."""
     if server is direct:
         return
     rate_per_s = LOAD * statistics.median(sample.requests_per_s for sample in result.of(server.name, PLAIN))
     for target, beside in ((direct, server.name), (server, "")):
-        asked = phase(LOAD70, target.port, target.key, result.seconds, max(rate_per_s, 1), seed=number)
+        asked = workload_phase(LOAD70, target.port, target.key, result.seconds, max(rate_per_s, 1), seed=number)
         result.samples.append(_sample(LOAD70, number, target, asked, meter, beside))
 
 
-def _sample(workload: str, number: int, server: Running, asked: Phase, meter: Meter, beside: str = "") -> Sample:
+def _sample(workload: str, number: int, server: Running, asked: Phase, meter: PhaseMeter, beside: str = "") -> Sample:
     start_s = time.perf_counter()
     outcome, cpu_s = meter.run(server, asked)
     wall_s = time.perf_counter() - start_s

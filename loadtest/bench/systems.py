@@ -1,7 +1,4 @@
-"""Starting the mock engine and the systems as processes, timing their cold start, and stopping them for good.
-
-The systems under test: how each is started in front of the mock engine, and which are installed.
-"""
+"""Systems of the side-by-side benchmark: their command lines, start and stop as processes, cold start times."""
 
 import contextlib
 import os
@@ -33,10 +30,14 @@ NAMES = (DIRECT, TURNTABLE, RELAY, ROUTER, ROUTER_RR, LITELLM)
 LITELLM_KEY = "sk-bench"
 _PRICE_TRIES, _PRICE_WAIT_S = 600, 0.1
 
+START_LIMIT_S = 120
+POLL_S = 0.02
+STOP_LIMIT_S = 10
+
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one start of a system happens: its ports, the engine's port, an empty folder, and its venv."""
+class LaunchContext:
+    """Context in which a system is launched: its ports, the engine's port, an empty folder, its venv."""
 
     port: int
     metrics_port: int
@@ -46,33 +47,33 @@ class Place:
 
     @property
     def engine_url(self) -> str:
-        """The engine's address."""
+        """URL of the engine."""
         return f"http://127.0.0.1:{self.engine_port}"
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What stands in front of the engine; `package` is the distribution whose version is reported, and `binary` names
+    """A system under test; `package` is the distribution whose version is reported, and `binary` names
     its executable and its venv.
     """
 
     name: str
     binary: str
     package: str
-    command: Callable[[Place], list[str]]
-    key: Callable[[Place], str]
+    command: Callable[[LaunchContext], list[str]]
+    key: Callable[[LaunchContext], str]
     environment: dict[str, str]
-    client_key: Callable[[Place, str], str] = lambda _, key: key
+    client_key: Callable[[LaunchContext, str], str] = lambda _, key: key
     """The key of a client, given the one that the system was found up with."""
 
     def binaries(self, venvs: Path) -> Path:
-        """The folder with its executables: this environment for what is ours, a venv for each of the others."""
+        """Return the folder of its executables: this environment for ours, a venv for each of the others."""
         return (
             Path(sys.executable).parent if self.name in (TURNTABLE, RELAY) else (venvs / self.binary / "bin").absolute()
         )
 
     def version(self, venvs: Path) -> str | None:
-        """The installed version; None when it is not installed."""
+        """Return the installed version; None when it is not installed."""
         python = self.binaries(venvs) / "python"
         if not (self.binaries(venvs) / self.binary).exists():
             return None
@@ -81,21 +82,21 @@ class System:
         return shown.stdout.strip() or None
 
 
-def _turntable(place: Place) -> list[str]:
+def _turntable(place: LaunchContext) -> list[str]:
     binary = str(place.binaries / TURNTABLE)
     where = ["--port", str(place.port), "--data-dir", str(place.folder)]
     return [binary, "serve", "--engine-url", place.engine_url, "--engine-usd-per-hour", "1", *where]
 
 
-def _admin_key(place: Place) -> str:
+def _admin_key(place: LaunchContext) -> str:
     try:
         return (place.folder / "admin.key").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
 
 
-def _limited_key(place: Place, admin_key: str) -> str:
-    """A key of a tenant with every limit and budget, all of them out of reach; good once work has a price."""
+def _limited_key(place: LaunchContext, admin_key: str) -> str:
+    """Create a key of a tenant with every limit and budget, all out of reach; wait until usage has a price."""
     account = {"rpm": 10**9, "tpm": 10**12, "max_concurrency": 10**6, "max_tokens": 10**6}
     budgets = [{"usd": "1000000", "period": period} for period in ("day", "month", "total")]
     chat = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
@@ -112,26 +113,26 @@ def _limited_key(place: Place, admin_key: str) -> str:
     raise ServerError("turntable found no price for its budgets; its log has the reason")
 
 
-def _no_key(_: Place) -> str:
+def _no_key(_: LaunchContext) -> str:
     return ""
 
 
-def _relay(place: Place) -> list[str]:
+def _relay(place: LaunchContext) -> list[str]:
     return [str(place.binaries / "python"), "-m", "loadtest.bench.relay", str(place.port), str(place.engine_port)]
 
 
-def _router(place: Place) -> list[str]:
+def _router(place: LaunchContext) -> list[str]:
     where = ["--host", "127.0.0.1", "--port", str(place.port), "--worker-urls", place.engine_url]
     # Its metrics port is a fixed one unless told.
     options = ["--prometheus-port", str(place.metrics_port), "--log-level", "warning"]
     return [str(place.binaries / ROUTER), *where, *options]
 
 
-def _router_rr(place: Place) -> list[str]:
+def _router_rr(place: LaunchContext) -> list[str]:
     return [*_router(place), "--policy", "round_robin"]
 
 
-def _litellm(place: Place) -> list[str]:
+def _litellm(place: LaunchContext) -> list[str]:
     config = place.folder / "config.yaml"
     text = f"""\
         model_list:
@@ -156,17 +157,12 @@ SYSTEMS = {
 }
 
 
-def chosen(names: str) -> list[str]:
-    """The systems named, separated by commas, in the order of the rounds; `direct` is always among them."""
+def select_systems(names: str) -> list[str]:
+    """Parse system names separated by commas, in the order of the rounds; `direct` is always included."""
     asked = {name.strip() for name in names.split(",")}
     if unknown := sorted(asked - set(NAMES)):
         raise InvalidWorkloadError(f"No system is called {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
     return [name for name in NAMES if name in asked | {DIRECT}]
-
-
-START_LIMIT_S = 120
-POLL_S = 0.02
-STOP_LIMIT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +177,7 @@ class Running:
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """Return a free port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -189,7 +185,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]:
-    """The mock engine in a process of its own."""
+    """Run the mock engine in a process of its own."""
     port = free_port()
     pace = ["--itl-ms", str(itl_ms), "--tokens", str(words)]
     command = [sys.executable, "-m", "loadtest.mock_engine", "--port", str(port), "--no-coalesce", *pace]
@@ -200,9 +196,9 @@ def running_engine(folder: Path, itl_ms: float, words: int) -> Iterator[Running]
 
 @contextlib.contextmanager
 def running_system(system: System, engine: Running, folder: Path, venvs: Path) -> Iterator[Running]:
-    """One system in front of the engine, started in an empty folder."""
+    """Run one system in front of the engine, started in an empty folder."""
     folder.mkdir(parents=True)
-    place = Place(free_port(), free_port(), engine.port, folder, system.binaries(venvs))
+    place = LaunchContext(free_port(), free_port(), engine.port, folder, system.binaries(venvs))
     with _process(system.name, system.command(place), system.environment, folder) as started:
         cold_start_s, key = started.answered(place.port, lambda: system.key(place))
         key = system.client_key(place, key)

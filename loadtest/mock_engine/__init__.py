@@ -1,7 +1,7 @@
-"""A mock engine: an OpenAI-compatible server that answers as vLLM 0.32 does, with chosen timing and faults.
+"""Mock engine: an OpenAI-compatible server that answers as vLLM 0.32 does, with chosen timing and faults.
 
-It generates nothing: every answer is the same numbered words at the pace asked for. It exists so that the load tester
-and the gateway can be tested and measured without a model, and is never a default of the product.
+It generates nothing: every answer is the same numbered words at the pace asked for. Tests and benchmarks of the load
+tester and the gateway run against it without a model; the product never starts it by default.
 """
 
 from loadtest.mock_engine.app import MockServer, serving

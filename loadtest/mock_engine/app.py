@@ -1,8 +1,6 @@
-"""The mock engine as a plain ASGI application: its routes, and vLLM's adapter calls with their errors.
+"""ASGI application of the mock engine: routes, vLLM's adapter calls with their errors, `GET /metrics`; and its server.
 
-`GET /metrics` of the mock engine: the few of vLLM's metrics that its counters can answer, under vLLM's names.
-
-Running the mock engine: in the foreground, or in a thread of this process for tests and benchmarks.
+`serving` runs it in a thread of this process, for tests; `serve` in the foreground.
 """
 
 import asyncio
@@ -25,9 +23,11 @@ from loadtest.mock_engine.wire import VERSION, model_list
 
 PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
+_POLL_S, _MOST_POLLS = 0.01, 200
+
 
 def metrics_text(engine: MockEngine) -> bytes:
-    """The metrics in Prometheus' text format."""
+    """Render vLLM's metrics that the counters can answer, in Prometheus' text format."""
     labels = f'engine="0",model_name={json.dumps(engine.settings.served_model_name)}'
     rows = (
         ("vllm:num_requests_running", "gauge", "Number of requests that run", engine.running),
@@ -42,11 +42,8 @@ def metrics_text(engine: MockEngine) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-_POLL_S, _MOST_POLLS = 0.01, 200
-
-
 class MockApp:
-    """The ASGI application of one mock engine."""
+    """ASGI application of one mock engine."""
 
     def __init__(self, engine: MockEngine) -> None:
         self._engine = engine
@@ -156,7 +153,7 @@ def _refused(message: str) -> RejectedError:
 
 @dataclass(frozen=True, slots=True)
 class MockServer:
-    """A mock engine that answers at `url`; its state can be read and changed through `engine`."""
+    """A running mock engine at `url`; `engine` gives access to its state."""
 
     url: str
     engine: MockEngine

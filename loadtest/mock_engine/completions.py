@@ -1,9 +1,7 @@
-"""`POST /v1/chat/completions` of the mock engine: checks, then the answer at its pace, or the fault asked for.
+"""Chat and text completions of the mock engine: request checks, answers at the chosen pace, injected faults.
 
-`POST /v1/completions` of the mock engine: prompts answered whole, with log-probabilities when asked for.
-
-An adapter's log-probabilities differ from the base's, unless it is listed in `MockEngine.inert`: then it is one of
-those that an engine loads and that change nothing.
+Text completions are not streamed and carry log-probabilities when asked for. An adapter's log-probabilities differ from
+the base model's, unless the adapter is in `MockEngine.inert`: a load that the engine accepts and that changes nothing.
 """
 
 from typing import Any
@@ -18,6 +16,9 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 LEAKED_PATH = "/srv/models/base/model-00001-of-00002.safetensors"
 """What the 500 leaks, for callers to prove that they do not pass it on."""
 SLOWNESS = 10
+
+_MID_STREAM = {Fault.DROP_MID_STREAM, Fault.HANG_MID_STREAM, Fault.ERROR_MID_STREAM}
+_OF_BASE, _OF_ADAPTER = -0.5, -0.75
 
 
 async def chat(exchange: MockExchange) -> None:
@@ -113,9 +114,6 @@ async def _stream(
     await exchange.write(b"".join([*events, *usage, DONE]), more=False)
 
 
-_MID_STREAM = {Fault.DROP_MID_STREAM, Fault.HANG_MID_STREAM, Fault.ERROR_MID_STREAM}
-
-
 async def _break(exchange: MockExchange, fault: Fault | None) -> None:
     match fault:
         case Fault.DROP_MID_STREAM:
@@ -125,9 +123,6 @@ async def _break(exchange: MockExchange, fault: Fault | None) -> None:
         case Fault.ERROR_MID_STREAM:
             failure = error_event("The engine failed while it generated this answer.")
             await exchange.write(failure + DONE, more=False)
-
-
-_OF_BASE, _OF_ADAPTER = -0.5, -0.75
 
 
 async def completions(exchange: MockExchange) -> None:

@@ -1,7 +1,7 @@
-"""What stands in for the model: settings, faults, adapters and their slots, and counters.
+"""State of the mock engine: settings, faults, adapters and their slots, counters.
 
-As in vLLM, at most `max_loras` different adapters run at a time, requests for others wait, bringing an adapter into a
-slot takes `load_ms` during which no request makes progress, and unloading only forgets the name.
+As in vLLM, at most `max_loras` different adapters run at a time and requests for others wait. Loading an adapter into a
+slot takes `load_ms`, during which no request makes progress; unloading only forgets the name.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Fault(StrEnum):
-    """What can go wrong on purpose, with one request (its field `mock_fault`) or with all of them."""
+    """Injected fault, for one request (its field `mock_fault`) or for all of them."""
 
     DROP = "drop"
     """The connection closes before the first byte of the answer."""
@@ -37,7 +37,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MockSettings:
-    """How the engine behaves: times in milliseconds, `tokens` per answer unless the request asks for fewer."""
+    """Timing and behaviour: times in milliseconds, `tokens` per answer unless the request asks for fewer."""
 
     served_model_name: str = "base"
     ttft_ms: float = 0
@@ -54,12 +54,12 @@ class MockSettings:
     """Share of the requests that `fault` meets, spread evenly."""
     api_key: str = ""
     tells_tokens: bool = False
-    """Whether it says what single requests took, as vLLM does with Turntable's plugin."""
+    """Whether it reports the tokens of single requests, as vLLM does with Turntable's plugin."""
 
 
 @dataclass
 class MockUsage:
-    """What one request took so far, or in all when it no longer runs."""
+    """Tokens of one request so far, or in all when it no longer runs."""
 
     prompt_tokens: int = 0
     generation_tokens: int = 0
@@ -68,7 +68,7 @@ class MockUsage:
 
 @dataclass
 class MockEngine:
-    """The state of one mock engine; counters may be read from another thread."""
+    """State of one mock engine; counters may be read from another thread."""
 
     settings: MockSettings
     adapters: dict[str, str] = field(default_factory=dict)
@@ -78,18 +78,18 @@ class MockEngine:
     headers: deque[dict[bytes, bytes]] = field(default_factory=lambda: deque(maxlen=100))
     """The headers of the latest chat requests."""
     faults: dict[str, Fault] = field(default_factory=dict)
-    """Models that meet a fault with every request, besides `settings.fault`."""
+    """Fault by model, for all its requests, besides `settings.fault`."""
     inert: set[str] = field(default_factory=set)
-    """Names of adapters that load and change nothing; a name counts with all its versions."""
+    """Names of adapters that load and change nothing, with all their versions."""
     running: int = 0
     waiting: int = 0
-    """For a place in the batch."""
+    """Requests waiting for a place in the batch."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
-    """Both as vLLM counts them: a prompt with its first token, and every token when it is there."""
+    """Counted as vLLM does: a prompt with its first token, every token when it is generated."""
     started_s: float = field(default_factory=time.time)
     works: dict[str, MockUsage] = field(default_factory=dict)
-    """What requests took by the id that their sender gave them, when the settings say that it is told."""
+    """Tokens of requests by the sender's request id, when `settings.tells_tokens`."""
     finished: int = 0
     aborted: int = 0
     """Requests whose connection ended before the answer was complete."""
@@ -107,7 +107,7 @@ class MockEngine:
         self._places = asyncio.Semaphore(self.settings.max_num_seqs)
 
     def next_fault(self) -> Fault | None:
-        """The configured fault when it is this request's turn to meet it."""
+        """Return the configured fault when it is this request's turn."""
         if self.settings.fault is None:
             return None
         self._faults_owed += self.settings.fault_share
@@ -117,12 +117,12 @@ class MockEngine:
         return self.settings.fault
 
     def knows(self, model: str) -> bool:
-        """Whether `model` is the base model or a loaded adapter."""
+        """Return whether `model` is the base model or a loaded adapter."""
         return model == self.settings.served_model_name or model in self.adapters
 
     @contextmanager
     def working(self, request_id: str) -> Iterator[MockUsage]:
-        """One request for as long as the engine works on it."""
+        """Track the tokens of one request while the engine works on it."""
         work = MockUsage()
         if self.settings.tells_tokens and request_id:
             self.works[request_id] = work
@@ -139,7 +139,7 @@ class MockEngine:
         self.generation_tokens += generation_tokens
 
     async def generate(self, work: MockUsage, tokens: int, itl_ms: float) -> None:
-        """Generate tokens without a word in between; those that are there when it is cut off count."""
+        """Generate tokens without streaming; when cancelled, count those generated so far."""
         began_s = time.monotonic()
         try:
             await self.pause(itl_ms * tokens)
@@ -149,7 +149,7 @@ class MockEngine:
         self.count(work, 0, tokens)
 
     def stats(self) -> dict[str, Any]:
-        """The counters and the adapters in slots, least recently used first."""
+        """Return the counters and the adapters in slots, least recently used first."""
         return {
             "running": self.running,
             "waiting": self.waiting,
@@ -192,7 +192,7 @@ class MockEngine:
             self._places.release()
 
     async def pause(self, wait_ms: float) -> None:
-        """Pass time as a decoding step does: longer when an adapter load stalls the engine."""
+        """Wait as a decoding step does: longer while an adapter load stalls the engine."""
         if wait_ms > 0:
             await asyncio.sleep(wait_ms / 1000)
         await self._stepping.wait()

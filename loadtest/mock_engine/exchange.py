@@ -1,4 +1,4 @@
-"""One HTTP request and the means to answer it, or to break off, over bare ASGI."""
+"""One HTTP request to the mock engine over bare ASGI: read it, answer it, or break it off."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -17,7 +17,7 @@ JSON = b"application/json"
 
 
 class RejectedError(Exception):
-    """A request the engine refuses, with the answer it gets."""
+    """A refused request, with the error it is answered with."""
 
     def __init__(self, status: int, type_: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class MockExchange:
         self._is_answered = False
 
     async def json_body(self) -> dict[str, Any]:
-        """The body as an object; anything else is refused."""
+        """Read the body as a JSON object; raises RejectedError for anything else."""
         parts = []
         more = True
         while more:

@@ -32,7 +32,7 @@ class Reply:
 
     @classmethod
     def of(cls, body: dict[str, Any], tokens: int, *, overclaim: bool = False) -> Self:
-        """The reply to a checked chat request: `tokens` words, or as many as the request allows."""
+        """Return the reply to a checked chat request: `tokens` words, or as many as the request allows."""
         limit = int(body.get("max_completion_tokens") or body.get("max_tokens") or 0)
         cut = bool(limit) and (limit <= tokens or bool(body.get("ignore_eos")))
         count = limit if cut else tokens
@@ -47,7 +47,7 @@ class Reply:
         )
 
     def usage(self, completion_tokens: int) -> dict[str, Any]:
-        """The usage object after so many tokens."""
+        """Return the usage object after so many tokens."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + completion_tokens,
@@ -55,7 +55,7 @@ class Reply:
         }
 
     def body(self) -> bytes:
-        """The answer to a request without `stream`."""
+        """Return the body for a request without `stream`."""
         message = {
             "role": "assistant",
             "content": "".join(_word(index) for index in range(self.tokens)),
@@ -85,7 +85,7 @@ class Reply:
         )
 
     def opening(self, *, continuous: bool) -> bytes:
-        """The first event: the role and no text."""
+        """Return the first event: the role without text."""
         choice = {
             "index": 0,
             "delta": {"role": "assistant", "content": ""},
@@ -96,7 +96,7 @@ class Reply:
         return self._event([choice], tail)
 
     def words(self, *, include_usage: bool, continuous: bool) -> Iterator[bytes]:
-        """One event per token; the last one carries the finish reason."""
+        """Yield one event per token; the last one carries the finish reason."""
         for index in range(self.tokens):
             last = index == self.tokens - 1
             choice: dict[str, Any] = {
@@ -110,7 +110,7 @@ class Reply:
             yield self._event([choice], tail | self._running_usage(index + 1, continuous=continuous))
 
     def closing_usage(self) -> bytes:
-        """The event without choices that `include_usage` asks for."""
+        """Return the event without choices that `include_usage` requests."""
         return self._event([], {"usage": self.usage(self.claimed_tokens), "system_fingerprint": FINGERPRINT})
 
     def _running_usage(self, completion_tokens: int, *, continuous: bool) -> dict[str, Any]:
@@ -128,18 +128,18 @@ def _word(index: int) -> str:
 
 
 def error_body(status: int, type_: str, message: str, param: str | None = None) -> bytes:
-    """vLLM's error body; its `code` repeats the HTTP status."""
+    """Return vLLM's error body; its `code` repeats the HTTP status."""
     return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": status}})
 
 
 def error_event(message: str) -> bytes:
-    """What vLLM sends instead of the next token when generation fails; written with spaces, unlike all else."""
+    """Return the event that vLLM sends when generation fails; with spaces, unlike all other events."""
     details = {"message": message, "type": "InternalServerError", "param": None, "code": 500}
     return b"data: " + json.dumps({"error": details}).encode() + b"\n\n"
 
 
 def model_list(base: str, adapters: dict[str, str]) -> bytes:
-    """`GET /v1/models`: the base model, then every loaded adapter with its path as `root`."""
+    """Return `GET /v1/models`: the base model, then every loaded adapter with its path as `root`."""
     cards = [_card(base, root=base, parent=None, max_model_len=4096)]
     cards += [_card(name, root=path, parent=base, max_model_len=None) for name, path in adapters.items()]
     return orjson.dumps({"object": "list", "data": cards})

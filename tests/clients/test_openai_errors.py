@@ -1,7 +1,5 @@
 """What openai-python makes of trouble: its error classes, its automatic retries, its timeouts, its raw responses."""
 
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,11 +12,7 @@ from loadtest.mock_engine.engine import Fault
 from tests.clients.conftest import ASK, Away
 from tests.conftest import Served
 from tests.gateway.conftest import KEY, Attached
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within ten seconds."""
-    return any(holds() or threading.Event().wait(0.02) for _ in range(500))
+from tests.waiting import eventually
 
 
 def received(attached_to_mock: Attached, mark: str) -> int:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import Served
 from tests.e2e.test_reconciliation import present_run
-from tests.e2e.test_serving import engine_metric, eventually
+from tests.e2e.test_serving import engine_metric
+from tests.waiting import eventually
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 HI: Any = [{"role": "user", "content": "My parcel has not arrived."}]

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +21,8 @@ from adapters import BaseModel
 from gateway.engines.process import EngineSpec
 from tests.adapters_on_disk import AnotherGateway, write_adapter
 from tests.conftest import READY_TIMEOUT_S, Served
-from tests.e2e.test_serving import eventually
 from tests.fingerprints import distance, fingerprint
+from tests.waiting import eventually
 
 KEY = "bare-key"
 
@@ -69,7 +68,7 @@ def bare(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ):
         engine = Bare(f"http://127.0.0.1:{port}", BaseModel.read(base_model), scratch)
         try:
-            assert any(engine.is_healthy() or threading.Event().wait(0.5) for _ in range(2 * READY_TIMEOUT_S))
+            assert eventually(engine.is_healthy, READY_TIMEOUT_S, 0.5)
             yield engine
         finally:
             engine.http.close()

@@ -14,7 +14,8 @@ from openai import OpenAI
 from tests import canaries
 from tests.conftest import TURNTABLE, Served, wait_until_ready
 from tests.e2e.test_residency import described
-from tests.e2e.test_serving import engine_processes, eventually
+from tests.e2e.test_serving import engine_processes
+from tests.waiting import eventually
 
 HANG_S = 8
 ASKED = {"model": "base", "prompt": "hi", "max_tokens": 2}

@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from tests.conftest import Served
-from tests.e2e.test_serving import eventually
 from tests.gateway.killers import KILLERS, Killer, completion
+from tests.waiting import eventually
 
 HARMLESS = completion(max_tokens=4)
 

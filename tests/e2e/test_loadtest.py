@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import Served
-from tests.e2e.test_serving import eventually, usage_of
+from tests.e2e.test_serving import usage_of
+from tests.waiting import eventually
 
 
 def test_a_promotion_under_load_loses_nothing_and_the_ledger_agrees(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Served
-from tests.e2e.test_serving import engine_metric, eventually
+from tests.e2e.test_serving import engine_metric
 from tests.e2e.test_surface import HI, REQUESTS
+from tests.waiting import eventually
 
 LONG: Any = [{"role": "user", "content": "My parcel has not arrived. " * 30}]
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

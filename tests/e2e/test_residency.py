@@ -23,9 +23,10 @@ from gateway.settings import Settings
 from tests.adapters_on_disk import AnotherGateway, write_adapter
 from tests.canaries import ENGINE_KEY
 from tests.conftest import Served
-from tests.e2e.test_serving import engine_processes, eventually
+from tests.e2e.test_serving import engine_processes
 from tests.fingerprints import PROMPT, Fingerprint, closest, distance, fingerprint
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from safetensors.numpy import load_file, save_file
 
 from tests.conftest import Served
+from tests.waiting import eventually
 
 ASK: Any = [{"role": "user", "content": "My parcel with the desk lamp has not arrived and tracking shows nothing."}]
 
@@ -23,11 +23,6 @@ def answer(openai: OpenAI, model: str, **options: Any) -> str:
     completion = openai.chat.completions.create(model=model, messages=ASK, temperature=0, max_tokens=24, **options)
     assert completion.model == model
     return completion.choices[0].message.content or ""
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within twenty seconds."""
-    return any(holds() or threading.Event().wait(0.05) for _ in range(400))
 
 
 def usage_of(served: Served, model: str) -> dict[str, int]:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.conftest import Served
-from tests.e2e.test_serving import engine_metric, eventually
+from tests.e2e.test_serving import engine_metric
+from tests.waiting import eventually
 
 HI: Any = [{"role": "user", "content": "My parcel has not arrived."}]
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {

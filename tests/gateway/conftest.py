@@ -20,6 +20,7 @@ from gateway.wiring import Setup
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.canaries import ADMIN_KEY, leaks
+from tests.waiting import wait_until
 
 KEY = ADMIN_KEY
 
@@ -108,8 +109,7 @@ def running_gateway(settings: Settings, *engine_urls: str, base_dir: Path | None
 def wait_until_ready(url: str) -> None:
     """Poll /ready until the engine serves."""
     with httpx.Client(base_url=url, timeout=20) as http:
-        while http.get("/ready").status_code != httpx.codes.OK:
-            threading.Event().wait(0.05)
+        wait_until(lambda: http.get("/ready").status_code == httpx.codes.OK, poll_s=0.05)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from adapters.admin_client import ADDRESS_FILE, running_gateway
 from gateway.settings import inherited_environment
 from loadtest.mock_engine import MockSettings, serving
 from tests.conftest import TURNTABLE
+from tests.waiting import wait_until
 
 
 def turntable(*arguments: object, data_dir: Path, url: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -37,10 +38,7 @@ def serve(data_dir: Path, engine: str, *options: str) -> Iterator["subprocess.Po
                 break
         else:
             raise AssertionError("".join(heard))
-        deadline = time.monotonic() + 60
-        while running_gateway(data_dir) is None:
-            assert time.monotonic() < deadline, "the address was never written"
-            time.sleep(0.01)
+        wait_until(lambda: running_gateway(data_dir) is not None)
         yield process
         process.terminate()
         assert process.wait(30) == 0

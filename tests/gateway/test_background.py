@@ -16,7 +16,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
-from tests.gateway.releases.conftest import eventually
+from tests.waiting import eventually
 
 
 class Work:

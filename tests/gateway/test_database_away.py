@@ -23,7 +23,7 @@ from tests.databases import Postgres, running_postgres
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.processes import gateway_process
-from tests.gateway.releases.conftest import eventually
+from tests.waiting import eventually
 
 ADMIN = {"authorization": f"Bearer {KEY}"}
 AWAY = (503, "database_unavailable")

@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,7 @@ from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.completions import LEAKED_PATH
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within ten seconds."""
-    return any(holds() or threading.Event().wait(0.02) for _ in range(500))
+from tests.waiting import eventually
 
 
 def ledger(attached: Attached, **expected: Any) -> list[dict[str, Any]]:
@@ -232,7 +227,7 @@ def test_a_reader_that_stops_reading_does_not_fill_the_gateways_memory(attached:
         client.sendall(f"{head}authorization: Bearer {KEY}\r\n\r\n".encode() + content)
         assert eventually(lambda: attached.engine.running == 1)
         # Half a minute of tokens would arrive in a second if anybody in between kept taking them.
-        assert not any(attached.engine.finished > finished or threading.Event().wait(0.1) for _ in range(20))
+        assert not eventually(lambda: attached.engine.finished > finished, 2, 0.1)
         assert attached.engine.running == 1
     assert eventually(lambda: attached.engine.running == 0)
 

@@ -19,7 +19,7 @@ from gateway.threads import FILES, REPORTS, WorkerPool
 from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.quota.conftest import new_key, priced_gateway
-from tests.gateway.releases.conftest import eventually
+from tests.waiting import eventually
 
 
 async def test_work_that_has_begun_is_waited_for_and_work_that_waits_is_dropped_when_its_callers_leave() -> None:

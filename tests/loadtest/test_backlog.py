@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loadtest.backlog import Course
+from loadtest.backlog import LoadTimeline
 from loadtest.capacity import ProbeOutcome, SloLimits, find_capacity
 from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals
@@ -130,11 +130,11 @@ def test_a_sweep_ends_at_a_level_that_lets_the_queue_grow() -> None:
 
 def test_parts_of_a_course_add_up_to_the_whole_however_wide_their_slots() -> None:
     records = Queue(4, 0.1).records(replace(SETTINGS, rate_per_s=45.0, duration_s=120.0))
-    whole, even, odd = Course(), Course(), Course()
+    whole, even, odd = LoadTimeline(), LoadTimeline(), LoadTimeline()
     for number, record in enumerate(records):
         whole.add(record)
         (odd if number % 2 else even).add(record)
-    early = Course()
+    early = LoadTimeline()
     early.add(records[0])
     early.merge(even)
     early.merge(odd)

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from loadtest.cli import app
 from loadtest.mock_engine import Fault, MockSettings, serving
 from loadtest.options import LoadOptions
 from loadtest.records import RequestRecord
+from tests.waiting import wait_until
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
@@ -176,10 +175,3 @@ def test_ctrl_c_gives_a_report_on_what_was_answered_marked_partial(tmp_path: Pat
     assert total["succeeded"] + total["unfinished"] == total["requests"]
     assert "PARTIAL" in stdout
     assert (process.returncode, stderr) == (1, "")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.01)

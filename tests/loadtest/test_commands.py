@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from loadtest.cli import app
 from loadtest.mock_engine import Fault, MockSettings, serving
-from tests.loadtest.test_cli import wait_until
+from tests.waiting import wait_until
 
 
 def loadtest(*arguments: object) -> Result:

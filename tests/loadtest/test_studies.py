@@ -69,7 +69,7 @@ def test_a_sweep_ends_where_more_load_brings_no_more_answers() -> None:
 def test_a_sweep_ends_where_the_client_gives_out_and_only_that_level_is_invalid() -> None:
     study = swept(Arithmetic(client_most_per_s=25), [10, 20, 40, 80])
     assert [level.is_invalid for level in study.levels] == [False, False, True]
-    assert "The load tester gives out at 40 req/s" in study.conclusion
+    assert "The load tester is saturated at 40 req/s" in study.conclusion
     assert study.verdict == "valid"
 
 
@@ -142,7 +142,7 @@ def test_where_the_client_gives_out_the_capacity_is_a_lower_bound() -> None:
     # TTFT in ms is the rate: 40 ms would be beyond, but the client may be late by half of that.
     study, bracket = capacity(server, SloLimits(p99_ttft_ms=35))
     assert bracket == Bracket(20, None, is_settled=False)
-    assert "at 40 the load tester gave out" in study.conclusion
+    assert "at 40 the load tester was saturated" in study.conclusion
 
 
 def test_a_late_client_is_no_excuse_for_more_than_its_lateness() -> None:

@@ -13,7 +13,7 @@ from loadtest.metrics import Slo
 from loadtest.page import html_page as loadtest_page
 from loadtest.study import Level, Study
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import CAPACITY, NOW, SINCE, office_of, run_of
+from tests.gateway.costs.test_document import CAPACITY, NOW, SINCE, reports_of, run_of
 from tests.loadtest.test_outputs import SETTINGS, report, study
 from tests.trainer.cli.test_commands import run
 from tests.trainer.report import comparisons
@@ -31,9 +31,9 @@ def costs(folder: Path) -> str:
         for n in range(50)
     ]
     write_rows(database, rows)
-    office = office_of(database, folder)
-    office.store.add(EvidenceKind.CAPACITY, CAPACITY)
-    text = costs_page(office.document(CostQuery(SINCE, NOW)))
+    reports = reports_of(database, folder)
+    reports.store.add(EvidenceKind.CAPACITY, CAPACITY)
+    text = costs_page(reports.document(CostQuery(SINCE, NOW)))
     database.dispose()
     return text
 

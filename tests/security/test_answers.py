@@ -13,9 +13,9 @@ from gateway.log_lines import OneLineFormatter
 from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from tests.conftest import ROOT
-from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.security.conftest import Answer, bearer, request, send
+from tests.waiting import eventually
 
 TELLING = ("Traceback", 'File "', "site-packages", "sqlite3", "sqlalchemy", "psycopg", "python3.", ".py", "0x7f")
 CHAT = b"/v1/chat/completions"

@@ -15,8 +15,8 @@ from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests import canaries
 from tests.canaries import MARK, PROMPT
-from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
+from tests.waiting import eventually
 
 BODIES: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4, "user": "u"},

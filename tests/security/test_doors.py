@@ -23,9 +23,9 @@ from gateway.settings import Settings
 from gateway.wiring import Setup
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
-from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import KEY
 from tests.security.certificates import Authority, Pem
+from tests.waiting import eventually
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
 BEARER = {"authorization": f"Bearer {KEY}"}

@@ -12,8 +12,8 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.databases import Postgres
-from tests.e2e.test_serving import eventually
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
+from tests.waiting import eventually
 
 PAYLOADS = [
     *(

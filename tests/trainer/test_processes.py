@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from tests.conftest import ROOT
 from tests.trainer.conftest import chat
+from tests.waiting import wait_until
 from trainer.errors import RunError
 from trainer.training import model
 from trainer.training.metrics_log import read_metrics
@@ -111,8 +111,7 @@ def test_a_base_that_is_split_over_two_processes_learns_the_same(folder: Path, m
 def test_a_split_full_fine_tuning_that_was_stopped_goes_on_to_the_same_model(folder: Path) -> None:
     process = launched(folder, FSDP, "full")
     staging = staging_folder(folder / "two")
-    while process.poll() is None and not list(staging.glob("checkpoint-*")):
-        threading.Event().wait(0.01)
+    wait_until(lambda: process.poll() is not None or list(staging.glob("checkpoint-*")), 600, 0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait() != 0
     process.communicate()

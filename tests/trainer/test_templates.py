@@ -101,7 +101,7 @@ def test_exactly_the_weighted_answers_with_their_stop_tokens_are_learnt(
 
 
 def test_nothing_to_learn_is_an_error(family: tuple[Renderer, str, Callable[[str], str]]) -> None:
-    with pytest.raises(ValueError, match="has no assistant message to learn"):
+    with pytest.raises(ValueError, match="has no assistant message in the loss"):
         family[0].render(Example(1, (Message("user", "a"), Message("assistant", "b", weight=0))))
 
 

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -135,7 +136,7 @@ def test_wide_characters_take_two_columns_and_cells_may_have_lines() -> None:
 
 
 def test_a_table_of_rows_leaves_out_empty_columns_and_groups_digits() -> None:
-    rows: list[dict[str, object]] = [
+    rows: list[dict[str, Any]] = [
         {"a": 12_345, "b": None, "c": ["x", "y"], "d": True},
         {"a": None, "b": [], "c": [], "d": False},
     ]

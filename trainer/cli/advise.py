@@ -15,7 +15,7 @@ from rich.text import Text
 from trainer.advice.advice import Advice, Ground, advise, spoken
 from trainer.advice.case import Case, CaseFile, InterviewQuestion, interview, parse, read_case
 from trainer.advice.rules import RuleAnswer, articles_in
-from trainer.cli.options import inference_key, trainer_app
+from trainer.cli.options import address_of, inference_key, trainer_app
 from trainer.errors import RecipeError
 from turntable.console import print_json, progress
 from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
@@ -102,7 +102,12 @@ def _measure(
         metric, key = given.metric if given else None, inference_key(data_dir)
         with progress("evaluating") as shown:
             found, details = measure_prompt(
-                task, metric, gateway_url=gateway, key=key, data_dir=data_dir, progress=shown.update
+                task,
+                metric,
+                gateway_url=address_of(gateway, data_dir),
+                key=key,
+                data_dir=data_dir,
+                progress=shown.update,
             )
         facts, seen = facts | found, _joined(seen, details)
     return facts, seen

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from trainer.cli.options import inference_key, show_problems, trainer_app
+from trainer.cli.options import address_of, inference_key, show_problems, trainer_app
 from trainer.errors import EvaluationError, RecipeError
 from trainer.eval.report import Report, VerdictWord
 from turntable.console import FAILED, CommandError, Group, print_json, progress
@@ -79,6 +79,7 @@ def compare_arms(
     from trainer.eval.comparison import prepare
     from trainer.eval.terminal import print_report
 
+    gateway = address_of(gateway, data_dir)
     request = prepare(task_file, adapters=adapter or (), models=_names(models), gateway_url=gateway, data_dir=data_dir)
     required = [_requirement(text, request) for text in require or ()]
     to_stdout = json_out is not None and str(json_out) == "-"

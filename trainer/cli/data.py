@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from trainer.cli import data_preview, data_report
+from trainer.cli import data_report
 from trainer.cli.options import show_problems, trainer_app
 from trainer.data.convert import COLUMN_ROLES
 from trainer.data.estimate import Hardware, Machine, parameters_of
@@ -76,9 +76,9 @@ def check(
     size = round(parameters_b * 1e9) if parameters_b else parameters_of(base.directory) if base else None
     machine = Machine(tokens_per_s, hardware, size)
     rules = (max_length, epochs, task, label_field, group_field, similarity, usd_per_hour, machine)
-    wanted = LintOptions(renderer, name, data_dir / "runs", *rules)
-    report = lint_files(files, wanted)
-    print_json(data_report.as_json(report)) if as_json else data_report.show(report)
+    options = LintOptions(renderer, name, data_dir / "runs", *rules)
+    report = lint_files(files, options)
+    print_json(data_report.lint_json(report)) if as_json else data_report.show_lint(report)
     if unreadable := [str(file.path) for file in report.files if file.unreadable]:
         raise CommandError(f"{', '.join(unreadable)} cannot be read; check the path.")
     if report.verdict == RED or (strict and report.verdict == AMBER):
@@ -167,18 +167,17 @@ def preview(
     if against_gateway:
         problems += other_tokens(renderer, file, shown, gateway_url=against_gateway, data_dir=data_dir)
     if as_json:
-        print_json([data_preview.as_json(row) for row in rendered])
+        print_json([data_report.mask_json(row) for row in rendered])
     else:
-        console = Console()
         for row in rendered:
-            console.print(data_preview.masked(row), soft_wrap=True)
+            typer.echo(data_report.mask_text(row))
     show_problems(problems)
     if problems:
         raise typer.Exit(FAILED)
 
 
 @app.command("split", interrupted="interrupted; nothing was written")
-def split_file(
+def split(
     file: Annotated[Path, typer.Argument(help="JSONL: conversations or preference pairs.")],
     out_dir: Annotated[
         Path | None, typer.Option(help="The folder to write to.", show_default="beside the file")

@@ -1,7 +1,7 @@
-"""How `turntable data check` shows a checkup: findings by grade, classes, lengths, the estimate and the verdict."""
+"""Reports of `turntable data`: lint findings with the verdict, conversions, loss masks of examples, and splits."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -9,68 +9,72 @@ from trainer.cli.options import show_problems
 from trainer.data.estimate import Estimate
 from trainer.data.lint import LintReport
 from trainer.data.prepare import PrepareReport
-from trainer.data.rendering import TokenLengths
+from trainer.data.rendering import PreviewRow, TokenLengths
 from trainer.data.scan import FileScan
 from trainer.data.split import SplitFiles
 from trainer.errors import Problem
 from turntable.console import count, duration, usd
 
+if TYPE_CHECKING:
+    from trainer.training.loss_mask import RenderedExample
+
 _SHOWN_CLASSES = 8
 _SHOWN_PLACES = 5
+_SIDES = ("preferred", "rejected")
 
 
-def show(checkup: LintReport) -> None:
-    """Problems and places go to stderr, the report to stdout."""
-    for file in checkup.files:
+def show_lint(report: LintReport) -> None:
+    """Print problems and their places on standard error, and the report on standard output."""
+    for file in report.files:
         show_problems(file.problems)
-    for finding in checkup.findings:
+    for finding in report.findings:
         if finding.name != "problems":
             for place in finding.places[:_SHOWN_PLACES]:
                 typer.echo(f"warning: {place}", err=True)
-    for number, file in enumerate(checkup.files):
-        typer.echo(_summary(checkup, number, file))
-    for finding in checkup.findings:
+    for number, file in enumerate(report.files):
+        typer.echo(_summary(report, number, file))
+    for finding in report.findings:
         typer.echo(f"  {finding.grade:<6}{finding.name:<20}{finding.count:>8,}  {finding.message}")
-    for balance in checkup.balances:
+    for balance in report.balances:
         counts = list(balance.counts.items())
         shown = ", ".join(f"{name} {number:,}" for name, number in counts[:_SHOWN_CLASSES])
         more = f", and {len(counts) - _SHOWN_CLASSES} more" if len(counts) > _SHOWN_CLASSES else ""
         typer.echo(f"classes ({balance.field or 'the whole output'}): {shown}{more}")
-    if checkup.lengths is not None:
-        typer.echo(_lengths(checkup.lengths))
-    if checkup.estimate is not None:
-        typer.echo(_estimate(checkup.estimate))
-    typer.echo(f"verdict: {checkup.verdict}")
+    if report.lengths is not None:
+        typer.echo(_lengths(report.lengths))
+    if report.estimate is not None:
+        typer.echo(_estimate(report.estimate))
+    typer.echo(f"verdict: {report.verdict}")
 
 
-def as_json(checkup: LintReport) -> dict[str, Any]:
-    """The checkup as one document for programs."""
-    shared = [place for finding in checkup.findings if finding.name == "leakage" for place in finding.places]
+def lint_json(report: LintReport) -> dict[str, Any]:
+    """A lint report as JSON."""
+    shared = [place for finding in report.findings if finding.name == "leakage" for place in finding.places]
     return {
-        "verdict": checkup.verdict,
-        "files": [_file_json(checkup, number, file) for number, file in enumerate(checkup.files)],
-        "findings": [asdict(finding) for finding in checkup.findings],
+        "verdict": report.verdict,
+        "files": [_file_json(report, number, file) for number, file in enumerate(report.files)],
+        "findings": [asdict(finding) for finding in report.findings],
         "shared_rows": [asdict(place) for place in shared],
-        "classes": [{"field": balance.field, "counts": balance.counts} for balance in checkup.balances],
-        "lengths": None if checkup.lengths is None else _lengths_json(checkup.lengths),
-        "estimate": None if checkup.estimate is None else _estimate_json(checkup.estimate),
+        "classes": [{"field": balance.field, "counts": balance.counts} for balance in report.balances],
+        "lengths": None if report.lengths is None else _lengths_json(report.lengths),
+        "estimate": None if report.estimate is None else _estimate_json(report.estimate),
     }
 
 
 def show_account(account: PrepareReport) -> None:
-    """What was left out and what is doubtful goes to stderr, the sum to stdout."""
+    """Print dropped rows and warnings on standard error, and the counts on standard output."""
     show_problems(account.dropped)
     show_problems(account.warnings)
     done = "".join(f"{account.counts[name]:,} {name}, " for name in ("redacted", "trimmed") if account.counts[name])
     typer.echo(
         f"{account.out}: {count(account.written, 'row')} written of {account.read:,} read, "
-        f"{account.counts['dropped']:,} left out, {done}{count(account.warning_count, 'warning')}"
+        f"{account.counts['dropped']:,} dropped, {done}{count(account.warning_count, 'warning')}"
     )
-    typer.echo(f"{account.path}: what was done with each row, and why")
+    typer.echo(f"{account.path}: a log of every changed and dropped row")
 
 
 def account_json(account: PrepareReport) -> dict[str, Any]:
-    """The sum of an account for programs; the account itself is a file."""
+    """The counts of a conversion as JSON; its log is a file."""
     return {
         "source": str(account.source),
         "out": str(account.out),
@@ -84,7 +88,7 @@ def account_json(account: PrepareReport) -> dict[str, Any]:
 
 
 def show_parts(parts: SplitFiles) -> None:
-    """The files of a split, with the classes of each."""
+    """Print the files of a split, with their classes."""
     for name, path in parts.paths.items():
         classes = ", ".join(f"{label} {number:,}" for label, number in list(parts.classes.get(name, {}).items())[:8])
         typer.echo(f"{path}: {count(parts.rows[name], 'row')}{f' ({classes})' if classes else ''}")
@@ -95,28 +99,28 @@ def show_parts(parts: SplitFiles) -> None:
 
 
 def parts_json(parts: SplitFiles) -> dict[str, Any]:
-    """A split for programs."""
+    """A split as JSON."""
     return asdict(parts) | {"advice": parts.advice, "paths": {name: str(path) for name, path in parts.paths.items()}}
 
 
-def _summary(checkup: LintReport, number: int, file: FileScan) -> str:
+def _summary(report: LintReport, number: int, file: FileScan) -> str:
     return (
         f"{file.path}: {count(file.rows, 'row')}, {count(file.problem_count, 'problem')}, "
-        f"{count(len(_copies(checkup, number)), 'exact duplicate')}, sha256 {file.sha256[:12]}"
+        f"{count(len(_copies(report, number)), 'exact duplicate')}, sha256 {file.sha256[:12]}"
     )
 
 
-def _copies(checkup: LintReport, number: int) -> list[tuple[int, int]]:
-    """Lines of the copies in one file, each with the line of the first."""
-    columns, copies = checkup.columns, checkup.comparisons.duplicates
+def _copies(report: LintReport, number: int) -> list[tuple[int, int]]:
+    """Lines of duplicates in one file, each with the line of the original."""
+    columns, copies = report.columns, report.comparisons.duplicates
     mine = copies[columns.file[copies[:, 0]] == number]
     return [(int(columns.line[row]), int(columns.line[first])) for row, first in mine]
 
 
-def _file_json(checkup: LintReport, number: int, file: FileScan) -> dict[str, Any]:
+def _file_json(report: LintReport, number: int, file: FileScan) -> dict[str, Any]:
     warnings = [
         Problem(str(file.path), line, f"holds the same messages as line {first}")
-        for line, first in _copies(checkup, number)
+        for line, first in _copies(report, number)
     ]
     return {
         "file": str(file.path),
@@ -162,3 +166,30 @@ def _estimate_json(spent: Estimate) -> dict[str, Any]:
 def _usd(price: tuple[float, float] | None) -> str:
     low, high = (usd(amount, 2) for amount in price or (0.0, 0.0))
     return low if low == high else f"{low} to {high}"
+
+
+def mask_text(row: PreviewRow) -> str:
+    """An example as the model sees it, loss tokens green and in ⟦brackets⟧; both sides of a preference pair."""
+    parts = []
+    for number, side in enumerate(row.sides):
+        name = f" ({_SIDES[number]})" if len(row.sides) > 1 else ""
+        tokens = f"{len(side.input_ids)} tokens, {side.loss_tokens} loss tokens"
+        heading = f"line {row.line}{name}: {tokens}, row {row.row_id[:12]}"
+        parts += [typer.style(heading, bold=True), _side(side)]
+    return "\n".join(parts)
+
+
+def mask_json(row: PreviewRow) -> dict[str, Any]:
+    """An example with its token ids and labels; those of a pair under the names of its sides."""
+    sides = [asdict(side) for side in row.sides]
+    named = sides[0] if len(sides) == 1 else dict(zip(_SIDES, sides, strict=True))
+    return {"line": row.line, "row_id": row.row_id} | named
+
+
+def _side(side: "RenderedExample") -> str:
+    text, at = "", 0
+    for begin, end in side.loss_spans:
+        text += typer.style(side.text[at:begin], dim=True)
+        text += typer.style(f"⟦{side.text[begin:end]}⟧", fg=typer.colors.GREEN)
+        at = end
+    return text + typer.style(side.text[at:].rstrip("\n"), dim=True)

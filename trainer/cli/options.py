@@ -36,6 +36,13 @@ def _explain(error: Exception) -> CommandError:
     return CommandError(str(error))
 
 
+def address_of(gateway: str, data_dir: Path) -> str:
+    """The gateway's address: as given, else that of the gateway on the data directory, else the default."""
+    from adapters.admin_client import gateway_address
+
+    return gateway_address(data_dir, gateway)
+
+
 def inference_key(data_dir: Path) -> str:
     """The API key from TURNTABLE_API_KEY or TURNTABLE_ADMIN_KEY, else the admin key in the data directory."""
     from adapters.admin_client import KEY_FILE

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from trainer.advice.advice import advice_of_run
-from trainer.cli.options import AdviceFile, DespiteAdvice, trainer_app
+from trainer.cli.options import AdviceFile, DespiteAdvice, address_of, trainer_app
 from trainer.errors import RecipeError
 from turntable.console import FAILED, INTERRUPTED, CommandError, print_json
 from turntable.options import (
@@ -44,16 +44,15 @@ ReportTo = Annotated[list[str] | None, typer.Option(help="Also log to tensorboar
 FrozenTask = Annotated[
     Path | None, typer.Option("--task", help="The frozen task that will evaluate the run; its hash is recorded.")
 ]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FINDING", help="Train despite this red finding of `turntable data check`; repeatable."),
-]
-
 VerifyRun = Annotated[
     Path | None,
     typer.Option(
         "--verify-run", help="Repeat this finished run and compare the adapter digests; exit code 1 if they differ."
     ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FINDING", help="Train despite this red finding of `turntable data check`; repeatable."),
 ]
 
 
@@ -96,7 +95,7 @@ def train_recipe(
     if verify_run is not None:
         _verify(verify_run, data_dir, console)
         return
-    recipe = _read(recipe_file)
+    gateway, recipe = address_of(gateway, data_dir), _read(recipe_file)
     advice = advice_of_run(recipe.name, data_dir, advice_file, despite_advice)
     promotion = _promotion(promote, override, by)
     publishing = publish_it or promotion is not None or bool(publish_name)
@@ -230,13 +229,8 @@ def _show(run: "Run", published: "PublishedVersion | None", *, promoted: bool) -
     if facts["method"] == "qlora" and facts["on_bf16_base"]["eval_loss"] is not None:
         served = facts["on_bf16_base"]
         typer.echo(
-            f"eval loss {facts['valid_loss_before']:.3f} before, {facts['valid_loss']:.3f} after ({best} kept{early})"
-        )
-    if facts["method"] == "qlora" and facts["on_served_base"]["valid_loss"] is not None:
-        served = facts["on_served_base"]
-        typer.echo(
-            f"served    {served['valid_loss_before']:.3f} before, {served['valid_loss']:.3f} after on the bf16 base; "
-            f"NF4 differs from it by {served['nf4_drift']:.3f} per token"
+            f"on bf16   {served['eval_loss_before']:.3f} before, {served['eval_loss']:.3f} after on the bf16 base; "
+            f"quantization error {served['quantization_error']:.3f} per token"
         )
     typer.echo(f"time      {facts['wall_s']:.1f} s, {facts['steps']} steps, {speed:,.0f} tokens/s while training")
     typer.echo(f"{'model    ' if facts['method'] == 'full' else 'adapter  '} {run.directory}")

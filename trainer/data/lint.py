@@ -137,7 +137,7 @@ def _size(scanner: Scanner, options: LintOptions, columns: Columns) -> list[Find
     task = options.task or guess_task(scanner.labels)
     if task is None or not len(columns):
         return []
-    found = judge_size(task, len(np.unique(columns.row[columns.file == 0])), scanner.labels.balances)
+    found = judge_size(task, len(np.unique(columns.row[columns.file == 0])), scanner.training_balances)
     if options.task is None and found.grade == RED:
         message = f"{found.message} (the kind of task is guessed from the outputs; set it with --task)"
         found = Finding(AMBER, found.name, found.count, message)

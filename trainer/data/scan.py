@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.estimate import CHARACTERS_PER_TOKEN
-from trainer.data.labels import Labels
+from trainer.data.labels import Balance, Labels
 from trainer.data.loaders import Kind, Reader, Row, parse_object
 from trainer.data.near_duplicates import U64, Fingerprint, NearDuplicateIndex, answer_text, fingerprint, hash64
 from trainer.data.pii import KINDS, NAMES
@@ -107,7 +107,7 @@ class Scanner:
     """Scan files one after the other into columns and an index of near-duplicates.
 
     With `kind`, rows of the other kind are problems; with `keep_rows`, the parsed rows stay in memory. `max_length` is
-    in tokens, which are estimated from characters here.
+    in tokens, which are estimated from characters here. `training_balances` are the classes of the first file.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Scanner:
     ) -> None:
         self.files: list[FileScan] = []
         self.labels = Labels(label_field)
+        self.training_balances: tuple[Balance, ...] = ()
         self.pii: dict[str, Tally] = {name: Tally() for name in KINDS}
         self.placeholders = Tally()
         self.signs: dict[str, Tally] = {name: Tally() for name in SIGNS}
@@ -147,6 +148,8 @@ class Scanner:
                 file.problems.append(found)
         file.rows, file.sha256 = reader.rows, reader.sha256
         file.problems.sort(key=lambda problem: problem.line or 0)
+        if len(self.files) == 1:
+            self.training_balances = self.labels.balances
 
     def columns(self) -> Columns:
         """Return the columns of all rows so far."""

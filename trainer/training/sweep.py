@@ -116,7 +116,7 @@ def train_sweep(
 
 
 def show_trials(outcome: SweepOutcome, console: Console) -> None:
-    """The table of a sweep, best first."""
+    """Print the table of a sweep, best trial first."""
     heads = ("r", "learning rate", "seed", "eval loss", "best epoch", "training loss", "time")
     table = Table(*figures(*heads), "kept")
     order = sorted(range(len(outcome.trials)), key=lambda i: outcome.trials[i].eval_loss)

@@ -21,7 +21,8 @@ from gateway.metering import SHADOW_KEY
 from gateway.server.middleware import with_middleware
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached
-from tests.gateway.releases.conftest import eventually, gateway_with_versions
+from tests.gateway.releases.conftest import gateway_with_versions
+from tests.waiting import eventually
 
 KEYS, TENANTS = "/admin/v1/keys", "/admin/v1/tenants"
 OPEN = {"/health", "/ready", "/docs", "/openapi.json"}

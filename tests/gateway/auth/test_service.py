@@ -1,7 +1,6 @@
 """Keys over their life, with two gateways on one database of each kind."""
 
 import logging
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NoReturn
@@ -17,6 +16,7 @@ from gateway.auth.secrets import PepperError
 from gateway.clock import HOUR_US, now_us
 from gateway.errors import AuthenticationError, ConflictError, NotFoundError
 from tests.gateway.auth.conftest import ADMIN_KEY, DRAFT, PEPPER, Gateways, caller_of
+from tests.waiting import wait_until
 
 
 def refused(office: ApiKeyService, key: str) -> str:
@@ -190,8 +190,7 @@ def test_keys_go_on_working_while_the_database_is_away_and_still_end_by_the_cloc
     with pytest.raises(OperationalError):
         gateways.one.revoke(ending.id, actor="admin")
     assert caller_of(gateways.one, key)
-    while now_us() < (ending.expires_us or 0):
-        threading.Event().wait(0.01)
+    wait_until(lambda: now_us() >= (ending.expires_us or 0))
     assert "expired" in refused(gateways.one, short)
     event.remove(gateways.database, "do_connect", refuse)
     assert gateways.one.revoke(ending.id, actor="admin").revoked_us

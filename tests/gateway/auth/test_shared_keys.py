@@ -12,7 +12,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
-from tests.gateway.releases.conftest import eventually
+from tests.waiting import eventually
 
 ADMIN = {"authorization": f"Bearer {KEY}"}
 

@@ -14,6 +14,7 @@ from gateway.costs.calibration import Batch, design, fit
 from gateway.costs.request_price import Weights, WorkPrice
 from gateway.errors import InvalidRequestError
 from tests.gateway.conftest import KEY, Attached
+from tests.waiting import wait_until
 
 
 def batches(prompt_us: float, cached_us: float, output_us: float, noise: float = 0.0) -> list[Batch]:
@@ -65,8 +66,7 @@ def test_a_request_costs_its_engine_time_at_the_price_of_the_hour() -> None:
 
 def test_the_command_measures_over_http_and_the_gateway_goes_by_it(attached: Attached) -> None:
     """The mock engine takes 5 ms a token, whatever else runs: eight at a time, a token takes 625 us of it."""
-    while attached.http.get("/admin/v1/costs").json()["engine_up_s"] == 0:  # a gateway that has only just started
-        threading.Event().wait(0.05)
+    wait_until(lambda: attached.http.get("/admin/v1/costs").json()["engine_up_s"])  # the gateway may just have started
     environment = {"TURNTABLE_ADMIN_KEY": KEY, "COLUMNS": "200"}
     options = ["--gateway", attached.url, "--json", "--concurrency", "8", "--requests", "8", "--repeats", "1"]
     result = CliRunner().invoke(costs_app, ["calibrate", *options, "--output-tokens", "32"], env=environment)

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -40,6 +39,7 @@ from gateway.money import NANO, usd_text
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_prices import SNAPSHOT
+from tests.waiting import wait_until
 
 NOW = now_us() // DAY_US * DAY_US - DAY_US // 2  # noon of yesterday: windows of hours lie within one day
 SINCE = NOW - 2 * HOUR_US
@@ -66,7 +66,7 @@ def run_of(database: Engine, begin: int, end: int, usd: Decimal | None, engine: 
         connection.execute(insert(engine_runs).values(values))
 
 
-def office_of(database: Engine, data_dir: Path) -> CostReports:
+def reports_of(database: Engine, data_dir: Path) -> CostReports:
     runs = EngineRuns(database, lambda _: None)
     return CostReports(UsageSummary(database), runs, CostEvidenceStore(database), data_dir, base="base")
 
@@ -81,7 +81,7 @@ def reports(database: Engine, tmp_path: Path) -> CostReports:
         for number in range(200)
     ]
     write_rows(database, rows)
-    return office_of(database, tmp_path)
+    return reports_of(database, tmp_path)
 
 
 def parts_of(document: CostDocument) -> int:
@@ -250,7 +250,7 @@ def test_a_right_answer_whose_prompt_was_cached_costs_what_cached_prompts_do(rep
 def test_a_cache_elsewhere_has_to_be_written_before_it_is_read(database: Engine, tmp_path: Path) -> None:
     run_of(database, SINCE, NOW, Decimal("2.69"))
     write_rows(database, [row(1, SINCE, prompt_tokens=1024, cached_tokens=512, completion_tokens=128)])
-    document = office_of(database, tmp_path).document(
+    document = reports_of(database, tmp_path).document(
         CostQuery(SINCE, NOW, vs=("anthropic:claude-sonnet-5-5", "google:gemini-3.8-flash"))
     )
     sonnet, flash = (one.variants["cached"].total for one in document.comparators)
@@ -261,8 +261,8 @@ def test_a_cache_elsewhere_has_to_be_written_before_it_is_read(database: Engine,
     assert flash is not None
     assert flash.typical == 512 * 75 + 512 * 750 + 128 * 3750  # writing has no price of its own
     page = html_page(document)
-    assert "the most there can be to write" in page
-    assert "Least lengths that a provider caches" in page
+    assert "an upper bound" in page
+    assert "Minimum cacheable lengths" in page
 
 
 def test_a_comparator_priced_by_another_entry_says_so_everywhere(reports: CostReports) -> None:
@@ -285,7 +285,7 @@ def test_what_requests_were_booked_with_stands_beside_the_bill(database: Engine,
     booked = [row(n, SINCE + n * 10**6, prompt_tokens=10, cost_nano_usd=1_000_000_000) for n in range(3)]
     own = row(9, SINCE + 10**7, prompt_tokens=10, cost_nano_usd=7, key_id="turntable", tenant="turntable")
     write_rows(database, [*booked, own])
-    document = office_of(database, tmp_path).document(CostQuery(SINCE, NOW))
+    document = reports_of(database, tmp_path).document(CostQuery(SINCE, NOW))
     assert document.booked_nano_usd == 3 * NANO
     assert any("Requests were booked with $3.00 as they ended" in str(part) for part in shown(document))
 
@@ -368,7 +368,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(reports: CostR
 def test_gauges_show_today_as_the_document_does(database: Engine, tmp_path: Path) -> None:
     run_of(database, now_us() - 10**6, now_us(), Decimal("2.69"))
     write_rows(database, [row(1, now_us() - 10**6, 10**5, prompt_tokens=100, completion_tokens=10)])
-    reports, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
+    reports, metrics, prices = reports_of(database, tmp_path), Metrics(), RequestPrices()
     CostRefresher(reports, CostGauges(metrics.registry), prices, lambda: None).refresh()
     shown = dict(re.findall(r"(?m)^(turntable_cost_\S+) (\S+)$", metrics.render().decode()))
     begin, end = (round(float(shown[f"turntable_cost_window_{name}_seconds"]) * 1e6) for name in ("start", "end"))
@@ -383,8 +383,9 @@ def test_gauges_show_today_as_the_document_does(database: Engine, tmp_path: Path
 
 def test_json_csv_table_and_page_of_one_window_agree(attached: Attached, tmp_path: Path) -> None:
     assert attached.chat().is_success
-    while not (seen := attached.http.get("/admin/v1/costs").json())["engine_up_s"]:
-        threading.Event().wait(0.05)  # until the first heartbeats have been written
+    # Until the first heartbeats have been written.
+    wait_until(lambda: attached.http.get("/admin/v1/costs").json()["engine_up_s"])
+    seen = attached.http.get("/admin/v1/costs").json()
     until = seen["window"]["until"]
     page = tmp_path / "costs.html"
     where = ["--until", until, "--gateway", attached.url, "--usd-per-hour", "2.69"]
@@ -442,7 +443,7 @@ def test_the_price_of_work_of_other_days_holds_until_there_is_work_today(databas
     run_of(database, noon + HOUR_US, noon + 2 * HOUR_US, Decimal("3.6"))
     used = {"prompt_tokens": 100, "completion_tokens": 10}
     write_rows(database, [row(1, noon + HOUR_US, HOUR_US // 2, **used)])
-    reports, metrics, prices = office_of(database, tmp_path), Metrics(), RequestPrices()
+    reports, metrics, prices = reports_of(database, tmp_path), Metrics(), RequestPrices()
     refresher = CostRefresher(reports, CostGauges(metrics.registry), prices, lambda: None)
     refresher.refresh()
     assert prices.price.cost_nano_usd(Usage(100, 10)) == 1_800_000_000  # half an hour's worth

@@ -1,9 +1,9 @@
 """Money from the first request on: a price per hour is enough for budgets, and the pace is learnt from live traffic."""
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import office_of, run_of
+from tests.gateway.costs.test_document import reports_of, run_of
 from tests.gateway.quota.conftest import new_key
+from tests.waiting import wait_until
 
 ASKED = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 TOLD = {"x-turntable-cost": "1"}
@@ -40,18 +41,24 @@ def engine() -> Iterator[MockServer]:
 
 def cost_of(data_dir: Path, request_id: str) -> int:
     """What the ledger says that a request cost, once it does."""
-    for _ in range(200):
+
+    def settled() -> tuple[int | None] | None:
         with sqlite3.connect(data_dir / "turntable.db") as ledger:
             query = "SELECT cost_nano_usd FROM usage_ledger WHERE request_id = ? AND settled_us IS NOT NULL"
-            if found := ledger.execute(query, (request_id,)).fetchone():
-                return int(found[0] or 0)
-        threading.Event().wait(0.05)
-    raise AssertionError(request_id)
+            row: tuple[int | None] | None = ledger.execute(query, (request_id,)).fetchone()
+            return row
+
+    wait_until(settled, 10)
+    return int((settled() or (None,))[0] or 0)
 
 
 def price_of(gateway: Attached) -> dict[str, Any]:
     document: dict[str, Any] = gateway.http.get("/admin/v1/costs/price").json()
     return document
+
+
+def is_recent(gateway: Attached) -> bool:
+    return bool(price_of(gateway)["basis"] == "recent")
 
 
 def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: MockServer, tmp_path: Path) -> None:
@@ -64,8 +71,7 @@ def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: M
             first = key.post("/v1/chat/completions", ASKED)
             assert first.status_code == httpx.codes.OK, first.text
             assert cost_of(tmp_path, first.headers["x-request-id"]) > 0
-            while price_of(gateway)["basis"] != "recent":  # learnt from that request
-                threading.Event().wait(0.05)
+            wait_until(partial(is_recent, gateway))  # from that request
             after = key.post("/v1/chat/completions", ASKED)
             assert cost_of(tmp_path, after.headers["x-request-id"]) > 0
             gateway.http.close()
@@ -73,7 +79,7 @@ def test_the_first_request_of_a_fresh_gateway_may_be_one_with_a_budget(engine: M
 
 def refresher_of(database: Engine, data_dir: Path, stated: int | None) -> tuple[CostRefresher, RequestPrices]:
     prices = RequestPrices()
-    return CostRefresher(office_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
+    return CostRefresher(reports_of(database, data_dir), CostGauges(Metrics().registry), prices, lambda: stated), prices
 
 
 def test_before_any_traffic_work_costs_what_a_slow_engine_would_take(database: Engine, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY
 from gateway.money import NANO
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import office_of, parts_of, run_of
+from tests.gateway.costs.test_document import parts_of, reports_of, run_of
 
 TODAY = now_us() // DAY_US * DAY_US
 SINCE = TODAY - 20 * DAY_US
@@ -62,7 +62,7 @@ def test_days_without_requests_are_part_of_every_models_cost_and_of_payback(data
     run_of(database, SINCE, TODAY, Decimal("0.7"))
     tokens = {"prompt_tokens": 300_000, "completion_tokens": 100_000}
     write_rows(database, asked_on(range(15), "support", **tokens))
-    reports = office_of(database, tmp_path)
+    reports = reports_of(database, tmp_path)
     (tmp_path / PLAN_FILE).write_text(PLAN)
     terra = ("openai:gpt-6.1-terra",)
     whole = reports.document(CostQuery(SINCE, TODAY, vs=terra))
@@ -92,7 +92,7 @@ def test_allocated_idle_and_overhead_are_the_bill_and_so_are_the_models(
         rows.append(row(number, at, choose.randrange(1, 10**9), finish=finish, **whose, **used))
     write_rows(database, rows)
     run_of(database, SINCE, SINCE + 6 * DAY_US, Decimal("1.23456789"))
-    reports = office_of(database, tmp_path)
+    reports = reports_of(database, tmp_path)
     (tmp_path / PLAN_FILE).write_text(PLAN + '[[storage]]\nname = "disk"\nusd_per_month = 40\n')
     for made_us in (SINCE + DAY_US // 2, SINCE + DAY_US + 12_345_678):  # weights change within days
         reports.store.add(EvidenceKind.WEIGHTS, WEIGHTS, made_us)
@@ -109,7 +109,7 @@ def test_own_probes_mirrored_and_refused_requests_are_no_requests_of_clients(dat
     clients = [row(n, SINCE + n * HOUR_US, HOUR_US // 2, adapter="a" if n % 2 else None, **day) for n in range(8)]
     write_rows(database, clients)
     run_of(database, SINCE, SINCE + DAY_US, Decimal(1))
-    reports = office_of(database, tmp_path)
+    reports = reports_of(database, tmp_path)
     asked = CostQuery(SINCE, SINCE + DAY_US, idle=IdlePolicy.EVEN)
     alone = reports.document(asked)
     others = [
@@ -143,7 +143,7 @@ def test_a_bill_of_the_past_is_the_same_before_and_after_calibrating(database: E
         asked_on(range(20), "support", prompt_tokens=300, completion_tokens=10)
         + asked_on(range(20), None, prompt_tokens=10, completion_tokens=300),
     )
-    reports = office_of(database, tmp_path)
+    reports = reports_of(database, tmp_path)
     measured = SINCE + 10 * DAY_US + 5 * HOUR_US + 12_345
     closed, open_since = CostQuery(SINCE, measured, ("adapter", "tenant")), CostQuery(measured, TODAY)
     before, later_before = reports.document(closed), reports.document(open_since)
@@ -175,4 +175,4 @@ def reports(database: Engine, tmp_path: Path) -> CostReports:
     used = [{"prompt_tokens": 300, "completion_tokens": 10}, {"prompt_tokens": 10, "completion_tokens": 300}]
     rows = [row(n, begin + n * 60 * 10**6, adapter="a" if n % 2 else None, **used[n % 2]) for n in range(50)]
     write_rows(database, rows)
-    return office_of(database, tmp_path)
+    return reports_of(database, tmp_path)

@@ -20,7 +20,7 @@ from gateway.costs.plan import PLAN_FILE, IdlePolicy
 from gateway.costs.prices.book import PriceBook
 from gateway.costs.terminal import shown
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import CAPACITY, SINCE, office_of, run_of
+from tests.gateway.costs.test_document import CAPACITY, SINCE, reports_of, run_of
 from tests.gateway.costs.test_document import database as database
 from turntable.console import Column, Table, figures
 
@@ -65,7 +65,7 @@ def cost_tables(database: Engine, data_dir: Path) -> list[Table]:
     )
     plan = '[[adapter]]\nname = "{}"\ntraining_usd = 12345.67\ntrained_on = 2020-01-01\nlife_days = 9000\n'
     (data_dir / PLAN_FILE).write_text(plan.format(names[1]) + plan.format("a"))
-    reports = office_of(database, data_dir)
+    reports = reports_of(database, data_dir)
     reports.store.add(EvidenceKind.CAPACITY, CAPACITY)
     score = {"requests": 100, "prompt_tokens": 102_400, "cached_tokens": 90_000, "completion_tokens": 12_800}
     rates = {"rates": {"correct": {"hits": 80, "of": 100}}}

@@ -14,7 +14,7 @@ from gateway.costs.report import tenant_query
 from tests.gateway.conftest import Attached
 from tests.gateway.costs.ledger_rows import row, write_rows
 from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import office_of, run_of
+from tests.gateway.costs.test_document import reports_of, run_of
 from tests.gateway.quota.conftest import new_key
 
 DAY = now_us() // DAY_US * DAY_US - DAY_US
@@ -46,7 +46,7 @@ def test_a_tenants_line_tells_its_cost_and_not_how_much_of_it_is_idle_time(datab
     write_rows(
         database, [row(n, DAY + n * HOUR_US, tenant=t, prompt_tokens=10) for n, t in enumerate(["acme", "rival"])]
     )
-    reports = office_of(database, tmp_path)
+    reports = reports_of(database, tmp_path)
     document = reports.tenant_document(CostQuery(DAY, DAY + DAY_US), "acme")
     (line,) = document.data
     assert line.tenant == "acme"

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.engines.http import ConnectionPool, EngineConnection
 from gateway.errors import EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError
+from tests.waiting import eventually_async
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -134,10 +135,7 @@ async def test_leaving_before_the_answer_is_complete_closes_the_connection() -> 
     async with pool_to(server) as pool:
         async with pool.request("GET", "/") as connection:
             assert connection.status == 200
-        for _ in range(1000):
-            if server.ended:
-                break
-            await asyncio.sleep(0.01)
+        assert await eventually_async(lambda: server.ended)
     assert server.ended == 1
 
 

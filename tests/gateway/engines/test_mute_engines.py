@@ -15,7 +15,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
-from tests.gateway.engines.test_pool import eventually
+from tests.waiting import eventually
 
 ADAPTERS = "/v1/turntable/adapters"
 ASKED = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}

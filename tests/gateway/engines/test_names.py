@@ -13,7 +13,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine import serving
 from tests.databases import Postgres
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
-from tests.gateway.engines.test_pool import eventually
+from tests.waiting import eventually
 
 SHARED = "sqlite:////shared/turntable.db"
 

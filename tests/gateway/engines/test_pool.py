@@ -3,9 +3,8 @@
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,11 +15,7 @@ import pytest
 
 from gateway.settings import Settings
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within twenty seconds."""
-    return any(holds() or threading.Event().wait(0.02) for _ in range(1000))
+from tests.waiting import eventually
 
 
 class Engines:

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import eventually
 
 # A stand-in for the gateway: opens the pipe, starts the guard as the gateway does, says the guard's group, and waits.
 GATEWAY = """
@@ -46,11 +47,8 @@ def group_members(group: int) -> set[int]:
 
 
 def eventually_members(group: int, count: int) -> set[int]:
-    for _ in range(1000):
-        if len(members := group_members(group)) == count:
-            return members
-        threading.Event().wait(0.02)
-    raise AssertionError(f"group {group} has {group_members(group)}, not {count} processes")
+    assert eventually(lambda: len(group_members(group)) == count), f"group {group} has {group_members(group)}"
+    return group_members(group)
 
 
 @pytest.fixture
@@ -90,6 +88,6 @@ def test_killing_the_guard_ends_the_engine(gateway: "subprocess.Popen[str]") -> 
     os.kill(group, signal.SIGKILL)
     try:
         # vLLM's own workers notice that their parent is gone; the stand-in's does not, so it is ended here.
-        assert any(engine not in group_members(group) or threading.Event().wait(0.02) for _ in range(1000))
+        assert eventually(lambda: engine not in group_members(group))
     finally:
         os.killpg(group, signal.SIGKILL)

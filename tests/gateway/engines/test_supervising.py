@@ -30,7 +30,7 @@ from loadtest.bench import machine
 from tests.adapters_on_disk import AnotherGateway
 from tests.canaries import leaks
 from tests.gateway.conftest import KEY, wait_until_ready
-from tests.gateway.engines.test_pool import eventually
+from tests.waiting import eventually
 
 BASE = BaseModel(Path("base"), "0" * 64, {"model.layers.0.self_attn.q_proj": (16, 16)})
 BREAKS_OFF = """

@@ -8,11 +8,11 @@ from gateway.core import Usage, UsageSource
 from gateway.costs.request_price import RequestPrices
 from gateway.engines.client import EngineUsage
 from gateway.inference.settlement import Settlement
-from gateway.metering import Entry, Finish
+from gateway.metering import Finish, LedgerEntry
 from gateway.metrics import Metrics
 
 
-async def settled(*answers: EngineUsage) -> Entry:
+async def settled(*answers: EngineUsage) -> LedgerEntry:
     """A row that was cut off, after an engine gave these answers one after the other."""
     said = list(answers)
 
@@ -21,11 +21,11 @@ async def settled(*answers: EngineUsage) -> Entry:
 
     client = SimpleNamespace(worked_on=worked_on)
     engine = SimpleNamespace(name="engine-0", run="run-1", is_ready=True, client=client)
-    kept: list[Entry] = []
+    kept: list[LedgerEntry] = []
     ledger: Any = SimpleNamespace(note=lambda _entry: None, settle=kept.append)
     pool: Any = SimpleNamespace(ready=[engine])
     settlement = Settlement(ledger, pool, RequestPrices(), Metrics(), Background().group("asking"))
-    entry = Entry("r", "acme", "k", "base", None, None, False, "/v1/chat/completions", engine="engine-0")
+    entry = LedgerEntry("r", "acme", "k", "base", None, None, False, "/v1/chat/completions", engine="engine-0")
     entry.engine_run, entry.finish = "run-1", Finish.CLIENT_ABORT
     settlement.settle(entry)
     await settlement.close()

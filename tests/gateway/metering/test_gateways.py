@@ -11,7 +11,7 @@ from sqlalchemy import Engine, insert, select, update
 
 from gateway.clock import now_us
 from gateway.core import Usage, UsageSource
-from gateway.metering import Entry, Ledger, gateways, usage_ledger
+from gateway.metering import Ledger, LedgerEntry, gateways, usage_ledger
 from gateway.metering.gateways import GATEWAY_GONE_US
 from gateway.metering.tables import gateway_runs
 from tests.gateway.metering.test_ledger import entry, rows_of
@@ -25,10 +25,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from gateway.database import open_database
-from gateway.metering import Entry, Ledger
+from gateway.metering import LedgerEntry, Ledger
 
 ledger = Ledger(open_database(sys.argv[1]), Path(sys.argv[2]))
-ledger.open(Entry(sys.argv[3], "default", "admin", "base", None, None, False, "/v1/completions"))
+ledger.open(LedgerEntry(sys.argv[3], "default", "admin", "base", None, None, False, "/v1/completions"))
 ledger.flush()
 print(ledger.gateway, flush=True)
 sys.stdin.read()
@@ -180,7 +180,7 @@ def test_the_gateways_id_survives_and_each_start_is_a_run_of_its_own(database: E
 
 def test_a_row_names_its_gateway_before_it_is_durable(database: Engine, tmp_path: Path) -> None:
     ledger = Ledger(database, tmp_path)
-    row = Entry("req_1", "default", "admin", "base", None, None, False, "/v1/completions")
+    row = LedgerEntry("req_1", "default", "admin", "base", None, None, False, "/v1/completions")
     ledger.open(row)
     (kept,) = rows_of(ledger, database)
     ledger.close()

@@ -4,7 +4,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from sqlalchemy import Engine, select, text
 from gateway.core import Usage, UsageSource
 from gateway.database import open_database
 from gateway.errors import DiskError
-from gateway.metering import Entry, Finish, Ledger, usage_ledger
+from gateway.metering import Finish, Ledger, LedgerEntry, usage_ledger
 from gateway.metering.journal import LedgerJournal, abandoned_journals
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def rows_of(ledger: Ledger, database: Engine) -> list[dict[str, Any]]:
         return [dict(row) for row in found]
 
 
-def entry(request_id: str = "req_1") -> Entry:
-    return Entry(
+def entry(request_id: str = "req_1") -> LedgerEntry:
+    return LedgerEntry(
         request_id=request_id,
         tenant="default",
         key_id="admin",
@@ -100,7 +100,7 @@ def test_while_the_database_is_away_requests_go_on_until_the_journal_is_full(dat
     ledger = Ledger(database, folder, most_bytes=10_000)
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE usage_ledger RENAME TO away"))
-    opened: list[Entry] = []
+    opened: list[LedgerEntry] = []
     with pytest.raises(DiskError, match="database has been away for too long, so no request is taken"):
         open_many(ledger, opened)
     assert len(opened) > 20
@@ -114,7 +114,7 @@ def test_while_the_database_is_away_requests_go_on_until_the_journal_is_full(dat
     ledger.close()
 
 
-def open_many(ledger: Ledger, opened: list[Entry]) -> None:
+def open_many(ledger: Ledger, opened: list[LedgerEntry]) -> None:
     for n in range(1000):
         ledger.open(row := entry(f"req_{n}"))
         opened.append(row)
@@ -141,8 +141,7 @@ def test_a_disk_that_cannot_take_what_is_put_aside_stops_nothing_for_good(
     broken.tenant = None  # type: ignore[assignment]
     for row in (broken, entry("req_1")):
         ledger.open(row)
-    while "cannot be folded" not in caplog.text:
-        threading.Event().wait(0.01)
+    wait_until(lambda: "cannot be folded" in caplog.text)
     (folder / "rejected").rmdir()
     assert [row["request_id"] for row in rows_of(ledger, database)] == ["req_1"]
     assert b"req_broken" in (folder / "rejected").read_bytes()
@@ -221,8 +220,7 @@ def test_the_folding_thread_outlives_an_exception_that_nobody_expected(
     with database.begin() as connection:  # a trigger, a missing right: no fault of the line's
         connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN choices TO away"))
     ledger.open(entry("req_1"))
-    while "cannot be folded" not in caplog.text:
-        threading.Event().wait(0.01)
+    wait_until(lambda: "cannot be folded" in caplog.text)
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE usage_ledger RENAME COLUMN away TO choices"))
     assert [row["request_id"] for row in rows_of(ledger, database)] == ["req_1"]
@@ -293,11 +291,11 @@ KILLED_WHILE_WRITING = """
 import sys
 from pathlib import Path
 from gateway.database import open_database
-from gateway.metering import Entry, Ledger
+from gateway.metering import LedgerEntry, Ledger
 
 ledger = Ledger(open_database(sys.argv[1]), Path(sys.argv[2]))
 for n in range(100_000):
-    row = Entry(f"req_{n}", "default", "admin", "base", None, None, False, "/v1/completions")
+    row = LedgerEntry(f"req_{n}", "default", "admin", "base", None, None, False, "/v1/completions")
     ledger.open(row)
     print(n, flush=True)
     if n % 2:

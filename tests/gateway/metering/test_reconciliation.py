@@ -2,8 +2,6 @@
 
 import json
 import socket
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,13 +15,9 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
+from tests.waiting import eventually
 
 FAST = {"reconcile_every_s": 0.05}
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within twenty seconds."""
-    return any(holds() or threading.Event().wait(0.02) for _ in range(1000))
 
 
 def reconciliation(gateway: Attached) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.conftest import TURNTABLE
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
 from tests.gateway.test_address_file import serve
+from tests.waiting import wait_until
 
 PROMPT = "the prompt that must not be kept"
 REFUSALS = "refusals of this gateway"
@@ -110,7 +110,7 @@ def test_what_the_engine_refused_or_failed_at_has_its_reason_on_the_ledger(
     engine.engine.settings = replace(engine.engine.settings, fault=None)
     refused = asked(gateway, messages=[])
     for answer in (failed, refused):
-        until(lambda: found(gateway, answer.headers["x-request-id"])["status"] == answer.status_code)  # noqa: B023
+        wait_until(lambda: found(gateway, answer.headers["x-request-id"])["status"] == answer.status_code)  # noqa: B023
         one, error = found(gateway, answer.headers["x-request-id"]), answer.json()["error"]
         assert one["reason"]["message"] == error["message"]
     assert found(gateway, failed.headers["x-request-id"])["found_in"] == "ledger"
@@ -126,13 +126,13 @@ def test_an_unavailable_engine_and_a_client_that_left_are_found(tmp_path: Path, 
         with httpx.Client() as client:
             leaving = threading.Thread(target=lambda: left(client, gateway))
             leaving.start()
-            until(lambda: any(PROMPT in str(body) for body in list(engine.engine.received)))
+            wait_until(lambda: any(PROMPT in str(body) for body in list(engine.engine.received)))
             overloaded = asked(gateway)
             assert overloaded.status_code == 503
             one = found(gateway, overloaded.headers["x-request-id"])
             assert (one["status"], one["reason"]["code"]) == (503, "server_is_overloaded")
             leaving.join()
-        until(lambda: gateway.http.get("/admin/v1/requests/gone-1").json()["data"][0]["status"] == 499)
+        wait_until(lambda: gateway.http.get("/admin/v1/requests/gone-1").json()["data"][0]["status"] == 499)
         gone = found(gateway, "gone-1")
         assert gone["outcome"] == "client_abort"
         assert "closed its connection" in gone["reason"]["message"]
@@ -144,13 +144,6 @@ def left(client: httpx.Client, gateway: Attached) -> None:
     headers = {"authorization": f"Bearer {KEY}", "x-request-id": "gone-1"}
     with pytest.raises(httpx.ReadTimeout):
         client.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers, timeout=2)
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.02)
 
 
 def test_the_clients_own_id_finds_all_requests_of_that_id(gateway: Attached) -> None:
@@ -283,7 +276,7 @@ def test_a_killed_gateway_loses_only_the_notes_of_the_last_moment(tmp_path: Path
             answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers)
             assert answer.status_code == 404
             log = tmp_path / "refusals" / "not_found.jsonl"
-            until(log.exists)  # which takes no longer than WRITE_EVERY_S on an idle machine
+            wait_until(log.exists)  # which takes no longer than WRITE_EVERY_S on an idle machine
             process.send_signal(signal.SIGKILL)
             process.wait(30)
             process.returncode = 0

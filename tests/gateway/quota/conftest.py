@@ -1,6 +1,5 @@
 """A gateway whose work has a price: a generated token costs a thousandth of a cent, a prompt token a tenth of that."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from gateway.database import open_database
 from gateway.settings import Settings
 from loadtest.mock_engine.app import MockServer
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
+from tests.waiting import wait_until
 
 ANSWER_NANO_USD, PROMPT_NANO_USD = 10_000, 1_000
 WEIGHTS = {
@@ -51,8 +51,12 @@ def wait_until_priced(gateway: Attached) -> None:
     """Return once requests are told what they cost."""
     body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     told = {"x-turntable-cost": "1"}
-    while "x-turntable-cost-usd" not in gateway.http.post("/v1/chat/completions", json=body, headers=told).headers:
-        threading.Event().wait(0.1)
+
+    def is_priced() -> bool:
+        answer = gateway.http.post("/v1/chat/completions", json=body, headers=told)
+        return "x-turntable-cost-usd" in answer.headers
+
+    wait_until(is_priced, poll_s=0.1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 from gateway.auth import Account, Budget, Limits, Period
 from gateway.background import Background
 from gateway.database import open_database
-from gateway.metering import Entry, Ledger
+from gateway.metering import Ledger, LedgerEntry
 from gateway.quota import BudgetLeaseStore, Budgets, BudgetStatuses, Reservation
 from gateway.quota.budget_leases import LEASE_US
 from gateway.quota.errors import BudgetSpentError, RateLimitError
@@ -57,7 +57,7 @@ class Gateway:
     budgets: Budgets
     ledger: Ledger
     bank: BudgetLeaseStore
-    running: list[tuple[str, Reservation, Entry]] = field(default_factory=list)
+    running: list[tuple[str, Reservation, LedgerEntry]] = field(default_factory=list)
 
 
 class Machine(RuleBasedStateMachine):
@@ -104,7 +104,9 @@ class Machine(RuleBasedStateMachine):
         for outcome in self.loop.run(several()):
             if isinstance(outcome, Reservation):
                 self.number += 1
-                row = Entry(f"req_{self.number}", "t", key, "base", None, None, False, "/", opened_us=self.clock.us)
+                row = LedgerEntry(
+                    f"req_{self.number}", "t", key, "base", None, None, False, "/", opened_us=self.clock.us
+                )
                 row.is_charged = True
                 gateway.ledger.open(row)
                 gateway.running.append((key, outcome, row))

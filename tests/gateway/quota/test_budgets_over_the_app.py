@@ -18,7 +18,7 @@ from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.gateway.conftest import Attached
 from tests.gateway.quota.conftest import ANSWER_NANO_USD, PROMPT_NANO_USD, Key, new_key, priced_gateway
-from tests.gateway.releases.conftest import eventually
+from tests.waiting import eventually
 
 _ANSWERS = 60
 CHAT = "/v1/chat/completions"

@@ -1,7 +1,6 @@
 """Names with several ready versions, and a gateway over them that is attached to a mock engine."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,6 @@ from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within twenty seconds."""
-    return any(holds() or threading.Event().wait(0.02) for _ in range(1000))
 
 
 def ready_versions(

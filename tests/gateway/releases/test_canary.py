@@ -12,7 +12,8 @@ from gateway.inference.poison_requests import body_kind
 from gateway.releases.canary import CanaryLimits, RequestWindow, WindowSummary, broken_bound
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.gateway.conftest import Attached
-from tests.gateway.releases.conftest import eventually, gateway_with_versions
+from tests.gateway.releases.conftest import gateway_with_versions
+from tests.waiting import eventually
 
 LIVE = WindowSummary(200, 2, 100.0, 40.0)
 

@@ -25,7 +25,7 @@ from loadtest.mock_engine.engine import MockSettings
 from tests.adapters.conftest import ALL_LINEAR, Adapter, in_layers, lora
 from tests.conftest import TURNTABLE
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
-from tests.gateway.releases.conftest import eventually
+from tests.waiting import eventually
 
 
 def directory(scratch: Path, seed: int) -> Path:

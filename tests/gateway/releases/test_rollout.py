@@ -12,7 +12,8 @@ from gateway.database import open_database
 from gateway.settings import Settings
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import Attached
-from tests.gateway.releases.conftest import eventually, gateway_with_versions
+from tests.gateway.releases.conftest import gateway_with_versions
+from tests.waiting import eventually
 
 MINE = "/admin/v1/adapters/mine"
 

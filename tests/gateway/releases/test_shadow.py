@@ -11,7 +11,8 @@ from gateway.releases.answer_text import text_of
 from gateway.releases.shadow import similarity
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.gateway.conftest import Attached
-from tests.gateway.releases.conftest import eventually, gateway_with_versions
+from tests.gateway.releases.conftest import gateway_with_versions
+from tests.waiting import eventually
 
 
 def shadow_of(gateway: Attached) -> dict[str, Any]:

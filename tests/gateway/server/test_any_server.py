@@ -17,7 +17,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import Fault, MockEngine, MockSettings
 from tests.gateway.conftest import KEY, Attached, gateway_app, in_process_gateway, wait_until_ready
-from tests.gateway.test_faults import eventually
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
@@ -77,8 +77,12 @@ async def test_without_a_server_answers_and_streams_are_whole(in_process: httpx.
     stream = await in_process.post(CHAT, json=BODY | {"stream": True})
     assert (stream.text.count('"content":"w'), stream.text.endswith("data: [DONE]\n\n")) == (8, True)
     assert stream.headers["content-type"].startswith("text/event-stream")
-    usage = (await in_process.get("/admin/v1/usage")).json()["data"]
-    assert [(row["requests"], row["completion_tokens"]) for row in usage] == [(2, 16)]
+    for _ in range(500):
+        (usage,) = (await in_process.get("/admin/v1/usage")).json()["data"]
+        if usage["unsettled"] == 0:
+            break
+        await asyncio.sleep(0.02)
+    assert (usage["requests"], usage["completion_tokens"]) == (2, 16)
 
 
 @own_loop
@@ -95,7 +99,7 @@ async def test_without_a_server_bodies_are_bounded_and_unpacked(in_process: http
 async def test_without_a_server_a_task_that_is_cancelled_stops_the_engine(tmp_path: Path) -> None:
     with serving(MockSettings(tokens=8)) as engine:
         async with in_process_gateway(Settings(data_dir=tmp_path), engine.url) as http:
-            task = asyncio.create_task(http.post(CHAT, json=BODY | {"canned_fault": Fault.HANG, "user": "leaves"}))
+            task = asyncio.create_task(http.post(CHAT, json=BODY | {"mock_fault": Fault.HANG, "user": "leaves"}))
             assert await asyncio.to_thread(eventually, lambda: has_received(engine.engine, "leaves"))
             task.cancel()
             await asyncio.wait([task])
@@ -112,11 +116,11 @@ def test_plain_uvicorn_answers_streams_and_refuses(plain: Attached) -> None:
     assert plain.http.post(CHAT, content=b"x" * 10_001).status_code == 413
     assert plain.http.get(CHAT).status_code == 405
     assert plain.http.get("/admin/v1/engines").status_code == 200
-    assert plain.chat(stream=True, canned_fault=Fault.DROP_MID_STREAM).text.count('"error"') == 1
+    assert plain.chat(stream=True, mock_fault=Fault.DROP_MID_STREAM).text.count('"error"') == 1
 
 
 def test_plain_uvicorn_sends_a_stream_as_it_comes_and_keeps_it_alive(plain: Attached) -> None:
-    body = BODY | {"stream": True, "canned_fault": Fault.HANG_MID_STREAM}
+    body = BODY | {"stream": True, "mock_fault": Fault.HANG_MID_STREAM}
     with plain.http.stream("POST", CHAT, json=body) as answer:
         pieces, seen = answer.iter_text(), ""
         while ": keep-alive" not in seen:
@@ -129,7 +133,7 @@ def test_plain_uvicorn_sends_a_stream_as_it_comes_and_keeps_it_alive(plain: Atta
 def test_plain_uvicorn_tells_when_a_client_leaves(plain: Attached, stream: bool, fault: Fault) -> None:
     aborted = plain.engine.aborted
     with socket.create_connection(plain_address(plain)) as client:
-        client.sendall(request(stream=stream, canned_fault=fault, user=f"{fault}-{stream}"))
+        client.sendall(request(stream=stream, mock_fault=fault, user=f"{fault}-{stream}"))
         assert eventually(lambda: has_received(plain.engine, f"{fault}-{stream}"))
         assert plain.engine.aborted == aborted
     assert eventually(lambda: plain.engine.aborted == aborted + 1)

@@ -12,7 +12,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
-from tests.gateway.test_faults import eventually
+from tests.waiting import eventually
 
 BODY = b'{"model":"base","messages":[{"role":"user","content":"hi"}]}'
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\n"

@@ -14,7 +14,7 @@ import zstandard
 from loadtest.mock_engine.engine import Fault
 from tests.gateway.conftest import KEY, Attached
 from tests.gateway.server.test_protocol import connected
-from tests.gateway.test_faults import eventually
+from tests.waiting import eventually
 
 BROKE = {"usd": "0", "period": "day"}
 CHAT = "/v1/chat/completions"

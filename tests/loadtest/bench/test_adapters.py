@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from adapters import BaseModel, preflight
-from loadtest.bench.adapters import AdapterResult, Kill, Many, rows, table
+from loadtest.bench.adapters import AdapterResult, EngineKill, ManyAdapters, rows, table
 from loadtest.bench.adapters_server import closest, distance, write_adapters
 
-MANY = Many(
+MANY = ManyAdapters(
     registered=1000,
     active=200,
     requests=2000,
@@ -29,7 +29,7 @@ RESULT = AdapterResult(
     cold_ms=[30.0, 40.0, 50.0],
     warm_ms=[10.0, 15.0, 18.0],
     turns=MANY,
-    kill=Kill(adapters=20, engine_start_s=30.0, ready_s=1.0, back_s=2.0, wrong=0),
+    kill=EngineKill(adapters=20, engine_start_s=30.0, ready_s=1.0, back_s=2.0, wrong=0),
 )
 
 

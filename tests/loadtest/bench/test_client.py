@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.bench.client import Answer, Phase, problem, run_phase
+from loadtest.bench.client import Answer, Phase, answer_error, run_phase
 from loadtest.mock_engine import Fault, MockSettings, serving
 
 
@@ -19,17 +19,17 @@ def phase(url: str, *, stream: bool, words: int = 5, requests: int = 6) -> Phase
 
 def test_a_stream_that_lacks_a_word_or_its_end_is_a_problem() -> None:
     words = b'data: {"content":"w0 "}\n\ndata: {"content":"w1 "}\n\n'
-    assert problem(answer(words + b"data: [DONE]\n\n"), 2, stream=True) is None
-    assert problem(answer(words + b"data: [DONE]\n\n"), 3, stream=True) == "2 chunks instead of 3"
-    assert problem(answer(words), 2, stream=True) == "no [DONE]"
+    assert answer_error(answer(words + b"data: [DONE]\n\n"), 2, stream=True) is None
+    assert answer_error(answer(words + b"data: [DONE]\n\n"), 3, stream=True) == "2 chunks instead of 3"
+    assert answer_error(answer(words), 2, stream=True) == "no [DONE]"
 
 
 def test_a_plain_answer_with_other_text_or_status_is_a_problem() -> None:
     body = b'{"choices":[{"message":{"content":"w0 w1 "}}]}'
-    assert problem(answer(body), 2, stream=False) is None
-    assert problem(answer(body), 3, stream=False) == "wrong text"
-    assert problem(answer(body, 503), 2, stream=False) == "status 503"
-    assert problem(answer(b'{"error":1}'), 2, stream=False) == "not a chat completion"
+    assert answer_error(answer(body), 2, stream=False) is None
+    assert answer_error(answer(body), 3, stream=False) == "wrong text"
+    assert answer_error(answer(body, 503), 2, stream=False) == "status 503"
+    assert answer_error(answer(b'{"error":1}'), 2, stream=False) == "not a chat completion"
 
 
 def test_the_first_word_is_timed_also_when_it_comes_in_pieces() -> None:

@@ -169,7 +169,8 @@ def test_a_verdict_is_recorded_on_the_very_version_that_answered(
 
 def test_help_loads_neither_torch_nor_an_http_client() -> None:
     script = (
-        "import sys\nfrom turntable.cli import main\n"
+        "import sys\n"
+        "from turntable.cli import main\n"
         "sys.argv = ['turntable', 'train', '--help']\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"

@@ -116,6 +116,18 @@ def test_one_long_row_in_a_hundred_is_amber(jsonl: WriteJsonl, base_model: Path)
     assert "amber too_long                   1  rows over 128 tokens" in result.stdout
 
 
+def test_the_size_of_classes_is_that_of_the_training_file_alone(jsonl: WriteJsonl) -> None:
+    rows = tickets(180)
+    train, test = jsonl(*rows[:120]), jsonl(*rows[120:], name="test.jsonl")
+    sizes = [
+        finding["count"]
+        for files in ((train,), (train, test))
+        for finding in report(*files, "--task", "classification")["findings"]
+        if finding["name"] == "size"
+    ]
+    assert sizes == [40, 40]
+
+
 @pytest.mark.parametrize(("rows", "task", "code"), [(99, "style", 1), (100, "style", 0), (90, "classification", 1)])
 def test_a_size_below_the_minimum_of_the_task_is_red(jsonl: WriteJsonl, rows: int, task: str, code: int) -> None:
     result = data("check", jsonl(*tickets(rows)), "--task", task)
@@ -128,7 +140,7 @@ def test_prepare_converts_and_says_what_it_did(tmp_path: Path) -> None:
     source.write_text('[{"instruction": "hi", "output": "I am {{name}}"}, {"instruction": "x", "output": ""}]')
     result = data("prepare", "--from", "alpaca", source, "--out", out)
     assert result.exit_code == 0
-    assert f"{out}: 1 row written of 2 read, 1 left out, 1 warning" in result.stdout
+    assert f"{out}: 1 row written of 2 read, 1 dropped, 1 warning" in result.stdout
     assert f"{source}:2: messages[1].content is empty" in result.stderr
     assert f"{source}:1: messages[1].content still holds the placeholder" in result.stderr
     assert data("prepare", "--from", "alpaca", source, "--out", out).exit_code == 2

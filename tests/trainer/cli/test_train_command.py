@@ -121,7 +121,7 @@ def test_a_run_is_merged_once_and_its_rows_are_found(typed: Typed, finished: dic
     assert found.exit_code == 0, found.output
     assert f"late@{finished['digest'][:12]}" in found.stdout
     nobody = typed(commands.lineage, "row", "0" * 64)
-    assert (nobody.exit_code, "read it" in nobody.stdout) == (0, True), nobody.output
+    assert (nobody.exit_code, "used it" in nobody.stdout) == (0, True), nobody.output
     assert typed(commands.lineage, "row", "HERE/train.jsonl:99").exit_code == 2
 
 

@@ -46,7 +46,7 @@ def test_people_who_prefer_the_other_arm_turn_the_verdict_and_their_choices_beco
     pairs = tmp_path / "pairs.jsonl"
     exported = run(commands.review, "export", task_file, "--out", pairs, "--data-dir", var)
     assert exported.exit_code == 0
-    assert "pairs are from the task's test data" in exported.stderr
+    assert "these pairs are from the task's test data" in exported.stderr
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     assert len(rows) == ITEMS - 1
     assert all("worse" in row["preferred_output"][0]["content"] for row in rows)
