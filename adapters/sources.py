@@ -135,7 +135,7 @@ class AllowedSources:
 
 @dataclass(frozen=True, slots=True)
 class SourceProvenance:
-    """SourceProvenance of a version: the requested source and its resolved revision.
+    """Provenance of a version: the requested source and its resolved revision.
 
     `revision` is the hub's commit, or the ETag of the weights on S3; empty for a directory.
     """
