@@ -86,7 +86,7 @@ def _renamed(tensors: Mapping[tuple[Path, str], Tensor]) -> tuple[dict[str, _Sou
                 f"{path.name}: {key:.300}", "is there twice once names are plain; save one adapter alone."
             )
         sources[name] = _Source(path, tensor)
-        steps.update(dict.fromkeys(f"mended in names: {change}" for change in changes))
+        steps.update(dict.fromkeys(f"names adjusted: {change}" for change in changes))
     return sources, tuple(steps)
 
 

@@ -2,7 +2,7 @@
 
     GatewayError
     ├── InvalidRequestError      400  the request is malformed; `param` names the field
-    │   ├── SuspectRequestError  400  this very request was running when an engine died
+    │   ├── PoisonRequestError  400  this very request was running when an engine died
     │   └── BadFramingError      400  the message is not plain HTTP/1.1
     ├── AuthenticationError      401  no key, or one that nobody gave out, that expired or was revoked
     ├── MissingScopeError        403  the key is good, but not for this
@@ -72,7 +72,7 @@ class InvalidRequestError(GatewayError):
     type = "invalid_request_error"
 
 
-class SuspectRequestError(InvalidRequestError):
+class PoisonRequestError(InvalidRequestError):
     """This very request was running when an engine died, so it is not run again for a while."""
 
     code = "suspect_request"

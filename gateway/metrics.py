@@ -97,7 +97,7 @@ class AdapterMetrics:
 
 
 class TrafficMetrics:
-    """What is counted about names whose traffic is divided or mirrored."""
+    """What is counted about names whose traffic is split or shadowed."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.canary_requests = Counter(
@@ -112,15 +112,15 @@ class TrafficMetrics:
             ("model",),
             registry=registry,
         )
-        self.waiting_turns = Gauge(
-            "turntable_waiting_turns",
+        self.waiting_for_slot = Gauge(
+            "turntable_waiting_for_slot",
             "Requests that wait because their adapter has no slot and others' turns are not over.",
             ("engine",),
             registry=registry,
         )
         self.shadow_requests = Counter(
             "turntable_shadow_requests",
-            "Mirrored requests by outcome: equal or different texts, answered (sampled), failed, dropped.",
+            "Shadow requests by outcome: equal or different texts, answered (sampled), failed, dropped.",
             ("model", "outcome"),
             registry=registry,
         )
@@ -174,7 +174,7 @@ class Metrics:
         self.in_flight = Gauge("turntable_in_flight", "Requests on an engine now.", ("engine",), registry=registry)
         self.waiting = Gauge("turntable_waiting", "Requests waiting for a slot now.", registry=registry)
         self.suspects = Gauge(
-            "turntable_suspect_requests", "Requests refused because an engine died under them.", registry=registry
+            "turntable_poison_requests", "Requests refused because an engine died under them.", registry=registry
         )
         self.retries = Counter(
             "turntable_engine_retries", "Requests sent to a second engine, unseen by the first.", registry=registry

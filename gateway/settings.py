@@ -149,15 +149,13 @@ class Settings(BaseSettings):
     require_verdict: bool = Field(
         True, description="A version goes live only with a verdict that counts, or an override on record."
     )
-    require_approval: bool = Field(
-        False, description="A version goes live only once somebody with another admin key has approved it."
-    )
+    require_approval: bool = Field(False, description="A version goes live only after approval with another admin key.")
     watch_percent: float = Field(
         5, ge=0, le=100, description="Share of answers looked at for drift, of adapters whose training left a baseline."
     )
     retrain_feedback: int = Field(50, gt=0, description="Pieces of feedback since a promotion that make a new round.")
     retrain_days: int = Field(90, gt=0, description="Days after a promotion at which an adapter is due to be reviewed.")
-    max_shadowed: int = Field(2, gt=0, description="Mirrored requests that may run at a time; more are dropped.")
+    max_shadowed: int = Field(2, gt=0, description="Shadow requests that may run at a time; more are dropped.")
 
     @field_validator("engine_args", mode="before")
     @classmethod

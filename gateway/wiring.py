@@ -284,7 +284,7 @@ class Services:
         metrics.ledger.journal_bytes.set_function(lambda: ledger.waiting_bytes)
         for engine in self.pool.engines:
             metrics.in_flight.labels(engine.name).set_function(partial(_running, engine))
-            metrics.traffic.waiting_turns.labels(engine.name).set_function(partial(_waiting, engine))
+            metrics.traffic.waiting_for_slot.labels(engine.name).set_function(partial(_waiting, engine))
             metrics.adapters.resident.labels(engine.name).set_function(partial(_resident, engine))
 
 

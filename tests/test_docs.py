@@ -174,7 +174,7 @@ def test_modules_and_pages_that_prose_names_exist() -> None:
 
 def test_metrics_and_settings_that_prose_names_exist() -> None:
     metrics = set(re.findall(r"(?m)^\| `(\w+)` \|", (DOCS / "reference" / "metrics.md").read_text()))
-    metrics |= {"turntable_shields", "turntable_residency"}  # vLLM's plugins of this package
+    metrics |= {"turntable_patches", "turntable_residency"}  # vLLM's plugins of this package
     variables = set(re.findall(r"TURNTABLE_\w+", (DOCS / "reference" / "settings.md").read_text()))
     variables |= {"TURNTABLE_GATEWAY_URL"}  # read by commands, not by the gateway
     lost: set[str] = set()

@@ -126,22 +126,16 @@ def names_with_retired_words() -> Iterator[str]:
                 yield f"{shown} ({', '.join(sorted(words & retired))})"
 
 
-LEFT = "modules are being renamed; the mark goes with the last of them"
-
-
-@pytest.mark.xfail(reason=LEFT, strict=False)
 def test_messages_help_and_metrics_use_the_fields_words() -> None:
     found = list(messages_with_retired_words())
     assert not found, "\n".join(found)
 
 
-@pytest.mark.xfail(reason=LEFT, strict=False)
 def test_names_in_the_code_use_the_fields_words() -> None:
     found = list(names_with_retired_words())
     assert not found, "\n".join(found)
 
 
-@pytest.mark.xfail(reason=LEFT, strict=False)
 def test_metric_names_use_the_fields_words() -> None:
     names = re.findall(r"(?m)^\| `(turntable_\w+)` \|", (DOCS / "reference" / "metrics.md").read_text())
     assert len(names) > 30

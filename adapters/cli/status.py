@@ -100,7 +100,7 @@ def _engine_row(engine: Mapping[str, Any]) -> dict[str, Any]:
         "state": engine["state"],
         "circuit": engine["circuit"],
         "running": engine["running"],
-        "waiting": engine["waiting_for_a_turn"],
+        "waiting": engine["waiting_for_slot"],
         "slots": f"{len(tiers.get('slot', ()))} of {engine['slots']}",
         "in slots": list(tiers.get("slot", ())),
         "in memory": list(tiers.get("cpu", ())),

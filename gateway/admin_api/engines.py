@@ -6,15 +6,15 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from gateway.engines.engine import Engine
-from gateway.engines.plugin.patches import SHIELDS, EnginePatch, PatchPlace
+from gateway.engines.plugin.patches import PATCHES, EnginePatch, PatchPlace
 from gateway.engines.pool import EnginePool
 from gateway.engines.slot_plan import SlotPlan
 from gateway.inference.request_guards import guard_defects
 
 _DEGRADED = (
     "This engine runs without our plugin: an unload only forgets the name, residency is what the gateway believes, and "
-    "nothing in vLLM is mended. Install turntable-gateway in the engine's environment and name the plugins "
-    "turntable_shields,turntable_residency in VLLM_PLUGINS."
+    "vLLM runs without the patches. Install turntable-gateway in the engine's environment and name the plugins "
+    "turntable_patches,turntable_residency in VLLM_PLUGINS."
 )
 
 
@@ -55,14 +55,14 @@ def _describe(engine: Engine, plan: SlotPlan) -> dict[str, Any]:
         "load_ms": {adapter.name: adapter.load_ms for adapter in residents.adapters} if residents else None,
         "working_set": loader.used.names(),
         "warning": engine.thrash.warning,
-        "waiting_for_a_turn": engine.scheduler.waiting,
+        "waiting_for_slot": engine.scheduler.waiting,
         "plan": asdict(plan),
-        "shields": _shields(engine),
+        "patches": _patches(engine),
     }
 
 
-def _shields(engine: Engine) -> list[dict[str, Any]]:
-    told = [_tell(shield, engine) for shield in SHIELDS]
+def _patches(engine: Engine) -> list[dict[str, Any]]:
+    told = [_tell(patch, engine) for patch in PATCHES]
     for name, defect in guard_defects().items():
         told.append(
             {
@@ -76,29 +76,29 @@ def _shields(engine: Engine) -> list[dict[str, Any]]:
     return told
 
 
-def _tell(shield: EnginePatch, engine: Engine) -> dict[str, Any]:
+def _tell(patch: EnginePatch, engine: Engine) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "name": shield.name,
-        "place": shield.place,
-        "defect": shield.defect,
-        "measure": shield.measure,
+        "name": patch.name,
+        "place": patch.place,
+        "defect": patch.defect,
+        "measure": patch.measure,
     }
-    applied, why = _applied(shield, engine)
+    applied, why = _applied(patch, engine)
     return document | {"applied": applied, "why": why}
 
 
-def _applied(shield: EnginePatch, engine: Engine) -> tuple[bool, str]:
+def _applied(patch: EnginePatch, engine: Engine) -> tuple[bool, str]:
     """Whether an engine has this patch, and why."""
     version, residents = engine.supervisor.status.version, engine.reconciler.residents
-    if shield.place is PatchPlace.GATEWAY:
+    if patch.place is PatchPlace.GATEWAY:
         return True, "The gateway does this for every engine."
-    if shield.place is PatchPlace.START:
+    if patch.place is PatchPlace.START:
         managed = engine.supervisor.is_managed
-        return managed, "The gateway started it so." if managed else "Up to whoever started the engine."
+        return managed, "The gateway started it so." if managed else "Depends on how the engine was started."
     if residents is None:
         return False, "The engine runs without our plugin."
-    if shield.mends is None:
+    if patch.replacement is None:
         return True, f"The plugin is in vLLM {version}."
-    if shield.name in residents.shields:
+    if patch.name in residents.patches:
         return True, f"As far as is known, vLLM {version} has this defect on this platform."
     return False, f"vLLM {version} on this platform does not need it."

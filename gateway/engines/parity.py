@@ -110,7 +110,7 @@ def _other_base(noise: float) -> str:
 def _too_weak(trained: float, noise: float) -> str:
     return (
         f"In training the adapter changes log-probabilities by {trained:.2g}, which the engine's own noise of "
-        f"{noise:.2g} hides: it learnt next to nothing; train longer or with a higher learning rate."
+        f"{noise:.2g} hides: training changed almost nothing; train longer or with a higher learning rate."
     )
 
 

@@ -128,7 +128,7 @@ class EngineSpec:
         """Runtime loading on, hub and usage reports off, no plugin but ours, nothing imported from where we stand."""
         return inherited_environment() | {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-            "VLLM_PLUGINS": f"turntable_shields,{PLUGIN}",
+            "VLLM_PLUGINS": f"turntable_patches,{PLUGIN}",
             "PYTHONSAFEPATH": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),

@@ -48,7 +48,7 @@ class ResidencyReport:
     slot_bytes: int
     loads: int
     unnamed: int
-    shields: tuple[str, ...]
+    patches: tuple[str, ...]
     adapters: tuple[Resident, ...]
 
     @classmethod
@@ -60,7 +60,7 @@ class ResidencyReport:
         )
         numbers = ("max_loras", "max_cpu_loras", "max_lora_rank", "slot_bytes", "loads", "unnamed")
         return cls(
-            **{name: int(document[name]) for name in numbers}, shields=tuple(document["shields"]), adapters=adapters
+            **{name: int(document[name]) for name in numbers}, patches=tuple(document["patches"]), adapters=adapters
         )
 
     def by_tier(self) -> dict[str, list[str]]:

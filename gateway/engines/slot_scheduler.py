@@ -57,7 +57,7 @@ class SlotScheduler:
         if not self._running[name]:
             del self._running[name]
         if self._waiting:
-            self._next_turns()
+            self._schedule_next()
 
     def _may_start(self, name: str) -> bool:
         if not self._waiting:
@@ -67,7 +67,7 @@ class SlotScheduler:
             return False
         return name != next(iter(self._running)) or self._clock() - eldest_s < self._patience_s
 
-    def _next_turns(self) -> None:
+    def _schedule_next(self) -> None:
         while self._waiting:
             name = next(iter(self._waiting))
             if name not in self._running and len(self._running) >= self.slots > 0:

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import EngineFailedError, EngineTimeoutError, SuspectRequestError
+from gateway.errors import EngineFailedError, EngineTimeoutError, PoisonRequestError
 from gateway.inference.request_guards import UNSERVED_FIELDS
 
 _BEFORE_DEATH_S = 10.0  # a dying engine fails its requests a moment before it is known to be dead
@@ -86,10 +86,10 @@ class PoisonRequests:
         self._until_s: dict[int, float] = {}
 
     def check(self, fingerprint: int) -> None:
-        """Raise `SuspectRequestError` for a request that may have killed an engine."""
+        """Raise `PoisonRequestError` for a request that may have killed an engine."""
         if self._until_s and (until_s := self._until_s.get(fingerprint)):
             if (wait_s := until_s - self._clock()) > 0:
-                raise SuspectRequestError(wait_s)
+                raise PoisonRequestError(wait_s)
             del self._until_s[fingerprint]
 
     def began(self, engine: str, fingerprint: int) -> RunningRequest:

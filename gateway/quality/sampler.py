@@ -111,7 +111,7 @@ class AnswerSampler:
         self._pending: Counter[CountKey] = Counter()
         self._flushing = threading.Lock()
         self._outcomes = Metric(
-            "turntable_watched_answers",
+            "turntable_sampled_answers",
             "Sampled answers by outcome: counted, or dropped because there were too many or too long.",
             ("model", "outcome"),
             registry=metrics,

@@ -32,7 +32,7 @@ class QualityGauges:
         )
         self._drift = Gauge(
             "turntable_drift",
-            "Distance of live answers from those learnt from: a PSI for lengths and the widest class mix (classes), "
+            "Distance of live answers from the training answers: a PSI for lengths and the widest class mix (classes), "
             "the loss of a rate otherwise.",
             ("model", "measure"),
             registry=registry,

@@ -93,7 +93,7 @@ class QuotaManager:
         most_nano_usd = price.most_nano_usd(size.most_prompt_tokens(context_tokens), answer_tokens)
         if most_nano_usd is None:
             raise BudgetUncheckedError(
-                "This key has a budget, and nobody has stated what an engine costs here. The operator states it with "
+                "This key has a budget, and the price of an engine hour is not configured. Set it with "
                 "`turntable serve --engine-usd-per-hour`, or in costs.toml.",
                 reason="unpriced",
                 retry_after_s=30,

@@ -1,8 +1,8 @@
-"""What mirroring has shown: sums over pairs of answers, one of the live version and one of the shadow.
+"""Sums over pairs of answers, one of the live version and one of the shadow.
 
 Shadows: answered requests of a name asked again of another version, compared, counted, and never answered from.
 
-A mirrored request goes the way of every other one, so its tokens are on the ledger (under the key `shadow`), but it
+A shadow request goes the way of every other one, so its tokens are on the ledger (under the key `shadow`), but it
 starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
 """
 
@@ -120,12 +120,12 @@ _MOST_BYTES = 1 << 20
 class _Pair:
     """A live answer whose request is being asked again."""
 
-    mirror: ShadowStats
+    stats: ShadowStats
     live: ShadowAnswer
 
 
 class Shadows:
-    """Mirrors what `ended` is told of; at most `most_running` mirrored requests run at a time."""
+    """Sends shadow requests for what `ended` is told of; at most `most_running` shadow requests run at a time."""
 
     def __init__(
         self,
@@ -142,89 +142,89 @@ class Shadows:
         self._admission = admission
         self._metrics = metrics
         self._most_running = most_running
-        self._mirrors: dict[str, ShadowStats] = {}
+        self._stats: dict[str, ShadowStats] = {}
         self._pairs: dict[str, _Pair] = {}
         self._tasks = running
 
     def ended(self, call: RequestContext, entry: LedgerEntry) -> None:
-        """Mirror a live request that was answered and chosen; compare a mirrored one with its original."""
+        """Send the shadow request of a chosen, answered one; compare a shadow answer with its original."""
         if call.target.track is Track.SHADOW:
-            self._mirrored(call, entry)
+            self._ended(call, entry)
         elif call.shadow_target is not None and entry.finish is Finish.COMPLETED and call.api.path in _MIRRORED_PATHS:
-            self._mirror(call, entry)
+            self._start(call, entry)
 
     def describe(self, name: str) -> dict[str, Any] | None:
         """What the shadow of a name has shown so far on this gateway; None without a shadow."""
-        mirror = self._mirror_of(name)
-        return mirror.document() if mirror else None
+        stats = self._stats_of(name)
+        return stats.document() if stats else None
 
     async def close(self) -> None:
         """Give up what is running."""
         await self._tasks.cancel()
 
-    def _mirror_of(self, name: str) -> ShadowStats | None:
+    def _stats_of(self, name: str) -> ShadowStats | None:
         policy = self._registry.snapshot.policies.get(name)
         if policy is None or policy.shadow is None or policy.live is None:
-            self._mirrors.pop(name, None)
+            self._stats.pop(name, None)
             return None
-        mirror, pair = self._mirrors.get(name), (policy.live, policy.shadow.version)
-        if mirror is None or (mirror.live_version, mirror.shadow_version) != pair:
-            mirror = self._mirrors[name] = ShadowStats(*pair)
-        return mirror
+        stats, pair = self._stats.get(name), (policy.live, policy.shadow.version)
+        if stats is None or (stats.live_version, stats.shadow_version) != pair:
+            stats = self._stats[name] = ShadowStats(*pair)
+        return stats
 
-    def _mirror(self, call: RequestContext, entry: LedgerEntry) -> None:
+    def _start(self, call: RequestContext, entry: LedgerEntry) -> None:
         assert call.shadow_target is not None, "the request was chosen"
         assert call.shadow_target.version is not None, "shadows are of adapters"
         name = call.shadow_target.version.name
-        mirror = self._mirror_of(name)
-        if mirror is None or mirror.shadow_version != call.shadow_target.version.version:
+        stats = self._stats_of(name)
+        if stats is None or stats.shadow_version != call.shadow_target.version.version:
             return  # the shadow ended while this request ran
         heard = b"".join(call.captured or ())
         if len(self._tasks) >= self._most_running or not self._admission.is_quiet or len(heard) > _MOST_BYTES:
-            self._drop(name, mirror)
+            self._drop(name, stats)
             return
         live = ShadowAnswer.of(entry, text_of(heard, is_stream=entry.stream))
         shadow = _shadow_call(call)
-        self._pairs[shadow.id] = _Pair(mirror, live)
+        self._pairs[shadow.id] = _Pair(stats, live)
         self._tasks.start(self._send(shadow, name))
 
     async def _send(self, call: RequestContext, name: str) -> None:
         try:
             await self._inference.serve(call, NoClient())
         except GatewayError as error:
-            log.debug("mirrored request %s: %s", call.id, error)
+            log.debug("shadow request %s: %s", call.id, error)
         finally:
             if pair := self._pairs.pop(call.id, None):
-                self._drop(name, pair.mirror)  # it never got as far as the engine
+                self._drop(name, pair.stats)  # it never got as far as the engine
 
-    def _mirrored(self, call: RequestContext, entry: LedgerEntry) -> None:
+    def _ended(self, call: RequestContext, entry: LedgerEntry) -> None:
         pair = self._pairs.pop(call.id)
         assert call.target.version is not None, "shadows are of adapters"
         name = call.target.version.name
         if entry.finish is not Finish.COMPLETED:
-            pair.mirror.failed += 1
+            pair.stats.failed += 1
             self._metrics.shadow_requests.labels(name, "failed").inc()
             return
         shadow = ShadowAnswer.of(entry, text_of(b"".join(call.captured or ()), is_stream=False))
         if call.request.document.get("temperature") != 0:
-            pair.mirror.answered_freely(pair.live, shadow)
+            pair.stats.answered_freely(pair.live, shadow)
             self._metrics.shadow_requests.labels(name, "answered").inc()
             return
         self._tasks.start(self._compare(pair, shadow, name))
 
     async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
         alike = await REPORTS.run(similarity, pair.live.text, shadow.text)
-        pair.mirror.answered_greedily(pair.live, shadow, alike)
+        pair.stats.answered_greedily(pair.live, shadow, alike)
         self._metrics.shadow_requests.labels(name, "equal" if alike == 1 else "different").inc()
 
-    def _drop(self, name: str, mirror: ShadowStats) -> None:
-        mirror.dropped += 1
+    def _drop(self, name: str, stats: ShadowStats) -> None:
+        stats.dropped += 1
         self._metrics.shadow_requests.labels(name, "dropped").inc()
 
 
 def _shadow_call(call: RequestContext) -> RequestContext:
     """The same question for the shadow: not streamed, under our own key, with a fingerprint of its own."""
-    assert call.shadow_target is not None, "only chosen requests are mirrored"
+    assert call.shadow_target is not None, "only chosen requests have a shadow"
     left_out = ("stream", "stream_options", *UNSERVED_FIELDS)
     document = {name: value for name, value in call.request.document.items() if name not in left_out}
     # A body of its own: when it kills the engine, the request that clients send is not suspected.

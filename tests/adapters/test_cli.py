@@ -227,7 +227,7 @@ ENGINE = {
     "reason": "",
     "circuit": "closed",
     "running": 3,
-    "waiting_for_a_turn": 1,
+    "waiting_for_slot": 1,
     "slots": 2,
     "resident": ["mine@1f2e3d4c5b6a", "other@0f2e3d4c5b6a"],
     "tiers": {"disk": [], "cpu": ["other@0f2e3d4c5b6a"], "slot": ["mine@1f2e3d4c5b6a"]},

@@ -1,7 +1,7 @@
 """What a bare vLLM does wrong with adapters, each defect beside its absence through the gateway.
 
-When a test of the bare engine fails because the defect is gone, vLLM has mended it: give its shield in
-`gateway/engines/plugin/patches.py` a `mended_in`. One bare engine serves all tests here; the last one kills it.
+When a test of the bare engine fails because the defect is gone, vLLM has mended it: give its patch in
+`gateway/engines/plugin/patches.py` a `fixed_in`. One bare engine serves all tests here; the last one kills it.
 """
 
 import os

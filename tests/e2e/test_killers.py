@@ -19,7 +19,7 @@ def test_no_killer_reaches_the_engine(served: Served, killer: Killer) -> None:
 
 
 def test_the_bare_engine_dies_of_one_and_comes_back(served: Served) -> None:
-    """When this fails because the engine lives on, vLLM has mended the defect and the shield may go."""
+    """When this fails because the engine lives on, vLLM has mended the defect and the patch may go."""
     (engine,) = served.http.get("/admin/v1/engines").json()["data"]
     killer = next(killer for killer in KILLERS if killer.name == "prompt_logprobs with n")
     with pytest.raises(httpx.HTTPError):

@@ -94,7 +94,7 @@ def has_too_few(case: Case) -> bool:
 def reached(case: Case) -> str:
     """How far the prompted base came, in words."""
     if case.prompt_score is None or case.bar is None:
-        return "nobody has measured the prompted base against a bar"
+        return "the prompted base was not measured against a bar"
     of_bar = case.prompt_score / case.bar
     return f"the prompted base scores {case.prompt_score:.0%} where {case.bar:.0%} is asked: {of_bar:.0%} of the bar"
 
@@ -104,9 +104,7 @@ def examples_sentence(case: Case) -> str:
     examples = counted_examples(case)
     each = " in its smallest class" if examples is not None and examples != case.examples else ""
     have = (
-        "nobody has counted labelled examples"
-        if examples is None
-        else f"there are {examples:,} labelled examples{each}"
+        "labelled examples were not counted" if examples is None else f"there are {examples:,} labelled examples{each}"
     )
     return f"{have}, and {f'a {case.kind} task' if case.kind else 'a task of any kind'} needs {least_examples(case):,}"
 
@@ -135,7 +133,7 @@ RULES: tuple[Rule, ...] = (
         RuleAnswer.NOT_YET,
         lambda case: case.metric is None or case.bar is None,
         lambda case: (
-            f"there is no {'metric' if case.metric is None else 'bar'}, so nobody could say whether training helped"
+            f"there is no {'metric' if case.metric is None else 'bar'}, so training could not be shown to help"
         ),
         "one metric and the value that is good enough, fixed before the run",
         "Layer3 (no way to measure: skip); Precision, step 4",
@@ -171,7 +169,7 @@ RULES: tuple[Rule, ...] = (
         "Precision, step 1 (ship it, do not fine-tune, come back in three months with real failures)",
         "Precision itself names formats as the exception: 90 % by prompting, 99 % by tuning. Shares of cases that "
         "need no tuning: 70 % (CTO), 80 % (Precision, Jacar), 90 % and 97 % (Precision)",
-        "a bar that is a hard requirement (train with --despite-advice, and say so), or failures no prompt can mend",
+        "a bar that is a hard requirement (train with --despite-advice, and say so), or failures no prompt can fix",
     ),
     Rule(
         "private_knowledge",
@@ -207,7 +205,7 @@ RULES: tuple[Rule, ...] = (
         "recall_unmeasured",
         RuleAnswer.RETRIEVE,
         lambda case: case.need == "both" and case.recall is None,
-        lambda case: "knowledge is part of what is missing, and nobody has measured how often retrieval finds it",
+        lambda case: "knowledge is part of what is missing, and the hit rate of retrieval was not measured",
         "recall@k on held-out questions",
         "Precision, step 2 (run evals on retrieval recall before touching weights)",
         "",
@@ -231,7 +229,7 @@ RULES: tuple[Rule, ...] = (
         f"fewer than {HANDFUL_PER_DAY} a day; the article says a handful, the number is ours",
         "Layer3 (a handful of requests a day: skip)",
         "break-even: within weeks (Precision), three to six months at 100,000 calls a month (CTO); "
-        "`turntable costs breakeven` reckons with your own prices",
+        "`turntable costs breakeven` computes with your own prices",
         "more traffic",
     ),
     Rule(
@@ -242,7 +240,7 @@ RULES: tuple[Rule, ...] = (
         "no red finding in `turntable data check`, contradictions in at most 1 % of the rows (that number is ours)",
         "Layer3 (no consistent labelled data set: skip; disagreeing examples teach the confusion); Precision",
         "",
-        "mended data",
+        "fixed data",
     ),
     Rule(
         "too_few",

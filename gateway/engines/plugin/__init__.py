@@ -1,1 +1,1 @@
-"""What runs inside the vLLM process: shields against known defects, and where which adapter is. Only here is torch."""
+"""What runs inside the vLLM process: patches against known defects, and where which adapter is. Only here is torch."""

@@ -1,6 +1,6 @@
-"""The known defects of the engine, and the shield against each: a table that operators see in `GET /admin/v1/engines`.
+"""The known defects of the engine, and the patch against each: a table that operators see in `GET /admin/v1/engines`.
 
-Some shields mend vLLM's own code: vLLM loads this module through the entry point group `vllm.general_plugins` in every
+Some patches mend vLLM's own code: vLLM loads this module through the entry point group `vllm.general_plugins` in every
 engine process and calls `register`. The others are habits of the gateway; they stand in the same table because an
 operator asks one question: which defects of this engine version reach my users?
 """
@@ -14,11 +14,11 @@ from enum import StrEnum
 from typing import Any
 
 _PAUSE_S = 50e-6
-_MARK = "turntable_shield"
+_MARK = "turntable_patch"
 
 
 class PatchPlace(StrEnum):
-    """Where a shield works: in the ENGINE's processes, in how the gateway STARTs it, or in the GATEWAY itself."""
+    """Where a patch works: in the ENGINE's processes, in how the gateway STARTs it, or in the GATEWAY itself."""
 
     ENGINE = "engine"
     START = "start"
@@ -29,8 +29,8 @@ class PatchPlace(StrEnum):
 class EnginePatch:
     """One defect and what is done about it.
 
-    `mends` makes a working replacement for the function `target` of vLLM; `mended_in` is the first vLLM version that
-    no longer needs the shield, None while none is known.
+    `replacement` makes a working function from the `target` of vLLM; `fixed_in` is the first vLLM version that no longer
+    needs the patch, None while none is known.
     """
 
     name: str
@@ -39,14 +39,14 @@ class EnginePatch:
     measure: str
     cpu_only: bool = False
     target: tuple[str, str] | None = None
-    mends: Callable[[Any], Any] | None = None
-    mended_in: str | None = None
+    replacement: Callable[[Any], Any] | None = None
+    fixed_in: str | None = None
 
     def is_needed(self, version: str, *, is_cpu: bool) -> bool:
         """Whether an engine of this vLLM version has the defect, as far as is known."""
         if self.cpu_only and not is_cpu:
             return False
-        return self.mended_in is None or _release(version) < _release(self.mended_in)
+        return self.fixed_in is None or _release(version) < _release(self.fixed_in)
 
 
 def register() -> None:
@@ -54,34 +54,34 @@ def register() -> None:
     from vllm import __version__ as version
     from vllm.platforms import current_platform
 
-    for shield in SHIELDS:
-        if shield.mends is not None and shield.is_needed(version, is_cpu=current_platform.is_cpu()):
-            _apply(shield)
+    for patch in PATCHES:
+        if patch.replacement is not None and patch.is_needed(version, is_cpu=current_platform.is_cpu()):
+            _apply(patch)
 
 
 def applied_patches() -> list[str]:
-    """Names of the shields that this engine process runs with; only ever asked within one."""
-    return [shield.name for shield in SHIELDS if shield.mends is not None and hasattr(_target(shield)[2], _MARK)]
+    """Names of the patches that this engine process runs with; only ever asked within one."""
+    return [patch.name for patch in PATCHES if patch.replacement is not None and hasattr(_target(patch)[2], _MARK)]
 
 
-def _apply(shield: EnginePatch) -> None:
-    module, name, original = _target(shield)
+def _apply(patch: EnginePatch) -> None:
+    module, name, original = _target(patch)
     if hasattr(original, _MARK):
         return
-    assert shield.mends is not None, "only shields that mend are applied"
-    mended = shield.mends(original)
-    setattr(mended, _MARK, shield.name)
+    assert patch.replacement is not None, "only patches with a replacement are applied"
+    replaced = patch.replacement(original)
+    setattr(replaced, _MARK, patch.name)
     # vLLM's modules import functions from each other by name: each of them holds a reference of its own.
     package = module.__name__.rpartition(".")[0]
-    for holder in (module, *map(importlib.import_module, (package, *_ALSO_HELD.get(shield.name, ())))):
+    for holder in (module, *map(importlib.import_module, (package, *_ALSO_HELD.get(patch.name, ())))):
         if getattr(holder, name, None) is original:
-            setattr(holder, name, mended)
+            setattr(holder, name, replaced)
 
 
-def _target(shield: EnginePatch) -> tuple[Any, str, Any]:
-    assert shield.target is not None, "a shield that mends has a target"
-    module = importlib.import_module(shield.target[0])
-    return module, shield.target[1], getattr(module, shield.target[1])
+def _target(patch: EnginePatch) -> tuple[Any, str, Any]:
+    assert patch.target is not None, "a patch with a replacement has a target"
+    module = importlib.import_module(patch.target[0])
+    return module, patch.target[1], getattr(module, patch.target[1])
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -93,14 +93,14 @@ def _zero_base_tokens(shrink: Any) -> Any:
     means the last slot. The shrunk activations of such tokens are zeroed, so whatever is gathered adds nothing.
     """
 
-    def shielded(
+    def patched(
         inputs: Any, lora_b_weights: Any, output_tensor: Any, lora_indices_tensor: Any, scaling: float = 1.0
     ) -> None:
         shrink(inputs, lora_b_weights, output_tensor, lora_indices_tensor, scaling)
         if len(lora_indices_tensor) == len(output_tensor):  # not so for prompt log-probabilities, refused at the gate
             output_tensor[lora_indices_tensor < 0] = 0
 
-    return shielded
+    return patched
 
 
 def _sleep(_spin: Any) -> Any:
@@ -115,7 +115,7 @@ def _sleep(_spin: Any) -> Any:
 
 
 _ALSO_HELD = {"cpu-mixed-batch": ("vllm.lora.punica_wrapper.punica_cpu",)}
-SHIELDS = (
+PATCHES = (
     EnginePatch(
         "cpu-mixed-batch",
         PatchPlace.ENGINE,
@@ -123,7 +123,7 @@ SHIELDS = (
         "Our plugin zeroes the adapter's part of base tokens.",
         cpu_only=True,
         target=("vllm.lora.ops.torch_ops.lora_ops", "bgmv_shrink"),
-        mends=_zero_base_tokens,
+        replacement=_zero_base_tokens,
     ),
     EnginePatch(
         "cpu-spin",
@@ -132,7 +132,7 @@ SHIELDS = (
         "Our plugin lets them sleep 50 µs instead.",
         cpu_only=True,
         target=("vllm.distributed.device_communicators.shm_broadcast", "sched_yield"),
-        mends=_sleep,
+        replacement=_sleep,
     ),
     EnginePatch(
         "unload-only-forgets",

@@ -75,7 +75,7 @@ class ResidencyPlugin:
             "max_lora_rank": config.max_lora_rank,
             "slot_bytes": report["slot_bytes"],
             "loads": report["loads"],
-            "shields": applied_patches(),
+            "patches": applied_patches(),
             "unnamed": sum(found not in named for found in report["cached"]),
             "adapters": [_describe(named[found], report) for found in order],
         }

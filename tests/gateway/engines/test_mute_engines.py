@@ -149,7 +149,7 @@ def test_long_streams_that_are_cut_off_while_they_speak_say_nothing_against_the_
 
 @pytest.mark.parametrize(
     "odd",
-    [OLD_PLUGIN, {}, {"adapters": 3}, [], "text", OLD_PLUGIN | {"slot_bytes": "many", "shields": None}],
+    [OLD_PLUGIN, {}, {"adapters": 3}, [], "text", OLD_PLUGIN | {"slot_bytes": "many", "patches": None}],
     ids=["last month's plugin", "nothing", "a number", "a list", "a text", "wrong types"],
 )
 def test_an_engine_that_tells_nonsense_is_not_used_and_the_healthy_one_serves_on(tmp_path: Path, odd: Any) -> None:

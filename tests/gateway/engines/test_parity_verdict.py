@@ -61,4 +61,4 @@ def test_a_base_unlike_the_trainers_is_named_before_the_adapter_is_blamed() -> N
 def test_an_adapter_weaker_than_the_noise_has_no_effect(effect: float) -> None:
     result = judged(lambda _base, adapter: adapter, effect=effect)
     assert result.verdict is Parity.NO_EFFECT
-    assert "it learnt next to nothing" in result.sentence
+    assert "training changed almost nothing" in result.sentence

@@ -1,13 +1,13 @@
-"""The shields of the engine plugin: each defect in the bare engine's own code, and its absence once shielded."""
+"""The patches of the engine plugin: each defect in the bare engine's own code, and its absence once patched."""
 
 import subprocess
 import sys
 
 import pytest
 
-from gateway.engines.plugin.patches import SHIELDS, EnginePatch, PatchPlace
+from gateway.engines.plugin.patches import PATCHES, EnginePatch, PatchPlace
 
-# In a process of its own: the shield changes vLLM's modules for good.
+# In a process of its own: the patch changes vLLM's modules for good.
 MIXED_BATCH = """
 import torch
 from vllm.lora.ops.torch_ops import lora_ops
@@ -27,11 +27,11 @@ print(bare, delta_of_base_token())
 """
 
 
-def test_base_tokens_get_nothing_from_the_last_slot_once_shielded() -> None:
+def test_base_tokens_get_nothing_from_the_last_slot_once_patched() -> None:
     result = subprocess.run([sys.executable, "-c", MIXED_BATCH], capture_output=True, text=True, check=True)
-    bare, shielded = map(float, result.stdout.split()[-2:])
-    assert bare > 0, "vLLM has mended its CPU op: the shield is no longer needed"
-    assert shielded == 0
+    bare, patched = map(float, result.stdout.split()[-2:])
+    assert bare > 0, "vLLM has mended its CPU op: the patch is no longer needed"
+    assert patched == 0
 
 
 SPIN = """
@@ -50,29 +50,29 @@ print(*calls)
 """
 
 
-def test_waiting_engine_processes_sleep_once_shielded() -> None:
+def test_waiting_engine_processes_sleep_once_patched() -> None:
     result = subprocess.run([sys.executable, "-c", SPIN], capture_output=True, text=True, check=True)
-    bare, shielded = result.stdout.split()[-2:]
-    assert bare == "spin", "vLLM no longer spins: the shield is no longer needed"
-    assert shielded == "sleep"
+    bare, patched = result.stdout.split()[-2:]
+    assert bare == "spin", "vLLM no longer spins: the patch is no longer needed"
+    assert patched == "sleep"
 
 
-def test_every_shield_says_in_a_sentence_what_it_is_against_and_what_it_does() -> None:
-    assert len({shield.name for shield in SHIELDS}) == len(SHIELDS) > 10
-    for shield in SHIELDS:
-        assert shield.defect.endswith(".")
-        assert shield.measure.endswith(".")
-        assert (shield.mends is None) == (shield.target is None)
-        assert shield.mends is None or shield.place is PatchPlace.ENGINE
+def test_every_patch_says_in_a_sentence_what_it_is_against_and_what_it_does() -> None:
+    assert len({patch.name for patch in PATCHES}) == len(PATCHES) > 10
+    for patch in PATCHES:
+        assert patch.defect.endswith(".")
+        assert patch.measure.endswith(".")
+        assert (patch.replacement is None) == (patch.target is None)
+        assert patch.replacement is None or patch.place is PatchPlace.ENGINE
 
 
 @pytest.mark.parametrize(
     ("version", "is_cpu", "needed"),
     [("0.32.0", True, True), ("0.32.0", False, False), ("0.33.0", True, False), ("0.34.1+cpu", True, False)],
 )
-def test_a_shield_is_needed_on_its_platform_until_the_version_that_mended_it(
+def test_a_patch_is_needed_on_its_platform_until_the_version_that_mended_it(
     version: str, is_cpu: bool, needed: bool
 ) -> None:
-    shield = EnginePatch("x", PatchPlace.ENGINE, "Defect.", "Measure.", cpu_only=True, mended_in="0.33.0")
-    assert shield.is_needed(version, is_cpu=is_cpu) is needed
-    assert not any(known.is_needed(version, is_cpu=False) for known in SHIELDS if known.cpu_only)
+    patch = EnginePatch("x", PatchPlace.ENGINE, "Defect.", "Measure.", cpu_only=True, fixed_in="0.33.0")
+    assert patch.is_needed(version, is_cpu=is_cpu) is needed
+    assert not any(known.is_needed(version, is_cpu=False) for known in PATCHES if known.cpu_only)

@@ -45,10 +45,10 @@ def test_an_engine_without_our_plugin_works_and_says_what_is_missing(tmp_path: P
     assert found["plugin"] is False
     assert "only forgets the name" in found["degraded"]
     assert found["tiers"] is None
-    shields = {shield["name"]: shield for shield in found["shields"]}
-    assert shields["cpu-mixed-batch"]["applied"] is False
-    assert shields["load-inplace"]["applied"] is True
-    assert all(shield["defect"] and shield["measure"] for shield in shields.values())
+    patches = {patch["name"]: patch for patch in found["patches"]}
+    assert patches["cpu-mixed-batch"]["applied"] is False
+    assert patches["load-inplace"]["applied"] is True
+    assert all(patch["defect"] and patch["measure"] for patch in patches.values())
 
 
 def test_without_the_plugin_names_are_bounded_all_the_same(tmp_path: Path) -> None:

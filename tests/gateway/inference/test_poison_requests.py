@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.errors import EngineFailedError, SuspectRequestError
+from gateway.errors import EngineFailedError, PoisonRequestError
 from gateway.inference.poison_requests import PoisonRequests
 
 
@@ -33,7 +33,7 @@ def test_what_ran_at_the_death_is_refused_until_the_time_is_over() -> None:
     suspects = PoisonRequests(60, clock)
     with watched(suspects, "engine-0", 1), watched(suspects, "engine-1", 2):
         suspects.engine_died("engine-0")
-    with pytest.raises(SuspectRequestError, match="next 60 s") as refused:
+    with pytest.raises(PoisonRequestError, match="next 60 s") as refused:
         suspects.check(1)
     assert refused.value.status == 400
     assert (b"x-should-retry", b"false") in refused.value.headers()
@@ -53,7 +53,7 @@ def test_what_failed_just_before_is_suspected_too_and_what_failed_long_ago_is_no
     clock.now_s = 100
     suspects.engine_died("engine-0")
     suspects.check(1)
-    with pytest.raises(SuspectRequestError):
+    with pytest.raises(PoisonRequestError):
         suspects.check(2)
 
 
@@ -67,7 +67,7 @@ def test_what_met_an_engine_already_dead_is_innocent() -> None:
         raise EngineFailedError("It is dead.")
     suspects.engine_died("engine-0")
     suspects.check(2)
-    with pytest.raises(SuspectRequestError):
+    with pytest.raises(PoisonRequestError):
         suspects.check(1)
 
 

@@ -1,4 +1,4 @@
-"""Request shields: known killers are refused by name or cut back, everything like them that is harmless passes."""
+"""Request patches: known killers are refused by name or cut back, everything like them that is harmless passes."""
 
 import contextlib
 import json

@@ -99,7 +99,7 @@ def test_what_is_due_is_shown_and_measured(gateway: Attached) -> None:
     assert "DUE base: the template served now" in CliRunner().invoke(app, ["show", "mine"], env=environment).stdout
     assert gateway.http.get("/admin/v1/adapters/nobody/drift").status_code == 404
     metrics = gateway.http.get("/metrics").text
-    assert 'turntable_watched_answers_total{model="mine",outcome="counted"}' in metrics
+    assert 'turntable_sampled_answers_total{model="mine",outcome="counted"}' in metrics
 
 
 def test_counts_of_several_gateways_add_up(database: Engine) -> None:

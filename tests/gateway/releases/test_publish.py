@@ -185,7 +185,7 @@ def test_a_conversion_and_its_warnings_are_on_record_wherever_versions_are_shown
     assert created["warnings"] == [
         "The key 'q_prj' of alpha_pattern names no module that is adapted, so it has no effect."
     ]
-    assert created["converted"] == ["mended in names: '_orig_mod.' of torch.compile"]
+    assert created["converted"] == ["names adjusted: '_orig_mod.' of torch.compile"]
     (shown,) = document_of(gateway.http, "mine")["versions"]
     (listed,) = gateway.http.get("/admin/v1/adapters").json()["data"]
     verified = gateway.http.post("/admin/v1/adapters/mine/versions/v1/verify").json()

@@ -83,7 +83,9 @@ def test_a_run_commits_itself_to_a_frozen_task_that_it_does_not_train_on(jsonl: 
     with pytest.raises(RecipeError, match="is not frozen; run `turntable compare freeze"):
         frozen_commitment(path, recipe)
     _, frozen = freeze(path, read_task(path))
-    with pytest.raises(DataError, match=r"test.jsonl:1: has the same messages as .*train.jsonl:2, which is train/test leakage"):
+    with pytest.raises(
+        DataError, match=r"test.jsonl:1: has the same messages as .*train.jsonl:2, which is train/test leakage"
+    ):
         frozen_commitment(path, recipe)
     jsonl(seen, name="train.jsonl")
     assert frozen_commitment(path, recipe)["sha256"] == frozen.sha256
