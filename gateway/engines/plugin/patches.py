@@ -29,8 +29,8 @@ class PatchPlace(StrEnum):
 class EnginePatch:
     """One defect and what is done about it.
 
-    `replacement` makes a working function from the `target` of vLLM; `fixed_in` is the first vLLM version that no longer
-    needs the patch, None while none is known.
+    `replacement` makes a working function from the `target` of vLLM; `fixed_in` is the first vLLM version without
+    the defect, None while none is known.
     """
 
     name: str
