@@ -109,10 +109,11 @@ class Turntable:
             closing.callback(here.pool.file_locks.close)
             for engine in here.pool.engines:
                 closing.callback(engine.client.close)
-            for part in (here.quality, here.settlement, here.rollout, here.shadows, here.canaries, here.background):
-                closing.push_async_callback(part.close)
             for engine in here.pool.engines:
                 closing.push_async_callback(_cancelled, asyncio.create_task(self._supervise(engine)))
+            # Closed before a managed engine is stopped: settlement asks the engines for the tokens of cut-off requests.
+            for part in (here.quality, here.settlement, here.rollout, here.shadows, here.canaries, here.background):
+                closing.push_async_callback(part.close)
             here.background.start(self._periodic())
             yield
 

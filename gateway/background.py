@@ -58,7 +58,8 @@ class Periodic:
 class _TaskHealth:
     task: Periodic
     failures: int = 0
-    is_own_fault: bool = False
+    own_failures: int = 0
+    """Failures in a row that were not the database being unreachable."""
     began_s: float | None = None
     error: str = ""
 
@@ -70,6 +71,10 @@ class _TaskHealth:
     def is_failing(self) -> bool:
         return self.failures >= _FAILURES or (self.task.is_essential and self.is_stuck)
 
+    @property
+    def makes_unready(self) -> bool:
+        return self.task.is_essential and (self.is_stuck or self.own_failures >= _FAILURES)
+
 
 class BackgroundTaskError(EngineUnavailableError):
     """An essential background task fails repeatedly."""
@@ -78,7 +83,8 @@ class BackgroundTaskError(EngineUnavailableError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"The gateway is not ready: its background task '{name}' fails repeatedly; the gateway's log has the error."
+            f"The gateway is not ready: its background task '{name}' hangs or fails repeatedly; "
+            "the gateway's log has the error."
         )
 
 
@@ -122,9 +128,9 @@ class Background:
         return sorted(health.task.name for health in self._health.values() if health.is_failing)
 
     def require_healthy(self) -> None:
-        """Raise `BackgroundTaskError` while an essential task fails."""
+        """Raise `BackgroundTaskError` while an essential task hangs or fails for a reason other than the database."""
         for health in self._health.values():
-            if health.task.is_essential and health.is_failing and health.is_own_fault:
+            if health.makes_unready:
                 raise BackgroundTaskError(health.task.name)
 
     async def close(self) -> None:
@@ -151,7 +157,7 @@ class Background:
         else:
             if health.failures:
                 log.warning("background task '%s' recovered after %d failures", health.task.name, health.failures)
-            health.failures, health.error = 0, ""
+            health.failures, health.own_failures, health.error = 0, 0, ""
         finally:
             health.began_s = None
 
@@ -162,7 +168,7 @@ class Background:
         health.failures += 1
         is_new, health.error = text != health.error, text
         is_away = isinstance(error, DBAPIError)
-        health.is_own_fault = not is_away
+        health.own_failures = 0 if is_away else health.own_failures + 1
         if is_new and not is_away:
             log.error("background task '%s' failed and will be retried", health.task.name, exc_info=error)
         elif is_new or health.failures.bit_count() == 1:

@@ -30,7 +30,7 @@ def shadow_label(adapter: str) -> str:
 
 
 class Track(StrEnum):
-    """Which version of a name a request was routed to; a `Target` whose name has no canary has no track."""
+    """Which version of a name a request was routed to; requests of a name without canary have no track but SHADOW."""
 
     LIVE = "live"
     CANARY = "canary"
@@ -166,6 +166,7 @@ class Usage:
             return cls(is_sound=False)
         names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
         (prompt, completion, cached, created), is_sound = _counts(*(usage.get(name) for name in names))
+        is_sound = is_sound and usage.get("output_tokens") is not None
         return cls(prompt + cached + created, completion, cached, is_sound)
 
     @classmethod

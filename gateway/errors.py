@@ -1,4 +1,4 @@
-"""Every error an HTTP client can see, as one tree; with `limit_errors`, the only place that knows status codes.
+"""Every error an HTTP client can see, as one tree; with `gateway.quota.errors`, the only place that knows status codes.
 
     GatewayError
     ├── InvalidRequestError      400  the request is malformed; `param` names the field
@@ -15,7 +15,7 @@
     ├── RequestTooLargeError     413
     ├── UnsupportedEncodingError 415  the body is compressed in a way that is not read here
     ├── ExpectationError         417  `expect` asks for something else than 100-continue
-    ├── (limit_errors)           429  limits and budgets; 503 for a budget that cannot be checked
+    ├── (quota.errors)           429  limits and budgets; 503 for a budget that cannot be checked
     ├── HeadersTooLargeError     431
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
     ├── InternalError            500  a defect of ours; the log has the trace

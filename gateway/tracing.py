@@ -83,6 +83,6 @@ def _attributes(operation: str, call: RequestContext, entry: LedgerEntry) -> Map
         "turntable.engine": entry.engine or "",
         "turntable.finish": str(entry.finish),
     }
-    if entry.ttft_us is not None:
+    if entry.ttft_us is not None and entry.stream:
         attributes["gen_ai.server.time_to_first_token"] = entry.ttft_us / 1e6
     return attributes

@@ -46,7 +46,7 @@ from gateway.metrics import Metrics
 from gateway.quality.service import build_quality_monitoring
 from gateway.quota.service import build_quota
 from gateway.releases.canary import CanaryMonitor
-from gateway.releases.gate import EvidenceRecorder, build_gate
+from gateway.releases.promotion_gate import EvidenceRecorder, build_gate
 from gateway.releases.publish import Publisher
 from gateway.releases.rollout import Rollout
 from gateway.releases.shadow import Shadows

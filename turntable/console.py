@@ -100,9 +100,9 @@ class App(typer.Typer):
             except KeyboardInterrupt:
                 raise CommandError(interrupted, exit_code=INTERRUPTED) from None
             except BrokenPipeError:
-                if not _discard_closed_output():
-                    raise
-                raise typer.Exit(CLOSED_PIPE) from None
+                if _discard_closed_output():
+                    raise typer.Exit(CLOSED_PIPE) from None
+                raise CommandError("a connection was closed by the other side; run the command again.") from None
             except self._errors as error:
                 raise self._explain(error) from error
 

@@ -11,7 +11,7 @@ from adapters.audit import storable
 from adapters.manifest import PARITY_FILE
 from gateway.engines.pool import EnginePool
 from gateway.errors import InvalidRequestError
-from gateway.releases.gate import STATUS_EVIDENCE, PromotionGate
+from gateway.releases.promotion_gate import STATUS_EVIDENCE, PromotionGate
 from gateway.releases.publish import PARITY_EVIDENCE, PREFLIGHT_EVIDENCE, Publisher
 
 _READ = (*STATUS_EVIDENCE, PREFLIGHT_EVIDENCE, PARITY_EVIDENCE)

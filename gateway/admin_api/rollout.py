@@ -12,9 +12,8 @@ from gateway.admin_api.adapter_documents import AdapterDocuments, FreeText, body
 from gateway.auth import Caller
 from gateway.releases.canary import CanaryLimits
 from gateway.releases.errors import parse_version, translated_errors
-from gateway.releases.gate import EvidenceRecorder, Override, PromotionGate
+from gateway.releases.promotion_gate import ComparisonVerdict, EvidenceRecorder, Override, PromotionGate
 from gateway.releases.rollout import Rollout
-from gateway.releases.verdict import ComparisonVerdict
 from gateway.threads import CRITICAL
 
 

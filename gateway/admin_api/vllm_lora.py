@@ -15,7 +15,7 @@ from adapters import Registry
 from gateway.admin_api.adapter_documents import body_of, read_body
 from gateway.auth import Caller
 from gateway.errors import GatewayError, InvalidRequestError
-from gateway.releases.gate import Override
+from gateway.releases.promotion_gate import Override
 from gateway.releases.publish import Publisher
 from gateway.releases.rollout import Rollout
 

@@ -29,7 +29,7 @@ from gateway.server import ClientCycle
 from gateway.server.request_body import LARGE_BYTES, BodyReader, ClientGoneError, LargeBodies
 
 _MAX_LOADS = 5
-"""How often an adapter is loaded again for one request when others keep taking it out of the engine."""
+"""Attempts to load an adapter for one request while others keep evicting it from the engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,7 @@ async def _relay_stream(run: RequestRun, connection: EngineConnection) -> None:
             run.raise_failure()
     if not events:
         raise EngineBrokeOffError
-    entry.mark_first_byte()
+    entry.mark_first_byte()  # where TTFT ends
     run.first_byte_came()
     await client.send_events(events)
     while True:

@@ -238,7 +238,7 @@ class Settlement:
         metrics.prompt_tokens.inc(entry.usage.prompt_tokens)
         metrics.completion_tokens.inc(entry.usage.completion_tokens)
         metrics.latency_s.observe(latency_us / 1e6)
-        if entry.ttft_us is not None:
+        if entry.ttft_us is not None and entry.stream:  # a whole answer has no first token to wait for
             metrics.ttft_s.observe(entry.ttft_us / 1e6)
             if entry.chunks > 1:
                 metrics.itl_s.observe((latency_us - entry.ttft_us) / (entry.chunks - 1) / 1e6)

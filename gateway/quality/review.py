@@ -12,7 +12,7 @@ from gateway.clock import date_of, to_us
 from gateway.quality.drift import Drift, DriftFinding, findings
 from gateway.quality.feedback import FeedbackStore
 from gateway.quality.sampler import AnswerProfileStore, AnswerSampler, today
-from gateway.releases.gate import ServedBase
+from gateway.releases.promotion_gate import ServedBase
 
 _TRAINED_ON = {"base_weights_sha256": ("base_sha256", "base"), "chat_template_sha256": ("template_sha256", "template")}
 """Hashes in an adapter's training metadata: the attribute of the served base to compare with, and its name."""

@@ -12,7 +12,7 @@ from gateway.quality.drift import Drift
 from gateway.quality.feedback import FeedbackStore
 from gateway.quality.review import QualityReview, RetrainRules, Reviewer
 from gateway.quality.sampler import AnswerProfileStore, AnswerSampler
-from gateway.releases.gate import ServedBase
+from gateway.releases.promotion_gate import ServedBase
 from gateway.settings import Settings
 from gateway.threads import REPORTS
 

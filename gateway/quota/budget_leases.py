@@ -1,11 +1,8 @@
-"""The bank: the one place where gateways take money of budgets from the database, and give back what they do not need.
+"""Leases of budget money: each gateway holds part of every budget that it uses, granted by the database.
 
-Spent is what the ledger booked; what gateways hold stands in leases, which end by themselves when a gateway dies or
-does not renew them. Every change of a lease locks its budget first, so that spent and held together never exceed it.
-
-Periods of budgets: which day each began on, by UTC, and when it renews.
-
-A purse: the money of one budget that this gateway holds, and what its requests have reserved and spent of it.
+Spent is what the ledger booked. A lease lapses when its gateway dies or does not renew it. Every change of a lease
+locks its budget first, so that spent and leased money together never exceed the budget. Periods begin and renew at
+midnight UTC.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -152,8 +149,9 @@ budget_leases = Table(
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """What a gateway asks for one budget: to hold at least `floor`, which it cannot give back, and `wanted` more; then
-    it gets something to spare, for the requests to come.
+    """Request for one lease, in nano-USD: `floor` is reserved or spent already, `wanted` is new.
+
+    A grant for `wanted` includes part of the remaining budget in advance, for requests to come.
     """
 
     key: BudgetKey
@@ -164,7 +162,7 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGrant:
-    """What it holds from now on, and what was spent in all."""
+    """The new amount of a lease, and the total that the ledger booked on its budget, in nano-USD."""
 
     nano_usd: int
     spent: int
@@ -179,13 +177,13 @@ class BudgetLeaseStore:
         self._clock_us = clock_us
         self._sql = _Statements(database.dialect.name)
 
-    def exchange(self, claims: Sequence[LeaseRequest]) -> list[LeaseGrant]:
-        """Renew, take or give back, in one transaction; raises `SQLAlchemyError` having changed nothing.
+    def grant(self, requests: Sequence[LeaseRequest]) -> list[LeaseGrant]:
+        """Grant, renew or shrink leases in one transaction; raises `SQLAlchemyError` having changed nothing.
 
-        Claims come sorted by their keys, so that gateways never wait for each other in a circle.
+        Requests must be sorted by key, so that gateways cannot deadlock.
         """
         with self._database.begin() as connection:
-            return [self._serve(connection, claim) for claim in claims]
+            return [self._serve(connection, request) for request in requests]
 
     def sweep(self) -> None:
         """Remove leases that ended long ago."""
@@ -194,12 +192,12 @@ class BudgetLeaseStore:
             connection.execute(delete(budget_leases).where(budget_leases.c.until_us < old_us))
 
     def release(self, runs: Sequence[str]) -> None:
-        """Give back what gateways held that are known to be dead, their journals folded."""
+        """Delete the leases of dead gateways whose journals are folded."""
         with self._database.begin() as connection:
             connection.execute(delete(budget_leases).where(budget_leases.c.gateway.in_(runs)))
 
     def wanted(self) -> set[BudgetKey]:
-        """The budgets that somebody lately found empty because others hold their money."""
+        """Return the budgets that lately had no money left because other gateways have leased it."""
         periods = budget_periods.c
         with self._database.connect() as connection:
             since_us = self._now_us(connection) - _WANTED_US
@@ -207,22 +205,22 @@ class BudgetLeaseStore:
             return {BudgetKey(account, Period(period), first) for account, period, first in rows}
 
     def spent(self, key: BudgetKey) -> int:
-        """What the ledger booked on an account within a period."""
+        """Return what the ledger booked on an account within a period, in nano-USD."""
         with self._database.connect() as connection:
             return self._spent(connection, key)
 
-    def _serve(self, connection: Connection, claim: LeaseRequest) -> LeaseGrant:
-        """What runs already is held however little is left: it will be spent."""
-        sql, key = self._sql, dict(zip(_KEY, _values(claim.key), strict=True))
+    def _serve(self, connection: Connection, request: LeaseRequest) -> LeaseGrant:
+        """Grant one request; the floor is always granted, as running requests will spend it."""
+        sql, key = self._sql, dict(zip(_KEY, _values(request.key), strict=True))
         connection.execute(sql.lock, key | {"wanted_us": 0})
         now = self._now_us(connection)
-        spent = self._spent(connection, claim.key)
+        spent = self._spent(connection, request.key)
         elsewhere = int(connection.execute(sql.held_elsewhere, _bound(key, run=self._run, now=now)).scalar_one())
-        ceiling, needed = claim.limit - spent - elsewhere, claim.floor + claim.wanted
+        ceiling, needed = request.limit - spent - elsewhere, request.floor + request.wanted
         if needed > ceiling and elsewhere:
             connection.execute(sql.want, _bound(key, now=now))
-        spare = max(0, ceiling - needed) // _SPARE if claim.wanted else 0
-        held = max(claim.floor, min(needed + spare, ceiling))
+        spare = max(0, ceiling - needed) // _SPARE if request.wanted else 0
+        held = max(request.floor, min(needed + spare, ceiling))
         connection.execute(sql.hold, key | {"gateway": self._run, "nano_usd": held, "until_us": now + LEASE_US})
         return LeaseGrant(held, spent)
 

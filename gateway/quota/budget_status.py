@@ -1,4 +1,4 @@
-"""Standing: what an account has spent of each of its budgets and what is left, for the admin surface."""
+"""Budget status: spent, reserved and remaining amounts of each budget of an account, for the admin API."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,23 +42,23 @@ class BudgetStatus:
 class BudgetStatuses:
     """Tells how accounts stand; methods block."""
 
-    def __init__(self, bank: BudgetLeaseStore, budgets: Budgets, ledger: Ledger) -> None:
-        self._bank = bank
+    def __init__(self, store: BudgetLeaseStore, budgets: Budgets, ledger: Ledger) -> None:
+        self._store = store
         self._budgets = budgets
         self._ledger = ledger
 
     def documents(self, account: Account) -> list[dict[str, Any]]:
         """The same as JSON has it."""
-        return [standing.document() for standing in self.of(account)]
+        return [status.document() for status in self.of(account)]
 
     def of(self, account: Account) -> list[BudgetStatus]:
         """One for each budget of the account; what has ended until now is in it."""
         self._ledger.flush()
         day = now_us() // DAY_US
-        standings = []
+        statuses = []
         for budget in account.budgets:
             key = BudgetKey(account.id, budget.period, first_day(budget.period, day))
-            spent, reserved = self._bank.spent(key), self._budgets.reserved(key)
+            spent, reserved = self._store.spent(key), self._budgets.reserved(key)
             renewed = renews_at(budget.period, key.first_day)
-            standings.append(BudgetStatus(budget.period, budget.nano_usd, spent, reserved, renewed))
-        return standings
+            statuses.append(BudgetStatus(budget.period, budget.nano_usd, spent, reserved, renewed))
+        return statuses

@@ -1,7 +1,7 @@
-"""Budgets at work: a request reserves the most that it may cost in all of its budgets at once, or in none.
+"""Budgets: reserve the most that a request may cost in all of its budgets at once, or in none.
 
-In the common case that is a few additions in memory: the gateway holds some money of each budget in use (see `bank`),
-and asks for more when that runs short. At its end the request settles at what it really cost.
+Usually that is a few additions in memory: the gateway holds a lease on each budget in use (`budget_leases`) and asks
+for more when it runs short. When the request ends, the reservation settles at the real cost.
 """
 
 import logging
@@ -29,36 +29,36 @@ _TRIES = 4
 
 
 class Budgets:
-    """The purses of one gateway."""
+    """Reserves and settles money on the budget leases of one gateway."""
 
     def __init__(
-        self, bank: BudgetLeaseStore, ledger: Ledger, visits: TaskSet, clock_s: Callable[[], float] = time.monotonic
+        self, store: BudgetLeaseStore, ledger: Ledger, tasks: TaskSet, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
-        self._bank = bank
+        self._store = store
         self._clock_s = clock_s
-        self._exchange = LeaseRenewer(bank, ledger, visits, clock_s)
-        self._purses: dict[BudgetKey, BudgetLease] = {}
+        self._renewer = LeaseRenewer(store, ledger, tasks, clock_s)
+        self._leases: dict[BudgetKey, BudgetLease] = {}
         self._tidied = 0
         self._known: dict[str, tuple[Account, int, tuple[BudgetLease, ...]]] = {}
 
     async def reserve(self, accounts: Iterable[Account], at_us: int, nano_usd: int) -> "Reservation":
-        """Set aside what a request that came at this moment may cost; raises a `limit_errors` error otherwise."""
+        """Reserve the most that a request may cost in all its budgets; raises an error of `gateway.quota.errors`."""
         day = at_us // DAY_US
-        purses = [purse for account in accounts if account.budgets for purse in self._of(account, day)]
+        leases = [lease for account in accounts if account.budgets for lease in self._of(account, day)]
         for _ in range(_TRIES):
             now_s = self._clock_s()
-            lacking = [purse for purse in purses if not purse.has(nano_usd, now_s)]
+            lacking = [lease for lease in leases if not lease.has(nano_usd, now_s)]
             if not lacking:
-                for purse in purses:
-                    purse.reserved += nano_usd
-                    purse.used_s = now_s
-                return Reservation(purses, nano_usd)
-            if any(purse.is_frozen for purse in lacking):
-                await self._exchange.calm()
+                for lease in leases:
+                    lease.reserved += nano_usd
+                    lease.used_s = now_s
+                return Reservation(leases, nano_usd)
+            if any(lease.is_frozen for lease in lacking):
+                await self._renewer.calm()
                 continue
-            for purse in lacking:
-                if now_s < purse.refused_s + _REFUSED_S:
-                    raise _refusal(purse, nano_usd)
+            for lease in lacking:
+                if now_s < lease.refused_s + _REFUSED_S:
+                    raise _refusal(lease, nano_usd)
             await self._fetch(lacking, nano_usd)
         raise BudgetHeldError(lacking[0].name())
 
@@ -67,36 +67,36 @@ class Budgets:
         now_s = self._clock_s()
         for account in accounts:
             if account.budgets:
-                for purse in self._of(account, at_us // DAY_US):
-                    if not purse.limit or (not purse.left and now_s < purse.refused_s + _REFUSED_S):
+                for lease in self._of(account, at_us // DAY_US):
+                    if not lease.limit or (not lease.left and now_s < lease.refused_s + _REFUSED_S):
                         raise BudgetSpentError(
-                            f"Nothing is left of {purse.name()}; have the operator raise the budget."
+                            f"Nothing is left of {lease.name()}; have the operator raise the budget."
                         )
 
     async def renew(self, *, is_shared: bool) -> None:
         """Renew in time what is in use and give back what others ask for; what nobody uses lapses by itself."""
         now_s = self._clock_s()
-        wanted = await CRITICAL.run(self._bank.wanted) if is_shared else set()
-        used = [purse for purse in self._purses.values() if purse.reserved or now_s - purse.used_s < LEASE_US / 2e6]
-        lapsed = [purse for purse in used if purse.reserved and purse.until_s < now_s]
-        for some in _batched([purse for purse in self._purses.values() if purse.key in wanted and purse.held] + lapsed):
-            await self._exchange.give_back(some)
-        for some in _batched([purse for purse in used if now_s < purse.until_s < now_s + LEASE_US / 2e6]):
-            await self._exchange.renew(some)
+        wanted = await CRITICAL.run(self._store.wanted) if is_shared else set()
+        used = [lease for lease in self._leases.values() if lease.reserved or now_s - lease.used_s < LEASE_US / 2e6]
+        lapsed = [lease for lease in used if lease.reserved and lease.until_s < now_s]
+        for some in _batched([lease for lease in self._leases.values() if lease.key in wanted and lease.held] + lapsed):
+            await self._renewer.give_back(some)
+        for some in _batched([lease for lease in used if now_s < lease.until_s < now_s + LEASE_US / 2e6]):
+            await self._renewer.renew(some)
         await self._tidy(now_us() // DAY_US)
 
     def in_use(self) -> Sequence[BudgetLease]:
-        """The purses of budgets that were used here lately."""
-        return list(self._purses.values())
+        """The leases of budgets that were used here lately."""
+        return list(self._leases.values())
 
     def reserved(self, key: BudgetKey) -> int:
         """What requests that run here have reserved of a budget."""
-        purse = self._purses.get(key)
-        return 0 if purse is None else purse.reserved
+        lease = self._leases.get(key)
+        return 0 if lease is None else lease.reserved
 
     async def _fetch(self, lacking: Sequence[BudgetLease], nano_usd: int) -> None:
         try:
-            await self._exchange.fetch(lacking, nano_usd)
+            await self._renewer.fetch(lacking, nano_usd)
         except SQLAlchemyError as error:
             log.warning("budgets: the database does not answer (%s)", str(error).partition("\n")[0])
             raise BudgetUncheckedError(
@@ -106,20 +106,20 @@ class Budgets:
             ) from error
 
     def _of(self, account: Account, day: int) -> tuple[BudgetLease, ...]:
-        """An account's purses on a day."""
+        """An account's leases on a day."""
         known = self._known.get(account.id)
         if known is not None and known[1] == day and (known[0] is account or known[0] == account):
             return known[2]
-        purses: dict[BudgetKey, BudgetLease] = {}
+        leases: dict[BudgetKey, BudgetLease] = {}
         for budget in account.budgets:
             key = BudgetKey(account.id, budget.period, first_day(budget.period, day))
-            purse = self._purses.get(key)
-            if purse is None:
-                purse = self._purses[key] = BudgetLease(key, budget.nano_usd, used_s=self._clock_s())
-            elif purse.limit != budget.nano_usd:
-                purse.limit, purse.until_s, purse.refused_s = budget.nano_usd, 0.0, -1e9  # ask the bank again
-            purses[key] = purse
-        found = tuple(purses.values())
+            lease = self._leases.get(key)
+            if lease is None:
+                lease = self._leases[key] = BudgetLease(key, budget.nano_usd, used_s=self._clock_s())
+            elif lease.limit != budget.nano_usd:
+                lease.limit, lease.until_s, lease.refused_s = budget.nano_usd, 0.0, -1e9  # ask the store again
+            leases[key] = lease
+        found = tuple(leases.values())
         self._known[account.id] = (account, day, found)
         return found
 
@@ -128,37 +128,37 @@ class Budgets:
         if today == self._tidied:
             return
         self._tidied = today
-        await CRITICAL.run(self._bank.sweep)
+        await CRITICAL.run(self._store.sweep)
         now_s = self._clock_s()
-        for key, purse in list(self._purses.items()):
-            if not purse.reserved and now_s - max(purse.until_s, purse.used_s) > LEASE_US / 1e6:
-                del self._purses[key]
+        for key, lease in list(self._leases.items()):
+            if not lease.reserved and now_s - max(lease.until_s, lease.used_s) > LEASE_US / 1e6:
+                del self._leases[key]
                 self._known.pop(key.account, None)
 
 
-def _batched(purses: list[BudgetLease]) -> Iterator[list[BudgetLease]]:
+def _batched(leases: list[BudgetLease]) -> Iterator[list[BudgetLease]]:
     """A few at a time: while they are looked after, requests of other keys get their turn."""
-    return (purses[start : start + _AT_ONCE] for start in range(0, len(purses), _AT_ONCE))
+    return (leases[start : start + _AT_ONCE] for start in range(0, len(leases), _AT_ONCE))
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """Money set aside for one request, until it is settled, once."""
 
-    purses: Sequence[BudgetLease]
+    leases: Sequence[BudgetLease]
     nano_usd: int
 
     def settle(self, cost_nano_usd: int) -> None:
         """The request has ended and cost so much; call it in the moment in which its row is settled."""
-        for purse in self.purses:
-            purse.reserved -= self.nano_usd
-            purse.spent_here += cost_nano_usd
+        for lease in self.leases:
+            lease.reserved -= self.nano_usd
+            lease.spent_here += cost_nano_usd
 
 
-def _refusal(purse: BudgetLease, nano_usd: int) -> BudgetSpentError | RateLimitError:
-    if nano_usd <= purse.left:
-        return BudgetHeldError(purse.name())
+def _refusal(lease: BudgetLease, nano_usd: int) -> BudgetSpentError | RateLimitError:
+    if nano_usd <= lease.left:
+        return BudgetHeldError(lease.name())
     return BudgetSpentError(
-        f"You have {usd_text(purse.left, 9)} left of {purse.name()}, and this request may cost up to "
+        f"You have {usd_text(lease.left, 9)} left of {lease.name()}, and this request may cost up to "
         f"{usd_text(nano_usd, 9)}; ask for fewer tokens, or have the operator raise the budget."
     )

@@ -40,7 +40,7 @@ from gateway.engines.parity import Parity
 from gateway.engines.pool import EnginePool
 from gateway.errors import AdapterRefusedError, ConflictError, GatewayError, InvalidRequestError
 from gateway.releases.errors import translated_errors
-from gateway.releases.gate import EvidenceRecorder
+from gateway.releases.promotion_gate import EvidenceRecorder
 from gateway.threads import CRITICAL, FILES, entered_in_file_thread
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from gateway.engines.pool import EnginePool
 from gateway.errors import ConflictError, GatewayError
 from gateway.releases.canary import BOUNDS_EVIDENCE, CanaryLimits
 from gateway.releases.errors import translated_errors
-from gateway.releases.gate import Override, PromotionGate
+from gateway.releases.promotion_gate import Override, PromotionGate
 from gateway.releases.publish import PROBE_EVIDENCE
 from gateway.threads import CRITICAL, FILES
 

@@ -83,6 +83,17 @@ async def test_a_gateway_is_not_sound_while_work_fails_that_keeps_it_safe() -> N
     await background.close()
 
 
+async def test_a_gateway_is_not_ready_while_an_essential_task_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.background._STUCK_S", -1.0)
+    background, never = Background(), asyncio.Event()
+    background.start([Periodic("keys", 0, never.wait, is_essential=True), Periodic("costs", 0, never.wait)])
+    await asyncio.sleep(0)
+    assert background.failing == ["keys"]
+    with pytest.raises(BackgroundTaskError, match="'keys' hangs"):
+        background.require_healthy()
+    await background.close()
+
+
 async def test_a_database_that_is_away_is_told_but_keeps_nobody_out() -> None:
     background, work = Background(), FailsForever(AWAY)
     background.start([Periodic("keys", 0, work, is_essential=True)])

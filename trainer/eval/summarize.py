@@ -10,7 +10,6 @@ from trainer.eval.answers import Answer
 from trainer.eval.arms import ArmPlan
 from trainer.eval.costs import basis_of, cost_of, cost_saving
 from trainer.eval.examples import EvalExample
-from trainer.eval.gate import ClassEvidence, GateEvidence, best_of, decide
 from trainer.eval.metrics import ArmSeries, answer_classes
 from trainer.eval.report import (
     CLASS_F1,
@@ -26,6 +25,7 @@ from trainer.eval.report import (
 )
 from trainer.eval.statistics import Bootstrap, Estimate, Series
 from trainer.eval.task import CORRECT, EOS_RATE, LENGTH, Task
+from trainer.eval.verdict import ClassEvidence, GateEvidence, best_of, decide
 
 _SHOWN = 10
 _UNTRAINED = (ArmKind.CONSTRAINED, ArmKind.RETRIEVAL)

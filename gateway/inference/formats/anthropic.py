@@ -1,5 +1,6 @@
 """Anthropic's Messages API with its error shape and its token counting."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import orjson
@@ -67,7 +68,10 @@ class MessagesStream(NamedEvents):
             self.prompt_tokens = Usage.from_anthropic(document["message"].get("usage")).prompt_tokens
         else:
             self._stop_reason = (document.get("delta") or {}).get("stop_reason") or self._stop_reason
-            self.settle(Usage.from_anthropic(document.get("usage")))
+            usage = Usage.from_anthropic(document.get("usage"))
+            if usage.prompt_tokens == 0:  # Anthropic's own API counts the prompt in `message_start` alone
+                usage = replace(usage, prompt_tokens=self.prompt_tokens)
+            self.settle(usage)
         return name
 
     def end(self) -> None:

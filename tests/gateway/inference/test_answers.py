@@ -146,6 +146,7 @@ def test_odd_counts_of_every_api_are_read_alike() -> None:
     message = {"input_tokens": 4, "cache_read_input_tokens": 2**63, "output_tokens": "3"}
     assert Usage.from_anthropic(message) == Usage(4)
     assert not Usage.from_anthropic(message).is_sound
+    assert Usage.from_anthropic({}).evidence is UsageSource.NONE
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,14 @@ def test_nothing_that_follows_the_end_is_handed_on(path: str) -> None:
     assert stream.feed(b": after\n\n" + STREAMS[path][-1]) == b""
 
 
+def test_the_prompt_that_only_message_start_counts_is_billed() -> None:
+    stream = rewriter("/v1/messages")
+    stream.feed(event("message_start", message={"model": "x", "usage": {"input_tokens": 7, "output_tokens": 0}}))
+    stream.feed(event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3}))
+    stream.feed(event("message_stop"))
+    assert stream.count()[0] == Usage(7, 3)
+
+
 UNFINISHED = {
     "/v1/responses": event("response.completed", response={"model": "x", "status": "in_progress", "usage": None}),
     "/v1/messages": event("message_delta", delta={"stop_reason": None}, usage={}) + event("message_stop"),

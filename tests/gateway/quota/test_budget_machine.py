@@ -56,7 +56,7 @@ class Gateway:
 
     budgets: Budgets
     ledger: Ledger
-    bank: BudgetLeaseStore
+    store: BudgetLeaseStore
     running: list[tuple[str, Reservation, LedgerEntry]] = field(default_factory=list)
 
 
@@ -80,9 +80,9 @@ class Machine(RuleBasedStateMachine):
 
     def start(self, number: int) -> Gateway:
         ledger = Ledger(self.database, self.folder / str(number))
-        bank = BudgetLeaseStore(self.database, ledger.run, self.clock.us_now)
-        bank.release(ledger.ended_runs)
-        return Gateway(Budgets(bank, ledger, Background().group("budgets"), self.clock.s_now), ledger, bank)
+        store = BudgetLeaseStore(self.database, ledger.run, self.clock.us_now)
+        store.release(ledger.ended_runs)
+        return Gateway(Budgets(store, ledger, Background().group("budgets"), self.clock.s_now), ledger, store)
 
     def in_database(self) -> int:
         with self.database.connect() as connection:
@@ -203,7 +203,7 @@ class Machine(RuleBasedStateMachine):
 
     def all_that_is_left_can_be_spent(self, gateway: Gateway) -> None:
         left = min(KEY_NANO_USD - self.spent["a"], TENANT_NANO_USD - sum(self.spent.values()))
-        (_, total) = BudgetStatuses(gateway.bank, gateway.budgets, gateway.ledger).of(KEYS["a"])
+        (_, total) = BudgetStatuses(gateway.store, gateway.budgets, gateway.ledger).of(KEYS["a"])
         assert total.spent == self.spent["a"]
         if left > 0:
             self.loop.run(gateway.budgets.reserve((KEYS["a"], TENANT), self.clock.us, left)).settle(0)

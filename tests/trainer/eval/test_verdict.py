@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.eval.gate import ClassEvidence, GateEvidence, decide
 from trainer.eval.report import VerdictWord
 from trainer.eval.statistics import Estimate
 from trainer.eval.task import GateRules
+from trainer.eval.verdict import ClassEvidence, GateEvidence, decide
 
 GOOD = GateEvidence(
     arm="mine",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from adapters import Registry, Store
 from adapters.cli import app
 from gateway.errors import ConflictError
-from gateway.releases.gate import EvidenceRecorder, PromotionGate, ServedBase
+from gateway.releases.promotion_gate import EvidenceRecorder, PromotionGate, ServedBase
 from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
