@@ -91,7 +91,7 @@ class Turntable:
 
     def _check_working_sets(self) -> None:
         for engine in self._services.pool.engines:
-            engine.thrash.look(engine.loader.slots)
+            engine.thrash.check(engine.loader.slots)
             engine.scheduler.slots = engine.known_slots
 
     @contextlib.asynccontextmanager

@@ -49,17 +49,17 @@ class Telemetry:
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("turntable")
 
-    def record(self, call: RequestContext, entry: LedgerEntry) -> None:
+    def record(self, request_context: RequestContext, entry: LedgerEntry) -> None:
         """Make the span of a request that has just ended; its parent is the client's `traceparent`, if it sent one."""
-        operation = _OPERATIONS.get(call.api.path)
+        operation = _OPERATIONS.get(request_context.api.path)
         if operation is None:
             return
         span = self._tracer.start_span(
-            f"{operation} {call.target.label}",
-            context=self._propagation.TraceContextTextMapPropagator().extract(call.trace_headers),
+            f"{operation} {request_context.target.label}",
+            context=self._propagation.TraceContextTextMapPropagator().extract(request_context.trace_headers),
             kind=self._api.SpanKind.SERVER,
             start_time=entry.opened_us * 1000,
-            attributes=_attributes(operation, call, entry),
+            attributes=_attributes(operation, request_context, entry),
         )
         if entry.status >= 400:
             span.set_attribute("error.type", str(entry.status))
@@ -71,12 +71,12 @@ class Telemetry:
         self._provider.shutdown()
 
 
-def _attributes(operation: str, call: RequestContext, entry: LedgerEntry) -> Mapping[str, Any]:
+def _attributes(operation: str, request_context: RequestContext, entry: LedgerEntry) -> Mapping[str, Any]:
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "vllm",
-        "gen_ai.request.model": call.target.label,
-        "gen_ai.response.model": call.target.engine_model,
+        "gen_ai.request.model": request_context.target.label,
+        "gen_ai.response.model": request_context.target.engine_model,
         "gen_ai.usage.input_tokens": entry.usage.prompt_tokens,
         "gen_ai.usage.output_tokens": entry.usage.completion_tokens,
         "turntable.request_id": entry.request_id,

@@ -37,5 +37,5 @@ class Guards:
 
     def _require(self, request: Request, scope: Scope) -> Caller:
         caller = self._keyring.authenticate(dict(request.scope["headers"]))
-        caller.demand(scope)
+        caller.require_scope(scope)
         return caller

@@ -72,7 +72,7 @@ class Caller:
         """Whether the key has the admin scope."""
         return Scope.ADMIN in self.scopes
 
-    def demand(self, scope: Scope) -> None:
+    def require_scope(self, scope: Scope) -> None:
         """Raise `MissingScopeError` unless the key has `scope`."""
         if scope not in self.scopes and Scope.ADMIN not in self.scopes:
             raise MissingScopeError(scope)

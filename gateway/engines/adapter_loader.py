@@ -96,7 +96,7 @@ class AdapterLoader:
         """Engine names that the engine serves now, coldest first."""
         return tuple(self._resident)
 
-    async def hold(self, version: Version) -> None:
+    async def pin(self, version: Version) -> None:
         """Load a version if need be and count one more request on it; `release` must follow."""
         name = version.engine_name
         self._touch(name)
@@ -104,7 +104,7 @@ class AdapterLoader:
             await self.ensure(version)
         self.pins[name] = self.pins.get(name, 0) + 1
 
-    def release(self, version: Version, *, answered: bool) -> None:
+    def unpin(self, version: Version, *, answered: bool) -> None:
         """A request is through with an adapter. One that was answered clears it of any later death, and clears another
         one that was loaded last, unless that one's first requests are still running.
         """
@@ -118,7 +118,7 @@ class AdapterLoader:
             del self.pins[name]
             self._freed.set()
 
-    def lost(self, version: Version, before_s: float) -> None:
+    def forget(self, version: Version, before_s: float) -> None:
         """The engine says that it has a version no more that was loaded before this moment of `time.perf_counter`."""
         name = version.engine_name
         if name in self._resident and self._loaded_s.get(name, 0.0) < before_s:

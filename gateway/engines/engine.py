@@ -72,7 +72,7 @@ class Engine:
             try:
                 await self.scheduler.enter(version.engine_name)
                 try:
-                    await self.loader.hold(version)
+                    await self.loader.pin(version)
                 except BaseException:
                     self.scheduler.leave(version.engine_name)
                     raise
@@ -109,11 +109,11 @@ class PinnedEngine:
             return connection
         if is_unknown_model(await connection.peek(), version.engine_name):
             await connection.read()
-            engine.loader.lost(version, sent_s)
+            engine.loader.forget(version, sent_s)
             raise AdapterGoneError
         return connection
 
-    def release(self, error: BaseException | None) -> None:
+    def unpin(self, error: BaseException | None) -> None:
         """Let go of the engine; `error` is how the request ended.
 
         A response that was not read to its end has its connection closed, so that the engine stops working on it. The
@@ -129,7 +129,7 @@ class PinnedEngine:
         finally:
             engine.running -= 1
             if version is not None:
-                engine.loader.release(version, answered=error is None)
+                engine.loader.unpin(version, answered=error is None)
                 engine.scheduler.leave(version.engine_name)
 
     def _judge(self, running: RunningRequest, error: BaseException | None) -> None:

@@ -96,7 +96,7 @@ class EnginePool:
             error = raised
             raise
         finally:
-            pinned.release(error)
+            pinned.unpin(error)
 
     async def load(self, version: Version) -> None:
         """Load a version into every ready engine; raises the error of the first engine that refuses it."""

@@ -115,7 +115,7 @@ class ThrashMonitor:
         self._announce = announce
         self.warning = ""
 
-    def look(self, slots: int) -> None:
+    def check(self, slots: int) -> None:
         """Compare now; `slots` is what the engine has."""
         warning = self._used.warning(slots)
         if bool(warning) != bool(self.warning):

@@ -113,7 +113,7 @@ class InferencePipeline:
 
     def _authenticate(self, context: RequestContext) -> None:
         context.caller = self.keyring.authenticate(context.headers)
-        context.caller.demand(Scope.INFERENCE)
+        context.caller.require_scope(Scope.INFERENCE)
 
     async def _read_body(self, context: RequestContext, cycle: ClientCycle) -> bytes:
         """Read the body. What is refused whatever it says is refused before, and again if reading took time."""

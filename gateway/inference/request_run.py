@@ -161,7 +161,7 @@ class RequestRun:
         """Let go of the engine, unless it has been done; `error` is how the request ended there."""
         pinned, self.pinned = self.pinned, None
         if pinned is not None:
-            pinned.release(error)
+            pinned.unpin(error)
 
     def reason_of_end(self, error: BaseException | None) -> BaseException | None:
         """Stop the time limits; return the `EngineTimeoutError` or `ClientGoneError` that `error` stands for.

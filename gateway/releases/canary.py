@@ -151,16 +151,16 @@ class CanaryComparison:
     answered: set[bytes] = field(default_factory=set)
     """Kinds of bodies, other than plain ones, that either version has answered."""
 
-    def blames_version(self, call: RequestContext, status: int) -> bool:
+    def blames_version(self, context: RequestContext, status: int) -> bool:
         """Whether a failure tells of the version: one on a body of a kind that nobody ever answered does not, since any
         version may fail on it, and one caller could have a canary taken back.
         """
-        kind = body_kind(call.request.document) if status in _BODY_AT_FAULT else None
+        kind = body_kind(context.request.document) if status in _BODY_AT_FAULT else None
         return kind is None or kind in self.answered
 
-    def learn(self, call: RequestContext) -> None:
+    def learn(self, context: RequestContext) -> None:
         """A version has answered this kind of body."""
-        if (kind := body_kind(call.request.document)) is not None and len(self.answered) < _MOST_KINDS:
+        if (kind := body_kind(context.request.document)) is not None and len(self.answered) < _MOST_KINDS:
             self.answered.add(kind)
 
     def keep_to(self, bounds: CanaryLimits) -> None:
@@ -198,23 +198,23 @@ class CanaryMonitor:
         for failure in failures:
             raise failure
 
-    def ended(self, call: RequestContext, entry: LedgerEntry) -> None:
+    def ended(self, context: RequestContext, entry: LedgerEntry) -> None:
         """Take a request into its window when its name has a canary, and take the canary back when that is broken."""
-        track = call.target.track
+        track = context.target.track
         if track is not Track.LIVE and track is not Track.CANARY:
             return
         failed = entry.status in _VERSION_AT_FAULT
         if not failed and entry.finish is not Finish.COMPLETED:
             return
-        assert call.target.version is not None, "tracks are of adapters"
-        name, number = call.target.version.name, call.target.version.version
+        assert context.target.version is not None, "tracks are of adapters"
+        name, number = context.target.version.name, context.target.version.version
         comparison = self._comparison(name)
         if comparison is None or number not in (comparison.live_version, comparison.canary_version):
             return  # the canary ended, or another began, while this request ran
-        if failed and not comparison.blames_version(call, entry.status):
+        if failed and not comparison.blames_version(context, entry.status):
             return
         if not failed:
-            comparison.learn(call)
+            comparison.learn(context)
         is_canary = number == comparison.canary_version
         self._metrics.canary_requests.labels(name, str(track), "failed" if failed else "answered").inc()
         window, now_s = comparison.canary if is_canary else comparison.live, self._clock()

@@ -111,7 +111,7 @@ class ShadowStats:
 
 log = logging.getLogger(__name__)
 _CALLER = Caller(key_id=SHADOW_KEY, tenant=SHADOW_KEY, scopes=frozenset({Scope.INFERENCE}))
-_MIRRORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 _MOST_WORDS = 500  # the matcher's time grows with the square, to some 0.3 s here
 _MOST_BYTES = 1 << 20
 
@@ -146,12 +146,12 @@ class Shadows:
         self._pairs: dict[str, _Pair] = {}
         self._tasks = running
 
-    def ended(self, call: RequestContext, entry: LedgerEntry) -> None:
+    def ended(self, context: RequestContext, entry: LedgerEntry) -> None:
         """Send the shadow request of a chosen, answered one; compare a shadow answer with its original."""
-        if call.target.track is Track.SHADOW:
-            self._ended(call, entry)
-        elif call.shadow_target is not None and entry.finish is Finish.COMPLETED and call.api.path in _MIRRORED_PATHS:
-            self._start(call, entry)
+        if context.target.track is Track.SHADOW:
+            self._ended(context, entry)
+        elif context.shadow_target is not None and entry.finish is Finish.COMPLETED and context.api.path in _PATHS:
+            self._start(context, entry)
 
     def describe(self, name: str) -> dict[str, Any] | None:
         """What the shadow of a name has shown so far on this gateway; None without a shadow."""
@@ -172,41 +172,41 @@ class Shadows:
             stats = self._stats[name] = ShadowStats(*pair)
         return stats
 
-    def _start(self, call: RequestContext, entry: LedgerEntry) -> None:
-        assert call.shadow_target is not None, "the request was chosen"
-        assert call.shadow_target.version is not None, "shadows are of adapters"
-        name = call.shadow_target.version.name
+    def _start(self, context: RequestContext, entry: LedgerEntry) -> None:
+        assert context.shadow_target is not None, "the request was chosen"
+        assert context.shadow_target.version is not None, "shadows are of adapters"
+        name = context.shadow_target.version.name
         stats = self._stats_of(name)
-        if stats is None or stats.shadow_version != call.shadow_target.version.version:
+        if stats is None or stats.shadow_version != context.shadow_target.version.version:
             return  # the shadow ended while this request ran
-        heard = b"".join(call.captured or ())
-        if len(self._tasks) >= self._most_running or not self._admission.is_quiet or len(heard) > _MOST_BYTES:
+        captured = b"".join(context.captured or ())
+        if len(self._tasks) >= self._most_running or not self._admission.is_quiet or len(captured) > _MOST_BYTES:
             self._drop(name, stats)
             return
-        live = ShadowAnswer.of(entry, text_of(heard, is_stream=entry.stream))
-        shadow = _shadow_call(call)
+        live = ShadowAnswer.of(entry, text_of(captured, is_stream=entry.stream))
+        shadow = _shadow_request(context)
         self._pairs[shadow.id] = _Pair(stats, live)
         self._tasks.start(self._send(shadow, name))
 
-    async def _send(self, call: RequestContext, name: str) -> None:
+    async def _send(self, context: RequestContext, name: str) -> None:
         try:
-            await self._inference.serve(call, NoClient())
+            await self._inference.serve(context, NoClient())
         except GatewayError as error:
-            log.debug("shadow request %s: %s", call.id, error)
+            log.debug("shadow request %s: %s", context.id, error)
         finally:
-            if pair := self._pairs.pop(call.id, None):
+            if pair := self._pairs.pop(context.id, None):
                 self._drop(name, pair.stats)  # it never got as far as the engine
 
-    def _ended(self, call: RequestContext, entry: LedgerEntry) -> None:
-        pair = self._pairs.pop(call.id)
-        assert call.target.version is not None, "shadows are of adapters"
-        name = call.target.version.name
+    def _ended(self, context: RequestContext, entry: LedgerEntry) -> None:
+        pair = self._pairs.pop(context.id)
+        assert context.target.version is not None, "shadows are of adapters"
+        name = context.target.version.name
         if entry.finish is not Finish.COMPLETED:
             pair.stats.failed += 1
             self._metrics.shadow_requests.labels(name, "failed").inc()
             return
-        shadow = ShadowAnswer.of(entry, text_of(b"".join(call.captured or ()), is_stream=False))
-        if call.request.document.get("temperature") != 0:
+        shadow = ShadowAnswer.of(entry, text_of(b"".join(context.captured or ()), is_stream=False))
+        if context.request.document.get("temperature") != 0:
             pair.stats.answered_freely(pair.live, shadow)
             self._metrics.shadow_requests.labels(name, "answered").inc()
             return
@@ -222,16 +222,16 @@ class Shadows:
         self._metrics.shadow_requests.labels(name, "dropped").inc()
 
 
-def _shadow_call(call: RequestContext) -> RequestContext:
+def _shadow_request(context: RequestContext) -> RequestContext:
     """The same question for the shadow: not streamed, under our own key, with a fingerprint of its own."""
-    assert call.shadow_target is not None, "only chosen requests have a shadow"
+    assert context.shadow_target is not None, "only chosen requests have a shadow"
     left_out = ("stream", "stream_options", *UNSERVED_FIELDS)
-    document = {name: value for name, value in call.request.document.items() if name not in left_out}
+    document = {name: value for name, value in context.request.document.items() if name not in left_out}
     # A body of its own: when it kills the engine, the request that clients send is not suspected.
     body = b"shadow " + dump(document)
-    request = replace(call.request, stream=False, document=document, body=body)
-    shadow = RequestContext(f"{call.id}-shadow", None, call.api, {}, received_s=time.perf_counter(), captured=[])
-    shadow.caller, shadow.request, shadow.target = _CALLER, request, call.shadow_target
+    request = replace(context.request, stream=False, document=document, body=body)
+    shadow = RequestContext(f"{context.id}-shadow", None, context.api, {}, received_s=time.perf_counter(), captured=[])
+    shadow.caller, shadow.request, shadow.target = _CALLER, request, context.shadow_target
     return shadow
 
 

@@ -48,8 +48,8 @@ async def measure(url: str, folder: Path) -> float:
         for number in range(_PER_ROUND):
             version_held = resolver.route(names[number % _ADAPTERS]).target.version
             assert version_held is not None
-            await loader.hold(version_held)
-            loader.release(version_held, answered=True)
+            await loader.pin(version_held)
+            loader.unpin(version_held, answered=True)
         rounds.append(1e6 * (time.perf_counter() - started) / _PER_ROUND)
     client.close()
     return median(rounds)

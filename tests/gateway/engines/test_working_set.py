@@ -33,9 +33,9 @@ def test_a_working_set_beyond_the_slots_is_told_once_and_its_end_once() -> None:
     thrash = ThrashMonitor("engine-0", used, metrics.adapters, said.append)
     for name in ("a", "b", "c"):
         used.touch(name)
-        thrash.look(2)
+        thrash.check(2)
     used.touch("d")
-    thrash.look(2)
+    thrash.check(2)
     assert len(said) == 1
     assert "--max-loras 4" in said[0]
     assert thrash.warning.startswith("4 adapters were used")
@@ -44,8 +44,8 @@ def test_a_working_set_beyond_the_slots_is_told_once_and_its_end_once() -> None:
     assert 'turntable_adapter_slots{engine="engine-0"} 2.0' in exposed
     assert 'turntable_adapter_thrash{engine="engine-0"} 1.0' in exposed
     clock.now_s = 400
-    thrash.look(2)
-    thrash.look(2)
+    thrash.check(2)
+    thrash.check(2)
     assert len(said) == 2
     assert thrash.warning == ""
     assert 'turntable_adapter_thrash{engine="engine-0"} 0.0' in metrics.render().decode()
