@@ -58,4 +58,4 @@ def test_under_a_hard_limit_fewer_connections_are_taken_and_the_start_says_how_m
 
 def test_a_limit_that_leaves_room_for_nobody_is_a_sentence(tmp_path: Path) -> None:
     with served_under("-n 136", tmp_path) as (lines, _):
-        assert lines[-1].startswith("error: 136 open files are allowed (ulimit -n), too few to serve anybody; raise it")
+        assert lines[-1].startswith("error: 136 open files are allowed (ulimit -n), too few to serve; raise it")

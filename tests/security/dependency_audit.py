@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 DATABASE = "https://api.osv.dev/v1/querybatch"
 _TOOLS = frozenset({"pip", "setuptools", "uv", "wheel", "turntable-gateway"})  # what `make setup` brings besides
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)")
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?:; python_version < '[\d.]+')?")
 _BINDING = re.compile(r"\b(?:A?GPL|SSPL|BUSL|Commons Clause)", re.IGNORECASE)
 _TIMEOUT = httpx.Timeout(3.0)
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-import gateway.app
+import gateway.wiring
 from adapters import Registry, Store
 from gateway.database import open_database
 from gateway.inference.pipeline import InferencePipeline
@@ -53,7 +53,7 @@ async def test_a_cancelled_request_holds_nothing_and_loses_no_slot(
         built.append(InferencePipeline(**parts))
         return built[0]
 
-    monkeypatch.setattr(gateway.app, "InferencePipeline", build)
+    monkeypatch.setattr(gateway.wiring, "InferencePipeline", build)
     settings = Settings(data_dir=tmp_path, max_in_flight=1, engine_usd_per_hour=1)
     database = open_database(settings.database)
     ready_versions(Registry(database), Store(settings.adapters_dir), "mine", tmp_path, 1)

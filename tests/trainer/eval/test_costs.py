@@ -46,4 +46,4 @@ def test_the_saving_is_stated_beside_every_other_arm() -> None:
         "1,000 requests cost $0.0030 with mine, 1,000 right answers $0.0060; prompted $0.0040, which was never right "
         "(25% less with the candidate); frontier has no price."
     )
-    assert "is not known" in cost_saving(unknown, [mine])
+    assert "is unknown" in cost_saving(unknown, [mine])
