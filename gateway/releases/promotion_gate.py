@@ -45,6 +45,8 @@ class GateCheck(Schema):
     passed: bool | None
     measured: Any = None
     required: Any = None
+    limit: float | None = None
+    """What `measured` is held against, in its unit."""
     sentence: _Sentence = ""
 
 
