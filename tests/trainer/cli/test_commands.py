@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from gateway.releases.promotion_gate import ComparisonVerdict
 from tests.conftest import ROOT
 from tests.trainer import commands
 from tests.trainer.conftest import WriteJsonl, chat
@@ -163,6 +164,7 @@ def test_a_verdict_is_recorded_on_the_very_version_that_answered(
         "summary": document["gate"]["summary"],
         "human": None,
     }
+    ComparisonVerdict.model_validate(body)  # the gateway takes every field of it
     unknown = run(commands.compare, task, "--adapter", "good@v9", *options)
     assert (unknown.exit_code, "there is no version good@v9" in unknown.stderr) == (2, True)
 
