@@ -35,8 +35,11 @@ def present_run(served: Served) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def is_quiet() -> bool:
+        """Nothing runs, and a second reading says the same: rows may settle after the engine's counters were read."""
+        before = found.get("tokens")
         found.update(served.http.get("/admin/v1/usage/reconciliation").json()["data"][0])
-        return found["running"] == 0 and engine_metric(served, "num_requests_running") == 0
+        idle = found["running"] == 0 and engine_metric(served, "num_requests_running") == 0
+        return idle and found["tokens"] == before
 
     assert eventually(is_quiet)
     return found
