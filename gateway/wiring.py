@@ -24,7 +24,7 @@ from gateway.engines.pool import EnginePool
 from gateway.engines.process import EngineSpec, engine_names
 from gateway.engines.residency import ThrashMonitor
 from gateway.engines.slot_plan import SlotPlan
-from gateway.engines.supervisor import Patience, Supervisor
+from gateway.engines.supervisor import EngineTimeouts, Supervisor
 from gateway.inference.admission import Admission
 from gateway.inference.cache_salts import CacheSalts
 from gateway.inference.pipeline import InferencePipeline
@@ -139,7 +139,7 @@ class Services:
             url,
             connect_timeout_s=settings.connect_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
-            most_answer_bytes=settings.max_answer_bytes,
+            max_answer_bytes=settings.max_answer_bytes,
             api_key=api_key,
         )
         loader = AdapterLoader(
@@ -163,7 +163,7 @@ class Services:
             metrics=metrics,
             spec=setup.spec,
             api_key=api_key,
-            patience=Patience(start_s=settings.start_timeout_s, hang_s=settings.hang_timeout_s),
+            timeouts=EngineTimeouts(start_s=settings.start_timeout_s, hang_s=settings.hang_timeout_s),
             announce=announce,
             on_death=partial(self.poison.engine_died, name),
             read_run=partial(self._counter_reader.read, name, client),

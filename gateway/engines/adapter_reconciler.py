@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters import AdapterError, Registry, RegistrySnapshot, State, Version
-from gateway.engines.adapter_loader import AdapterLoader, Left
+from gateway.engines.adapter_loader import AdapterLoader, UnloadOutcome
 from gateway.engines.residency import ResidencyReport
 from gateway.errors import AdapterRefusedError, GatewayError
 from gateway.threads import CRITICAL
@@ -110,7 +110,7 @@ class Reconciler:
     async def _drain(self, version: Version) -> None:
         try:
             unloaded = await self._loader.unload(version, deadline_s=_DRAIN_S)
-            if unloaded.left is Left.BUSY:
+            if unloaded.left is UnloadOutcome.BUSY:
                 log.warning("%s still answers requests in %s", version.engine_name, unloaded.engine)
         except GatewayError as error:
             log.info("%s not unloaded: %s", version.engine_name, error)

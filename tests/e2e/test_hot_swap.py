@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.engines.effect_probe import difference
+from gateway.engines.effect_probe import largest_change
 from tests.conftest import Served
 
 ASK: Any = [{"role": "user", "content": "My parcel with the desk lamp has not arrived and tracking shows nothing."}]
@@ -52,7 +52,7 @@ def references(served: Served, make_adapter: Callable[[int], Path]) -> dict[str,
     assert served.turntable("adapters", "promote", "swapped", "v1").returncode == 0
     known = dict(ask(served, f"swapped@v{number}") for number in (1, 2, 3))
     for one, other in itertools.combinations(known.values(), 2):
-        assert difference(one, other) > OTHER, "the versions cannot be told apart"
+        assert largest_change(one, other) > OTHER, "the versions cannot be told apart"
     return known
 
 
@@ -74,13 +74,13 @@ def test_promotions_under_load_fail_nobody_and_mix_nothing(served: Served, refer
                 assert promoted.status_code == 200, promoted.text
                 named, answer = ask(served, "swapped")
                 assert named == f"swapped@{promoted.json()['digest'][:12]}", "a new request went to the old version"
-                assert difference(answer, references[named]) < SAME
+                assert largest_change(answer, references[named]) < SAME
         finally:
             over.set()
         answers = [answer for client in clients for answer in client.result()]
     assert len(answers) >= PROMOTIONS // 2
     assert {named for named, _ in answers} == references.keys()
-    wrong = [(named, difference(answer, references[named])) for named, answer in answers]
+    wrong = [(named, largest_change(answer, references[named])) for named, answer in answers]
     assert not [found for found in wrong if found[1] >= SAME]
 
 

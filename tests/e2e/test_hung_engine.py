@@ -61,7 +61,7 @@ def test_a_server_that_stands_still_gets_no_requests_and_serves_again_when_it_mo
     try:
         assert eventually(lambda: impatient.http.get("/ready").status_code == 503)
         assert described(impatient)["state"] == "hung"
-        assert f"no sign of life for {HANG_S} s" in described(impatient)["reason"]
+        assert f"has not responded to a liveness probe for {HANG_S} s" in described(impatient)["reason"]
         assert impatient.http.post("/v1/completions", json=ASKED).status_code == 503
     finally:
         os.kill(server, signal.SIGCONT)

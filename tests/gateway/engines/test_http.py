@@ -69,11 +69,11 @@ async def listening(handler: Handler) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def pool_to(
-    handler: Handler, *, idle_timeout_s: float = 20, most_answer_bytes: int = 64 << 20
+    handler: Handler, *, idle_timeout_s: float = 20, max_answer_bytes: int = 64 << 20
 ) -> AsyncIterator[ConnectionPool]:
     async with listening(handler) as url:
         pool = ConnectionPool(
-            f"{url}/engine/", connect_timeout_s=5, idle_timeout_s=idle_timeout_s, most_answer_bytes=most_answer_bytes
+            f"{url}/engine/", connect_timeout_s=5, idle_timeout_s=idle_timeout_s, max_answer_bytes=max_answer_bytes
         )
         try:
             yield pool

@@ -116,7 +116,7 @@ def test_an_attached_engine_that_answers_its_health_check_late_is_not_taken_for_
             threading.Event().wait(0.5)
         assert states == {"ready"}
         assert eventually(lambda: engines(http)[0]["state"] == "hung")
-        assert "no sign of life" in http.get("/ready").json()["error"]["message"]
+        assert "has not responded to a liveness probe" in http.get("/ready").json()["error"]["message"]
         threading.Event().wait(3)
         assert engines(http)[0]["state"] == "hung"
         engine.health_s = 0.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engines.parity import Parity, ParityResult, judge
+from gateway.engines.parity import Parity, ParityResult, evaluate_parity
 
 Change = Callable[[float, float], float]
 
@@ -23,7 +23,7 @@ def judged(
 
     base = [-dice.expovariate(0.3) for _ in range(tokens)]
     adapter = [value + dice.gauss(effect / 2, effect) for value in base]
-    return judge(base, adapter, off(base), off([served(b, a) for b, a in zip(base, adapter, strict=True)]))
+    return evaluate_parity(base, adapter, off(base), off([served(b, a) for b, a in zip(base, adapter, strict=True)]))
 
 
 @given(
