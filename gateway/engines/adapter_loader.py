@@ -231,7 +231,7 @@ class AdapterLoader:
                 continue
             if adapter.path == str(self._store.path(version.digest).resolve()):
                 with contextlib.suppress(StoreError):  # its files are being deleted: do not adopt it
-                    self._file_locks.take(self.name, version)
+                    self._file_locks.acquire(self.name, version)
                     adopted[adapter.name] = version
         self._resident = adopted | self._resident
 
@@ -258,7 +258,7 @@ class AdapterLoader:
             await self._make_room()
             self._load_in_progress = version
             try:
-                self._file_locks.take(self.name, version)
+                self._file_locks.acquire(self.name, version)
                 path = await FILES.run(self._store.verify, version.digest)
                 started = time.perf_counter()
                 if not await self._client.load_adapter(name, str(path.resolve())) and self.has_plugin:
