@@ -49,7 +49,7 @@ class Reconciler:
         """Load the pinned and the last used adapters into a started engine, as many as it has slots."""
         self._loader.engine_started()
         await self._sync()
-        wanted = self._worth_restoring(self._registry.snapshot)
+        wanted = self._to_restore(self._registry.snapshot)
         for version in wanted[: self._loader.slots]:
             await self._load(version)
         await self.reconcile()
@@ -77,7 +77,7 @@ class Reconciler:
                 task = asyncio.create_task(self._drain(version))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        await CRITICAL.run(self._remember)
+        await CRITICAL.run(self._write_memory)
 
     async def _sync(self) -> None:
         snapshot = self._registry.snapshot
@@ -87,9 +87,9 @@ class Reconciler:
     def _pinned(self, snapshot: RegistrySnapshot) -> list[Version]:
         return snapshot.pinned_versions()[: self._loader.slots - 1]
 
-    def _worth_restoring(self, snapshot: RegistrySnapshot) -> list[Version]:
+    def _to_restore(self, snapshot: RegistrySnapshot) -> list[Version]:
         routed = {version.engine_name: version for version in snapshot.routed_versions()}
-        latest = [*reversed(self._loader.used.names()), *reversed(self._recall())]
+        latest = [*reversed(self._loader.used.names()), *reversed(self._read_memory())]
         names = [*(version.engine_name for version in self._pinned(snapshot)), *latest, *routed]
         return [routed[name] for name in dict.fromkeys(names) if name in routed]
 
@@ -119,13 +119,13 @@ class Reconciler:
         finally:
             self._draining.discard(version.engine_name)
 
-    def _recall(self) -> list[str]:
+    def _read_memory(self) -> list[str]:
         try:
             return [str(name) for name in json.loads(self._memory.read_bytes())]
         except (OSError, ValueError, TypeError):
             return []
 
-    def _remember(self) -> None:
+    def _write_memory(self) -> None:
         latest = list(self._loader.resident)
         if latest == self._remembered:
             return
