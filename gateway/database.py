@@ -83,8 +83,8 @@ class DatabaseFile:
                 "restart the gateway to go on with what is there now."
             )
 
-    def look(self) -> None:
-        """Tell the log when it goes and when it comes back."""
+    def check(self) -> None:
+        """Log when the file disappears and when it is back; a periodic task."""
         is_in_place = self.is_in_place
         if is_in_place and not self._was_in_place:
             log.warning("the database file %s is back; the gateway goes on", self._path)

@@ -240,7 +240,7 @@ class Services:
             admission=self.admission,
             metrics=self.metrics.traffic,
             running=group("shadows"),
-            most_running=settings.max_shadowed,
+            max_running=settings.max_shadowed,
         )
         self.recorder = EvidenceRecorder(self.registry, self.gate)
         self.rollout = Rollout(
@@ -278,7 +278,7 @@ class Services:
         """Have gauges read their values when Prometheus scrapes; each reads one number, which is safe in any thread."""
         metrics, ledger = self.metrics, self.ledger
         metrics.waiting.set_function(lambda: self.admission.waiting)
-        metrics.suspects.set_function(lambda: len(self.poison))
+        metrics.poison_requests.set_function(lambda: len(self.poison))
         metrics.ledger.unsettled.set_function(lambda: ledger.unsettled)
         metrics.ledger.rejected_lines.set_function(lambda: ledger.rejected)
         metrics.ledger.journal_bytes.set_function(lambda: ledger.waiting_bytes)

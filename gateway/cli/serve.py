@@ -112,7 +112,7 @@ def _run(settings: Settings) -> str:
         http_server = server(_build(setup), settings, listeners)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)
-        lock.tell(listeners.public_url)
+        lock.set_address(listeners.public_url)
         _announce(f"listening on {listeners.public_url} (Ctrl-C stops)")
         if listeners.admin_url is not None:
             _announce(f"operators on {listeners.admin_url}")

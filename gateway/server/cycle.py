@@ -31,7 +31,7 @@ class ClientCycle(Protocol):
         ...
 
     def when_gone(self, callback: Callable[[], object] | None) -> None:
-        """Call back when the client disconnects, at once if it has; None cancels that. Call it once the body is read."""
+        """Call back when the client disconnects, at once if it has; None cancels. Call it once the body is read."""
         ...
 
     def write(self, piece: bytes) -> bool:

@@ -221,7 +221,7 @@ def test_a_second_gateway_on_one_data_directory_is_refused_and_told_who_is_there
     tmp_path: Path, engine: MockServer
 ) -> None:
     with gateway_process(tmp_path, engine.url) as first:
-        with pytest.raises(AssertionError, match="error: Another gateway works on the data directory") as refused:
+        with pytest.raises(AssertionError, match="error: Another gateway uses the data directory") as refused:
             start(tmp_path, engine)
         assert f"process {first.process.pid}, {first.url}" in str(refused.value)
 

@@ -52,7 +52,7 @@ def test_under_a_hard_limit_fewer_connections_are_taken_and_the_start_says_how_m
         with contextlib.ExitStack() as stack:
             for _ in range(300):  # far more than there are files
                 idle = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
-            assert b"All " + str(most).encode() + b" connections are taken" in idle.recv(65536)
+            assert b"limit of " + str(most).encode() + b" connections" in idle.recv(65536)
         assert httpx.get(f"{url}/health").status_code == 200
 
 

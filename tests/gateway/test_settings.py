@@ -84,12 +84,12 @@ def test_every_list_may_be_json(monkeypatch: pytest.MonkeyPatch, field: str, tex
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("['/a']", r'is no JSON list .*; write \["a", "b"\]'),
-        ('["/a"', "is no JSON list"),
-        ("[1]", "must be a list of texts"),
-        ("adapters", "'adapters' is no source; write an absolute directory, hf://org or s3://bucket/prefix"),
-        ("~/adapters", "is no source"),
-        ("https://hub.example", "is no source"),
+        ("['/a']", r'is not a JSON list .*; write \["a", "b"\]'),
+        ('["/a"', "is not a JSON list"),
+        ("[1]", "must be a list of strings"),
+        ("adapters", "'adapters' is not a source; use an absolute directory, hf://org or s3://bucket/prefix"),
+        ("~/adapters", "is not a source"),
+        ("https://hub.example", "is not a source"),
     ],
 )
 def test_a_source_that_would_never_match_is_refused_with_the_right_form(

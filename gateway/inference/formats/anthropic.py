@@ -34,7 +34,7 @@ class _AnthropicApi(Api):
 
 
 class Messages(_AnthropicApi):
-    """POST /v1/messages."""
+    """Answer a conversation, with streaming; Anthropic's Messages API."""
 
     path = "/v1/messages"
     salted = True
@@ -82,7 +82,7 @@ class MessagesStream(NamedEvents):
 
 
 class CountTokens(_AnthropicApi):
-    """POST /v1/messages/count_tokens."""
+    """Count the prompt tokens of a conversation; Anthropic's token counting API. Not metered."""
 
     path = "/v1/messages/count_tokens"
     streams = False

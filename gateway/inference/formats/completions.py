@@ -16,7 +16,7 @@ _NULLABLE = frozenset({"content", "refusal", "logprobs", "finish_reason", "text"
 
 
 class Completions(Api):
-    """POST /v1/completions."""
+    """Complete one or more prompts; OpenAI's legacy completions API, with streaming."""
 
     path = "/v1/completions"
     salted = True
@@ -64,14 +64,14 @@ class Completions(Api):
 
 
 class ChatCompletions(Completions):
-    """POST /v1/chat/completions."""
+    """Answer a conversation, with streaming and tool calls; OpenAI's chat completions API."""
 
     path = "/v1/chat/completions"
     required: ClassVar = {"messages": (list,)}
 
 
 class Embeddings(Api):
-    """POST /v1/embeddings; only embedding models answer."""
+    """Embed one or more texts; only where the base is an embedding model. OpenAI's embeddings API."""
 
     path = "/v1/embeddings"
     streams = False
