@@ -168,7 +168,7 @@ def test_a_request_gets_the_maximum_of_its_key_and_may_not_ask_for_more(
         assert in_context.added_limit is None or in_context.added_limit[1] <= 40
         assert in_context.most_answer_tokens(40) in (40, 32)
     request = api.parse(orjson.dumps({"model": "base"} | body | {field: most + 1}), "base")
-    with pytest.raises(InvalidRequestError, match=f"'{field}' is {most + 1}, and this key may ask for at most {most}"):
+    with pytest.raises(InvalidRequestError, match=f"'{field}' is {most + 1}, but this key allows at most {most}"):
         measure_request(api, request, most)
 
 
