@@ -43,7 +43,7 @@ class Messages(_AnthropicApi):
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
         if not isinstance(document.get("content"), list) or not isinstance(document.get("stop_reason"), str):
-            raise EngineFailedError("The engine answered something that is not a complete message.")
+            raise EngineFailedError("The engine's answer is not a complete message.")
         return orjson.dumps(document | {"model": names.client_model}), Usage.from_anthropic(document.get("usage"))
 
     def stream(self, request: InferenceRequest, names: Names) -> "MessagesStream":
@@ -76,7 +76,7 @@ class MessagesStream(NamedEvents):
 
     def end(self) -> None:
         if self._stop_reason is None:
-            self.fail("The engine ended its answer without saying why it finished.")
+            self.fail("The engine's answer ended without a finish reason.")
         else:
             super().end()
 

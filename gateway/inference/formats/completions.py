@@ -32,9 +32,9 @@ class Completions(Api):
         try:
             choices = [_without_nulls(choice) for choice in document["choices"]]
             if not choices or not all(isinstance(choice["finish_reason"], str) for choice in choices):
-                raise EngineFailedError("The engine answered with a completion that is not complete.")
+                raise EngineFailedError("The engine's completion is incomplete.")
         except (KeyError, TypeError, AttributeError) as error:
-            raise EngineFailedError("The engine answered something that is not a completion.") from error
+            raise EngineFailedError("The engine's answer is not a completion.") from error
         counted = document.get("usage")
         answer = _without_nulls(document) | {
             "model": names.client_model,
@@ -81,7 +81,7 @@ class Embeddings(Api):
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
         if not isinstance(document.get("data"), list) or not document["data"]:
-            raise EngineFailedError("The engine answered something that is not a list of embeddings.")
+            raise EngineFailedError("The engine's answer is not a list of embeddings.")
         return orjson.dumps(document | {"model": names.client_model}), Usage.from_openai(document.get("usage"))
 
 

@@ -36,7 +36,7 @@ class Responses(Api):
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
         if document.get("status") not in _COMPLETE_STATUSES or not isinstance(document.get("output"), list):
-            raise EngineFailedError("The engine answered something that is not a complete response.")
+            raise EngineFailedError("The engine's answer is not a complete response.")
         return orjson.dumps(document | {"model": names.client_model}), Usage.from_responses(document.get("usage"))
 
     def stream(self, request: InferenceRequest, names: Names) -> "ResponsesStream":
@@ -92,7 +92,7 @@ class ResponsesStream(NamedEvents):
         """Rename an end at a token limit to `response.incomplete`; the engine calls every end `response.completed`."""
         status = response.get("status")
         if status not in _COMPLETE_STATUSES:
-            self.fail("The engine ended its answer without saying why it finished.")
+            self.fail("The engine's answer ended without a finish reason.")
             return name
         self.end()
         if status == "completed":
