@@ -57,11 +57,11 @@ from gateway.tracing import Telemetry
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What the command line found out before the app is built.
+    """Inputs of the app, determined by the command line.
 
-    `spec` starts a managed engine at the only one of `engine_urls`; without it, the gateway attaches to them all.
-    `base_dir` holds the base model's files, if there are any. `announce` prints a line for the operator, `give_up` ends
-    the server when its engine cannot start. `plan` is the number of adapters that an engine holds.
+    With `spec`, the gateway starts a managed engine at the only URL of `engine_urls`; without it, it attaches to all of
+    them. `base_dir` has the base model's files, if they are local. `announce` prints a line for the operator, `give_up`
+    stops the server when its engine cannot start. `plan` is the slot plan of an engine.
     """
 
     settings: Settings

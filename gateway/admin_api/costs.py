@@ -68,9 +68,9 @@ def _add_evidence(routes: APIRouter, reports: CostReports, refresher: CostRefres
 
     @routes.get("/evidence", dependencies=[Depends(admin)])
     def evidence() -> dict[str, Any]:
-        """The newest measurement of each kind."""
-        found = {kind: reports.store.newest(kind) for kind in EvidenceKind}
-        return {kind: {"made_on": one.made_on, **one.document} for kind, one in found.items() if one is not None}
+        """Get the newest measurement of each kind."""
+        newest = {kind: reports.store.newest(kind) for kind in EvidenceKind}
+        return {kind: {"made_on": found.made_on, **found.document} for kind, found in newest.items() if found}
 
     @routes.post(
         "/evidence/{kind}",

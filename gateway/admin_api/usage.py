@@ -100,14 +100,15 @@ def usage_routes(
         tenant: str | None = None,
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Requests and tokens, grouped by any of adapter, tenant, key, day, and filtered by any of the first three; of
-        its own tenant unless the caller is an admin. Where rows were deleted, windows are whole hours.
+        """Sum requests and tokens by any of adapter, tenant, key and day; any of the first three also filters.
+
+        A caller that is no admin gets the usage of its tenant. Where rows were deleted, windows are whole hours.
         """
-        wanted = {
+        filters = {
             name: value for name, value in zip(_FILTERS, (adapter, tenant, key), strict=True) if value is not None
         }
         columns, window = _columns(group_by), await REPORTS.run(metering.summary.window, *_window(since, until))
-        return _grouped([one for one in window.sums if caller.may_see(one.tenant)], columns, wanted, base)
+        return _grouped([each for each in window.sums if caller.may_see(each.tenant)], columns, filters, base)
 
     @routes.get("/rows")
     async def rows(
@@ -156,14 +157,14 @@ def _add_upkeep(
 _FILTERS = ("adapter", "tenant", "key")
 
 
-def _grouped(sums: Iterable[UsageSums], columns: list[str], wanted: dict[str, str], base: str) -> dict[str, Any]:
+def _grouped(sums: Iterable[UsageSums], columns: list[str], filters: dict[str, str], base: str) -> dict[str, Any]:
     groups: dict[tuple[str, ...], dict[str, int]] = {}
-    for one in sums:
-        if all(_value(one, name, base) == wanted[name] for name in wanted):
-            group = tuple(_value(one, column, base) for column in columns)
+    for each in sums:
+        if all(_value(each, name, base) == value for name, value in filters.items()):
+            group = tuple(_value(each, column, base) for column in columns)
             counts = groups.setdefault(group, dict.fromkeys(COUNTS, 0))
             for count in COUNTS:
-                counts[count] += getattr(one, count)
+                counts[count] += getattr(each, count)
     return {"object": "list", "data": [dict(zip(columns, k, strict=True)) | v for k, v in sorted(groups.items())]}
 
 

@@ -54,7 +54,7 @@ def _with_setting_options(serve: Callable[..., None]) -> Callable[..., None]:
             help=(field.description or "").removesuffix("."),
             show_default=str(field.default) if has_default else False,
         )
-        types = [one for one in get_args(field.annotation) or (field.annotation,) if one is not type(None)]
+        types = [type_ for type_ in get_args(field.annotation) or (field.annotation,) if type_ is not type(None)]
         kind: Any = _AS_TYPED.get(name, types[0])
         parameters.append(
             inspect.Parameter(
