@@ -181,9 +181,7 @@ class Metrics:
         self.in_flight = Gauge("turntable_in_flight", "Requests that run on an engine.", ("engine",), registry=registry)
         self.waiting = Gauge("turntable_waiting", "Requests in the admission queue.", registry=registry)
         self.poison_requests = Gauge(
-            "turntable_poison_requests",
-            "Poison requests: rejected for a while because an engine died while they ran.",
-            registry=registry,
+            "turntable_poison_requests", "Requests rejected for a while: an engine died under them.", registry=registry
         )
         self.retries = Counter(
             "turntable_engine_retries",

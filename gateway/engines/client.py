@@ -323,7 +323,7 @@ def translate(path: str, status: int, body: bytes) -> GatewayError:
     if status == 400 and _NO_TOOL_PARSER in body:
         return InvalidRequestError(
             "Tool calling is not available: the engine runs without a tool-call parser for this model. Leave out "
-            "'tools' and 'tool_choice', or have the operator set --tool-call-parser in engine_args; "
+            "'tools' and 'tool_choice', or ask the operator to set the parser in engine_args; "
             "`turntable serve` prints at its start which parser it chose, and why (docs/reference/clients.md).",
             param="tools",
             code="tools_not_supported",

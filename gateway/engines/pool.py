@@ -140,5 +140,5 @@ class EnginePool:
 
 def _reason(engine: Engine) -> str:
     if engine.is_ready and not engine.breaker.allows:
-        return "The circuit breaker is open: the engine failed several requests in a row by closing or not answering."
+        return "The circuit breaker is open: the engine broke off or did not answer several requests in a row."
     return engine.supervisor.status.reason

@@ -217,7 +217,7 @@ def test_a_disk_without_room_is_named_in_the_refusal(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_a_second_gateway_on_one_data_directory_is_refused_and_told_who_is_there(
+def test_a_second_gateway_on_one_data_directory_is_refused_with_the_address_of_the_first(
     tmp_path: Path, engine: MockServer
 ) -> None:
     with gateway_process(tmp_path, engine.url) as first:

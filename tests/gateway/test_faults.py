@@ -83,7 +83,7 @@ def test_an_engines_500_is_translated_and_its_paths_stay_inside(attached: Attach
     assert LEAKED_PATH not in response.text
 
 
-def test_an_error_event_in_the_stream_is_told_without_the_engines_words(attached: Attached) -> None:
+def test_an_error_event_in_the_stream_is_replaced_by_one_without_the_engines_message(attached: Attached) -> None:
     response = attached.chat(stream=True, mock_fault=Fault.ERROR_MID_STREAM)
     events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     assert json.loads(events[-1])["error"]["code"] == "engine_failed"

@@ -26,7 +26,7 @@ def test_only_loopback_is_listened_on_by_default() -> None:
     assert Settings().host == "127.0.0.1"
 
 
-def test_the_database_lives_in_the_data_directory_unless_told() -> None:
+def test_the_database_is_in_the_data_directory_by_default() -> None:
     assert Settings(data_dir=Path("there")).database == "sqlite:///there/turntable.db"
     assert Settings(database_url="postgresql://db").database == "postgresql://db"
 

@@ -409,10 +409,10 @@ def test_json_csv_table_and_page_of_one_window_agree(attached: Attached, tmp_pat
         assert usd_text(amount) in page.read_text()
 
 
-def test_a_request_is_told_its_cost_when_it_asks(attached: Attached) -> None:
+def test_a_response_states_its_cost_on_request(attached: Attached) -> None:
     body = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
     asked = attached.http.post("/v1/chat/completions", json=body, headers={"x-turntable-cost": "1"})
-    assert asked.headers["x-turntable-cost-basis"] == "unpriced"  # nobody stated what this engine costs
+    assert asked.headers["x-turntable-cost-basis"] == "unpriced"  # no price per hour is set
     assert "x-turntable-cost-usd" not in asked.headers
     assert "x-turntable-cost-basis" not in attached.chat().headers
 

@@ -126,7 +126,7 @@ def test_every_name_that_is_listed_can_be_found(book: PriceBook) -> None:
     assert [book.find(name).name for name in names] == names
 
 
-def test_the_book_says_how_old_it_is_and_asks_for_an_update_when_it_is_old(book: PriceBook) -> None:
+def test_the_price_book_reports_its_age_and_asks_for_an_update_when_it_is_old(book: PriceBook) -> None:
     newest = book.catalogue.newest_day
     assert newest is not None
     assert f"{newest} as its newest day, 3 days ago." in book.age(date.fromordinal(newest.toordinal() + 3))

@@ -15,7 +15,7 @@ VLLM = """\
 """
 
 
-def test_the_cause_is_told_and_not_what_followed_from_it(tmp_path: Path) -> None:
+def test_the_error_of_a_log_is_the_cause_and_not_its_consequence(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text(VLLM)
     assert last_error(log) == "RuntimeError: Cannot find any adapter in /a/b"

@@ -46,7 +46,7 @@ def test_an_adapter_that_is_served_as_trained_passes_whatever_the_noise(
         (lambda b, _a: b, Parity.NO_EFFECT, "answers as the base"),
     ],
 )
-def test_an_adapter_that_is_served_otherwise_is_told_by_how(served: Change, verdict: Parity, said: str) -> None:
+def test_an_adapter_that_is_served_differently_is_explained(served: Change, verdict: Parity, said: str) -> None:
     result = judged(served)
     assert (result.verdict, said in result.sentence) == (verdict, True), result
 

@@ -70,7 +70,7 @@ def test_every_patch_says_in_a_sentence_what_it_is_against_and_what_it_does() ->
     ("version", "is_cpu", "needed"),
     [("0.32.0", True, True), ("0.32.0", False, False), ("0.33.0", True, False), ("0.34.1+cpu", True, False)],
 )
-def test_a_patch_is_needed_on_its_platform_until_the_version_that_mended_it(
+def test_a_patch_is_needed_on_its_platform_until_the_version_that_fixed_it(
     version: str, is_cpu: bool, needed: bool
 ) -> None:
     patch = EnginePatch("x", PatchPlace.ENGINE, "Defect.", "Measure.", cpu_only=True, fixed_in="0.33.0")

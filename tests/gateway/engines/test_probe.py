@@ -55,7 +55,7 @@ async def test_a_quieter_moment_settles_what_noise_left_open() -> None:
     assert (result.verdict, result.rounds) == (Effect.NO_EFFECT, 2)
 
 
-async def test_a_base_that_completes_no_texts_blames_nobody() -> None:
+async def test_a_base_without_completions_leaves_the_verdict_unclear() -> None:
     async def complete(_body: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"detail": "Not Found"}
 

@@ -1,4 +1,4 @@
-"""Turns: never more adapters than slots, groups that start together, and nobody starves."""
+"""Slot scheduler: never more adapters than slots, groups start together, and no adapter starves."""
 
 import asyncio
 import random
@@ -66,7 +66,7 @@ async def test_requests_of_a_running_adapter_go_ahead_until_patience_ends_then_i
     assert late.done()
 
 
-async def test_who_leaves_while_waiting_takes_nothing_and_holds_nobody_up() -> None:
+async def test_a_cancelled_wait_takes_no_slot_and_delays_no_other_request() -> None:
     turns, _ = turns_with(1)
     await asked(turns, "a")
     gone, other = await asked(turns, "b", "c")
@@ -83,13 +83,13 @@ async def test_who_leaves_while_waiting_takes_nothing_and_holds_nobody_up() -> N
     assert turns.waiting == 0
 
 
-async def test_while_nobody_knows_the_slots_everybody_runs() -> None:
+async def test_while_the_slots_are_unknown_all_requests_run() -> None:
     turns, _ = turns_with(0)
     assert all(task.done() for task in await asked(turns, *"abcdefgh"))
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_every_request_gets_its_turn_while_hot_adapters_never_pause(seed: int) -> None:
+async def test_every_request_gets_a_slot_while_hot_adapters_never_pause(seed: int) -> None:
     draw = random.Random(seed)
     slots, longest_s = draw.randint(1, 4), 3.0
     hot = [f"hot-{number}" for number in range(slots)]
@@ -97,7 +97,7 @@ async def test_every_request_gets_its_turn_while_hot_adapters_never_pause(seed: 
     turns, clock = turns_with(slots)
     ends: list[tuple[float, str]] = []
     waits: list[tuple[str, float, asyncio.Task[None]]] = []
-    # Whoever waits, waits for those before it: each takes at most the patience and two of the longest requests.
+    # A request waits for those before it: each takes at most the patience and two of the longest requests.
     bound_s = (len(cold) + len(hot) + 1) * (1.0 + 2 * longest_s)
     for _ in range(3_000):
         clock.now_s += 0.05

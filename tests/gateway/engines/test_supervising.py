@@ -280,7 +280,7 @@ class Imposter(EngineSpec):
         return [sys.executable, "-c", IMPOSTER, str(self.port)]
 
 
-def test_whatever_else_listens_on_the_engines_port_is_told_neither_secret_nor_prompt(tmp_path: Path) -> None:
+def test_another_process_on_the_engines_port_gets_neither_secret_nor_prompt(tmp_path: Path) -> None:
     heard = tmp_path / "logs" / "engine.log"
     with managed(tmp_path, Imposter, becomes_ready=False, start_timeout_s=3) as gateway:
         assert eventually(lambda: heard.exists() and heard.read_text().count("/turntable/proof/") > 2)
@@ -317,7 +317,7 @@ def test_an_engine_that_goes_on_standing_still_is_restarted(tmp_path: Path) -> N
         assert any("was hung for " in line for line in gateway.said)
 
 
-async def test_stopping_an_engine_twice_closes_nobody_elses_file(tmp_path: Path) -> None:
+async def test_stopping_an_engine_twice_closes_no_other_file(tmp_path: Path) -> None:
     spec = Imposter(tmp_path, "base", 0, 8, 16, 16, None, 1, (), tmp_path / "engine.log")
     process = await EngineProcess.start(spec, "key")
     await process.stop()

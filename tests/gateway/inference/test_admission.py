@@ -68,7 +68,7 @@ async def test_those_who_wait_go_in_order() -> None:
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_a_full_queue_turns_the_next_away_at_once() -> None:
+async def test_a_full_queue_rejects_the_next_request_at_once() -> None:
     admission = Admission(1, max_waiting=1, max_wait_s=60)
 
     async def request() -> None:

@@ -214,7 +214,7 @@ def test_a_damaged_line_is_put_aside_and_what_comes_after_it_is_folded(
     assert ledger.rejected == 1
 
 
-def test_the_folding_thread_outlives_an_exception_that_nobody_expected(
+def test_the_folding_thread_outlives_an_unexpected_exception(
     ledger: Ledger, database: Engine, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database.begin() as connection:  # a trigger, a missing right: no fault of the line's

@@ -127,7 +127,7 @@ def test_tokens_are_corrected_by_what_was_really_used(clock: Clock) -> None:
     assert let_through(limiter, (one,), 1) == 1
 
 
-def test_the_tightest_bucket_is_told_and_without_limits_nothing_is(clock: Clock) -> None:
+def test_headers_describe_the_bucket_with_the_least_remaining_and_are_absent_without_limits(clock: Clock) -> None:
     limiter = RateLimiter(clock)
     take = limiter.take((account(rpm=10), account("tenant:t", rpm=5)), 0)
     assert dict(take.headers)[b"x-ratelimit-limit-requests"] == b"5"

@@ -27,7 +27,7 @@ LIVE = WindowSummary(200, 2, 100.0, 40.0)
         (WindowSummary(50, 0, 250.0, 45.0), "p95 latency is 250 ms against 100 ms"),
         (WindowSummary(50, 0, 190.0, 45.0), None),
         (WindowSummary(50, 0, 110.0, 91.0), "p95 time to first token is 91 ms against 40 ms"),
-        (WindowSummary(50, 0, 110.0, 85.0), None),  # twice as slow, but nobody feels 45 ms
+        (WindowSummary(50, 0, 110.0, 85.0), None),  # twice as slow, but 45 ms go unnoticed
         (WindowSummary(50, 0, 5.0, None), None),
     ],
 )

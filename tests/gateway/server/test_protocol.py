@@ -1,4 +1,4 @@
-"""The front door over raw sockets: ambiguous framing, slow and greedy clients, too many of them."""
+"""The HTTP protocol over raw sockets: ambiguous framing, slow and greedy clients, too many of them."""
 
 import contextlib
 import json
@@ -159,13 +159,13 @@ def test_a_trailer_is_no_header(attached: Attached, trailer: bytes, head: bytes,
 
 
 @pytest.mark.parametrize("wanted", [b"200-ok", b"100-continue, x=1", b""])
-def test_an_expectation_that_nobody_meets_is_refused_at_once(attached: Attached, wanted: bytes) -> None:
+def test_an_unsupported_expectation_is_refused_at_once(attached: Attached, wanted: bytes) -> None:
     with connected(attached.url) as client:
         client.sendall(HEAD + b"expect: " + wanted + b"\r\ncontent-length: 100\r\n\r\n")
         assert refusal(read_all(client)) == (417, "expectation_failed")
 
 
-def test_who_expects_100_continue_is_told_to_send_the_body(attached: Attached) -> None:
+def test_a_client_that_expects_100_continue_gets_it(attached: Attached) -> None:
     with connected(attached.url) as client:
         client.sendall(HEAD + b"expect: 100-Continue\r\ncontent-length: %d\r\n\r\n" % len(BODY))
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -191,7 +191,7 @@ def test_a_client_that_leaves_is_noticed_whatever_it_sent(attached: Attached, si
             client.sendall(request(10 if behind == b"small" else 300_000))
         assert eventually(lambda: len(attached.engine.received) == 1)
     assert eventually(lambda: attached.engine.aborted == aborted + 1)
-    assert len(attached.engine.received) == 1  # what waited behind it is not begun for nobody
+    assert len(attached.engine.received) == 1  # the pipelined request does not start without a client
 
 
 def test_what_is_wrong_behind_a_running_request_is_never_read_as_its_answer(attached: Attached) -> None:
@@ -301,7 +301,7 @@ def test_a_body_in_chunks_of_one_byte_is_served(narrow: str) -> None:
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_more_connections_than_allowed_are_told_so_and_closed(narrow: str) -> None:
+def test_connections_beyond_the_limit_get_an_error_and_are_closed(narrow: str) -> None:
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected(narrow)) for _ in range(3)]
         for client in held:
