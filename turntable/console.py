@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as ProgressBar
 
 FAILED, COULD_NOT_RUN, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 _PIPE_WIDTH = 100_000
@@ -420,7 +420,7 @@ def size(byte_count: int) -> str:
 class Progress:
     """The progress of one piece of work: a bar on a terminal, a line per step elsewhere."""
 
-    def __init__(self, what: str, bar: "Bar | None") -> None:
+    def __init__(self, what: str, bar: "ProgressBar | None") -> None:
         self._what, self._bar = what, bar
         self._task = None if bar is None else bar.add_task(what, total=None)
 
@@ -461,8 +461,8 @@ def progress(what: str) -> Iterator[Progress]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as ProgressBar
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(what, bar)

@@ -117,7 +117,7 @@ _MOST_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class _Pair:
+class _PendingComparison:
     """A live answer whose request is being asked again."""
 
     stats: ShadowStats
@@ -143,7 +143,7 @@ class Shadows:
         self._metrics = metrics
         self._most_running = most_running
         self._stats: dict[str, ShadowStats] = {}
-        self._pairs: dict[str, _Pair] = {}
+        self._pairs: dict[str, _PendingComparison] = {}
         self._tasks = running
 
     def ended(self, context: RequestContext, entry: LedgerEntry) -> None:
@@ -185,7 +185,7 @@ class Shadows:
             return
         live = ShadowAnswer.of(entry, text_of(captured, is_stream=entry.stream))
         shadow = _shadow_request(context)
-        self._pairs[shadow.id] = _Pair(stats, live)
+        self._pairs[shadow.id] = _PendingComparison(stats, live)
         self._tasks.start(self._send(shadow, name))
 
     async def _send(self, context: RequestContext, name: str) -> None:
@@ -212,7 +212,7 @@ class Shadows:
             return
         self._tasks.start(self._compare(pair, shadow, name))
 
-    async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
+    async def _compare(self, pair: _PendingComparison, shadow: ShadowAnswer, name: str) -> None:
         alike = await REPORTS.run(similarity, pair.live.text, shadow.text)
         pair.stats.answered_greedily(pair.live, shadow, alike)
         self._metrics.shadow_requests.labels(name, "equal" if alike == 1 else "different").inc()

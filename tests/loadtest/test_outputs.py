@@ -17,7 +17,7 @@ from loadtest.metrics import Slo
 from loadtest.outputs import csv_text
 from loadtest.page import charts_over_load, frontier, html_page
 from loadtest.records import RequestRecord
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.run import LoadRun, Provenance
 from loadtest.settings import PromotionPlan, RunSettings
 from loadtest.study import Level, Study
@@ -27,7 +27,7 @@ NASTY = '<script>alert("x")</script>'
 SETTINGS = RunSettings("http://127.0.0.1:1", ("base", NASTY), usd_per_hour=2.0, key="tt-secret")
 
 
-def report(ttft_ms: float = 20, cpu_share: float = 0.1, settings: RunSettings = SETTINGS) -> Report:
+def report(ttft_ms: float = 20, cpu_share: float = 0.1, settings: RunSettings = SETTINGS) -> LoadReport:
     totals = LiveTotals.empty(settings.slo, settings.models)
     for index in range(10):
         first_s = index + ttft_ms / 1000
@@ -35,7 +35,7 @@ def report(ttft_ms: float = 20, cpu_share: float = 0.1, settings: RunSettings = 
         record.cold = index < 2
         totals.add(record)
     provenance = Provenance.now(settings.url, settings.models, "0.32.0")
-    return Report.of(settings, LoadRun(totals, ClientLoad(1, 0.1, cpu_share, None), False, provenance))
+    return LoadReport.of(settings, LoadRun(totals, ClientLoad(1, 0.1, cpu_share, None), False, provenance))
 
 
 def study() -> Study:

@@ -27,7 +27,7 @@ from trainer.eval.freeze import identity
 from trainer.eval.metrics import measure
 from trainer.eval.report import ArmKind
 from trainer.eval.runner import Progress, run_arms
-from trainer.eval.statistics import Bootstrap, Estimate
+from trainer.eval.statistics import Bootstrap, MetricEstimate
 from trainer.eval.task import Task, read_schema, read_task
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ class PromptedScore:
     task_sha256: str
     metric: str
     best: str
-    arms: dict[str, Estimate]
+    arms: dict[str, MetricEstimate]
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> MetricEstimate:
         """The best arm's."""
         return self.arms[self.best]
 
@@ -156,7 +156,7 @@ def _estimates(
     items: Sequence[EvalExample],
     given: Sequence[Answer],
     validator: "Validator | None",
-) -> dict[str, Estimate]:
+) -> dict[str, MetricEstimate]:
     bootstrap, size = Bootstrap(task.seed), len(items)
     return {
         plan.name: bootstrap.estimate(

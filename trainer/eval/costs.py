@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from trainer.eval.answers import Answer
-from trainer.eval.report import Arm, Cost
+from trainer.eval.report import Arm, ArmCost
 
 BASIS = "cost_basis"
 """The setting of an arm that counts its priced requests by what their cost was computed from."""
@@ -17,7 +17,7 @@ _BASES = {
 }
 
 
-def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
+def cost_of(answers: Sequence[Answer], correct: int) -> ArmCost:
     """Return the cost of an arm: per request the mean of the priced requests, in total only when all have a price.
 
     Without any price, all values are None: a gateway has no price before its first requests.
@@ -25,9 +25,9 @@ def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
     costs = [answer.cost_nano_usd for answer in answers if answer.error is None]
     known = [cost for cost in costs if cost is not None]
     if not known:
-        return Cost(total=None, per_request=None, per_correct=None)
+        return ArmCost(total=None, per_request=None, per_correct=None)
     per_request = sum(known) / len(known)
-    return Cost(
+    return ArmCost(
         total=sum(known) if len(known) == len(costs) else None,
         per_request=round(per_request),
         per_correct=round(per_request * len(costs) / correct) if correct else None,
@@ -71,11 +71,11 @@ def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
     return f"{'; '.join(said)}."
 
 
-def _right(cost: Cost) -> str:
+def _right(cost: ArmCost) -> str:
     return ", which was never right" if cost.per_correct is None else f", 1,000 right answers {_usd(cost.per_correct)}"
 
 
-def _saved(mine: Cost, other: Cost) -> str:
+def _saved(mine: ArmCost, other: ArmCost) -> str:
     if not other.per_request or mine.per_request is None:
         return ""
     share = 1 - mine.per_request / other.per_request

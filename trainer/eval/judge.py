@@ -16,7 +16,7 @@ from trainer.eval.answers import Answer, Journal
 from trainer.eval.endpoints import complete
 from trainer.eval.examples import EvalExample
 from trainer.eval.runner import run_jobs
-from trainer.eval.statistics import Series
+from trainer.eval.statistics import MetricSample
 from trainer.eval.task import JudgeTable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _NONSENSE = "nonsense"
 class Judged:
     """One arm against the reference: the preference per example, and statistics of the judge."""
 
-    series: Series
+    series: MetricSample
     facts: Mapping[str, Any]
     unjudged: tuple[int, ...]
 
@@ -67,7 +67,7 @@ class Judge:
         wanted = list(self._wanted(arms, items, answers, reference))
         await run_jobs(wanted, one, self.concurrency)
         judged = {arm: self._judged(arm, items, answers[arm], answers[reference], failed) for arm in arms}
-        own = Series.mean_of([0.5] * len(items))
+        own = MetricSample.mean_of([0.5] * len(items))
         return judged | {reference: Judged(own, {"reference": True}, ())}
 
     def _wanted(
@@ -127,7 +127,7 @@ class Judge:
             "no_answer": len(mine_failed) - nonsense,
         }
         unjudged = tuple(item.line for item, value in zip(items, values, strict=True) if np.isnan(value))
-        return Judged(Series.mean_of(values), facts, unjudged)
+        return Judged(MetricSample.mean_of(values), facts, unjudged)
 
     def _said(self, arm: str, side: str, line: int) -> str | None:
         """Return the better side, A being the arm; None without a usable reply."""

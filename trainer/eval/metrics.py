@@ -23,7 +23,7 @@ from trainer.data.labels import repeat_as_classes
 from trainer.errors import Problem, RecipeError
 from trainer.eval.answers import Answer
 from trainer.eval.examples import AnswerMatch, EvalExample, Validator, match_answer, parse_document
-from trainer.eval.statistics import Floats, Series
+from trainer.eval.statistics import Floats, MetricSample
 from trainer.eval.task import (
     BLEU,
     CORRECT,
@@ -68,7 +68,7 @@ def _from_file(name: str, path: Path) -> Any:
 
 def custom_metric_series(
     task: Task, function: MetricFunction, items: Sequence[EvalExample], answers: Sequence[Answer]
-) -> tuple[Series, list[Problem]]:
+) -> tuple[MetricSample, list[Problem]]:
     """Compute the custom metric of one arm, with a problem for each example where it raised or gave no number."""
     values, problems = [], []
     for item, answer in zip(items, answers, strict=True):
@@ -80,7 +80,7 @@ def custom_metric_series(
                 why = f"{task.metric_function} raised {type(error).__name__}: {error}{_where(error)} on {answer.arm}"
                 problems.append(Problem(str(task.data_path), item.line, why))
         values.append(value)
-    return Series.mean_of(values), problems
+    return MetricSample.mean_of(values), problems
 
 
 def _number(returned: Any) -> float:
@@ -102,8 +102,8 @@ _NGRAMS = 4
 class ArmSeries:
     """The metrics of one arm; `by_class` has the F1 of each class."""
 
-    metrics: Mapping[str, Series]
-    by_class: Mapping[str, Series] = field(default_factory=dict)
+    metrics: Mapping[str, MetricSample]
+    by_class: Mapping[str, MetricSample] = field(default_factory=dict)
 
     def answered(self, name: str) -> tuple[int, int]:
         """Return how often the arm answered a class, and how often the class was expected."""
@@ -126,10 +126,10 @@ def measure(
         metrics[EXACT_MATCH] = exact
     metrics[EOS_RATE] = [float(answer.finish_reason == "stop") for answer in answers]
     metrics[LENGTH] = [float(answer.completion_tokens) for answer in answers]
-    series = {name: Series.mean_of(values) for name, values in metrics.items()}
+    series = {name: MetricSample.mean_of(values) for name, values in metrics.items()}
     pairs = [(answer.text, item.expected) for item, answer in zip(items, answers, strict=True)]
     series |= _textual(task, pairs)
-    by_class: dict[str, Series] = {}
+    by_class: dict[str, MetricSample] = {}
     said, wanted = _labels(task, pairs)
     if F1_MACRO in task.metrics or repeat_as_classes(Counter(wanted)):
         macro, by_class = f1(said, wanted)
@@ -147,7 +147,7 @@ def answer_classes(task: Task, items: Sequence[EvalExample]) -> tuple[str | None
     return tuple(wanted) if repeat_as_classes(Counter(wanted)) else (None,) * len(items)
 
 
-def f1(said: Sequence[str], wanted: Sequence[str]) -> tuple[Series, dict[str, Series]]:
+def f1(said: Sequence[str], wanted: Sequence[str]) -> tuple[MetricSample, dict[str, MetricSample]]:
     """Compute macro F1 and F1 per class over the expected classes; other answers are errors."""
     classes = sorted(set(wanted))
     say, want = np.asarray(said, object), np.asarray(wanted, object)
@@ -155,8 +155,8 @@ def f1(said: Sequence[str], wanted: Sequence[str]) -> tuple[Series, dict[str, Se
     for name in classes:
         columns += [(say == name) & (want == name), say == name, want == name]
     features = np.stack(columns, axis=1).astype(np.float64)
-    single = {name: Series(features[:, 3 * at : 3 * at + 3], _macro_f1) for at, name in enumerate(classes)}
-    return Series(features, _macro_f1), single
+    single = {name: MetricSample(features[:, 3 * at : 3 * at + 3], _macro_f1) for at, name in enumerate(classes)}
+    return MetricSample(features, _macro_f1), single
 
 
 def _macro_f1(sums: Floats, _items: Floats) -> Floats:
@@ -187,27 +187,27 @@ def _labels(task: Task, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], li
     return [label(said) for said, _ in pairs], [label(wanted) for _, wanted in pairs]
 
 
-def _textual(task: Task, pairs: Sequence[tuple[str, str]]) -> dict[str, Series]:
-    found: dict[str, Series] = {}
+def _textual(task: Task, pairs: Sequence[tuple[str, str]]) -> dict[str, MetricSample]:
+    found: dict[str, MetricSample] = {}
     if rouges := [name for name in ROUGES if name in task.metrics]:
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(rouges, use_stemmer=False)
         scores = [scorer.score(wanted, said) for said, wanted in pairs]
-        found |= {name: Series.mean_of([score[name].fmeasure for score in scores]) for name in rouges}
+        found |= {name: MetricSample.mean_of([score[name].fmeasure for score in scores]) for name in rouges}
     if BLEU in task.metrics:
         found[BLEU] = bleu(pairs)
     return found
 
 
-def bleu(pairs: Sequence[tuple[str, str]]) -> Series:
+def bleu(pairs: Sequence[tuple[str, str]]) -> MetricSample:
     """Compute corpus BLEU, between 0 and 1, from the n-gram counts of each answer."""
     from sacrebleu.metrics import bleu as sacrebleu
 
     scorer = sacrebleu.BLEU(effective_order=True)
     counts = [scorer.sentence_score(said, [wanted]) for said, wanted in pairs]
     features = np.array([[*c.counts, *c.totals, c.sys_len, c.ref_len] for c in counts], np.float64)
-    return Series(features, _corpus_bleu(partial(sacrebleu.BLEU.compute_bleu, smooth_method="exp")))
+    return MetricSample(features, _corpus_bleu(partial(sacrebleu.BLEU.compute_bleu, smooth_method="exp")))
 
 
 def _corpus_bleu(compute: Callable[..., object]) -> Callable[[Floats, Floats], Floats]:
@@ -221,10 +221,10 @@ def _corpus_bleu(compute: Callable[..., object]) -> Callable[[Floats, Floats], F
     return values
 
 
-def _without(series: Series, missing: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Series:
+def _without(series: MetricSample, missing: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> MetricSample:
     """Return the metric without the examples that have no answer."""
     if not missing.any():
         return series
     features = series.features.copy()
     features[missing] = np.nan
-    return Series(features, series.value_of)
+    return MetricSample(features, series.value_of)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainer.eval.report import Check, Gate, VerdictWord
-from trainer.eval.statistics import Estimate
+from trainer.eval.statistics import MetricEstimate
 from trainer.eval.task import GateRules
 
 _ONE_SIDED_ITEMS = 6
@@ -20,7 +20,7 @@ _ONE_SIDED_ITEMS = 6
 class ClassEvidence:
     """One class of the answers: the difference in F1, and how often the arm answered it and should have."""
 
-    f1: Estimate
+    f1: MetricEstimate
     said: int
     wanted: int
 
@@ -35,10 +35,10 @@ class GateEvidence:
     arm: str
     against: str
     items: int
-    gain: Estimate
-    slices: Mapping[str, Estimate]
-    stopped: Estimate
-    forgetting: Estimate | None
+    gain: MetricEstimate
+    slices: Mapping[str, MetricEstimate]
+    stopped: MetricEstimate
+    forgetting: MetricEstimate | None
     cost_saving: str
     frozen: bool = False
     changed: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ def _gain(rules: GateRules, seen: GateEvidence) -> Check:
     return _check("gain", passed, gain.value, required, said).model_copy(update={"limit": rules.least_gain})
 
 
-def _short(rules: GateRules, gain: Estimate) -> float:
+def _short(rules: GateRules, gain: MetricEstimate) -> float:
     return rules.least_gain - gain.value
 
 
@@ -160,7 +160,7 @@ def _stopped(rules: GateRules, seen: GateEvidence) -> Check:
     return _fall("stop rate", "answers that end by themselves", seen.stopped, rules.stop_fall)
 
 
-def _fall(name: str, what: str, one: Estimate, limit: float, where: str = "") -> Check:
+def _fall(name: str, what: str, one: MetricEstimate, limit: float, where: str = "") -> Check:
     low, high = one.interval
     told = f"{what} {_change(one.value)}{where} ({_points(low)} to {_points(high)}, {one.of} items)"
     required = f"not down by more than {_size(limit)}"
@@ -172,7 +172,7 @@ def _fall(name: str, what: str, one: Estimate, limit: float, where: str = "") ->
     return _check(name, None, one.value, required, f"{told}, {beyond} beyond the limit, but so few items may do that.")
 
 
-def _forgetting(rules: GateRules, one: Estimate) -> Check:
+def _forgetting(rules: GateRules, one: MetricEstimate) -> Check:
     low, high = one.interval
     required = f"at most +{rules.forgetting:g} nats per token"
     told = f"Cross-entropy on general text changed by {one.value:+.3f} ({low:+.3f} to {high:+.3f}) nats per token"

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import EvaluationError
 from trainer.human_eval.pairs import PairwiseEval
-from trainer.human_eval.ratings import Choice, Ratings
+from trainer.human_eval.ratings import Choice, RatingStore
 from turntable.pages import render
 
 CONTENT_POLICY = (
@@ -42,7 +42,7 @@ class BadRequestError(Exception):
 class Session:
     """Handle the three requests of the page."""
 
-    def __init__(self, evaluation: PairwiseEval, ratings: Ratings, *, show_expected: bool) -> None:
+    def __init__(self, evaluation: PairwiseEval, ratings: RatingStore, *, show_expected: bool) -> None:
         self._evaluation = evaluation
         self._ratings = ratings
         self._show_expected = show_expected
