@@ -9,7 +9,7 @@ import httpx
 
 from tests.conftest import TURNTABLE
 from tests.trainer import commands
-from tests.trainer.cli.test_commands import run
+from tests.trainer.commands import run
 from tests.trainer.human_eval.contests import ARM, ITEMS, compared
 from trainer.eval.report import ComparisonReport
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.trainer import commands
-from tests.trainer.cli.test_commands import run
+from tests.trainer.commands import run
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.report.comparisons import HOSTILE, measure, report, saved, write_run
 from trainer.advice.advice import advise
