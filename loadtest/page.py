@@ -138,8 +138,8 @@ def _charts_by_level(levels: Sequence[Json]) -> list[Drawing]:
 def _limits(level: Json, document: Mapping[str, Any], metric: str) -> list[Limit]:
     """Return what a request, or a level of a search for the capacity, had to keep."""
     searched = ((document.get("capacity") or {}).get("limits") or {}).get(LIMITED.get(metric, ""))
-    asked = level["reports"][0]["settings"]["slo"].get(f"{metric}_ms")
-    named = (("p99 limit", searched), ("SLO limit", asked))
+    slo_ms = level["reports"][0]["settings"]["slo"].get(f"{metric}_ms")
+    named = (("p99 limit", searched), ("SLO limit", slo_ms))
     return [Limit(f"{name}: {MILLISECONDS.text(value)}", value) for name, value in named if value is not None]
 
 

@@ -148,15 +148,15 @@ def report_of_records(records: Iterable[RequestRecord], settings: RunSettings) -
 
 
 def _public(settings: RunSettings) -> dict[str, Any]:
-    asked = asdict(settings)
-    del asked["key"], asked["url_from"]
-    if asked["promotions"]:
-        del asked["promotions"]["admin_key"]
+    stated = asdict(settings)
+    del stated["key"], stated["url_from"]
+    if stated["promotions"]:
+        del stated["promotions"]["admin_key"]
     if not settings.is_open_loop:
-        asked["concurrency"] = settings.concurrency or DEFAULT_CONCURRENCY
+        stated["concurrency"] = settings.concurrency or DEFAULT_CONCURRENCY
     made_up = settings.prompt_words or settings.output_tokens or settings.turns > 1 or settings.prefix_words
     source = "trace lengths, random words" if settings.trace else "random words" if made_up else "built-in"
-    return asked | {
+    return stated | {
         "prompts": str(settings.prompts) if settings.prompts else source,
         "trace": str(settings.trace) if settings.trace else None,
     }

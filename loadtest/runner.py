@@ -271,7 +271,7 @@ async def _work_on(
     driver = Driver(part, keep, pipe.send)
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, driver.interrupt)
     pipe.send(READY)
-    told = await asyncio.to_thread(pipe.recv)
-    assert isinstance(told, float)
-    part.start_s = told
+    common_start_s = await asyncio.to_thread(pipe.recv)
+    assert isinstance(common_start_s, float)
+    part.start_s = common_start_s
     return await driver.run()

@@ -205,8 +205,8 @@ class _ClosedLoop:
 def request_bytes(phase: Phase) -> bytes:
     """Return the HTTP request of a phase, head and body."""
     messages = [{"role": "user", "content": "Sort this ticket: the invoice of March was charged twice."}]
-    asked = {"model": "base", "messages": messages, "max_tokens": phase.words, "stream": phase.stream}
-    body = orjson.dumps(asked)
+    document = {"model": "base", "messages": messages, "max_tokens": phase.words, "stream": phase.stream}
+    body = orjson.dumps(document)
     lines = (
         "POST /v1/chat/completions HTTP/1.1",
         f"host: 127.0.0.1:{phase.port}",

@@ -186,8 +186,8 @@ def measure_prompt(
     best = score.estimate
     low, high = best.interval
     facts = {"metric": score.metric, "prompt_score": best.value, "prompt_tried": True}
-    told = ", ".join(f"{name} {one.value:.1%}" for name, one in score.arms.items())
-    sentence = f"{score.metric} on {best.of} items: {told}; {score.best} lies between {low:.1%} and {high:.1%}"
+    scores = ", ".join(f"{name} {one.value:.1%}" for name, one in score.arms.items())
+    sentence = f"{score.metric} on {best.of} items: {scores}; {score.best} lies between {low:.1%} and {high:.1%}"
     seen = {
         "task": score.task,
         "task_sha256": score.task_sha256,

@@ -43,7 +43,7 @@ def basis_of(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
 
 def basis_word(arm: Arm) -> str:
     """Return the sources of an arm's prices, for a table."""
-    return ", ".join(arm.settings.get(BASIS, {})) or "not told"
+    return ", ".join(arm.settings.get(BASIS, {})) or "unknown"
 
 
 def basis_sentence(arms: Sequence[Arm], when: str) -> str:
@@ -51,9 +51,9 @@ def basis_sentence(arms: Sequence[Arm], when: str) -> str:
     if not any(arm.cost_nano_usd.per_request for arm in arms):
         return ""
     bases = sorted({name for arm in arms for name in arm.settings.get(BASIS, {})})
-    told = "; ".join(f"{name}: {_BASES.get(name, 'as the gateway says')}" for name in bases) or "basis not told"
+    named = "; ".join(f"{name}: {_BASES.get(name, 'as the gateway reports')}" for name in bases) or "basis unknown"
     more = " A calibration changes them: hold only costs of one basis against each other." if bases else ""
-    return f"Costs as of {when[:10]} ({told}).{more}"
+    return f"Costs as of {when[:10]} ({named}).{more}"
 
 
 def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
@@ -61,14 +61,14 @@ def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
     mine = candidate.cost_nano_usd
     if mine.per_request is None:
         return f"The cost of {candidate.name} is unknown: the gateway gave no price for its requests."
-    said = [f"1,000 requests cost {_usd(mine.per_request)} with {candidate.name}{_right(mine)}"]
+    amounts = [f"1,000 requests cost {_usd(mine.per_request)} with {candidate.name}{_right(mine)}"]
     for other in others:
         cost = other.cost_nano_usd
         if cost.per_request is None:
-            said.append(f"{other.name} has no price")
+            amounts.append(f"{other.name} has no price")
             continue
-        said.append(f"{other.name} {_usd(cost.per_request)}{_right(cost)}{_saved(mine, cost)}")
-    return f"{'; '.join(said)}."
+        amounts.append(f"{other.name} {_usd(cost.per_request)}{_right(cost)}{_saved(mine, cost)}")
+    return f"{'; '.join(amounts)}."
 
 
 def _right(cost: ArmCost) -> str:

@@ -105,10 +105,10 @@ async def complete(
     )
 
 
-def _nano_usd(told: str | None) -> int | None:
+def _nano_usd(header: str | None) -> int | None:
     """Parse the cost of the gateway's header; None without one."""
     try:
-        return int(Decimal(told) * 10**9) if told else None
+        return int(Decimal(header) * 10**9) if header else None
     except InvalidOperation:
         return None
 

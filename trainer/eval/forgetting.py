@@ -125,10 +125,10 @@ async def _logprob(client: "AsyncOpenAI", model: str, place: Place) -> float:
             f"forgetting cannot be measured: {model} gives no log-probabilities ({error})."
         ) from error
     logprobs = completion.choices[0].logprobs
-    said = logprobs.token_logprobs if logprobs else None
-    if not said or said[0] is None:
+    logprobs_of_text = logprobs.token_logprobs if logprobs else None
+    if not logprobs_of_text or logprobs_of_text[0] is None:
         raise EvaluationError(f"forgetting cannot be measured: {model} gives no log-probabilities.")
-    return float(said[0])
+    return float(logprobs_of_text[0])
 
 
 def _name(arm: str) -> str:

@@ -44,7 +44,7 @@ class _Part(BaseModel):
 
 
 class TaskFacts(_Part):
-    """The task that was asked; `frozen_at` is None when nobody froze it, `changed` names what differs from then."""
+    """The task; `frozen_at` is None when it was not frozen, `changed` names what differs from then."""
 
     name: str
     sha256: str
@@ -110,7 +110,7 @@ class Arm(_Part):
 
 
 class Difference(_Part):
-    """`arm` minus `against`, item by item; `items_needed` sees the asked difference with a power of 80 %."""
+    """`arm` minus `against`, item by item; `items_needed` detects the least gain with a power of 80 %."""
 
     arm: str
     against: str

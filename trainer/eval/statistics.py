@@ -58,7 +58,7 @@ class MetricSample:
 
 @dataclass(frozen=True)
 class MetricEstimate:
-    """A value, its 95 % interval, how many items it is over and how many the asked difference needs."""
+    """A value, its 95 % interval, how many items it is over and how many the least difference needs."""
 
     value: float
     interval: tuple[float, float]
@@ -85,8 +85,8 @@ class Bootstrap:
         drawn = [series.value_of(w @ series.features, w.sum(axis=1)) for w in self._weights(of)]
         return MetricEstimate(series.value, _interval(np.concatenate(drawn)), of)
 
-    def difference(self, one: MetricSample, other: MetricSample, *, asked: float) -> MetricEstimate:
-        """`one` minus `other`, paired by item, with the items that seeing a difference of `asked` takes."""
+    def difference(self, one: MetricSample, other: MetricSample, *, least_difference: float) -> MetricEstimate:
+        """`one` minus `other`, paired by item, with the items that seeing a difference of `least_difference` takes."""
         both = one.measured & other.measured
         one, other, of = one.at(both), other.at(both), int(both.sum())
         if not of:
@@ -97,7 +97,7 @@ class Bootstrap:
             mine = one.value_of(weights @ one.features, items)
             drawn.append(mine - other.value_of(weights @ other.features, items))
         resampled, value = np.concatenate(drawn), one.value - other.value
-        needed = items_needed(of * float(resampled.var()) + value**2, asked, of)
+        needed = items_needed(of * float(resampled.var()) + value**2, least_difference, of)
         return MetricEstimate(value, _interval(resampled), of, needed)
 
     def _weights(self, of: int) -> Iterable[Floats]:
@@ -122,17 +122,17 @@ def _interval(resampled: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def items_needed(discordance: float, asked: float, of: int) -> int:
-    """Return the items for an interval that excludes 0 with a power of 80 % at a difference of `asked` (Connor 1987).
+def items_needed(discordance: float, least_difference: float, of: int) -> int:
+    """Return the items for an interval that excludes 0 with a power of 80 % at `least_difference` (Connor 1987).
 
     `discordance` is the mean squared difference per item, for right and wrong the share of items on which both sides
     differ. Over `of` items it is taken to be 3/of at least: what was never seen may still be there.
     """
-    if asked <= 0:
+    if least_difference <= 0:
         return 0
-    spread = max(discordance, 3 / of, asked)
-    root = _Z_95 * math.sqrt(spread) + _Z_POWER_80 * math.sqrt(max(spread - asked**2, 0.0))
-    return math.ceil((root / asked) ** 2)
+    spread = max(discordance, 3 / of, least_difference)
+    root = _Z_95 * math.sqrt(spread) + _Z_POWER_80 * math.sqrt(max(spread - least_difference**2, 0.0))
+    return math.ceil((root / least_difference) ** 2)
 
 
 def wilson(hits: int, of: int) -> tuple[float, float]:

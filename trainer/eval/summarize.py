@@ -151,19 +151,28 @@ class Assembly:
         """The classes of the answers, which are slices by themselves: of each, how far F1 is from the reference."""
         for name in sorted({name for name in self._classes if name is not None}):
             mine, theirs = one.series.by_class[name], other.series.by_class[name]
-            gap = self._bootstrap.difference(mine, theirs, asked=self._task.gate.least_gain)
-            said, wanted = one.series.answered(name)
+            gap = self._bootstrap.difference(mine, theirs, least_difference=self._task.gate.least_gain)
+            predicted, wanted_count = one.series.answered(name)
             # What an interval is sure of comes from the items of the class, not from all that were asked.
-            yield name, ClassEvidence(replace(gap, of=wanted), said, wanted)
+            yield name, ClassEvidence(replace(gap, of=wanted_count), predicted, wanted_count)
 
     def _gap(self, one: ScoredArm, other: ScoredArm, metric: str) -> MetricEstimate:
-        asked = 0.0 if metric == LENGTH else self._task.gate.least_gain
-        return self._bootstrap.difference(one.series.metrics[metric], other.series.metrics[metric], asked=asked)
+        least_difference = 0.0 if metric == LENGTH else self._task.gate.least_gain
+        return self._bootstrap.difference(
+            one.series.metrics[metric], other.series.metrics[metric], least_difference=least_difference
+        )
 
     def _slice_gaps(self, one: ScoredArm, other: ScoredArm, metric: str) -> Iterator[tuple[str, MetricEstimate]]:
-        mine, theirs, asked = one.series.metrics[metric], other.series.metrics[metric], self._task.gate.least_gain
+        mine, theirs, least_difference = (
+            one.series.metrics[metric],
+            other.series.metrics[metric],
+            self._task.gate.least_gain,
+        )
         for label, chosen in self._members():
-            yield label, self._bootstrap.difference(mine.at(chosen), theirs.at(chosen), asked=asked)
+            yield (
+                label,
+                self._bootstrap.difference(mine.at(chosen), theirs.at(chosen), least_difference=least_difference),
+            )
 
     def _difference(self, one: ScoredArm, other: ScoredArm, metric: str) -> Difference:
         gap = self._gap(one, other, metric)
@@ -181,12 +190,12 @@ class Assembly:
         metric, rules = self._task.gate.metric, self._task.gate
         mine = candidate.metrics[metric].value
         near = [arm for arm in self.arms if arm.kind in _UNTRAINED and arm.kind not in rules.against]
-        told = [
+        sentences = [
             f" Mind that {arm.name}, which needs no training, has {metric} {arm.metrics[metric].value:.1%}."
             for arm in near
             if arm.metrics[metric].value > mine - rules.least_gain
         ]
-        return "".join(told)
+        return "".join(sentences)
 
     def _scores(self, column: ScoredArm) -> Any:
         scores = column.series.metrics[self._task.gate.metric].scores

@@ -23,8 +23,8 @@ _MEANINGS = {
 def print_report(report: ComparisonReport, console: Console) -> None:
     """Print the whole report."""
     console.print(_arms(report).render(console.width), soft_wrap=True, highlight=False, markup=False)
-    if said := basis_sentence(report.arms, report.created_at):
-        console.print(said, soft_wrap=True, highlight=False, markup=False)
+    if basis := basis_sentence(report.arms, report.created_at):
+        console.print(basis, soft_wrap=True, highlight=False, markup=False)
     if report.gate.verdict is not None:
         console.print(_verdict(report.gate))
     elif report.gate.summary:

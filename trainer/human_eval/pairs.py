@@ -47,8 +47,8 @@ class PairwiseEval:
     @cached_property
     def sha256(self) -> str:
         """The identity that ratings belong to: arms, seed and every answer."""
-        said = [[pair.item.line, pair.mine, pair.theirs] for pair in self.pairs]
-        content = json.dumps([self.arm, self.against, self.seed, said], ensure_ascii=False)
+        answers_of_pairs = [[pair.item.line, pair.mine, pair.theirs] for pair in self.pairs]
+        content = json.dumps([self.arm, self.against, self.seed, answers_of_pairs], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def order(self, rater: str) -> list[int]:

@@ -41,8 +41,8 @@ def decided(report: ComparisonReport) -> ComparisonReport:
     gate = report.gate
     if gate.verdict is not VerdictWord.PROMOTE or not people_object(report):
         return report
-    said = f"The figures would allow it, people do not: {(report.human or {}).get('sentence', '')}"
-    changed = gate.model_copy(update={"verdict": VerdictWord.DO_NOT_DEPLOY, "summary": said})
+    reason = f"The figures would allow it, people do not: {(report.human or {}).get('sentence', '')}"
+    changed = gate.model_copy(update={"verdict": VerdictWord.DO_NOT_DEPLOY, "summary": reason})
     return report.model_copy(update={"gate": changed})
 
 

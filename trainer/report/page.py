@@ -103,12 +103,12 @@ def _question(context: DecisionContext) -> dict[str, Any]:
     advice = context.advice
     if advice is None:
         return {"question": "`turntable advise` was not asked whether this should be fine-tuned.", "advice": []}
-    asked = {name: value for name, value in advice.case.model_dump(exclude_none=True).items() if name != "name"}
+    facts = {name: value for name, value in advice.case.model_dump(exclude_none=True).items() if name != "name"}
     rows = [("rule", f"{advice.decided.rule}: {advice.decided.number}"), ("source", advice.decided.source)]
     rows += [("disputed", advice.decided.disputed)] if advice.decided.disputed else []
     rows += [("articles", "; ".join(articles_in(f"{advice.decided.source} {advice.decided.disputed}")))]
     rows += [("would change it", advice.decided.change), ("asked", advice.created_at[:10])]
-    rows += [(words(name), _value(value)) for name, value in asked.items()]
+    rows += [(words(name), _value(value)) for name, value in facts.items()]
     question = f"Should this be fine-tuned at all? {spoken(advice.answer)}, because {advice.decided.because}."
     return {"question": question, "advice": rows}
 

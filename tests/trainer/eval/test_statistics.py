@@ -18,7 +18,7 @@ def approvals() -> tuple[MetricSample, MetricSample]:
 
 def test_a_paired_difference_has_the_published_interval() -> None:
     first, second = approvals()
-    found = Bootstrap(seed=1).difference(first, second, asked=0.05)
+    found = Bootstrap(seed=1).difference(first, second, least_difference=0.05)
     assert found.value == pytest.approx(0.04)
     assert found.interval == pytest.approx((0.021, 0.059), abs=0.0015)
     unpaired = 1.96 * np.sqrt(0.59 * 0.41 / 1600 + 0.55 * 0.45 / 1600)
@@ -30,7 +30,7 @@ def test_intervals_agree_with_scipys_bootstrap() -> None:
     one = random.beta(4, 2, 150)
     other = np.clip(one - 0.05 + random.normal(0, 0.1, 150), 0, 1)
     ours = Bootstrap(seed=5, resamples=20_000).difference(
-        MetricSample.mean_of(one), MetricSample.mean_of(other), asked=0.05
+        MetricSample.mean_of(one), MetricSample.mean_of(other), least_difference=0.05
     )
     theirs = stats.bootstrap(
         (one, other),
@@ -62,7 +62,7 @@ def test_the_items_needed_give_a_power_of_80_percent() -> None:
 
 def test_what_was_never_seen_may_still_be_there() -> None:
     same = MetricSample.mean_of([1.0] * 20)
-    found = Bootstrap(seed=1).difference(same, same, asked=0.05)
+    found = Bootstrap(seed=1).difference(same, same, least_difference=0.05)
     assert (found.value, found.interval) == (0.0, (0.0, 0.0))
     assert found.items_needed > 400
 
@@ -71,8 +71,10 @@ def test_the_same_seed_gives_the_same_interval_and_items_without_a_value_are_lef
     random = np.random.default_rng(2)
     one, other = random.random(40), random.random(40)
     one[3], other[7] = np.nan, np.nan
-    found = Bootstrap(seed=9).difference(MetricSample.mean_of(one), MetricSample.mean_of(other), asked=0.05)
-    assert found == Bootstrap(seed=9).difference(MetricSample.mean_of(one), MetricSample.mean_of(other), asked=0.05)
+    found = Bootstrap(seed=9).difference(MetricSample.mean_of(one), MetricSample.mean_of(other), least_difference=0.05)
+    assert found == Bootstrap(seed=9).difference(
+        MetricSample.mean_of(one), MetricSample.mean_of(other), least_difference=0.05
+    )
     assert found.of == 38
     both = ~(np.isnan(one) | np.isnan(other))
     assert found.value == pytest.approx((one - other)[both].mean())
