@@ -10,7 +10,7 @@ from turntable.pages import charts
 from turntable.pages.numbers import USD, number
 from turntable.pages.render import page
 from turntable.pages.svg import Drawing
-from turntable.pages.tables import Table, Tile
+from turntable.pages.tables import PageTable, Tile
 
 _THOUSAND = 1000
 _HOUR, _MINUTE = 1 / 24, 1 / 1440
@@ -157,7 +157,7 @@ def _own_steps(
     return points
 
 
-def _bill_table(document: CostDocument) -> Table:
+def _bill_table(document: CostDocument) -> PageTable:
     names = [{"adapter": "model"}.get(name, name) for name in document.group_by] or [""]
     head = [*names, "requests", "failed", "prompt tokens", "cached", "output tokens"]
     head += ["working", "idle share", "cost here", *(_short(comparator.name) for comparator in document.comparators)]
@@ -167,20 +167,20 @@ def _bill_table(document: CostDocument) -> Table:
         amounts = (line.active_nano_usd, line.idle_share_nano_usd, line.cost_nano_usd)
         elsewhere = (line.elsewhere_nano_usd[comparator.name] for comparator in document.comparators)
         rows.append([*names_of(line), *(f"{count:,}" for count in counts), *map(usd_text, (*amounts, *elsewhere))])
-    return Table(head, rows, text=range(len(names)))
+    return PageTable(head, rows, text=range(len(names)))
 
 
-def _totals_table(document: CostDocument) -> Table:
+def _totals_table(document: CostDocument) -> PageTable:
     rows = [["idle time, charged to no model", usd_text(document.idle_nano_usd)]]
     rows += [[overhead_name(part), usd_text(part.nano_usd)] for part in document.overhead]
     rows.append(["total", usd_text(document.bill_nano_usd)])
     total = len(rows) - 1
     if document.booked_nano_usd is not None:
         rows.append(["booked as requests ended (budgets, cost headers)", usd_text(document.booked_nano_usd)])
-    return Table(["beside the lines above", "USD"], rows, totals=(total,))
+    return PageTable(["beside the lines above", "USD"], rows, totals=(total,))
 
 
-def _levels_table(document: CostDocument) -> Table:
+def _levels_table(document: CostDocument) -> PageTable:
     rows = []
     for level in document.levels:
         amounts = (level.floor_nano_usd, level.slo_nano_usd, level.realised_nano_usd, level.utilisation_tax_nano_usd)
@@ -188,10 +188,10 @@ def _levels_table(document: CostDocument) -> Table:
         rows.append([level.name, f"{level.requests:,}", usd_text(level.cost_nano_usd), *cells])
     head = ["model", "requests", "cost", "saturated", "within latency limits"]
     head += ["in this window", "utilisation tax"]
-    return Table(head, rows, totals=[place for place, level in enumerate(document.levels) if level.name == "(all)"])
+    return PageTable(head, rows, totals=[place for place, level in enumerate(document.levels) if level.name == "(all)"])
 
 
-def _comparators_table(document: CostDocument) -> Table:
+def _comparators_table(document: CostDocument) -> PageTable:
     rows = []
     for comparator in document.comparators:
         chars = (
@@ -199,7 +199,7 @@ def _comparators_table(document: CostDocument) -> Table:
         )
         pays = "unpriced" if comparator.break_even is None else pays_from(comparator.break_even)
         rows.append([comparator.name, *(_range_text(comparator.variants[name]) for name in VARIANTS), chars, pays])
-    return Table(["", *VARIANTS, "per 1,000 characters", "own engines pay from"], rows, text=(0, 6))
+    return PageTable(["", *VARIANTS, "per 1,000 characters", "own engines pay from"], rows, text=(0, 6))
 
 
 def _range_text(variant: VariantPart) -> str:
@@ -210,7 +210,7 @@ def _range_text(variant: VariantPart) -> str:
     return f"{typical} ({low} … {high})"
 
 
-def _payback_table(document: CostDocument) -> Table:
+def _payback_table(document: CostDocument) -> PageTable:
     rows = [
         [
             payback.adapter,
@@ -221,10 +221,10 @@ def _payback_table(document: CostDocument) -> Table:
         ]
         for payback in document.payback
     ]
-    return Table(["adapter", "instead of", "invested", "saved a day", "paid back after"], rows, text=(0, 1))
+    return PageTable(["adapter", "instead of", "invested", "saved a day", "paid back after"], rows, text=(0, 1))
 
 
-def _quality_table(document: CostDocument) -> Table:
+def _quality_table(document: CostDocument) -> PageTable:
     rows = [
         [
             q.model,
@@ -237,7 +237,7 @@ def _quality_table(document: CostDocument) -> Table:
         for q in document.quality
     ]
     head = ["model", "correct means", "accuracy", "per request", "per correct answer", "note"]
-    return Table(head, rows, text=(0, 1, 5))
+    return PageTable(head, rows, text=(0, 1, 5))
 
 
 def _sources(document: CostDocument) -> Iterator[tuple[str, str]]:

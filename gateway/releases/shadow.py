@@ -115,7 +115,7 @@ class ShadowStats:
 
 
 @dataclass(slots=True)
-class _Pair:
+class _PendingComparison:
     """A live answer whose shadow request is running."""
 
     stats: ShadowStats
@@ -141,7 +141,7 @@ class Shadows:
         self._metrics = metrics
         self._max_running = max_running
         self._stats: dict[str, ShadowStats] = {}
-        self._pairs: dict[str, _Pair] = {}
+        self._pairs: dict[str, _PendingComparison] = {}
         self._tasks = running
 
     def ended(self, context: RequestContext, entry: LedgerEntry) -> None:
@@ -183,7 +183,7 @@ class Shadows:
             return
         live = ShadowAnswer.of(entry, text_of(captured, is_stream=entry.stream))
         shadow = _shadow_request(context)
-        self._pairs[shadow.id] = _Pair(stats, live)
+        self._pairs[shadow.id] = _PendingComparison(stats, live)
         self._tasks.start(self._send(shadow, name))
 
     async def _send(self, context: RequestContext, name: str) -> None:
@@ -210,7 +210,7 @@ class Shadows:
             return
         self._tasks.start(self._compare(pair, shadow, name))
 
-    async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
+    async def _compare(self, pair: _PendingComparison, shadow: ShadowAnswer, name: str) -> None:
         score = await REPORTS.run(similarity, pair.live.text, shadow.text)
         pair.stats.add_greedy(pair.live, shadow, score)
         self._metrics.shadow_requests.labels(name, "equal" if score == 1 else "different").inc()

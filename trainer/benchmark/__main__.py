@@ -44,8 +44,8 @@ def mixed_rows(count: int, seed: int = 0) -> list[Example]:
 
 def _row(line: int, talks: Sequence[Conversation]) -> Example:
     answer = "\n".join(turn["content"] for talk in talks for turn in talk if turn["role"] == "assistant")
-    asked = next(turn["content"] for turn in talks[0] if turn["role"] == "user")
-    return Example(line, (Message("user", asked), Message("assistant", answer)))
+    question = next(turn["content"] for turn in talks[0] if turn["role"] == "user")
+    return Example(line, (Message("user", question), Message("assistant", answer)))
 
 
 LEARNING_RATE = 1e-3  # for the small embedded base

@@ -73,7 +73,7 @@ class RenderedPair:
         return self.chosen.loss_tokens + self.rejected.loss_tokens
 
 
-class _Row(Protocol):
+class _TokenizedRow(Protocol):
     @property
     def line(self) -> int: ...
     @property
@@ -83,7 +83,7 @@ class _Row(Protocol):
 
 
 SourceT = TypeVar("SourceT", Example, Pair)
-RowT = TypeVar("RowT", bound=_Row)
+RowT = TypeVar("RowT", bound=_TokenizedRow)
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _engine_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": shown}
 
 
-def _too_long(long: Sequence[_Row], total: int, max_length: int) -> str:
+def _too_long(long: Sequence[_TokenizedRow], total: int, max_length: int) -> str:
     longest = max(long, key=lambda row: row.tokens)
     return (
         f"{len(long)} of {total} rows are over max_length = {max_length} tokens, the longest (line {longest.line}) has "
