@@ -72,15 +72,21 @@ class SlotScheduler:
             name = next(iter(self._waiting))
             if name not in self._running and len(self._running) >= self.slots > 0:
                 return
-            turns = self._waiting.pop(name)
+            # A turn that was cancelled stands here until its own task has run.
+            turns = [turn for turn in self._waiting.pop(name) if not turn.done()]
             del self._asked_s[name]
+            if not turns:
+                continue
             self._running[name] = self._running.pop(name, 0) + len(turns)  # a new turn: last in order
             for turn in turns:
                 turn.set_result(None)
 
     def _give_up(self, name: str, turn: asyncio.Future[None]) -> None:
-        self._waiting[name].remove(turn)
-        if not self._waiting[name]:
+        waiting = self._waiting.get(name, [])
+        if turn not in waiting:
+            return
+        waiting.remove(turn)
+        if not waiting:
             del self._waiting[name], self._asked_s[name]
 
 
