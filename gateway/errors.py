@@ -32,7 +32,6 @@
 The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, all four always there.
 """
 
-import asyncio
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -315,13 +314,6 @@ class EngineTimeoutError(GatewayError):
 
     status = 504
     code = "engine_timeout"
-
-
-def reason_of(error: BaseException | None) -> BaseException | None:
-    """The time limit that cancelled a task, where that is what its `CancelledError` carries; else the error itself."""
-    if isinstance(error, asyncio.CancelledError) and error.args and isinstance(error.args[0], EngineTimeoutError):
-        return error.args[0]
-    return error
 
 
 class DiskError(GatewayError):

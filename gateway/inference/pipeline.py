@@ -1,8 +1,10 @@
 """The inference pipeline: every step of a request, from the socket to the engine and back, in one function."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.auth import Keyring, Scope
 from gateway.core import RequestContext, Target
@@ -28,6 +30,7 @@ from gateway.quota.manager import QuotaManager
 from gateway.server import ClientCycle
 from gateway.server.request_body import LARGE_BYTES, BodyReader, ClientGoneError, LargeBodies
 
+log = logging.getLogger(__name__)
 _MAX_LOADS = 5
 """Attempts to load an adapter for one request while others keep evicting it from the engine."""
 
@@ -95,19 +98,18 @@ class InferencePipeline:
 
         Without an `await`, so no cancellation comes in between. Raises what a cancellation was for, if not `error`.
         """
-        reason = error
-        try:
-            run.unpin(error)
-        finally:
-            reason = run.reason_of_end(error)
+        reason = run.reason_of_end(error)
+        undo = [partial(run.unpin, reason), partial(self.settlement.finish, run, reason)]
+        if run.has_slot:
+            undo.append(partial(self.admission.release))
+        if run.grant is not None:
+            undo.append(partial(run.grant.cancel))
+        undo.append(partial(run.client.unwatch))
+        for step in undo:
             try:
-                self.settlement.finish(run, reason)
-            finally:
-                if run.has_slot:
-                    self.admission.release()
-                if run.grant is not None:
-                    run.grant.cancel()
-                run.client.unwatch()
+                step()
+            except Exception:  # a defect of ours: the other steps and the reason of the end are not lost to it
+                log.exception("request %s: a step of its end failed", run.context.id)
         if reason is not None and reason is not error:
             raise reason from error
 

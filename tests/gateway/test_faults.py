@@ -159,7 +159,8 @@ def test_an_engine_that_is_not_there_is_a_503_with_retry_after_and_a_reason(tmp_
         ({"idle_timeout_s": 0.3}, Fault.HANG, False, "engine_idle_timeout"),
         ({"first_byte_timeout_s": 0.3}, Fault.HANG, True, "engine_first_byte_timeout"),
         ({"total_timeout_s": 0.3}, Fault.HANG, False, "engine_total_timeout"),
-        ({"total_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_total_timeout"),
+        ({"total_timeout_s": 0.3}, Fault.HANG, True, "engine_total_timeout"),
+        ({"total_timeout_s": 2}, Fault.HANG_MID_STREAM, True, "engine_total_timeout"),
         ({"idle_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_idle_timeout"),
     ],
 )
