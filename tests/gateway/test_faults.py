@@ -271,6 +271,20 @@ def test_metrics_count_requests_by_model_and_never_by_what_clients_invent(attach
     assert "invented-by-a-client" not in text
 
 
+def test_only_streams_have_a_time_to_first_token(attached: Attached) -> None:
+    def counts() -> list[str]:
+        lines = attached.http.get("/metrics").text.splitlines()
+        kinds = [f"turntable_{kind}_seconds_count{{" for kind in ("ttft", "latency")]
+        return [line.split()[1] for kind in kinds for line in lines if line.startswith(kind) and '"base"' in line]
+
+    attached.chat(stream=True)
+    first, latencies = map(float, counts())
+    attached.chat()
+    assert list(map(float, counts())) == [first, latencies + 1]
+    attached.chat(stream=True)
+    assert list(map(float, counts())) == [first + 1, latencies + 2]
+
+
 def test_the_key_appears_in_no_answer_and_no_file(attached: Attached) -> None:
     attached.chat(mock_fault=Fault.ERROR_500)
     for path in ("/metrics", "/admin/v1/usage", "/admin/v1/audit", "/admin/v1/engines"):
