@@ -31,6 +31,7 @@ from gateway.server import ClientCycle
 from gateway.server.request_body import LARGE_BYTES, BodyReader, ClientGoneError, LargeBodies
 
 log = logging.getLogger(__name__)
+_ADAPTER = b"x-turntable-adapter"
 _MAX_LOADS = 5
 """Attempts to load an adapter for one request while others keep evicting it from the engine."""
 
@@ -77,6 +78,8 @@ class InferencePipeline:
             run.grant = await self.quota.admit(context, run.price)  # 400, 429, 503
             run.waited_s = await self.admission.acquire()  # 503
             run.has_slot = True
+            if run.waited_s and cycle is not None:
+                self._route_again(context)  # 401, 403, 404
             engine_body = self._engine_body(context)  # 400
             self.settlement.open(run)  # 503, 507; the row is durable before the engine sees the request
             run.start_deadline()  # 504
@@ -123,6 +126,7 @@ class InferencePipeline:
         body = self.bodies.take(cycle, context.headers)
         if body is None:
             body = await self.bodies.read(cycle, context.headers)
+            self._authenticate(context)
             self.quota.refuse_early(context)
         context.received_s = time.perf_counter()
         return body
@@ -135,6 +139,7 @@ class InferencePipeline:
         async with self.large_bodies.parsing(context.caller.key_id, body):
             if cycle.disconnected:
                 raise ClientGoneError
+            self._authenticate(context)
             self.quota.refuse_early(context)
             context.request = context.api.parse(body, self.base)
 
@@ -149,10 +154,17 @@ class InferencePipeline:
             context.shadow_target = choose_shadow(route, context.id)
         context.target = target
         if target.version is not None:
-            context.response_headers.append((b"x-turntable-adapter", target.engine_model.encode()))
+            context.response_headers.append((_ADAPTER, target.engine_model.encode()))
         context.is_sampled = self.samples(target)
         if context.is_sampled or context.shadow_target is not None:
             context.captured = []
+
+    def _route_again(self, context: RequestContext) -> None:
+        """Authenticate and route after a wait: meanwhile a key may have been revoked, or another version promoted."""
+        self._authenticate(context)
+        context.response_headers = [header for header in context.response_headers if header[0] != _ADAPTER]
+        context.shadow_target = context.captured = None
+        self._route(context)
 
     def _check(self, context: RequestContext) -> None:
         """Refuse too many sequences, a poison request, and any request while no engine is up."""

@@ -97,6 +97,7 @@ class Settlement:
         assert entry is not None, "opened"
         if entry.engine is not None:
             self._metrics.retries.inc()
+            entry.engine = entry.engine_run = None  # no engine has the new attempt yet, nor if its row is refused
             if run.context.api.metered:
                 self._ledger.open_next_attempt(entry)
         entry.engine, entry.engine_run = engine.name, engine.run

@@ -10,6 +10,7 @@ from gateway.errors import EngineTimeoutError
 from gateway.inference.endpoint import HttpClient
 from gateway.inference.formats import APIS
 from gateway.server.cycle import AsgiCycle
+from tests.waiting import eventually_async
 
 
 class Slow:
@@ -49,9 +50,9 @@ async def test_a_stream_kept_alive_while_its_client_does_not_read_ends_with_a_he
     context = RequestContext("r", None, APIS["/v1/chat/completions"], {})
     client = HttpClient(context, AsgiCycle(server.receive, server.send), server.send, keep_alive_s=0.001)
     client.watch(lambda: None, is_stream=True)
-    while client._beat is None:
-        await asyncio.sleep(0.001)
+    assert await eventually_async(lambda: client._beat is not None)
     await asyncio.sleep(0)
+    assert client._beat is not None
     client.unwatch()
     await asyncio.wait([client._beat])
     server.reads.set()

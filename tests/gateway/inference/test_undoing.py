@@ -47,12 +47,12 @@ class House:
         self, http: httpx.AsyncClient, pipeline: InferencePipeline, mock: MockEngine, key: str, version: Version
     ) -> None:
         self.http, self.pipeline, self.mock, self.version = http, pipeline, mock, version
-        self._headers = {"authorization": f"Bearer {key}"}
+        self.headers = {"authorization": f"Bearer {key}"}
         (self.engine,) = pipeline.pool.engines
 
     async def ask(self, **fields: object) -> httpx.Response:
         body = {"model": "mine", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
-        return await self.http.post(CHAT, json=body | fields, headers=self._headers)
+        return await self.http.post(CHAT, json=body | fields, headers=self.headers)
 
     def steps(self) -> list[Place]:
         """Every step of `serve` that calls on a service, in their order."""
@@ -143,7 +143,9 @@ class House:
 
 
 @asynccontextmanager
-async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[House]:
+async def house(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, versions: int = 1, **settings: Any
+) -> AsyncIterator[House]:
     built: list[InferencePipeline] = []
 
     def build(**parts: Any) -> InferencePipeline:
@@ -154,8 +156,8 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
     stated = Settings(data_dir=tmp_path, max_in_flight=1, engine_usd_per_hour=1, **settings)
     database = open_database(stated.database)
     registry = Registry(database)
-    ready_versions(registry, Store(stated.adapters_dir), "mine", tmp_path, 1)
-    ((version,),) = registry.snapshot.versions.values()
+    ready_versions(registry, Store(stated.adapters_dir), "mine", tmp_path, versions)
+    version = registry.snapshot.versions["mine"][0]
     database.dispose()
     with serving(MockSettings(tokens=4, itl_ms=10, coalesce=False, tells_tokens=True)) as engine:
         async with in_process_gateway(stated, engine.url) as http:
