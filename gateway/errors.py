@@ -33,7 +33,6 @@
 The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, always with all four fields.
 """
 
-import asyncio
 from collections.abc import Iterable
 from typing import Any, ClassVar
 

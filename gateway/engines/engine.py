@@ -1,5 +1,6 @@
 """One vLLM engine with its client, loader, supervisor and circuit breaker, and one request that runs on it."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from gateway.engines.http import EngineConnection
 from gateway.engines.residency import ThrashMonitor
 from gateway.engines.slot_scheduler import SlotScheduler
 from gateway.engines.supervisor import EngineState, Supervisor
-from gateway.errors import AdapterGoneError, EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError, reason_of
+from gateway.errors import AdapterGoneError, EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError
 from gateway.inference.poison_requests import PoisonRequests, RunningRequest
 
 _PACE_SMOOTHING = 0.1
@@ -122,16 +123,15 @@ class PinnedEngine:
         engine.
         """
         engine, version = self.engine, self._version
-        try:
-            if self._connection is not None:
-                engine.client.release(self._connection)
-            if self._running is not None:
-                self._record(self._running, reason_of(error))
-        finally:
-            engine.running -= 1
+        engine.running -= 1
+        with contextlib.ExitStack() as undo:  # runs every step, even when an earlier one raises
             if version is not None:
-                engine.loader.unpin(version, answered=error is None)
-                engine.scheduler.leave(version.engine_name)
+                undo.callback(engine.scheduler.leave, version.engine_name)
+                undo.callback(engine.loader.unpin, version, answered=error is None)
+            if self._running is not None:
+                undo.callback(self._judge, self._running, error)
+            if self._connection is not None:
+                undo.callback(engine.client.give_back, self._connection)
 
     def _record(self, running: RunningRequest, error: BaseException | None) -> None:
         breaker, connection = self.engine.breaker, self._connection

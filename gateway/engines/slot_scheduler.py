@@ -68,13 +68,19 @@ class SlotScheduler:
             name = next(iter(self._waiting))
             if name not in self._running and len(self._running) >= self.slots > 0:
                 return
-            starts = self._waiting.pop(name)
+            # A wait that was cancelled stands here until its own task has run.
+            starts = [start for start in self._waiting.pop(name) if not start.done()]
             del self._waiting_since_s[name]
+            if not starts:
+                continue
             self._running[name] = self._running.pop(name, 0) + len(starts)  # popped first, so it becomes the last
             for start in starts:
                 start.set_result(None)
 
     def _stop_waiting(self, name: str, start: asyncio.Future[None]) -> None:
-        self._waiting[name].remove(start)
-        if not self._waiting[name]:
+        waiting = self._waiting.get(name, [])
+        if start not in waiting:
+            return
+        waiting.remove(start)
+        if not waiting:
             del self._waiting[name], self._waiting_since_s[name]

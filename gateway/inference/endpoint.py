@@ -182,7 +182,11 @@ class HttpClient:
         self._has_begun = True
         elapsed_ms = (time.perf_counter() - self.started_s) * 1000
         headers = [*headers, *self.context.response_headers, (b"openai-processing-ms", b"%d" % elapsed_ms)]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        try:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        except BaseException:  # cancelled while the client did not read: what comes next still needs a head
+            self._has_begun = False
+            raise
 
     def _check_idle_in(self, wait_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._check_idle)

@@ -62,11 +62,11 @@ class LeaseRenewer:
         began_s = self._clock_s()
         parts = [_Part(lease, want, keep=keep) for lease, want in wanted]
         parts.sort(key=lambda part: part.lease.key)
-        for part in parts:
-            part.lease.is_frozen = not keep
-        self._ledger.retry()  # settled rows are in the journal now, unless its disk is full
-        is_written = not self._ledger.unsettled
         try:
+            for part in parts:
+                part.lease.is_frozen = not keep
+            self._ledger.retry()  # settled rows are in the journal now, unless its disk is full
+            is_written = not self._ledger.unsettled
             is_booked, grants = await CRITICAL.run(self._ask, parts, is_written)
         finally:
             for part in parts:

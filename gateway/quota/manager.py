@@ -136,21 +136,25 @@ class QuotaGrant:
 
     def settle(self, entry: LedgerEntry) -> None:
         """Charge an ended request; one that never reached an engine is refunded."""
-        self.release_rate(entry)
-        self._end_reservation(entry.cost_nano_usd or 0)
+        try:
+            self.release_rate(entry)
+        finally:
+            self._end_reservation(entry.cost_nano_usd or 0)
 
     def cancel(self) -> None:
         """Refund everything, unless the request has been settled or will be, after `release_rate`."""
         if self.rate is not None:
-            self._end_rate(None)
-            self._end_reservation(0)
+            try:
+                self._end_rate(None)
+            finally:
+                self._end_reservation(0)
 
     def _end_rate(self, tokens: int | None) -> None:
-        if self.rate is not None:
-            self.rate.end(tokens)
-            self.rate = None
+        rate, self.rate = self.rate, None
+        if rate is not None:
+            rate.end(tokens)
 
     def _end_reservation(self, cost_nano_usd: int) -> None:
-        if self.reservation is not None:
-            self.reservation.settle(cost_nano_usd)
-            self.reservation = None
+        reservation, self.reservation = self.reservation, None
+        if reservation is not None:
+            reservation.settle(cost_nano_usd)

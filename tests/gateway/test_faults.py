@@ -159,7 +159,8 @@ def test_an_engine_that_is_not_there_is_a_503_with_retry_after_and_a_reason(tmp_
         ({"idle_timeout_s": 0.3}, Fault.HANG, False, "engine_idle_timeout"),
         ({"first_byte_timeout_s": 0.3}, Fault.HANG, True, "engine_first_byte_timeout"),
         ({"total_timeout_s": 0.3}, Fault.HANG, False, "engine_total_timeout"),
-        ({"total_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_total_timeout"),
+        ({"total_timeout_s": 0.3}, Fault.HANG, True, "engine_total_timeout"),
+        ({"total_timeout_s": 2}, Fault.HANG_MID_STREAM, True, "engine_total_timeout"),
         ({"idle_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_idle_timeout"),
     ],
 )
@@ -268,6 +269,20 @@ def test_metrics_count_requests_by_model_and_never_by_what_clients_invent(attach
     text = attached.http.get("/metrics").text
     assert 'turntable_requests_total{model="base",status="200"}' in text
     assert "invented-by-a-client" not in text
+
+
+def test_only_streams_have_a_time_to_first_token(attached: Attached) -> None:
+    def counts() -> list[str]:
+        lines = attached.http.get("/metrics").text.splitlines()
+        kinds = [f"turntable_{kind}_seconds_count{{" for kind in ("ttft", "latency")]
+        return [line.split()[1] for kind in kinds for line in lines if line.startswith(kind) and '"base"' in line]
+
+    attached.chat(stream=True)
+    first, latencies = map(float, counts())
+    attached.chat()
+    assert list(map(float, counts())) == [first, latencies + 1]
+    attached.chat(stream=True)
+    assert list(map(float, counts())) == [first + 1, latencies + 2]
 
 
 def test_the_key_appears_in_no_answer_and_no_file(attached: Attached) -> None:

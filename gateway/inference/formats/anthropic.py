@@ -7,7 +7,7 @@ import orjson
 
 from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, GatewayError
-from gateway.inference.formats.base import Api, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer, write_answer
 from gateway.inference.formats.sse import NamedEvents
 
 _ERROR_TYPES = {
@@ -44,7 +44,7 @@ class Messages(_AnthropicApi):
         document = read_answer(body)
         if not isinstance(document.get("content"), list) or not isinstance(document.get("stop_reason"), str):
             raise EngineFailedError("The engine's answer is not a complete message.")
-        return orjson.dumps(document | {"model": names.client_model}), Usage.from_anthropic(document.get("usage"))
+        return write_answer(document | {"model": names.client_model}), Usage.from_anthropic(document.get("usage"))
 
     def stream(self, request: InferenceRequest, names: Names) -> "MessagesStream":
         return MessagesStream(names)

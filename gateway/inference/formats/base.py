@@ -187,6 +187,14 @@ def read_answer(body: bytes) -> dict[str, Any]:
     return document
 
 
+def write_answer(document: dict[str, Any]) -> bytes:
+    """Write a rewritten answer as JSON; raises `EngineFailedError` when it is nested too deep."""
+    try:
+        return orjson.dumps(document)
+    except TypeError as error:
+        raise EngineFailedError("The engine answered something that is nested too deep.") from error
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body)

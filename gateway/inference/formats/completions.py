@@ -2,11 +2,9 @@
 
 from typing import Any, ClassVar
 
-import orjson
-
 from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, InvalidRequestError
-from gateway.inference.formats.base import Api, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer, write_answer
 from gateway.inference.formats.completions_stream import CompletionsStream
 from gateway.inference.formats.fields import count_prompts
 
@@ -43,7 +41,7 @@ class Completions(Api):
         }
         if isinstance(counted, dict):
             answer["usage"] = {name: _tidy(value) for name, value in counted.items() if value is not None}
-        return orjson.dumps(answer), Usage.from_openai(counted)
+        return write_answer(answer), Usage.from_openai(counted)
 
     def stream(self, request: InferenceRequest, names: Names) -> CompletionsStream:
         options = _options(request)
@@ -82,7 +80,7 @@ class Embeddings(Api):
         document = read_answer(body)
         if not isinstance(document.get("data"), list) or not document["data"]:
             raise EngineFailedError("The engine's answer is not a list of embeddings.")
-        return orjson.dumps(document | {"model": names.client_model}), Usage.from_openai(document.get("usage"))
+        return write_answer(document | {"model": names.client_model}), Usage.from_openai(document.get("usage"))
 
 
 def _options(request: InferenceRequest) -> dict[str, Any]:

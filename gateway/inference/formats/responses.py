@@ -7,7 +7,7 @@ import orjson
 
 from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
-from gateway.inference.formats.base import Api, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer, write_answer
 from gateway.inference.formats.sse import NamedEvents
 
 _COMPLETE_STATUSES = frozenset({"completed", "incomplete"})
@@ -37,7 +37,7 @@ class Responses(Api):
         document = read_answer(body)
         if document.get("status") not in _COMPLETE_STATUSES or not isinstance(document.get("output"), list):
             raise EngineFailedError("The engine's answer is not a complete response.")
-        return orjson.dumps(document | {"model": names.client_model}), Usage.from_responses(document.get("usage"))
+        return write_answer(document | {"model": names.client_model}), Usage.from_responses(document.get("usage"))
 
     def stream(self, request: InferenceRequest, names: Names) -> "ResponsesStream":
         return ResponsesStream(request, names)

@@ -89,10 +89,10 @@ class NamedEvents(ABC):
         if name in self.rewritten:
             try:
                 document = orjson.loads(data)
-                name = self.rewrite(name, document)
+                event = b"event: " + self.rewrite(name, document) + _DATA + orjson.dumps(document)
             except (ValueError, KeyError, TypeError, AttributeError):
                 self.fail("The engine sent an event of an unexpected format.")
-            return b"" if self.failure is not None else b"event: " + name + _DATA + orjson.dumps(document) + _END
+            return b"" if self.failure is not None else event + _END
         if name == self.last:
             self.end()
         return b"" if self.failure is not None else event + _END

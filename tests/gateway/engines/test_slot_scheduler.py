@@ -83,6 +83,23 @@ async def test_a_cancelled_wait_takes_no_slot_and_delays_no_other_request() -> N
     assert turns.waiting == 0
 
 
+@pytest.mark.parametrize("others", [(), ("b",), ("c",), ("b", "c", "b")])
+async def test_who_leaves_in_the_moment_in_which_a_slot_comes_free_holds_nobody_up(others: tuple[str, ...]) -> None:
+    turns, _ = turns_with(1)
+    await asked(turns, "a")
+    gone, *staying = await asked(turns, "b", *others)
+    gone.cancel()  # and before its task runs again:
+    turns.leave("a")
+    await asyncio.wait([gone])
+    assert gone.cancelled()
+    for name, task in sorted(zip(others, staying, strict=True), key=lambda turn: turn[0]):
+        await asyncio.sleep(0)
+        assert task.done()
+        turns.leave(name)
+    assert turns.waiting == 0
+    assert (await asked(turns, "e"))[0].done()
+
+
 async def test_while_the_slots_are_unknown_all_requests_run() -> None:
     turns, _ = turns_with(0)
     assert all(task.done() for task in await asked(turns, *"abcdefgh"))
