@@ -12,22 +12,11 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
+from tests.gateway.server.raw_sockets import connected, read_all
 from tests.waiting import eventually
 
 BODY = b'{"model":"base","messages":[{"role":"user","content":"hi"}]}'
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\n"
-
-
-@contextlib.contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as client:
-        yield client
-
-
-def read_all(client: socket.socket) -> bytes:
-    """Everything until the server closes the connection."""
-    return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def read_until(client: socket.socket, is_enough: Callable[[bytes], bool]) -> bytes:
