@@ -322,10 +322,3 @@ class DiskError(GatewayError):
 
     status = 507
     code = "storage_failed"
-
-
-def reason_of(error: BaseException | None) -> BaseException | None:
-    """Return the `EngineTimeoutError` inside a `CancelledError` that a time limit has caused; else the error itself."""
-    if isinstance(error, asyncio.CancelledError) and error.args and isinstance(error.args[0], EngineTimeoutError):
-        return error.args[0]
-    return error

@@ -7,40 +7,18 @@ what every version says by its exact ref when nothing else runs.
 import itertools
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.engines.effect_probe import largest_change
 from tests.conftest import Served
+from tests.e2e.answers import OTHER, SAME, Answer, ask
+from tests.e2e.inference_requests import ASK
 
-ASK: Any = [{"role": "user", "content": "My parcel with the desk lamp has not arrived and tracking shows nothing."}]
-PROMOTIONS, CLIENTS, TOKENS = 60, 4, 16
-# In bfloat16 a batch of another size may move a log-probability by hundredths; these versions lie half a unit apart.
-SAME, OTHER = 0.1, 0.4
-
-Answer = Sequence[Mapping[str, float]]
-"""For each token the log-probabilities of the likeliest ones."""
-
-
-def ask(served: Served, model: str) -> tuple[str, Answer]:
-    """One streamed answer: the version that the header names, and the log-probabilities."""
-    body = {"model": model, "messages": ASK, "temperature": 0, "max_tokens": TOKENS, "stream": True}
-    positions: list[dict[str, float]] = []
-    with served.http.stream(
-        "POST", "/v1/chat/completions", json=body | {"logprobs": True, "top_logprobs": 5, "ignore_eos": True}
-    ) as answer:
-        assert answer.status_code == 200, answer.read()
-        for line in answer.iter_lines():
-            if not line.startswith("data: {"):
-                continue
-            for choice in json.loads(line[6:])["choices"]:
-                tokens = (choice.get("logprobs") or {}).get("content") or ()
-                positions += [{one["token"]: one["logprob"] for one in token["top_logprobs"]} for token in tokens]
-        return answer.headers["x-turntable-adapter"], positions
+PROMOTIONS, CLIENTS = 60, 4
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from openai import OpenAI
 
 from tests import canaries
 from tests.conftest import TURNTABLE, Served, wait_until_ready
-from tests.e2e.test_residency import described
-from tests.e2e.test_serving import engine_processes
+from tests.e2e.readings import described, engine_processes
 from tests.waiting import eventually
 
 HANG_S = 8

@@ -23,9 +23,9 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
+from tests.gateway.costs.cost_reports import database as database
+from tests.gateway.costs.cost_reports import reports_of, run_of
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import reports_of, run_of
 from tests.gateway.quota.conftest import new_key
 from tests.waiting import wait_until
 

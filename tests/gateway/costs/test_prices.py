@@ -16,13 +16,9 @@ from gateway.core import Usage
 from gateway.costs.prices.book import PRICE_FILE, SNAPSHOT_FILE, PriceBook
 from gateway.costs.prices.rates import PricedTokens, PriceError, Rates, rates_for
 from gateway.costs.prices.update import DEFAULT_COMPARISON, changed_prices
+from tests.gateway.costs.price_files import SNAPSHOT
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC)
-# What genai-prices publishes, cut down to one model.
-SNAPSHOT = (
-    '[{"id":"openai","name":"OpenAI","api_pattern":"https://api.openai.com","models":'
-    '[{"id":"gpt-6-luna","match":{"equals":"gpt-6-luna"},"prices":{"input_mtok":0.2,"output_mtok":0.5}}]}]'
-)
 
 
 @pytest.fixture(scope="module")

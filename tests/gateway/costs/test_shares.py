@@ -17,9 +17,9 @@ from gateway.costs.plan import PLAN_FILE, IdlePolicy
 from gateway.costs.report import CostReports
 from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY
 from gateway.money import NANO
+from tests.gateway.costs.cost_reports import database as database
+from tests.gateway.costs.cost_reports import parts_of, reports_of, run_of
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import parts_of, reports_of, run_of
 
 TODAY = now_us() // DAY_US * DAY_US
 SINCE = TODAY - 20 * DAY_US

@@ -17,7 +17,7 @@ from gateway.errors import EngineAnswerTooLargeError
 from gateway.inference.formats import APIS
 from gateway.settings import Settings
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
-from tests.gateway.engines.test_http import Server, listening, pool_to
+from tests.gateway.engines.byte_servers import Server, listening, pool_to
 
 KIB = 1 << 10
 SIZES = [1, 255 * KIB, 257 * KIB, 10 << 20]

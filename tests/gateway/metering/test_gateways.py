@@ -14,7 +14,7 @@ from gateway.core import Usage, UsageSource
 from gateway.metering import Ledger, LedgerEntry, gateways, usage_ledger
 from gateway.metering.gateways import GATEWAY_GONE_US
 from gateway.metering.tables import gateway_runs
-from tests.gateway.metering.test_ledger import entry, rows_of
+from tests.gateway.metering.ledger_entries import entry, rows_of
 
 # What a gateway wrote before rows named their gateway, their attempt and their engine run.
 OLD_LINE = (

@@ -12,19 +12,7 @@ from gateway.inference.formats import APIS
 from gateway.quota import RateLimiter, RequestSize, measure_request
 from gateway.quota.errors import RateLimitError
 from gateway.quota.rate_limits import duration
-
-
-class Clock:
-    """Nanoseconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.ns = 10**15
-
-    def __call__(self) -> int:
-        return self.ns
-
-    def pass_s(self, seconds: float) -> None:
-        self.ns += round(seconds * 1e9)
+from tests.gateway.quota.manual_clock import Clock
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from gateway.quota import RateLimiter
 from gateway.quota.rate_limits import RateLimitGrant
 from gateway.quota.rate_sharing import LimitSharing, limit_use
 from tests.databases import Postgres
-from tests.gateway.quota.test_rate_limits import Clock
+from tests.gateway.quota.manual_clock import Clock
 
 RPM = 600
 KEY = Account("key:k", Limits(rpm=RPM, tpm=6000, max_concurrency=10_000), ())

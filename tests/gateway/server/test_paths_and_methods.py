@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.gateway.conftest import Attached
-from tests.gateway.server.test_protocol import connected, read_all
+from tests.gateway.server.raw_sockets import connected, read_all
 
 
 @pytest.mark.parametrize(

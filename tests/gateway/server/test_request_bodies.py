@@ -13,7 +13,7 @@ import zstandard
 
 from loadtest.mock_engine.engine import Fault
 from tests.gateway.conftest import KEY, Attached
-from tests.gateway.server.test_protocol import connected
+from tests.gateway.server.raw_sockets import connected
 from tests.waiting import eventually
 
 BROKE = {"usd": "0", "period": "day"}
