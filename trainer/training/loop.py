@@ -17,10 +17,12 @@ from trainer.training.checkpoint import Checkpoints, LoopState
 from trainer.training.dataset import PreparedData
 from trainer.training.distributed import DistributedState, full_tensor, is_sharded, local_tensor
 from trainer.training.loss import DpoLoss, Objective, SupervisedLoss, evaluate_loss
-from trainer.training.model import TrainableModel, local_device, make_trainable
+from trainer.training.model import TrainableModel, adapter_tensors, local_device, make_trainable
 from trainer.training.optimizer import MasterWeightsAdamW, learning_rate_factor, step_seed
 from trainer.training.recipe import Recipe
 from trainer.training.run_metadata import cpu_arithmetic
+from trainer.training.self_check import SelfCheck, checked
+from trainer.training.targets import refuse_unbound, refuse_unserved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,6 +73,7 @@ class TrainedWeights:
     world_size: int
     base_shards: int
     arithmetic: str
+    self_check: SelfCheck
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class FitConfig:
     distributed: DistributedState = DistributedState()  # noqa: RUF009 - frozen
     stop_requested: Callable[[], bool] = lambda: False
     auto_batch: bool = False
+    say: Callable[[str], None] = lambda sentence: None
 
 
 def fit(
@@ -89,6 +93,13 @@ def fit(
     """Train by the recipe on the loaded base; raises `Interrupted`, `RunError`."""
     distributed = config.distributed
     model = make_trainable(base, recipe, local_device(distributed.local_rank), shards=distributed.base_shards)
+    if recipe.method != "full":
+        refuse_unserved(base.config.architectures or (), data.base_model.path.name)
+        refuse_unbound(adapter_tensors(model), data.base_model)
+    longest = max(row.tokens for row in (*data.train.rows, *data.valid.rows))
+    model, check = checked(model, longest=longest, distributed=distributed)
+    for sentence in check.sentences:
+        config.say(f"{data.base.name}: {sentence}")
     loop = TrainingLoop(
         recipe,
         model,
@@ -101,7 +112,7 @@ def fit(
         auto_batch=config.auto_batch,
     )
     loop.run()
-    return model, _result(loop, recipe)
+    return model, _result(loop, recipe, check)
 
 
 @dataclass
@@ -198,7 +209,8 @@ class TrainingLoop:
     def _micro_batches(self, number: int, rows: Sequence[int]) -> float:
         torch.manual_seed(step_seed(self.recipe.seed, number, self.distributed.rank))
         total = torch.zeros((), device=self.model.device)
-        max_rows = self.recipe.training.per_device_train_batch_size
+        # One row at a time, every rank makes as many passes of its decoder as it has batches.
+        max_rows = self.recipe.training.per_device_train_batch_size if self.model.layout == "packed" else 1
         batches = list(micro_batches(rows, self.train.lengths, max_rows=max_rows, max_tokens=self.state.max_tokens))
         passes = len(batches)
         if self.distributed.fsdp:  # a pass gathers the layers from all ranks, so every rank makes as many
@@ -255,7 +267,7 @@ def _objective(model: TrainableModel, recipe: Recipe, rows: tuple[object, ...]) 
     return SupervisedLoss(model, rows)  # type: ignore[arg-type]
 
 
-def _result(loop: TrainingLoop, recipe: Recipe) -> TrainedWeights:
+def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck) -> TrainedWeights:
     state, losses, model = loop.state, loop.state.losses or [], loop.model
     return TrainedWeights(
         tensors=_tensors(model, recipe, loop.distributed),
@@ -275,17 +287,13 @@ def _result(loop: TrainingLoop, recipe: Recipe) -> TrainedWeights:
         world_size=loop.distributed.world_size,
         base_shards=loop.distributed.base_shards,
         arithmetic=cpu_arithmetic(),
+        self_check=check,
     )
 
 
 def _tensors(model: TrainableModel, recipe: Recipe, distributed: DistributedState) -> Weights:
     """Return the trained weights; those of sharded layers on rank 0 only. All ranks call it."""
-    if recipe.method == "full":
-        named = dict(model.base.named_parameters())
-    else:
-        from peft import get_peft_model_state_dict
-
-        named = get_peft_model_state_dict(model.module)
+    named = dict(model.base.named_parameters()) if recipe.method == "full" else adapter_tensors(model)
     tensors = {}
     for name, tensor in sorted(named.items()):
         complete = full_tensor(local_tensor(tensor), tensor)

@@ -15,17 +15,20 @@ from torch.nn import functional
 from trainer.training.batching import PackedBatch, micro_batches, pack
 from trainer.training.loss_mask import RenderedExample, RenderedPair
 from trainer.training.model import TrainableModel
+from trainer.training.output_layer import Head, logits_of
 
 CHUNK_TOKENS = 512
 
 
-def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the sum over tokens of -log p(target); `hidden` is (tokens, size), `head` (vocabulary, size)."""
+def summed_cross_entropy(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
+    """Return the sum over tokens of -log p(target); `hidden` is (tokens, size), a matrix `head` (vocabulary, size)."""
+    if not isinstance(head, torch.Tensor):
+        return -token_logprobs(hidden, head, targets).sum()
     loss: torch.Tensor = _SummedLoss.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
-def token_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_logprobs(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
     """Return log p(target) of each token in fp32; the backward pass computes the logits of a chunk again."""
     from torch.utils.checkpoint import checkpoint
 
@@ -38,8 +41,8 @@ def token_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tens
     return torch.cat(parts)
 
 
-def _chunk_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    logits = (hidden @ head.T).float()
+def _chunk_logprobs(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
+    logits = logits_of(hidden, head).float()
     return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
 
 

@@ -141,10 +141,15 @@ def _fit(job: _Job) -> "tuple[TrainedWeights, tuple[StepMetrics, ...], Trainable
         with tracking(trackers, job.folder, recipe) as track, StopRequest() as stop:
             listener = MetricsRecorder(job.folder, progress, track) if distributed.is_main else NoMetrics()
             checkpoints = Checkpoints(job.folder, data.identity)
-            config = FitConfig(checkpoints, distributed, stop.requested, job.options.auto_batch)
+            config = FitConfig(checkpoints, distributed, stop.requested, job.options.auto_batch, teller(job.console))
             model, trained = fit(data, recipe, base, listener, config)
     metrics = tuple(listener.metrics) if isinstance(listener, MetricsRecorder) else ()
     return trained, metrics, model
+
+
+def teller(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a sentence."""
+    return lambda sentence: console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def _finish(

@@ -91,6 +91,7 @@ def run_metadata(
         "baseline": answer_baseline(data),
         "seed": recipe.seed,
         "target_modules": trained.target_modules,
+        "self_check": trained.self_check.document,
         "trainable_parameters": trained.trainable_parameters,
         "steps": trained.steps,
         "epochs": trained.epochs,
