@@ -252,7 +252,7 @@ def test_the_data_of_a_gateway_that_was_killed_is_free(tmp_path: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         for place, what in (("one", "the data directory"), ("two", "the SQLite file")):
-            with pytest.raises(DataDirInUseError, match=f"works on {what} .*process {holder.pid}"):
+            with pytest.raises(DataDirInUseError, match=f"uses {what} .*process {holder.pid}"):
                 lock_data_dir(tmp_path / place, url).__enter__()
         with lock_data_dir(tmp_path / "two", "postgresql://shared/database"):
             pass
