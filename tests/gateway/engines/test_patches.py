@@ -57,6 +57,29 @@ def test_waiting_engine_processes_sleep_once_patched() -> None:
     assert patched == "sleep"
 
 
+SPAWN = """
+import inspect, os
+from vllm.platforms.cpu import CpuPlatform
+from vllm.v1.engine import utils
+from vllm.v1.executor import multiproc_executor
+from gateway.engines.plugin.patches import register
+
+assert 'os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"' in inspect.getsource(CpuPlatform)
+os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+methods = [utils.get_mp_context().get_start_method()]
+register()
+methods += [module.get_mp_context().get_start_method() for module in (utils, multiproc_executor)]
+print(*methods)
+"""
+
+
+def test_the_core_is_forked_and_its_workers_are_spawned_once_patched() -> None:
+    result = subprocess.run([sys.executable, "-c", SPAWN], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"vLLM no longer spawns on a CPU: the patch is no longer needed\n{result.stderr}"
+    bare, core, worker = result.stdout.split()[-3:]
+    assert (bare, core, worker) == ("spawn", "fork", "spawn")
+
+
 def test_every_patch_says_in_a_sentence_what_it_is_against_and_what_it_does() -> None:
     assert len({patch.name for patch in PATCHES}) == len(PATCHES) > 10
     for patch in PATCHES:
