@@ -99,7 +99,7 @@ def test_every_rule_can_decide(rule: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "answer"),
+    ("facts", "answer"),
     [
         ({"prompt_score": 0.719}, RuleAnswer.FINE_TUNE),
         ({"prompt_score": 0.72}, RuleAnswer.PROMPT),
