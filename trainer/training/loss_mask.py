@@ -66,6 +66,7 @@ class RenderedPair:
     chosen: RenderedExample
     rejected: RenderedExample
     row_id: str
+    weight: float = 1.0
 
     @property
     def line(self) -> int:
@@ -215,7 +216,7 @@ class Renderer:
 
     def render_pair(self, pair: Pair) -> RenderedPair:
         """Return ids and labels of both sides of a preference pair; raises `ValueError` as `render` does."""
-        return RenderedPair(self.render(pair.preferred), self.render(pair.rejected), pair.row_id)
+        return RenderedPair(self.render(pair.preferred), self.render(pair.rejected), pair.row_id, pair.preferred.weight)
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Return the ids of the prompt that the engine will be given for the last answer; raises `ValueError`."""
@@ -302,7 +303,8 @@ def render_all(
     counted, never truncated: a truncated answer teaches the model not to stop. So are rows with control tokens in
     their texts with `drop_control_texts`.
     """
-    rows, long, problems, controls = list[RowT](), list[RowT](), list[Problem](), list[Problem]()
+    rows, long = list[RowT](), list[RowT]()
+    problems, controls = list[Problem](), list[Problem]()
     count, dropped = 0, set[str]()
     for example in examples:
         try:

@@ -164,7 +164,7 @@ def refuse_other_tokens_than_served(gateway_url: str, data_dir: Path) -> Callabl
     """Return a check of the prepared data that raises `DataError` when the gateway tokenizes its rows differently."""
 
     def check(material: "PreparedData") -> None:
-        side = material.rows.train
-        refuse_other_tokens(material.renderer, side.path, side.rows, gateway_url=gateway_url, data_dir=data_dir)
+        for file in material.rows.train.files:
+            refuse_other_tokens(material.renderer, file.path, file.rows, gateway_url=gateway_url, data_dir=data_dir)
 
     return check

@@ -26,7 +26,7 @@ KWARGS: dict[str, dict[str, Any]] = {
     "gptoss": {"reasoning_effort": "low"},
     "llama3_2": {"date_string": "1 January 2026"},
 }
-CASES = [(name, {}) for name in TEMPLATES] + [(name, kwargs) for name, kwargs in KWARGS.items()]
+CASES: list[tuple[str, dict[str, Any]]] = [*((name, {}) for name in TEMPLATES), *KWARGS.items()]
 _IDS = [f"{name} {json.dumps(kwargs)}" if kwargs else name for name, kwargs in CASES]
 
 
