@@ -89,7 +89,7 @@ class Objective(Protocol):
 
     lengths: list[int]
     """Input tokens of each row."""
-    weights: list[int]
+    weights: list[float]
     """The contribution of each row to the denominator of the mean."""
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
@@ -98,17 +98,20 @@ class Objective(Protocol):
 
 
 class SupervisedLoss:
-    """Cross-entropy of the loss tokens; the mean is per token."""
+    """Cross-entropy of the loss tokens, times their weights; the mean is over the sum of weights."""
 
     def __init__(self, model: TrainableModel, rows: Sequence[RenderedExample]) -> None:
         self.lengths = [len(row.input_ids) for row in rows]
-        self.weights = [row.loss_tokens for row in rows]
+        self.weights = [sum(row.loss_weights) or float(row.loss_tokens) for row in rows]
         self._learner, self._rows = model, rows
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the cross-entropy of these rows, summed over their loss tokens."""
         packed = pack([self._rows[row] for row in rows], self._learner.device)
-        return summed_cross_entropy(self._learner.hidden(packed), self._learner.head, packed.targets)
+        hidden, head = self._learner.hidden(packed), self._learner.head
+        if packed.loss_weights is not None:
+            return -(token_logprobs(hidden, head, packed.targets) * packed.loss_weights).sum()
+        return summed_cross_entropy(hidden, head, packed.targets)
 
 
 class DpoLoss:
@@ -116,14 +119,15 @@ class DpoLoss:
 
     def __init__(self, model: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
         self.lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
-        self.weights = [1] * len(pairs)
+        self.weights = [pair.weight for pair in pairs]
         self._learner, self._pairs, self._beta = model, pairs, beta
         self._reference = self._reference_margins(max_tokens)
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the summed loss of these pairs."""
         margins = self._margins(rows) - self._reference[torch.tensor(rows)].to(self._learner.device)
-        return -functional.logsigmoid(self._beta * margins).sum()
+        weights = torch.tensor([self.weights[row] for row in rows], device=margins.device)
+        return -(functional.logsigmoid(self._beta * margins) * weights).sum()
 
     def _margins(self, rows: Sequence[int]) -> torch.Tensor:
         """Return log p(chosen) - log p(rejected) of each pair."""

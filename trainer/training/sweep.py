@@ -88,16 +88,16 @@ def train_sweep(
     auto_batch: bool = False,
     advice: dict[str, Any] | None = None,
     check: Callable[[PreparedData], None] | None = None,
-    allow: tuple[str, ...] = (),
+    despite_data: str | None = None,
 ) -> SweepOutcome:
     """Train every trial of a recipe; the run of the best one, with sweep.json and sweep.svg, goes to `out`.
 
-    `check` and `allow` are as in `TrainOptions`. Raises `RecipeError` without trials or validation rows, `DataError`
-    and `RunError` as training does.
+    `check` and `despite_data` are as in `TrainOptions`. Raises `RecipeError` without trials or validation rows,
+    `DataError` and `RunError` as training does.
     """
     trials = recipe.trials()
     _refuse_unusable(recipe, trials)
-    rows = load_data(recipe, allow)
+    rows = load_data(recipe, despite_data, data_dir)
     print_warnings(rows, console)
     prepare_libraries()
     final = out or default_directory(data_dir, recipe.name)
