@@ -19,8 +19,9 @@ from tests.conftest import Served
 
 ASK: Any = [{"role": "user", "content": "My parcel with the desk lamp has not arrived and tracking shows nothing."}]
 PROMOTIONS, CLIENTS, TOKENS = 60, 4, 16
-# In bfloat16 a batch of another size may move a log-probability by hundredths; these versions lie half a unit apart.
-SAME, OTHER = 0.1, 0.4
+# On average bfloat16 moves a log-probability of these versions by 0.065 from its value in fp32, so two batches lie up
+# to 0.13 apart; two versions lie 1.3 apart.
+SAME, OTHER = 0.2, 0.6
 
 Answer = Sequence[Mapping[str, float]]
 """For each token the log-probabilities of the likeliest ones."""

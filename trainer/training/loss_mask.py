@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from trainer.data.schema import Example, Message, Pair
 from trainer.errors import DataError, Problem, RunError
+from trainer.training.template_check import refuse_unusable_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,6 +131,7 @@ class Renderer:
         stops = frozenset(_stop_token_ids(base)) | {tokenizer.eos_token_id} - {None}
         if not stops:
             raise RunError(f"{base} names no eos_token_id, so answers could never stop; set it in its config.json.")
+        refuse_unusable_template(base, tokenizer, stops)
         return cls(tokenizer, stops, config.get("max_position_embeddings", 1 << 30))
 
     @property
