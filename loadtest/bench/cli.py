@@ -1,4 +1,4 @@
-"""Commands `turntable loadtest bench`, `bench-adapters`, `bench-lora` and `soak`: run a benchmark, write its samples."""
+"""Commands `turntable loadtest bench`, `bench-adapters`, `bench-lora` and `soak`: measure and write samples as JSON."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
