@@ -6,12 +6,16 @@ operator asks one question: which defects of this engine version reach my users?
 """
 
 import importlib
+import logging
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from types import ModuleType
 from typing import Any
+
+log = logging.getLogger("vllm.turntable")  # below vLLM's own logger, whose handler writes the engine's log
 
 _PAUSE_S = 50e-6
 _MARK = "turntable_patch"
@@ -56,32 +60,49 @@ def register() -> None:
 
     for patch in PATCHES:
         if patch.replacement is not None and patch.is_needed(version, is_cpu=current_platform.is_cpu()):
-            _apply(patch)
+            try:
+                _apply(patch)
+            except Exception:
+                log.exception("Patch %s does not fit vLLM %s: vLLM's own code runs instead.", patch.name, version)
 
 
 def applied_patches() -> list[str]:
     """Names of the patches that this engine process runs with; only ever asked within one."""
-    return [patch.name for patch in PATCHES if patch.replacement is not None and hasattr(_target(patch)[2], _MARK)]
+    return [patch.name for patch in PATCHES if patch.replacement is not None and _is_applied(patch)]
+
+
+def _is_applied(patch: EnginePatch) -> bool:
+    try:
+        return hasattr(_target(patch)[2], _MARK)
+    except (ImportError, AttributeError):  # this vLLM has no such code
+        return False
 
 
 def _apply(patch: EnginePatch) -> None:
-    module, name, original = _target(patch)
+    holder, name, original = _target(patch)
     if hasattr(original, _MARK):
         return
     assert patch.replacement is not None, "only patches with a replacement are applied"
     replaced = patch.replacement(original)
     setattr(replaced, _MARK, patch.name)
+    if not isinstance(holder, ModuleType):
+        setattr(holder, name, staticmethod(replaced))  # the original came bound to its class already
+        return
+    setattr(holder, name, replaced)
     # vLLM's modules import functions from each other by name: each of them holds a reference of its own.
-    package = module.__name__.rpartition(".")[0]
-    for holder in (module, *map(importlib.import_module, (package, *_ALSO_HELD.get(patch.name, ())))):
-        if getattr(holder, name, None) is original:
-            setattr(holder, name, replaced)
+    package = holder.__name__.rpartition(".")[0]
+    for other in map(importlib.import_module, (package, *_ALSO_HELD.get(patch.name, ()))):
+        if getattr(other, name, None) is original:
+            setattr(other, name, replaced)
 
 
 def _target(patch: EnginePatch) -> tuple[Any, str, Any]:
     assert patch.target is not None, "a patch with a replacement has a target"
-    module = importlib.import_module(patch.target[0])
-    return module, patch.target[1], getattr(module, patch.target[1])
+    holder: Any = importlib.import_module(patch.target[0])
+    *classes, name = patch.target[1].split(".")
+    for found in classes:
+        holder = getattr(holder, found)
+    return holder, name, getattr(holder, name)
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -101,6 +122,18 @@ def _zero_base_tokens(shrink: Any) -> Any:
             output_tensor[lora_indices_tensor < 0] = 0
 
     return patched
+
+
+def _group_by_adapter(punica: Any) -> Any:
+    from gateway.engines.plugin.lora_cpu import grouped
+
+    return grouped(punica)
+
+
+def _choose_kernels(check_and_update: Any) -> Any:
+    from gateway.engines.plugin.eager_cpu import eager_kernels
+
+    return eager_kernels(check_and_update)
 
 
 def _sleep(_spin: Any) -> Any:
@@ -140,6 +173,24 @@ PATCHES = (
         cpu_only=True,
         target=("vllm.lora.ops.torch_ops.lora_ops", "bgmv_shrink"),
         replacement=_zero_base_tokens,
+    ),
+    EnginePatch(
+        "cpu-slow-lora",
+        PatchPlace.ENGINE,
+        "CPU engines gather an adapter's whole matrices once per token: prefill is 18 times slower than the base's.",
+        "Our plugin multiplies once per adapter and layer; tokens of the base are left alone.",
+        cpu_only=True,
+        target=("vllm.lora.punica_wrapper.punica_cpu", "PunicaWrapperCPU"),
+        replacement=_group_by_adapter,
+    ),
+    EnginePatch(
+        "cpu-slow-norms",
+        PatchPlace.ENGINE,
+        "With LoRA, CPU engines run uncompiled, yet with the torch code that is meant to be compiled.",
+        "Our plugin chooses vLLM's own kernels for norms and rotary embeddings.",
+        cpu_only=True,
+        target=("vllm.platforms.cpu", "CpuPlatform.check_and_update_config"),
+        replacement=_choose_kernels,
     ),
     EnginePatch(
         "cpu-spin",
