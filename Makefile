@@ -7,7 +7,7 @@ LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgr
 BIN := .venv/bin
 NODE := tests/clients/node
 
-.PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak soak-chaos bench bench-adapters bench-costs bench-soak bench-trainer clean
+.PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak soak-chaos bench bench-adapters bench-costs bench-lora bench-soak bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -72,6 +72,11 @@ bench-adapters: setup ## cold starts, slots, 1,000 adapters and a killed engine,
 	@$(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
 	@code=0; us=$$($(BIN)/python -m tests.gateway.engines.bench_pin) && \
 		$(BIN)/turntable loadtest bench-adapters --resolve-pin-us $$us --json docs/benchmarks/adapters.json || code=$$?; \
+		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+
+bench-lora: setup ## adapters on vLLM's CPU engine beside its base and an engine without LoRA; MODEL=directory for your own
+	@test -n "$(MODEL)" || $(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
+	@code=0; $(BIN)/turntable loadtest bench-lora --model $(or $(MODEL),var/base-model) --json docs/benchmarks/lora_cpu.json || code=$$?; \
 		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
 
 bench-costs: setup ## a million ledger rows summed up on SQLite and PostgreSQL; writes docs/explanation/costs.md

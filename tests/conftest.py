@@ -203,7 +203,7 @@ def make_adapter(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         adapter = get_peft_model(base, config)
         for name, parameter in adapter.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
+                torch.nn.init.normal_(parameter, std=0.1)
         directory = tmp_path_factory.mktemp(f"adapter{seed}")
         adapter.save_pretrained(directory)
         return directory

@@ -1,4 +1,4 @@
-"""Commands `turntable loadtest bench`, `bench-adapters` and `soak`: run a benchmark and write its samples as JSON."""
+"""Commands `turntable loadtest bench`, `bench-adapters`, `bench-lora` and `soak`: measure and write samples as JSON."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import httpx
 import orjson
 import typer
 
-from loadtest.bench import adapters, results
+from loadtest.bench import adapters, lora, results
 from loadtest.bench.adapters_server import CACHED
 from loadtest.bench.machine import machine
 from loadtest.bench.results import SLOPE_LIMIT_MIB, TARGETS, Result, Soak
@@ -88,6 +88,21 @@ def bench_adapters(
     _write(json_out, origin | asdict(found))
     typer.echo(f"\n{adapters.table(found, resolve_pin_us)}")
     if not all(row.is_met for row in adapters.rows(found, resolve_pin_us)):
+        raise typer.Exit(FAILED)
+
+
+@app.command("bench-lora")
+def bench_lora(
+    model: Annotated[Path, typer.Option(help="The base model directory.")] = Path("var/base-model"),
+    rounds: Annotated[int, typer.Option(min=1, help="How often each case is measured.")] = 9,
+    json_out: JsonOut = None,
+) -> None:
+    """Benchmark adapters on vLLM's CPU engine beside its base and beside an engine without LoRA."""
+    found = lora.measure_lora(model, rounds, _say)
+    command = f"turntable loadtest bench-lora --model {model.name} --rounds {rounds}"
+    _write(json_out, {"started": _now(), "command": command, "machine": machine()} | asdict(found))
+    typer.echo(f"\n{lora.table(found)}")
+    if not found.are_bars_met:
         raise typer.Exit(FAILED)
 
 

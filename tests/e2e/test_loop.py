@@ -19,7 +19,7 @@ FOREIGN_ROWS = [
 ]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_examples_adapter_beats_the_base_by_the_measured_table(served: Served, tmp_path: Path) -> None:
     checked = served.turntable("data", "check", EXAMPLE / "train.jsonl", EXAMPLE / "test.jsonl")
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -36,14 +36,15 @@ def test_the_examples_adapter_beats_the_base_by_the_measured_table(served: Serve
     assert document["gate"]["verdict"] == "PROMOTE"
     assert document["task"]["changed"] == []
     arms = {arm["name"]: arm for arm in document["arms"]}
-    base, adapter = arms["base"]["metrics"], arms["support-triage"]["metrics"]
+    base, prompted, adapter = (arms[name]["metrics"] for name in ("base", "prompted", "support-triage"))
     assert base["schema_valid"]["value"] <= 0.1
     assert adapter["schema_valid"]["value"] >= 0.9
     assert adapter["category"]["interval_95"][0] > base["category"]["interval_95"][1]
+    assert adapter["category"]["value"] >= prompted["category"]["value"] + 0.4
     assert arms["support-triage"]["cost_nano_usd"]["per_correct"] > 0
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_rows_of_a_foreign_shape_become_a_served_adapter(served: Served, tmp_path: Path) -> None:
     (tmp_path / "foreign.json").write_text(json.dumps(FOREIGN_ROWS))
     refused = served.turntable("data", "check", tmp_path / "foreign.json")
@@ -57,7 +58,7 @@ def test_rows_of_a_foreign_shape_become_a_served_adapter(served: Served, tmp_pat
         'name = "colours"\n'
         f'base_model = "{ROOT / "var" / "base-model"}"\n'
         'train = "rows.jsonl"\n'
-        "[training]\nlearning_rate = 1e-3\nnum_train_epochs = 1\n"
+        "[training]\nlearning_rate = 5e-4\nnum_train_epochs = 1\n"
     )
     trained = served.turntable("train", recipe, "--promote")
     assert trained.returncode == 0, trained.stderr

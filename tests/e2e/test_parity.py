@@ -144,7 +144,8 @@ def test_conversations_have_the_tokens_that_the_gateway_gives_them(
     assert len(json.loads(same.stdout)) == 40
     other = shutil.copytree(base_model, tmp_path / "other")
     template = other / "chat_template.jinja"
-    template.write_text("<|system|>Be kind.<|end|>" + template.read_text(encoding="utf-8"), encoding="utf-8")
+    kind = "<|im_start|>system\nBe kind.<|im_end|>\n"
+    template.write_text(kind + template.read_text(encoding="utf-8"), encoding="utf-8")
     parted = served.turntable(*preview, other)
     assert parted.returncode == 1
     assert "rows.jsonl:1: is tokenized differently by the gateway from token" in parted.stderr

@@ -73,7 +73,9 @@ def test_a_model_that_the_engine_cannot_load_ends_with_the_engines_reason(
     (broken / "config.json").write_text('{"architectures": ["NoSuchForCausalLM"], "model_type": "no-such"}')
     (broken / "model.safetensors").write_bytes((make_adapter(9) / "adapter_model.safetensors").read_bytes())
     result = serve("--port", 0, "--data-dir", tmp_path / "var", "--model", broken)
-    assert "engine.log" in one_sentence(result)
+    sentence = one_sentence(result)
+    assert "engine.log" in sentence
+    assert "give a model that vLLM takes with --model" in sentence
     assert "no tool calls: the chat template takes no tools" in result.stderr
 
 

@@ -1,4 +1,4 @@
-"""Small data files, and a gateway whose models say what they always say."""
+"""Small data files, a small base model, and a gateway whose models say what they always say."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_base import small_base_model
 from tests.trainer import scripted_gateway
 
 WriteJsonl = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def base_model() -> Path:
+    """A base that trains in seconds; the embedded one is proved in tests/e2e."""
+    return small_base_model()
 
 
 @pytest.fixture

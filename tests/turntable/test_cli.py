@@ -60,6 +60,7 @@ BAD_INPUT: dict[str, list[str]] = {
     "lineage row": ["nowhere.jsonl:1"],
     "loadtest bench": ["--systems", "abacus"],
     "loadtest bench-adapters": ["--model", "nowhere", "--registered", "1"],
+    "loadtest bench-lora": ["--model", "nowhere", "--rounds", "0"],
     "loadtest capacity": ["--url", GONE],
     "loadtest compare": ["nowhere.json", "nowhere.json"],
     "loadtest report": ["nowhere.jsonl"],

@@ -88,8 +88,8 @@ def check(
 def _base(base_model: str, data_dir: Path) -> Base:
     if base_model == EMBEDDED and not (data_dir / BASE_MODEL_FOLDER / "config.json").is_file():
         say(
-            "note: the chat template is that of the embedded base model, built first (once, some minutes on two "
-            "CPU cores); give --base-model to use your model's template.",
+            "note: the chat template is that of the embedded base model, built first (once, about 15 s); "
+            "give --base-model to use your model's template.",
             err=True,
         )
     return find_base(base_model, relative_to=Path(), data_dir=data_dir, console=Console(stderr=True))

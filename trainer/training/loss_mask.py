@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from trainer.data.schema import Example, Message, Pair
 from trainer.errors import DataError, Problem, RunError
 from trainer.training.chat_template import ChatTemplate, TemplateOptions
+from trainer.training.template_check import refuse_endless_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -175,6 +176,7 @@ class Renderer:
             raise RunError(f"{base} names no eos_token_id, so answers could never stop; set it in its config.json.")
         renderer = cls(tokenizer, stops, text.get("max_position_embeddings", 1 << 30), options)
         renderer.template.check()
+        refuse_endless_answers(base, tokenizer, renderer.chat_template, stops)
         return renderer
 
     @property

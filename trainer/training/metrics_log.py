@@ -24,17 +24,14 @@ if TYPE_CHECKING:
 @contextmanager
 def base_model_progress(console: Console) -> Iterator[Callable[["BuildProgress"], None]]:
     """Yield a progress callback for `build_base_model`; nothing is shown until it is called."""
-    columns = (TextColumn("base model"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    columns = (TextColumn("base model"), BarColumn(), TextColumn("{task.description}"), TextColumn("left"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("base model", total=None, figures="", visible=False)
+        task = bar.add_task("", total=1.0, visible=False)
 
         def report(now: "BuildProgress") -> None:
-            if now.step == 1:
-                console.print(
-                    "building the embedded base model, once; this can take minutes and is not needed for other models"
-                )
-            figures = f"loss {now.loss:.2f}  {now.tokens_per_s:,.0f} tokens/s"
-            bar.update(task, visible=True, completed=now.step, total=now.steps, figures=figures)
+            if not now.share:
+                console.print("building the embedded base model, SmolLM2-135M-Instruct, once (269 MB, about 15 s)")
+            bar.update(task, visible=now.share < 1, completed=now.share, description=now.doing)
 
         yield report
 

@@ -156,7 +156,7 @@ class GroupedLora:
     sampler_indices: Tensor
     _tokens: TokenGroups
     _samples: TokenGroups
-    _prepared: dict[int, dict[int, Delta | EmbeddingDelta]]
+    _prepared: dict[int, tuple[Any, dict[int, Delta | EmbeddingDelta]]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -171,7 +171,7 @@ class GroupedLora:
 
     def forget_slot(self, slot: int) -> None:
         """Drop what was prepared for a slot: other weights lie in it now."""
-        for of_slot in self._prepared.values():
+        for _, of_slot in self._prepared.values():
             of_slot.pop(slot, None)
 
     def add_lora_linear(
@@ -212,10 +212,10 @@ class GroupedLora:
         prepare: Callable[[int], Delta | EmbeddingDelta],
         scale: float,
     ) -> None:
-        of_slot = self._prepared.get(id(layer))  # a layer keeps its stacks for good
-        if of_slot is None:
-            of_slot = self._prepared[id(layer)] = {}
-        deltas = []
+        known = self._prepared.get(id(layer))
+        if known is None:  # kept with the stacks themselves: the number of an object that is gone may be given again
+            known = self._prepared[id(layer)] = (layer, {})
+        of_slot, deltas = known[1], []
         for slot in groups.slots:
             delta = of_slot.get(slot)
             if delta is None:

@@ -160,6 +160,22 @@ def _fork(_context: Any) -> Any:
     return forking
 
 
+def _compact_json(manager: Any) -> Any:
+    """vLLM takes `disable_any_whitespace` only beside a fixed backend, and a fixed backend refuses schemas that "auto"
+    hands to the next one. A backend named in the engine's arguments keeps whatever they say about whitespace.
+    """
+    build = manager.__init__
+
+    def patched(self: Any, vllm_config: Any) -> None:
+        outputs = vllm_config.structured_outputs_config
+        if outputs.backend == "auto":
+            object.__setattr__(outputs, "disable_any_whitespace", True)
+        build(self, vllm_config)
+
+    manager.__init__ = patched  # the class itself: other modules hold it by name
+    return manager
+
+
 _ALSO_HELD = {"cpu-mixed-batch": ("vllm.lora.punica_wrapper.punica_cpu",)}
 PATCHES = (
     EnginePatch(
@@ -206,6 +222,14 @@ PATCHES = (
         cpu_only=True,
         target=("vllm.v1.engine.utils", "get_mp_context"),
         replacement=_fork,
+    ),
+    EnginePatch(
+        "json-whitespace",
+        PatchPlace.ENGINE,
+        "Answers under a JSON schema may run away into line breaks until max_tokens: any whitespace is allowed.",
+        "Our plugin sets disable_any_whitespace where the backend for structured outputs is 'auto'.",
+        target=("vllm.v1.structured_output", "StructuredOutputManager"),
+        replacement=_compact_json,
     ),
     EnginePatch(
         "unload-only-forgets",

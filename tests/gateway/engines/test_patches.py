@@ -80,6 +80,36 @@ def test_the_core_is_forked_and_its_workers_are_spawned_once_patched() -> None:
     assert (bare, core, worker) == ("spawn", "fork", "spawn")
 
 
+WHITESPACE = """
+from types import SimpleNamespace
+from vllm.config.structured_outputs import StructuredOutputsConfig
+from vllm.v1.structured_output import StructuredOutputManager
+
+class Seen(Exception): pass
+def build(self, config):
+    raise Seen(config.structured_outputs_config.disable_any_whitespace)
+StructuredOutputManager.__init__ = build
+
+def disabled(**options):
+    config = SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(**options))
+    try:
+        StructuredOutputManager(config)
+    except Seen as seen:
+        return seen.args[0]
+
+from gateway.engines.plugin.patches import register
+bare = disabled()
+register()
+register()
+print(bare, disabled(), disabled(backend="xgrammar"), disabled(backend="guidance", disable_any_whitespace=True))
+"""
+
+
+def test_json_is_compact_once_patched_unless_the_arguments_name_a_backend() -> None:
+    result = subprocess.run([sys.executable, "-c", WHITESPACE], capture_output=True, text=True, check=True)
+    assert result.stdout.split()[-4:] == ["False", "True", "False", "True"]
+
+
 def test_every_patch_says_in_a_sentence_what_it_is_against_and_what_it_does() -> None:
     assert len({patch.name for patch in PATCHES}) == len(PATCHES) > 10
     for patch in PATCHES:
