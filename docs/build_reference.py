@@ -31,6 +31,7 @@ from loadtest.bench import results as bench_page
 from loadtest.bench.adapters import AdapterResult
 from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
+from trainer.benchmark import supported_models
 from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
 from trainer.training.recipe import Dpo, Lora, Recipe, Sweep, Training
 from turntable.cli import COMMANDS
@@ -426,6 +427,7 @@ REFERENCE_PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics,
     "http-api.md": http_api,
     "modules.md": modules,
+    "../supported-models.md": lambda: supported_models.page(measured("families"), WRITTEN),
 }
 
 if __name__ == "__main__":
