@@ -129,9 +129,9 @@ class PinnedEngine:
                 undo.callback(engine.scheduler.leave, version.engine_name)
                 undo.callback(engine.loader.unpin, version, answered=error is None)
             if self._running is not None:
-                undo.callback(self._judge, self._running, error)
+                undo.callback(self._record, self._running, error)
             if self._connection is not None:
-                undo.callback(engine.client.give_back, self._connection)
+                undo.callback(engine.client.release, self._connection)
 
     def _record(self, running: RunningRequest, error: BaseException | None) -> None:
         breaker, connection = self.engine.breaker, self._connection

@@ -22,7 +22,7 @@ from trainer.training.optimizer import MasterWeightsAdamW, learning_rate_factor,
 from trainer.training.recipe import Recipe
 from trainer.training.run_metadata import cpu_arithmetic
 from trainer.training.self_check import SelfCheck, checked
-from trainer.training.targets import refuse_unbound, refuse_unserved
+from trainer.training.targets import checkpoint_prefix, refuse_unbound, refuse_unserved, renamed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +53,7 @@ class TrainedWeights:
 
     `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. `base_shards` is
     the number of processes that the base's layers were sharded over, `arithmetic` a fingerprint of this CPU's rounding.
+    `checkpoint_prefix` is the decoder's prefix in memory and in the checkpoint, where they differ.
     Losses are means over loss tokens, or over pairs for dpo; eval losses are None without validation rows.
     """
 
@@ -74,6 +75,7 @@ class TrainedWeights:
     base_shards: int
     arithmetic: str
     self_check: SelfCheck
+    checkpoint_prefix: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def fit(
     model = make_trainable(base, recipe, local_device(distributed.local_rank), shards=distributed.base_shards)
     if recipe.method != "full":
         refuse_unserved(base.config.architectures or (), data.base_model.path.name)
-        refuse_unbound(adapter_tensors(model), data.base_model)
+        prefix = checkpoint_prefix(base, data.base_model)
+        refuse_unbound({renamed(name, prefix): t for name, t in adapter_tensors(model).items()}, data.base_model)
     longest = max(row.tokens for row in (*data.train.rows, *data.valid.rows))
     model, check = checked(model, longest=longest, distributed=distributed)
     for sentence in check.sentences:
@@ -112,7 +115,7 @@ def fit(
         auto_batch=config.auto_batch,
     )
     loop.run()
-    return model, _result(loop, recipe, check)
+    return model, _result(loop, recipe, check, checkpoint_prefix(base, data.base_model))
 
 
 @dataclass
@@ -267,7 +270,7 @@ def _objective(model: TrainableModel, recipe: Recipe, rows: tuple[object, ...]) 
     return SupervisedLoss(model, rows)  # type: ignore[arg-type]
 
 
-def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck) -> TrainedWeights:
+def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck, prefix: tuple[str, str]) -> TrainedWeights:
     state, losses, model = loop.state, loop.state.losses or [], loop.model
     return TrainedWeights(
         tensors=_tensors(model, recipe, loop.distributed),
@@ -288,6 +291,7 @@ def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck) -> TrainedWeig
         base_shards=loop.distributed.base_shards,
         arithmetic=cpu_arithmetic(),
         self_check=check,
+        checkpoint_prefix=prefix,
     )
 
 
@@ -299,7 +303,15 @@ def _tensors(model: TrainableModel, recipe: Recipe, distributed: DistributedStat
         complete = full_tensor(local_tensor(tensor), tensor)
         if distributed.is_main or not is_sharded(tensor):
             tensors[name] = complete.to("cpu", torch.bfloat16, copy=True).contiguous()
-    return tensors
+    return _as_saved(model, tensors) if recipe.method == "full" and distributed.is_main else tensors
+
+
+def _as_saved(model: TrainableModel, tensors: Weights) -> Weights:
+    """Return the weights under the names and in the shapes of a checkpoint: experts one by one, say."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    saved: Weights = revert_weight_conversion(model.base, tensors)
+    return {name: tensor.contiguous() for name, tensor in sorted(saved.items())}
 
 
 def _out_of_memory(error: Exception) -> bool:

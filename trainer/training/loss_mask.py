@@ -306,7 +306,8 @@ def render_all(
     their texts with `drop_control_texts`.
     """
     rows, long = list[RowT](), list[RowT]()
-    problems, controls = list[Problem](), list[Problem]()
+    problems: list[Problem] = []
+    controls: list[Problem] = []
     count, dropped = 0, set[str]()
     for example in examples:
         try:

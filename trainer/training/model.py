@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The engine serves base and adapter in it.
 PRECISION = torch.bfloat16
+EAGER = "eager"  # transformers' own attention, which every family has
 Layout = Literal["packed", "alone"]
 
 
@@ -104,11 +105,8 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, shard
     register_packed_attention()
     options: dict[str, Any] = {"device_map": {"": device}, "quantization_config": _nf4()} if nf4 else {}
     options |= {"dtype": PRECISION, "local_files_only": True}
-    architecture = _architecture(directory)
-    try:
-        model = architecture.from_pretrained(directory, attn_implementation=PACKED, **options)
-    except (KeyError, ValueError):  # a family with attention classes of its own; the self-check goes by `eager`
-        model = architecture.from_pretrained(directory, attn_implementation="eager", **options)
+    model = _architecture(directory).from_pretrained(directory, attn_implementation=EAGER, **options)
+    model.set_attn_implementation(PACKED)  # without effect on families that have attention code of their own
     _switch_off_dropout(model)
     model.requires_grad_(False)
     return model if nf4 else model.to(device)

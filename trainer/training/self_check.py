@@ -25,13 +25,12 @@ from trainer.training.batching import PackedBatch, pack
 from trainer.training.distributed import DistributedState, local_tensor
 from trainer.training.loss import summed_cross_entropy, without_dropout
 from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
-from trainer.training.model import Layout, TrainableModel
+from trainer.training.model import EAGER, Layout, TrainableModel
 from trainer.training.output_layer import decoder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EAGER = "eager"
 _LAYOUTS: tuple[tuple[Layout, str], ...] = (("packed", PACKED), ("alone", PACKED))
 _ROW_TOKENS = (23, 34)
 _PROMPT_TOKENS = 3
@@ -110,8 +109,11 @@ def checked(
 
 
 def _with(model: TrainableModel, layout: Layout, attention: str) -> TrainableModel:
-    if decoder_of(model.base).config._attn_implementation != attention:
+    decoder = decoder_of(model.base)
+    if decoder.config._attn_implementation != attention:
         model.base.set_attn_implementation(attention)
+    if decoder.config._attn_implementation != attention:
+        raise UnsupportedAttention(f"{type(decoder).__name__} has attention code of its own")
     return replace(model, layout=layout)
 
 
@@ -217,7 +219,8 @@ def _leak(packed: TrainableModel, rows: Sequence[RenderedExample]) -> str | None
         loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
         gradient = kept[-1].grad
         leaks = gradient is not None and bool(gradient[0, : len(first)].any())
-        found = next((kind for kind, *ends in passes if _depends(*ends, len(first))), None) if leaks else None
+        depend = (kind for kind, given, made in passes if _depends(given, made, len(first)))
+        found = next(depend, None) if leaks else None
     for parameter in packed.trainable_parameters.values():
         parameter.grad = None
     return (found or type(decoder_of(packed.base)).__name__) if leaks else None

@@ -38,6 +38,7 @@ WITHOUT_LORA = frozenset(
         "Zamba2ForCausalLM",
     )
 )
+_PEFT = "base_model.model."
 # PEFT refuses these modules in these families.
 _MAMBA_FAMILIES = frozenset(("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"))
 _MAMBA_MODULES = frozenset(("out_proj", "conv1d"))
@@ -73,7 +74,7 @@ def refuse_unserved(architectures: Collection[str], base: str) -> None:
 def refuse_unbound(tensors: Mapping[str, Any], base: BaseModel) -> None:
     """Raise `RunError` when a LoRA matrix fits no module of the base's files, as the adapter would not be served."""
     for name, tensor in tensors.items():
-        module, _, side = name.removeprefix("base_model.model.").rpartition(".lora_")
+        module, _, side = name.removeprefix(_PEFT).rpartition(".lora_")
         shape = base.modules.get(module)
         axis = 0 if side.startswith("B") else 1
         if shape is None or shape[axis] != tensor.shape[axis]:
@@ -82,6 +83,28 @@ def refuse_unbound(tensors: Mapping[str, Any], base: BaseModel) -> None:
                 f"an adapter of {module} could not be served: {base.path.name} {found}; leave it out of "
                 "lora.target_modules, or choose another base_model."
             )
+
+
+def checkpoint_prefix(base: "PreTrainedModel", described: BaseModel) -> tuple[str, str]:
+    """Return the decoder's prefix in memory and in the checkpoint, by which the engine knows the modules.
+
+    They differ for Gemma 3 and Mistral 3, say: `model.language_model.` is `language_model.model.` in their files.
+    """
+    embeddings = base.get_input_embeddings()
+    name = next(name for name, module in base.named_modules() if module is embeddings)
+    leaf, shape = name.rpartition(".")[2], tuple(embeddings.weight.shape)
+    found = [key for key, size in described.modules.items() if key.rpartition(".")[2] == leaf and size == shape]
+    if name in found or len(found) != 1:
+        return "", ""
+    return name.removesuffix(leaf), found[0].removesuffix(leaf)
+
+
+def renamed(name: str, prefix: tuple[str, str]) -> str:
+    """Return a module's or a LoRA matrix's name as the checkpoint has it."""
+    inside, outside = prefix
+    start = _PEFT if name.startswith(_PEFT) else ""
+    rest = name.removeprefix(start)
+    return start + outside + rest.removeprefix(inside) if inside and rest.startswith(inside) else name
 
 
 def _usable(base: "PreTrainedModel") -> list[str]:

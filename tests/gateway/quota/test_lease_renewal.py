@@ -19,5 +19,5 @@ async def test_a_lease_is_not_frozen_after_a_batch_that_failed_before_it_was_ask
     renewer = LeaseRenewer(SimpleNamespace(), ledger, Background().group("budgets"))  # type: ignore[arg-type]
     lease = BudgetLease(BudgetKey("key:k", Period.DAY, 1), limit=10)
     with pytest.raises(ValueError, match="cannot be written"):
-        await renewer.give_back([lease])
+        await renewer.shrink([lease])
     assert not lease.is_frozen

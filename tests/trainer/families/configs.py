@@ -288,13 +288,14 @@ _TOWERS: Mapping[str, Any] = {
 }
 
 
-def build(name: str, *, seed: int = 0) -> Any:
-    """Return a family's model with random weights, in fp32."""
+def build(name: str, *, seed: int = 0, **larger: int) -> Any:
+    """Return a family's model with random weights, in fp32; `larger` replaces common sizes."""
     import transformers
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     family = FAMILIES[name]
-    sizes = {key: value for key, value in _TEXT.items() if key not in family.without} | dict(family.config)
+    common = {**_TEXT, **larger}
+    sizes = {key: value for key, value in common.items() if key not in family.without} | dict(family.config)
     kind = transformers.CONFIG_MAPPING[name]
     tokens = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
     config = kind(text_config=sizes, vision_config=dict(_TOWERS), **tokens) if family.nested else kind(**sizes)

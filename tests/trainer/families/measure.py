@@ -1,5 +1,6 @@
 """Measure a family: our loss and gradients against plain PEFT's, row by row, in fp32, on its two-layer model."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +81,13 @@ def ours(model: TrainableModel) -> tuple[list[float], torch.Tensor]:
 def plain(model: TrainableModel) -> tuple[list[float], torch.Tensor]:
     """Return the same by the library's own forward pass with its own attention, a row at a time."""
     model.base.set_attn_implementation("eager")
-    model.module.eval()
     losses = []
     for row in rows():
-        logits = model.base(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float()
+        ids = torch.tensor([row.input_ids])
+        # Models with images want to know in training that no token stands for one.
+        asked = inspect.signature(model.base.forward).parameters if hasattr(model.base.config, "text_config") else ()
+        kinds = {name: torch.zeros_like(ids) for name in ("token_type_ids", "mm_token_type_ids") if name in asked}
+        logits = model.base(input_ids=ids, use_cache=False, **kinds).logits[0, :-1].float()
         loss = functional.cross_entropy(
             logits, torch.tensor(row.labels[1:]), ignore_index=IGNORE_INDEX, reduction="sum"
         )
