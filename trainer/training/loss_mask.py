@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from trainer.data.schema import Example, Message, Pair
-from trainer.errors import DataError, Problem, RunError
+from trainer.errors import ControlTextError, DataError, Problem, RunError
 from trainer.training.chat_template import ChatTemplate, TemplateOptions
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ IGNORE_INDEX = -100
 # Marks that stand for a control token in a text while a template renders it; Unicode sets these code points aside.
 _ESCAPED = re.compile("(\ufdd0[0-9]+\ufdd1)")
 _TOLERATED_DROPS = 0.01
-
-
-class ControlTextError(ValueError):
-    """A text of a row that the tokenizer would read as a control token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +300,8 @@ def render_all(
     their texts with `drop_control_texts`.
     """
     rows, long = list[RowT](), list[RowT]()
-    problems, controls = list[Problem](), list[Problem]()
+    problems: list[Problem] = []
+    controls: list[Problem] = []
     count, dropped = 0, set[str]()
     for example in examples:
         try:
