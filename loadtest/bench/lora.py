@@ -150,9 +150,10 @@ def measure_lora(model: Path, rounds: int, say: Say) -> LoraResult:
     with tempfile.TemporaryDirectory(prefix="turntable-lora-") as scratch:
         adapters = write_adapters(model, Path(scratch) / "adapters", ADAPTERS, r=RANK)
         with (
-            _engine(model, Path(scratch) / "plain.log", ()) as plain,
-            _engine(model, Path(scratch) / "lora.log", adapters) as lora,
+            _starting(model, Path(scratch) / "plain.log", ()) as start_plain,
+            _starting(model, Path(scratch) / "lora.log", adapters) as start_lora,
         ):
+            plain, lora = start_plain(), start_lora()
             names = [adapter.name for adapter in adapters]
             asked = dict(
                 zip(CASES, ((plain, ["base"]), (lora, ["base"]), (lora, names[:1]), (lora, names)), strict=True)
@@ -179,8 +180,8 @@ def _interleaved(
 
 
 @contextlib.contextmanager
-def _engine(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[Engine]:
-    """Start vLLM with our patches on a free port, and stop it."""
+def _starting(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[Callable[[], Engine]]:
+    """Start vLLM with our patches on a free port, and stop it; calling what is yielded waits until it answers."""
     port = free_port()
     options = ["--model", str(model), "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port)]
     options += ["--max-model-len", "2048", "--no-enable-prefix-caching", "--uvicorn-log-level", "warning"]
@@ -200,14 +201,20 @@ def _engine(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[E
             stdout=log,
             stderr=log,
         )
+    http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
+
+    def ready() -> Engine:
+        # A connection that vLLM's socket takes before vLLM listens is never answered.
+        wait_for(lambda: process.poll() is not None or http.get("/health", timeout=2).status_code == httpx.codes.OK)
+        if process.poll() is not None:
+            last = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+            raise ServerError(f"vLLM did not start with {model}: {' '.join(last) or 'it said nothing'}.")
+        return Engine(http, _worker_of(process.pid))
+
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
-            wait_for(lambda: process.poll() is not None or http.get("/health").status_code == httpx.codes.OK)
-            if process.poll() is not None:
-                last = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
-                raise ServerError(f"vLLM did not start with {model}: {' '.join(last) or 'it said nothing'}.")
-            yield Engine(http, _worker_of(process.pid))
+        yield ready
     finally:
+        http.close()
         process.terminate()
         process.wait()
 
