@@ -110,7 +110,7 @@ def test_lora_goes_on_the_text_decoder_alone_and_never_on_routers_or_fused_exper
     assert all("vision" not in name for name in lora_targets(vision, Lora()))
     assert lora_targets(build("qwen3_moe"), Lora()) == ["k_proj", "o_proj", "q_proj", "v_proj"]
     with pytest.raises(RunError, match=r"lora.target_modules: out_proj cannot be adapted in this family"):
-        lora_targets(build("falcon_h1"), Lora(target_modules=["out_proj"]))
+        lora_targets(build("falcon_h1"), Lora.model_validate({"target_modules": ["out_proj"]}))
 
 
 @pytest.mark.parametrize("name", ["gemma3", "mistral3", "nemotron_h"])
