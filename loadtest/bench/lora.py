@@ -170,8 +170,8 @@ def measure_lora(model: Path, rounds: int, say: Say) -> LoraResult:
 
 
 def _interleaved(
-    asked: dict[str, tuple["Engine", list[str]]], number: int
-) -> Iterator[tuple[str, tuple[str, tuple["Engine", list[str]]]]]:
+    asked: dict[str, tuple["LoraEngine", list[str]]], number: int
+) -> Iterator[tuple[str, tuple[str, tuple["LoraEngine", list[str]]]]]:
     """Every phase with every case of it, the cases in another order each round."""
     for phase in PHASES:
         cases = [case for case in asked.items() if case[0] != CASES[-1] or PHASES[phase].requests >= ADAPTERS]
@@ -180,7 +180,7 @@ def _interleaved(
 
 
 @contextlib.contextmanager
-def _starting(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[Callable[[], Engine]]:
+def _starting(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[Callable[[], LoraEngine]]:
     """Start vLLM with our patches on a free port, and stop it; calling what is yielded waits until it answers."""
     port = free_port()
     options = ["--model", str(model), "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port)]
@@ -203,7 +203,7 @@ def _starting(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator
         )
     http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
 
-    def ready() -> Engine:
+    def ready() -> LoraEngine:
         # A connection that vLLM's socket takes before vLLM listens is never answered.
         wait_for(lambda: process.poll() is not None or http.get("/health", timeout=2).status_code == httpx.codes.OK)
         if process.poll() is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.answer_profile import STOP, Baseline, ProfiledAnswer
-from adapters.manifest import TRAINING_FILE, file_sha256
+from adapters.manifest import TRAINING_FILE
 from trainer.data.schema import Example, Pair
 from trainer.errors import RunError
 from trainer.training.recipe import Recipe
@@ -184,9 +184,8 @@ def cpu_arithmetic() -> str:
 
 
 def _rendering(data: "PreparedData") -> dict[str, Any]:
-    tokenizer = data.base.directory / "tokenizer.json"
     return {
-        "tokenizer_sha256": file_sha256(tokenizer) if tokenizer.is_file() else None,
+        "tokenizer_sha256": data.base_model.tokenizer_sha256,
         "chat_template_sha256": data.renderer.chat_template_sha256,
         "chat_template_kwargs": dict(data.recipe.data.chat_template_kwargs),
     }
