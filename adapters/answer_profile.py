@@ -71,7 +71,7 @@ class AnswerShape(Schema):
         labels = _values([_label(answer.strip()) for answer in answers])
         return cls(kind="label", classes={WHOLE: labels}) if labels else cls(kind="text")
 
-    def look(self, answer: str) -> Iterator[tuple[str, str]]:
+    def counts_of(self, answer: str) -> Iterator[tuple[str, str]]:
         """Yield measure and bucket of everything that the text of an answer shows."""
         yield REFUSAL, REFUSED if is_refusal(answer) else ANSWERED
         if self.kind == "label":
@@ -135,7 +135,7 @@ class ProfiledAnswer:
         yield PROMPT, _tokens(self.prompt_tokens)
         yield COMPLETION, _tokens(self.completion_tokens)
         yield ENDED, self.ended
-        yield from shape.look(self.text)
+        yield from shape.counts_of(self.text)
 
 
 def is_refusal(answer: str) -> bool:

@@ -99,21 +99,21 @@ def bytes_origin(head: bytes) -> str | None:
         return _PAGE
     if text.startswith((b'{"', b"[{", b"entry not found", b"invalid username", b"unauthorized", b"access to model")):
         return _JSON
-    return next((said for magic, said in _HEADS if head.startswith(magic)), None)
+    return next((origin for magic, origin in _HEADS if head.startswith(magic)), None)
 
 
 def files_origin(names: Collection[str]) -> tuple[str, str] | None:
     """Identify another tool by its files; returns the file and the advice."""
-    for pattern, said in _FILES:
+    for pattern, origin in _FILES:
         for name in sorted(names):
             if re.fullmatch(pattern, PurePosixPath(name).name):
-                return name, said
+                return name, origin
     return None
 
 
 def tensor_origin(key: str) -> str | None:
     """Identify another tool or method than LoRA by a tensor name; None when unknown."""
-    return next((said for pattern, said in _TENSORS if re.fullmatch(pattern, key)), None)
+    return next((origin for pattern, origin in _TENSORS if re.fullmatch(pattern, key)), None)
 
 
 def unknown_tensor(key: str) -> str:

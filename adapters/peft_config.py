@@ -183,8 +183,8 @@ def read_object(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_DOCUMENT_BYTES:
         raise PreflightError(path.name, f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB; save the adapter again.")
     content = path.read_bytes()
-    if not content.startswith((b"{", b"[")) and (said := bytes_origin(content[:512])):
-        raise PreflightError(path.name, f"{said}.")
+    if not content.startswith((b"{", b"[")) and (origin := bytes_origin(content[:512])):
+        raise PreflightError(path.name, f"{origin}.")
     try:
         document = orjson.loads(content)
     except ValueError as error:

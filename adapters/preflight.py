@@ -125,8 +125,8 @@ def _problem_of_name(key: str) -> str | None:
     _, changes = plain_name(key)
     if not changes and _TENSOR.fullmatch(key) and key.startswith(PREFIX):
         return None
-    if said := tensor_origin(key):
-        return said
+    if origin := tensor_origin(key):
+        return origin
     if not changes:
         return unknown_tensor(key)
     return (

@@ -61,8 +61,8 @@ def read_header(path: Path) -> dict[str, Tensor]:
             WEIGHTS_FILE, "is missing; only safetensors are served, so save with safe_serialization=True."
         )
     with path.open("rb") as file:
-        if said := bytes_origin(file.read(_HEAD_BYTES)):
-            raise PreflightError(WEIGHTS_FILE, f"{said}.")
+        if origin := bytes_origin(file.read(_HEAD_BYTES)):
+            raise PreflightError(WEIGHTS_FILE, f"{origin}.")
         file.seek(0)
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if length > MAX_HEADER_BYTES:

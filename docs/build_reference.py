@@ -32,6 +32,7 @@ from loadtest.bench.adapters import AdapterResult
 from loadtest.bench.lora import LoraResult
 from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
+from trainer.benchmark import supported_models
 from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
 from trainer.training.recipe import Dpo, Lora, Recipe, Sweep, Training
 from turntable.cli import COMMANDS
@@ -435,6 +436,7 @@ REFERENCE_PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics,
     "http-api.md": http_api,
     "modules.md": modules,
+    "../supported-models.md": lambda: supported_models.page(measured("families"), WRITTEN),
 }
 
 if __name__ == "__main__":

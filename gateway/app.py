@@ -63,8 +63,8 @@ class Turntable:
         yield Periodic("budgets", _SECOND_S, here.quota.renew_budgets)
         if here.quota.sharing is not None:
             yield Periodic("limits", _SECOND_S, here.quota.sharing.exchange)
-        yield Periodic("canaries", _SECOND_S, here.canaries.look)
-        yield Periodic("database_file", _SECOND_S, database_file(here.database).look, in_thread=True)
+        yield Periodic("canaries", _SECOND_S, here.canaries.check)
+        yield Periodic("database_file", _SECOND_S, database_file(here.database).check, in_thread=True)
         # The ledger: heartbeat of this gateway, usage of running requests, rows that a full disk did not take.
         yield Periodic("ledger", _SECOND_S, here.ledger.heartbeat, in_thread=True)
         yield Periodic("progress", _SECOND_S, here.settlement.note_progress)

@@ -30,6 +30,9 @@ T = TypeVar("T")
 _FAILURES = 3
 """Consecutive failures before `/ready` names a task."""
 _STUCK_S = 60.0
+"""Longer than any call of an essential task may take."""
+_HUNG_S = 600.0
+"""Longer than any call of another task may take: reports and retention work for minutes."""
 _MAX_RETRY_S = 30.0
 
 
@@ -65,11 +68,12 @@ class _TaskHealth:
 
     @property
     def is_stuck(self) -> bool:
-        return self.began_s is not None and time.monotonic() - self.began_s > _STUCK_S
+        most_s = _STUCK_S if self.task.is_essential else _HUNG_S
+        return self.began_s is not None and time.monotonic() - self.began_s > most_s
 
     @property
     def is_failing(self) -> bool:
-        return self.failures >= _FAILURES or (self.task.is_essential and self.is_stuck)
+        return self.failures >= _FAILURES or self.is_stuck
 
     @property
     def makes_unready(self) -> bool:
@@ -113,8 +117,7 @@ class Background:
         try:
             while True:
                 await self._once(health)
-                pause_s = task.pause_s
-                await asyncio.sleep(min(pause_s, _MAX_RETRY_S) if health.failures else pause_s)
+                await asyncio.sleep(self._pause_s(health))
         finally:
             self._health.pop(task.name, None)
 
@@ -124,7 +127,7 @@ class Background:
 
     @property
     def failing(self) -> list[str]:
-        """Names of the tasks that fail repeatedly, and of essential tasks that hang."""
+        """Names of the tasks that fail repeatedly or hang."""
         return sorted(health.task.name for health in self._health.values() if health.is_failing)
 
     def require_healthy(self) -> None:
@@ -140,6 +143,14 @@ class Background:
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
         await self._threads.join()
+
+    def _pause_s(self, health: _TaskHealth) -> float:
+        try:
+            pause_s = health.task.pause_s
+        except Exception as error:
+            self._failed(health, error)
+            return _MAX_RETRY_S
+        return min(pause_s, _MAX_RETRY_S) if health.failures else pause_s
 
     async def _once(self, health: _TaskHealth) -> None:
         health.began_s = time.monotonic()

@@ -1,8 +1,8 @@
 """The data of one inference request: read this file first.
 
 `RequestContext` is one request of one client. `gateway.inference.pipeline` fills it in step by step: its caller once
-the key is known, its `InferenceRequest` once the body is parsed, its `Target` once it is routed. `Usage` and
-`UsageSource` are what the ledger keeps of it.
+the key is known, its `InferenceRequest` once the body is parsed, its `Target` once it is routed. The ledger stores its
+`Usage` and `UsageSource`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.inference.formats.base import Api
 
 MOST_TOKENS = (1 << 31) - 1
-"""More than any request can take, and little enough for sums of them to fit a database."""
+"""Upper limit of token counts: more than any request uses, and sums of them fit the database."""
 
 SHADOW_SUFFIX = " (shadow)"
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
@@ -97,7 +97,7 @@ class RequestContext:
     headers: Mapping[bytes, bytes]
     """The client's request headers, names in lower case."""
     caller: "Caller" = field(init=False)
-    """Set once the key is known. Before that, and before the two steps below, reading it is an `AttributeError`."""
+    """Set once the key is known; reading it before raises `AttributeError`, as for the two fields below."""
     request: InferenceRequest = field(init=False)
     """Set once the body is parsed."""
     target: Target = field(init=False)
@@ -111,9 +111,9 @@ class RequestContext:
     captured: list[bytes] | None = None
     """Collects the response body for a shadow or for the sample; None when neither needs it."""
     is_on_ledger: bool = False
-    """It has a ledger row, which says how it ended."""
+    """The request has a ledger row."""
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """Headers of the response besides those of its content: ids, rate limits, cost."""
+    """Extra headers of the response: ids, rate limits, cost."""
 
     @property
     def trace_headers(self) -> dict[str, str]:
@@ -138,8 +138,8 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     is_sound: bool = field(default=True, compare=False)
-    """False when a count was no count (negative, text, a fraction, beyond `MOST_TOKENS`, more cached than there is)
-    and stands at the nearest that it can have meant: none, or all that was cached.
+    """False when a count was invalid (negative, text, a fraction, above `MOST_TOKENS`, more cached than prompt tokens)
+    and was replaced by 0 or by the prompt tokens.
     """
 
     @property
@@ -151,7 +151,7 @@ class Usage:
 
     @classmethod
     def from_openai(cls, usage: object) -> "Usage":
-        """Read OpenAI's usage object; absent details count as zero, an absent prompt is no count."""
+        """Read OpenAI's usage object; absent details count as zero, an absent prompt count is invalid."""
         return cls._read(usage, "prompt_tokens", "completion_tokens", "prompt_tokens_details")
 
     @classmethod
@@ -182,7 +182,7 @@ class Usage:
 
 
 def _counts(*values: Any) -> tuple[list[int], bool]:
-    """Each value as a count of tokens, and whether all of them are one; what is absent is zero."""
+    """Return each value as a token count, absent and invalid ones as 0, and whether all of them are valid."""
     counts = [_count(value) for value in values]
     return counts, all(value is None or (type(value) is int and 0 <= value <= MOST_TOKENS) for value in values)
 

@@ -1,4 +1,4 @@
-"""The data directory: one gateway at a time works in it, and what it keeps there is there whole or not at all."""
+"""Data directory: lock it for one gateway at a time, and create files in it atomically."""
 
 import contextlib
 import fcntl
@@ -14,17 +14,17 @@ LOCK_FILE = "gateway.lock"
 
 
 class DataDirInUseError(Exception):
-    """Another gateway works here; the message names it and says what to do."""
+    """Another gateway uses the data directory or its SQLite file; the message names it and the fix."""
 
 
 class DataDirLock:
-    """Proof that no other gateway works on some data, for as long as this process lives."""
+    """Locks held by this process; no other gateway uses the data while it runs."""
 
     def __init__(self, locks: list[int]) -> None:
         self._locks = locks
 
-    def tell(self, address: str) -> None:
-        """Let others that are refused know where this gateway is."""
+    def set_address(self, address: str) -> None:
+        """Write this gateway's address into the lock files, for the error message of another that is started."""
         for lock in self._locks:
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"process {os.getpid()}, {address}\n".encode(), 0)
@@ -32,29 +32,29 @@ class DataDirLock:
 
 @contextlib.contextmanager
 def lock_data_dir(data_dir: Path, database_url: str) -> Iterator[DataDirLock]:
-    """Hold a data directory, and an SQLite file wherever that lies; raises `InUseError` when another gateway does.
+    """Lock a data directory and the SQLite file; raises `DataDirInUseError` when another gateway has locked one.
 
-    Gateways with directories of their own may share a PostgreSQL.
+    Gateways with their own data directories may share a PostgreSQL database.
     """
-    with contextlib.ExitStack() as held:
-        locks = [_hold(held, data_dir / LOCK_FILE, f"the data directory {data_dir}", "--data-dir")]
+    with contextlib.ExitStack() as stack:
+        locks = [_lock(stack, data_dir / LOCK_FILE, f"the data directory {data_dir}", "--data-dir")]
         if (file := _sqlite_file(database_url)) is not None and file.parent.is_dir():
             lock_file = file.with_name(f"{file.name}.lock")
-            locks.append(_hold(held, lock_file, f"the SQLite file {file}", "database_url, such as a PostgreSQL"))
-        proof = DataDirLock(locks)
-        proof.tell("which is starting")
-        yield proof
+            locks.append(_lock(stack, lock_file, f"the SQLite file {file}", "database_url, such as a PostgreSQL"))
+        held = DataDirLock(locks)
+        held.set_address("which is starting")
+        yield held
 
 
-def _hold(held: contextlib.ExitStack, path: Path, what: str, instead: str) -> int:
+def _lock(stack: contextlib.ExitStack, path: Path, resource: str, option: str) -> int:
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    held.callback(os.close, lock)
+    stack.callback(os.close, lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        who = os.pread(lock, 200, 0).decode(errors="replace").strip() or "process unknown"
+        holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "process unknown"
         raise DataDirInUseError(
-            f"Another gateway works on {what} ({who}); stop it first, or give this one another {instead}."
+            f"Another gateway uses {resource} ({holder}); stop it first, or give this one another {option}."
         ) from error
     return lock
 
@@ -62,7 +62,7 @@ def _hold(held: contextlib.ExitStack, path: Path, what: str, instead: str) -> in
 def _sqlite_file(database_url: str) -> Path | None:
     try:
         url = make_url(database_url)
-    except ArgumentError:  # whoever opens it says so
+    except ArgumentError:  # reported when the database is opened
         return None
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return None
@@ -70,9 +70,9 @@ def _sqlite_file(database_url: str) -> Path | None:
 
 
 def create_whole(path: Path, content: str) -> bool:
-    """Make a file, readable by its owner alone, with its content in it from the first moment; False when there is one.
+    """Create a file atomically with its content, readable by its owner only; False when the file exists.
 
-    Whoever looks meanwhile, another gateway that starts or one that starts after a power cut, sees all of it or none.
+    Other processes see the whole file or none, also after a power failure.
     """
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""The database: one SQLAlchemy engine, brought to the newest schema at start, and what it means when it is away."""
+"""Database: connect and migrate, detect a moved SQLite file, build upserts, and report an unavailable database."""
 
 import contextlib
 import logging
@@ -22,17 +22,18 @@ from gateway.threads import MOST_THREADS
 
 log = logging.getLogger(__name__)
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
-"""What SQLAlchemy raises when a database does not answer, takes no writes, or has no room."""
+"""SQLAlchemy's errors of a database that does not answer, is read-only, or is full."""
 _GONE = "was moved, deleted or replaced while the gateway runs"
-# Any number will do, as long as every gateway takes the same.
+# An arbitrary number, the same in every gateway.
 _MIGRATION_LOCK = 0x7475726E
 _CONNECT_S = 10
 _IDLE_CONNECTIONS = 5
 
 
 def open_database(url: str) -> Engine:
-    """Connect and migrate. SQLite runs in WAL mode: readers never wait for the writer, commits survive a killed
-    process.
+    """Connect to the database and migrate it to the current schema.
+
+    SQLite runs in WAL mode: readers never wait for the writer, and commits survive a killed process.
     """
     parsed = make_url(url)
     database = create_engine(
@@ -40,7 +41,7 @@ def open_database(url: str) -> Engine:
         json_serializer=_json,
         hide_parameters=True,  # errors are logged, hashes are not
         pool_pre_ping=parsed.get_backend_name() != "sqlite",  # its server may have been restarted meanwhile
-        connect_args=_patience(parsed),
+        connect_args=_timeouts(parsed),
         **_pool(parsed),
     )
     if database.dialect.name == "sqlite":
@@ -58,10 +59,10 @@ def open_database(url: str) -> Engine:
 
 
 class DatabaseFile:
-    """The file of an SQLite database, as it was when the database was opened. Of other databases, always in place.
+    """Identity of the file of an SQLite database when it was opened; other databases are always in place.
 
-    SQLite goes on writing into a file that has another name, or none, and nobody would ever read it again. So while
-    the path leads to no file or to another one, nothing is read or written.
+    SQLite keeps writing to a file that was moved or deleted, and that data would be lost. So nothing is read or written
+    while the path leads to no file or to another one.
     """
 
     def __init__(self, url: URL) -> None:
@@ -79,34 +80,34 @@ class DatabaseFile:
         """Raise `DatabaseAwayError` unless it is in place."""
         if not self.is_in_place:
             raise DatabaseAwayError(
-                f"The file of the gateway's database {_GONE}, so nothing is taken; have the operator put it back, or "
-                "restart the gateway to go on with what is there now."
+                f"The file of the gateway's database {_GONE}, so requests are rejected; ask the operator to restore "
+                "it, or to restart the gateway with the current file."
             )
 
-    def look(self) -> None:
-        """Tell the log when it goes and when it comes back."""
+    def check(self) -> None:
+        """Log when the file disappears and when it is back; a periodic task."""
         is_in_place = self.is_in_place
         if is_in_place and not self._was_in_place:
-            log.warning("the database file %s is back; the gateway goes on", self._path)
+            log.warning("the database file %s is back in place", self._path)
         elif not is_in_place and self._was_in_place:
-            log.error("the database file %s %s; requests are refused until it is put back", self._path, _GONE)
+            log.error("the database file %s %s; requests are rejected until it is restored", self._path, _GONE)
         self._was_in_place = is_in_place
 
     def guard(self, database: Engine) -> None:
-        """Have all work on a database end as if it did not answer while the file is not in place."""
+        """Raise `OperationalError` from all work on the database while the file is not in place."""
 
-        def demand(*_: object) -> None:
+        def check_in_place(*_: object) -> None:
             if not self.is_in_place:
                 raise OperationalError("the database file", None, FileNotFoundError(f"it {_GONE}"))
 
         if self._path:
-            event.listen(database, "do_connect", demand)  # or SQLite would make a new file there
-            event.listen(database, "checkout", demand)
-            event.listen(database, "commit", demand)
+            event.listen(database, "do_connect", check_in_place)  # SQLite would create a new file
+            event.listen(database, "checkout", check_in_place)
+            event.listen(database, "commit", check_in_place)
 
 
 def database_file(database: Engine) -> DatabaseFile:
-    """The file of a database that `open_database` opened."""
+    """Return the `DatabaseFile` of a database that `open_database` opened."""
     file = database.get_execution_options()["turntable_file"]
     assert isinstance(file, DatabaseFile), "every database has one"
     return file
@@ -128,44 +129,44 @@ def upsert(
 
 
 def away_error(error: BaseException) -> DatabaseAwayError:
-    """What a client is told of one of `AWAY`."""
+    """Translate an error of `AWAY` into the error for clients."""
     text = str(error)
     if _GONE in text:
-        return DatabaseAwayError(f"The file of the gateway's database {_GONE}; have the operator put it back.")
+        return DatabaseAwayError(f"The file of the gateway's database {_GONE}; ask the operator to restore it.")
     if "is full" in text or "No space left" in text:
-        return DatabaseAwayError("The disk of the gateway's database is full; have the operator free it and try again.")
+        return DatabaseAwayError("The disk of the gateway's database is full; ask the operator to free space.")
     return DatabaseAwayError("The gateway's database does not answer; try again in a moment.")
 
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - asked for every request, and a Path costs as much again
+        found = os.stat(path)  # noqa: PTH116 - called for every request; a Path doubles the cost
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
 def _pool(url: URL) -> dict[str, Any]:
-    """As many connections as threads may want one: a report never keeps a budget from being leased."""
+    """Size the connection pool for all threads, so that a report never delays the lease of a budget."""
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         return {}
     return {"pool_size": _IDLE_CONNECTIONS, "max_overflow": MOST_THREADS - _IDLE_CONNECTIONS}
 
 
-def _patience(url: URL) -> dict[str, Any]:
-    """A server that does not take a connection is away; without this, nobody would notice for minutes."""
+def _timeouts(url: URL) -> dict[str, Any]:
+    """Set PostgreSQL's timeouts: without them, a lost server is noticed only after minutes."""
     if url.get_backend_name() != "postgresql" or "connect_timeout" in url.query:
         return {}
     return {"connect_timeout": _CONNECT_S, "keepalives_idle": _CONNECT_S, "tcp_user_timeout": 1000 * _CONNECT_S}
 
 
 def _json(document: Any) -> str:
-    """As strict as PostgreSQL is with JSON: what is not a number is null."""
+    """Write strict JSON, as PostgreSQL requires: NaN and infinity become null."""
     return orjson.dumps(document).decode()
 
 
 def _wait_for_other_gateways(connection: Connection) -> None:
-    """Gateways that share a database may start at the same moment; one migrates, the others find it done."""
+    """Lock the database for the migration: of gateways that start at the same time, one migrates."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     elif connection.dialect.name == "postgresql":
@@ -181,7 +182,7 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
 
 
 def _switch_to_wal(cursor: Any) -> None:
-    """Only a new database is switched; when another gateway is doing it, SQLite refuses instead of waiting."""
+    """Switch a new database to WAL mode; retry, because SQLite refuses while another gateway does the same."""
     for _ in range(500):
         with contextlib.suppress(sqlite3.OperationalError):
             cursor.execute("PRAGMA journal_mode=WAL")

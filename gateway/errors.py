@@ -1,38 +1,38 @@
-"""Every error an HTTP client can see, as one tree; with `gateway.quota.errors`, the only place that knows status codes.
+"""Errors that an HTTP client can get, as one tree; only here and in `gateway.quota.errors` are status codes defined.
 
     GatewayError
     ├── InvalidRequestError      400  the request is malformed; `param` names the field
-    │   ├── PoisonRequestError  400  this very request was running when an engine died
-    │   └── BadFramingError      400  the message is not plain HTTP/1.1
-    ├── AuthenticationError      401  no key, or one that nobody gave out, that expired or was revoked
-    ├── MissingScopeError        403  the key is good, but not for this
-    ├── ModelNotFoundError       404  no such model, or not for this key (the two are never told apart)
+    │   ├── PoisonRequestError   400  the same request was running when an engine died
+    │   └── BadFramingError      400  not well-formed HTTP/1.1, or ambiguous
+    ├── AuthenticationError      401  no API key, or one that is unknown, expired or revoked
+    ├── MissingScopeError        403  the key lacks the required scope
+    ├── ModelNotFoundError       404  no such model, or not for this key (never distinguished)
     ├── UnknownUrlError          404  no such path
-    ├── NotFoundError            404  no such adapter or version, on the admin surface
+    ├── NotFoundError            404  no such adapter, version or other resource
     ├── MethodNotAllowedError    405
-    ├── ClientTooSlowError       408  the body did not arrive in time
-    ├── ConflictError            409  the state is not the one the request expects
+    ├── ClientTooSlowError       408  headers or body did not arrive in time
+    ├── ConflictError            409  the current state is not the one that the request expects
     ├── RequestTooLargeError     413
-    ├── UnsupportedEncodingError 415  the body is compressed in a way that is not read here
-    ├── ExpectationError         417  `expect` asks for something else than 100-continue
-    ├── (quota.errors)           429  limits and budgets; 503 for a budget that cannot be checked
-    ├── HeadersTooLargeError     431
+    ├── UnsupportedEncodingError 415  unsupported content-encoding
+    ├── ExpectationError         417  unsupported `expect` header
     ├── AdapterRefusedError      422  preflight or the engine refused an adapter
-    ├── InternalError            500  a defect of ours; the log has the trace
-    ├── EngineFailedError        502  the engine failed on the request or answered nonsense
-    │   ├── EngineBrokeOffError       its connection ended before its answer did
-    │   └── EngineAnswerTooLargeError its whole answer is more than is kept in memory
-    ├── EngineUnavailableError   503  no engine serves right now; `retry-after` says when to come back
-    │   ├── EngineUnreachableError    the engine never accepted the request: it may go to another one
-    │   └── OverloadedError           every slot is taken and the queue is full or too slow
-    ├── DatabaseAwayError        503  the database does not answer, or its file is gone; `retry-after` as above
-    ├── DiskError                507  the data directory cannot take it
-    └── EngineTimeoutError       504
+    ├── (quota.errors)           429  rate limits and budgets; 503 for a budget that cannot be checked
+    ├── HeadersTooLargeError     431
+    ├── InternalError            500  a defect of the gateway; the log has the traceback
+    ├── EngineFailedError        502  the engine failed on the request, or its answer is invalid
+    │   ├── EngineBrokeOffError       it closed the connection before its answer was complete
+    │   └── EngineAnswerTooLargeError its answer exceeds max_answer_bytes
+    ├── EngineUnavailableError   503  no engine is ready; `retry-after` says when to retry
+    │   ├── AdapterGoneError          the adapter is unloaded by others as soon as it is loaded
+    │   ├── EngineUnreachableError    the engine never received the request: another engine may get it
+    │   └── OverloadedError           the queue is full or too slow
+    ├── DatabaseAwayError        503  the database is unavailable; `retry-after` says when to retry
+    ├── EngineTimeoutError       504  a time limit of the engine's answer has passed
+    └── DiskError                507  the data directory cannot be written
 
-The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, all four always there.
+The body is OpenAI's: {"error": {"message", "type", "param", "code"}}, always with all four fields.
 """
 
-import asyncio
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -40,7 +40,7 @@ import orjson
 
 
 class GatewayError(Exception):
-    """Root of the tree. `str(error)` is one sentence for the client, free of paths, keys and traces."""
+    """Root of the tree. `str(error)` is a sentence for the client, without file paths, keys and tracebacks."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -53,34 +53,34 @@ class GatewayError(Exception):
             self.code = code
 
     def document(self) -> dict[str, Any]:
-        """The JSON document in OpenAI's shape."""
+        """Return the error as a JSON document in OpenAI's shape."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
     def body(self) -> bytes:
-        """`document` as JSON bytes."""
+        """Return `document` as JSON bytes."""
         return orjson.dumps(self.document())
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Extra response headers, such as `retry-after`."""
+        """Return extra response headers, such as `retry-after`."""
         return []
 
 
 class InvalidRequestError(GatewayError):
-    """The request cannot be understood; `param` names the field at fault."""
+    """The request is malformed; `param` names the invalid field."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class PoisonRequestError(InvalidRequestError):
-    """This very request was running when an engine died, so it is not run again for a while."""
+    """The same request was running when an engine died, so it is rejected for a while."""
 
     code = "suspect_request"
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(
-            "This very request was running when an engine died, so it is refused for the next "
-            f"{max(1, round(wait_s))} s to keep others safe; change it, or have the operator look at the engine's log."
+            "The same request was running when an engine died, so it is rejected for another "
+            f"{max(1, round(wait_s))} s to protect the engine; change it, or ask the operator to check the engine log."
         )
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -88,13 +88,13 @@ class PoisonRequestError(InvalidRequestError):
 
 
 class BadFramingError(InvalidRequestError):
-    """Where the message ends, or to whom it goes, can be read in more than one way."""
+    """The request is not well-formed HTTP/1.1, or its length or target is ambiguous."""
 
     code = "bad_framing"
 
 
 class AuthenticationError(GatewayError):
-    """No key, or one that nobody gave out, that expired or was revoked."""
+    """No API key, or one that is unknown, expired or revoked."""
 
     status = 401
     type = "invalid_request_error"
@@ -102,7 +102,7 @@ class AuthenticationError(GatewayError):
 
 
 class MissingScopeError(GatewayError):
-    """The key is good, but does not open this."""
+    """The key is valid but lacks the required scope."""
 
     status = 403
     type = "invalid_request_error"
@@ -110,13 +110,13 @@ class MissingScopeError(GatewayError):
 
     def __init__(self, scope: str) -> None:
         super().__init__(
-            f"You have insufficient permissions for this operation: it takes a key with the scope '{scope}'; ask the "
+            f"You have insufficient permissions for this operation: it needs a key with the scope '{scope}'; ask the "
             "operator for one."
         )
 
 
 class ModelNotFoundError(GatewayError):
-    """No such model, or none that this key may use."""
+    """No such model, or this key may not use it."""
 
     status = 404
     type = "invalid_request_error"
@@ -127,7 +127,7 @@ class ModelNotFoundError(GatewayError):
 
 
 class UnknownUrlError(GatewayError):
-    """No such path: only listed paths exist; `nearest` is one of them that was probably meant."""
+    """No such path; `nearest` is the existing path that was probably meant."""
 
     status = 404
     type = "invalid_request_error"
@@ -139,7 +139,7 @@ class UnknownUrlError(GatewayError):
 
 
 class NotFoundError(GatewayError):
-    """No such adapter or version."""
+    """No such adapter, version or other resource."""
 
     status = 404
     type = "invalid_request_error"
@@ -147,7 +147,7 @@ class NotFoundError(GatewayError):
 
 
 class MethodNotAllowedError(GatewayError):
-    """The path exists, the method does not; `allow` says which do."""
+    """The path exists but not for this method; the `allow` header lists its methods."""
 
     status = 405
     type = "invalid_request_error"
@@ -162,7 +162,7 @@ class MethodNotAllowedError(GatewayError):
 
 
 class ClientTooSlowError(GatewayError):
-    """The request's body did not arrive in time."""
+    """The request's headers or body did not arrive in time."""
 
     status = 408
     type = "invalid_request_error"
@@ -170,7 +170,7 @@ class ClientTooSlowError(GatewayError):
 
 
 class ConflictError(GatewayError):
-    """The state is not the one that the request expects; nothing was changed."""
+    """The current state is not the one that the request expects; nothing was changed."""
 
     status = 409
     type = "invalid_request_error"
@@ -178,7 +178,7 @@ class ConflictError(GatewayError):
 
 
 class RequestTooLargeError(GatewayError):
-    """The body is larger than this server takes."""
+    """The body exceeds the limit of this server."""
 
     status = 413
     type = "invalid_request_error"
@@ -186,7 +186,7 @@ class RequestTooLargeError(GatewayError):
 
 
 class UnsupportedEncodingError(GatewayError):
-    """The body is compressed in a way that is not read here; `accept-encoding` says which are."""
+    """Unsupported content-encoding of the body; the `accept-encoding` header lists the supported ones."""
 
     status = 415
     type = "invalid_request_error"
@@ -194,7 +194,7 @@ class UnsupportedEncodingError(GatewayError):
 
     def __init__(self, given: str, accepted: str) -> None:
         super().__init__(
-            f"Bodies with the content-encoding '{given}' are not read here; those that are: {accepted}, and plain ones."
+            f"The content-encoding '{given}' is not supported; use one of {accepted}, or send the body uncompressed."
         )
         self._accepted = accepted
 
@@ -203,7 +203,7 @@ class UnsupportedEncodingError(GatewayError):
 
 
 class ExpectationError(GatewayError):
-    """The client waits for something that this server will never send."""
+    """Unsupported `expect` header."""
 
     status = 417
     type = "invalid_request_error"
@@ -211,7 +211,7 @@ class ExpectationError(GatewayError):
 
 
 class HeadersTooLargeError(GatewayError):
-    """The request line and headers are larger than this server takes."""
+    """The request line and headers exceed the limit of this server."""
 
     status = 431
     type = "invalid_request_error"
@@ -227,40 +227,40 @@ class AdapterRefusedError(GatewayError):
 
 
 class InternalError(GatewayError):
-    """A defect of ours; the log has the trace."""
+    """A defect of the gateway; the log has the traceback."""
 
     def __init__(self) -> None:
         super().__init__("The gateway failed on this request; its log has the details under this request id.")
 
 
 class EngineFailedError(GatewayError):
-    """The engine broke off or answered what no engine should."""
+    """The engine failed on the request, or its answer is invalid."""
 
     status = 502
     code = "engine_failed"
 
 
 class EngineBrokeOffError(EngineFailedError):
-    """The engine's connection ended before its answer did."""
+    """The engine closed the connection before its answer was complete."""
 
     def __init__(self) -> None:
-        super().__init__("The engine broke off before its answer was complete.")
+        super().__init__("The engine closed the connection before its answer was complete.")
 
 
 class EngineAnswerTooLargeError(EngineFailedError):
-    """The engine's whole answer is more than is kept in memory."""
+    """The engine's answer, not streamed, exceeds `max_answer_bytes`."""
 
     code = "engine_answer_too_large"
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         super().__init__(
-            f"The engine's answer is larger than {most_bytes:,} bytes, the most that is kept of one; ask for a stream, "
-            "or for fewer choices, log-probabilities or inputs at a time (the operator's setting is max_answer_bytes)."
+            f"The engine's answer is larger than {max_bytes:,} bytes; request a stream, or fewer choices, "
+            "log-probabilities or inputs at a time (the operator can raise max_answer_bytes)."
         )
 
 
 class EngineUnavailableError(GatewayError):
-    """No engine serves right now; a client may retry after `retry_after_s`."""
+    """No engine is ready; a client may retry after `retry_after_s`."""
 
     status = 503
     type = "service_unavailable_error"
@@ -275,31 +275,31 @@ class EngineUnavailableError(GatewayError):
 
 
 class AdapterGoneError(EngineUnavailableError):
-    """Somebody else takes an adapter out of the engine again and again; it saw nothing of the request."""
+    """Another gateway or an operator unloads the adapter as soon as it is loaded; the request did not run."""
 
     def __init__(self) -> None:
         super().__init__(
-            "This adapter was taken out of the engine each time it was loaded, by another gateway or by hand; try "
-            "again. Gateways that share an engine need room in it for the adapters of all of them (--max-cpu-loras).",
+            "This adapter was unloaded from the engine each time it was loaded, by another gateway or an operator; "
+            "retry. Gateways that share an engine need a --max-cpu-loras that holds the adapters of all of them.",
             retry_after_s=1,
         )
 
 
 class EngineUnreachableError(EngineUnavailableError):
-    """The engine never accepted the request, so it may be sent to another one."""
+    """The engine never received the request, so another engine may get it."""
 
     def __init__(self) -> None:
-        super().__init__("The engine is not reachable; it is being restarted or has not come up yet.")
+        super().__init__("The engine is not reachable; it is starting or being restarted.")
 
 
 class OverloadedError(EngineUnavailableError):
-    """Every slot is taken; `retry_after_s` is when the queue should have drained at its present rate."""
+    """The queue is full or too slow; `retry_after_s` is when it should have drained at its current rate."""
 
     code = "server_is_overloaded"
 
 
 class DatabaseAwayError(GatewayError):
-    """The gateway's database cannot be used now; the same request may be sent again."""
+    """The gateway's database is unavailable; the same request may be retried."""
 
     status = 503
     type = "service_unavailable_error"
@@ -311,17 +311,10 @@ class DatabaseAwayError(GatewayError):
 
 
 class EngineTimeoutError(GatewayError):
-    """The engine did not answer in time; the code says which limit was passed."""
+    """A time limit of the engine's answer has passed; `code` says which."""
 
     status = 504
     code = "engine_timeout"
-
-
-def reason_of(error: BaseException | None) -> BaseException | None:
-    """The time limit that cancelled a task, where that is what its `CancelledError` carries; else the error itself."""
-    if isinstance(error, asyncio.CancelledError) and error.args and isinstance(error.args[0], EngineTimeoutError):
-        return error.args[0]
-    return error
 
 
 class DiskError(GatewayError):

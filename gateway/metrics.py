@@ -1,8 +1,8 @@
-"""Prometheus metrics, all names in one place. Labels come from closed lists: the registry's adapter names, the engines'
-names, our endpoints, HTTP statuses.
+"""Prometheus metrics, and a histogram without locks.
 
-A histogram that costs a request almost nothing: counted on the event loop alone, so without the locks of
-prometheus_client's own, which takes two for each observation.
+Label values come from closed lists: adapter names of the registry, engine names, endpoints, HTTP statuses.
+prometheus_client's own histogram takes two locks for each observation; requests are counted on the event loop only, so
+they need none.
 """
 
 from bisect import bisect_left
@@ -22,17 +22,17 @@ class HistogramSeries:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """By bucket, each without those below it; the last one has no upper bound."""
+        """Observations per bucket, not cumulative; the last bucket has no upper bound."""
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value in the bucket of the lowest bound that is not below it."""
+        """Count a value in the first bucket whose bound is at least the value."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
 
 class FastHistogram(Collector):
-    """A histogram of prometheus_client's kind; one thread observes, any may collect."""
+    """A histogram for prometheus_client's registry; one thread observes, any thread may collect."""
 
     def __init__(
         self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
@@ -46,17 +46,17 @@ class FastHistogram(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> HistogramSeries:
-        """The series of these label values, begun when it is new."""
+        """Return the series of these label values, created on first use."""
         return self._series.setdefault(values, HistogramSeries(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """All series as they are now."""
+        """Yield the current values of all series."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for values, series in list(self._series.items()):
-            so_far, buckets = 0, []
+            cumulative, buckets = 0, []
             for name, count in zip(self._names, series.counts[:], strict=True):
-                so_far += count
-                buckets.append((name, so_far))
+                cumulative += count
+                buckets.append((name, cumulative))
             family.add_metric(values, buckets, series.total)
         yield family
 
@@ -68,7 +68,7 @@ _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02
 
 @dataclass(frozen=True, slots=True)
 class RequestMetrics:
-    """What every request of one model on one engine is counted in; looking labels up costs more than counting."""
+    """Metrics of one model on one engine; kept, because a lookup by labels costs more than counting."""
 
     ttft_s: HistogramSeries
     itl_s: HistogramSeries
@@ -80,7 +80,7 @@ class RequestMetrics:
 
 
 class AdapterMetrics:
-    """What happens to adapters in the engines."""
+    """Adapter loads, slots and working sets of the engines."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def of_engine(name: str, text: str) -> Gauge:
@@ -97,7 +97,7 @@ class AdapterMetrics:
 
 
 class TrafficMetrics:
-    """What is counted about names whose traffic is split or shadowed."""
+    """Canary and shadow traffic, and requests that wait for an adapter slot."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.canary_requests = Counter(
@@ -108,13 +108,13 @@ class TrafficMetrics:
         )
         self.canary_rollbacks = Counter(
             "turntable_canary_rollbacks",
-            "Canaries taken back because they broke a bound.",
+            "Canaries rolled back because they exceeded a limit.",
             ("model",),
             registry=registry,
         )
         self.waiting_for_slot = Gauge(
             "turntable_waiting_for_slot",
-            "Requests that wait because their adapter has no slot and others' turns are not over.",
+            "Requests that wait for an adapter slot.",
             ("engine",),
             registry=registry,
         )
@@ -127,24 +127,28 @@ class TrafficMetrics:
 
 
 class LedgerMetrics:
-    """How far the ledger's journal is ahead of the database."""
+    """The part of the ledger that is not in the database yet."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.unsettled = Gauge(
-            "turntable_ledger_unsettled", "Rows that wait for the disk to be settled.", registry=registry
+            "turntable_ledger_unsettled",
+            "Ended requests that wait for their settled row.",
+            registry=registry,
         )
         self.rejected_lines = Gauge(
             "turntable_ledger_rejected_lines",
-            "Invalid journal lines that were rejected and kept aside.",
+            "Invalid journal lines that were rejected and set aside in a file.",
             registry=registry,
         )
         self.journal_bytes = Gauge(
-            "turntable_ledger_journal_bytes", "Size of what the database does not have yet.", registry=registry
+            "turntable_ledger_journal_bytes",
+            "Journal size that is not in the database yet.",
+            registry=registry,
         )
 
 
 class Metrics:
-    """The gateway's counters over a registry of their own, so that several gateways can live in one process."""
+    """All metrics of a gateway, in a registry of their own: tests run several gateways in one process."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -163,27 +167,32 @@ class Metrics:
         self.itl_s = histogram(
             "turntable_itl_seconds", "Mean time between the chunks of one stream.", both, _TOKEN_BUCKETS_S
         )
-        self.latency_s = histogram("turntable_latency_seconds", "Whole answer.", both, _LATENCY_BUCKETS_S)
-        self.queue_s = histogram("turntable_queue_seconds", "Waiting for a slot.", model, _LATENCY_BUCKETS_S)
+        self.latency_s = histogram(
+            "turntable_latency_seconds", "Time to the complete answer.", both, _LATENCY_BUCKETS_S
+        )
+        self.queue_s = histogram("turntable_queue_seconds", "Time in the admission queue.", model, _LATENCY_BUCKETS_S)
         self.overhead_s = histogram(
             "turntable_overhead_seconds",
-            "From the complete request to the engine having it, without queueing; a cold adapter's load included.",
+            "Gateway overhead: from the complete request to its send to the engine, without queueing; a cold adapter's "
+            "load included.",
             model,
             _OVERHEAD_BUCKETS_S,
         )
-        self.in_flight = Gauge("turntable_in_flight", "Requests on an engine now.", ("engine",), registry=registry)
-        self.waiting = Gauge("turntable_waiting", "Requests waiting for a slot now.", registry=registry)
-        self.suspects = Gauge(
-            "turntable_poison_requests", "Requests refused because an engine died under them.", registry=registry
+        self.in_flight = Gauge("turntable_in_flight", "Requests that run on an engine.", ("engine",), registry=registry)
+        self.waiting = Gauge("turntable_waiting", "Requests in the admission queue.", registry=registry)
+        self.poison_requests = Gauge(
+            "turntable_poison_requests", "Requests rejected for a while: an engine died under them.", registry=registry
         )
         self.retries = Counter(
-            "turntable_engine_retries", "Requests sent to a second engine, unseen by the first.", registry=registry
+            "turntable_engine_retries",
+            "Requests retried on another engine.",
+            registry=registry,
         )
-        self.engine_up = Gauge("turntable_engine_up", "1 while the engine serves.", ("engine",), registry=registry)
+        self.engine_up = Gauge("turntable_engine_up", "1 while the engine is ready.", ("engine",), registry=registry)
         self.engine_starts = Counter("turntable_engine_starts", "Engine starts.", ("engine",), registry=registry)
         self.engine_faults = Counter(
             "turntable_engine_supervision_failures",
-            "Defects met in watching an engine.",
+            "Unexpected errors while supervising an engine.",
             ("engine",),
             registry=registry,
         )
@@ -192,7 +201,7 @@ class Metrics:
         self.ledger = LedgerMetrics(registry)
 
     def of_requests(self, model: str, engine: str) -> RequestMetrics:
-        """The metrics of one model on one engine; both come from closed lists."""
+        """Return the metrics of one model on one engine; both come from closed lists."""
         known = self._of_requests.get((model, engine))
         if known is None:
             known = self._of_requests[model, engine] = RequestMetrics(
@@ -207,12 +216,12 @@ class Metrics:
         return known
 
     def of_answers(self, model: str, status: int) -> Counter:
-        """The counter of one model's answers with one HTTP status."""
+        """Return the counter of one model's answers with one HTTP status."""
         known = self._of_answers.get((model, status))
         if known is None:
             known = self._of_answers[model, status] = self.requests.labels(model, str(status))
         return known
 
     def render(self) -> bytes:
-        """The exposition text."""
+        """Return all metrics in the text exposition format."""
         return generate_latest(self.registry)

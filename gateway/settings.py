@@ -1,4 +1,4 @@
-"""Settings: the only reader of the environment and of turntable.toml. Frozen, checked at start, passed along."""
+"""Settings of the gateway, from command line, environment and turntable.toml; only this file reads the environment."""
 
 import json
 import os
@@ -23,139 +23,158 @@ EMBEDDED = "embedded"
 
 
 class Settings(BaseSettings):
-    """What `turntable serve` runs with: command line over `TURNTABLE_*` over turntable.toml over these defaults."""
+    """Settings of `turntable serve`: command line over `TURNTABLE_*` over turntable.toml over these defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix="TURNTABLE_", toml_file="turntable.toml", frozen=True, extra="forbid", validate_default=True
     )
 
-    host: str = Field("127.0.0.1", description="Address the gateway listens on; loopback unless told.")
-    port: int = Field(8080, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
-    admin_host: str = Field("127.0.0.1", description="Address that operators use, where `admin_port` is given.")
+    host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the gateway listens on; 0 picks a free one.")
+    admin_host: str = Field("127.0.0.1", description="Address of the admin listener, with `admin_port`.")
     admin_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port that serves operators; the other then has no admin surface, no metrics and no docs.",
+        description="Port of the admin listener; the public one then serves no admin API, metrics and API docs.",
     )
     tls_cert: Path | None = Field(None, description="Certificate with its chain (PEM); clients then use https.")
-    tls_key: Path | None = Field(None, description="The certificate's key (PEM); in the same file when not given.")
+    tls_key: Path | None = Field(
+        None, description="Private key of the certificate (PEM); by default in the certificate's file."
+    )
     tls_client_ca: Path | None = Field(
-        None, description="Serve only clients whose certificate this authority (PEM) has signed."
+        None, description="CA certificate (PEM): clients must present a certificate signed by it (mTLS)."
     )
     plain_http: bool = Field(
-        False, description="Listen beyond loopback without TLS, because something in front of the gateway speaks it."
+        False, description="Listen beyond loopback without TLS, behind a proxy that terminates TLS."
     )
-    data_dir: Path = Field(Path("var"), description="Everything durable: database, adapters, logs, keys.")
+    data_dir: Path = Field(Path("var"), description="Data directory: database, adapters, logs, keys.")
     database_url: str = Field("", description="SQLAlchemy URL; empty means `turntable.db` in the data directory.")
-    admin_key: SecretStr | None = Field(None, description="The admin key; generated on first start when not given.")
+    admin_key: SecretStr | None = Field(None, description="Admin API key; generated at the first start when not given.")
     key_pepper: SecretStr | None = Field(
         None,
-        description="What keys are hashed under, the same for all gateways on a database; `key.pepper` in the data "
-        "directory when not given.",
+        description="Secret that API keys are hashed with, the same for all gateways on a database; by default "
+        "generated in `key.pepper` in the data directory.",
     )
     model: str = Field(EMBEDDED, description="Base model: `embedded`, a local directory, or a hub name.")
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Attach to these running vLLM servers (URLs) instead of starting one."
+        (), description="URLs of running vLLM servers to attach to, instead of starting one."
     )
-    served_model_name: str = Field("base", description="The name by which applications ask for the base model.")
+    served_model_name: str = Field("base", description="Model name of the base model in requests.")
     engine_port: int = Field(
-        8001, ge=0, le=65535, description="Loopback port of the managed engine; 0 takes a free one."
+        8001, ge=0, le=65535, description="Loopback port of the managed engine; 0 picks a free one."
     )
     engine_api_key: SecretStr | None = Field(
         None,
-        description="The engines' own key, sent to attached ones; a managed one demands it, or without it a fresh "
-        "secret per start.",
+        description="API key of the engines: sent to attached ones and required by a managed one, which otherwise gets "
+        "a new random key at each start.",
     )
-    engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="More arguments for vLLM, as written there."
+    engine_args: Annotated[tuple[str, ...], NoDecode] = Field((), description="More command-line arguments for vLLM.")
+    max_model_len: int | None = Field(None, gt=0, description="Context length in tokens; by default the model's own.")
+    max_loras: int | None = Field(
+        None, gt=0, description="Adapter slots in the engine's batch; by default computed from memory and adapters."
     )
-    max_model_len: int | None = Field(
-        None, gt=0, description="Context length in tokens; the model's own when not given."
-    )
-    max_loras: int | None = Field(None, gt=0, description="Adapter slots in the engine; planned when not given.")
     max_cpu_loras: int | None = Field(
-        None, gt=0, description="Adapters that the engine keeps in memory, those in slots included; planned as well."
+        None, gt=0, description="Adapters that the engine keeps in memory, slots included; by default computed as well."
     )
     max_lora_rank: int | None = Field(
-        None, gt=0, description="Highest adapter rank the engine takes; 16, or what registered adapters need."
+        None,
+        gt=0,
+        description="Highest LoRA rank that the engine accepts; by default 16, or more if registered adapters need it.",
     )
-    kv_cache_gib: int = Field(1, gt=0, description="CPU engines: memory for the KV cache.")
+    kv_cache_gib: int = Field(1, gt=0, description="Memory for the KV cache of a CPU engine, in GiB.")
     engine_usd_per_hour: Decimal | None = Field(
-        None, ge=0, le=MOST_USD_PER_HOUR, description="What the engine's machine costs per hour, in dollars."
+        None, ge=0, le=MOST_USD_PER_HOUR, description="Price of the engine's machine in USD per hour."
     )
-    start_timeout_s: float = Field(600, gt=0, description="How long an engine may take until it is healthy.")
+    start_timeout_s: float = Field(600, gt=0, description="Timeout for the start of an engine until it is healthy.")
     hang_timeout_s: float = Field(
         60,
         gt=0,
-        description="How long an engine may give no sign of life until it gets no more requests; a managed one is "
-        "restarted after as long again.",
+        description="Timeout of an engine's liveness probe, after which it gets no requests; a managed engine is "
+        "restarted after the same time again.",
     )
-    max_in_flight: int = Field(1024, gt=0, description="Requests that may run at a time; more wait in a queue.")
+    max_in_flight: int = Field(1024, gt=0, description="Maximum number of running requests; more wait in the queue.")
     max_sequences: int = Field(
-        128, gt=0, description="Sequences that one request may ask for: its prompts times the answers to each."
+        128, gt=0, description="Maximum number of sequences of one request: prompts times choices."
     )
     share_prefix_cache: bool = Field(
         False,
-        description="Tenants share the engine's cache of prompts: faster, and a tenant can tell what others asked.",
+        description="Share the engine's prefix cache between tenants: faster, but a tenant can detect the "
+        "prompts of others.",
     )
-    max_queue: int = Field(1024, ge=0, description="Requests that may wait; more are turned away with a 503.")
-    queue_timeout_s: float = Field(30, gt=0, description="How long a request may wait for its turn.")
-    connect_timeout_s: float = Field(2, gt=0, description="How long to wait for a connection to the engine.")
-    first_byte_timeout_s: float = Field(300, gt=0, description="How long a stream may take until its first byte.")
-    idle_timeout_s: float = Field(300, gt=0, description="Longest silence of the engine within one answer.")
-    total_timeout_s: float = Field(1800, gt=0, description="How long a whole answer may take.")
-    keep_alive_s: float = Field(15, ge=0, description="Silence after which a stream carries a comment; 0 sends none.")
+    max_queue: int = Field(1024, ge=0, description="Maximum number of waiting requests; more are rejected with a 503.")
+    queue_timeout_s: float = Field(30, gt=0, description="Maximum time of a request in the queue.")
+    connect_timeout_s: float = Field(2, gt=0, description="Timeout for a connection to the engine.")
+    first_byte_timeout_s: float = Field(300, gt=0, description="Timeout for the first byte of a stream.")
+    idle_timeout_s: float = Field(300, gt=0, description="Maximum time without data from the engine within one answer.")
+    total_timeout_s: float = Field(1800, gt=0, description="Timeout for a complete answer.")
+    keep_alive_s: float = Field(
+        15, ge=0, description="Interval of keep-alive comments in a stream without data; 0 sends none."
+    )
     public_metrics: bool = Field(
-        False, description="Answer `/metrics` without a key; it names every adapter that is used."
+        False, description="Serve `/metrics` without an API key; it contains the names of all used adapters."
     )
     suspect_s: float = Field(
-        600, ge=0, description="How long a request is refused that was running when an engine died; 0 never does."
+        600,
+        ge=0,
+        description="How long a poison request, which was running when an engine died, is rejected; 0 never rejects.",
     )
     otlp_endpoint: str = Field(
-        "", description="OpenTelemetry collector (OTLP over HTTP) that gets a span per request; none by default."
+        "", description="URL of an OpenTelemetry collector (OTLP over HTTP) for one span per request; none by default."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Origins whose web pages may call this API; none by default."
+        (), description="Origins whose web pages may call the API (CORS); none by default."
     )
     shutdown_timeout_s: float = Field(30, gt=0, description="How long running requests may take to finish at shutdown.")
-    header_timeout_s: float = Field(10, gt=0, description="How long a client may take to send a request's headers.")
-    body_timeout_s: float = Field(30, gt=0, description="How long a client may take to send a request's body.")
-    max_header_bytes: int = Field(64 << 10, gt=0, description="Largest request line with all headers.")
-    max_connections: int = Field(4096, gt=0, description="Open client connections; more are closed at once.")
-    max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
+    header_timeout_s: float = Field(10, gt=0, description="Timeout for the headers of a client's request.")
+    body_timeout_s: float = Field(30, gt=0, description="Timeout for the body of a client's request.")
+    max_header_bytes: int = Field(64 << 10, gt=0, description="Maximum size of the request line with all headers.")
+    max_connections: int = Field(
+        4096, gt=0, description="Maximum number of client connections; more are closed at once."
+    )
+    max_body_bytes: int = Field(8 << 20, gt=0, description="Maximum size of a request body.")
     max_answer_bytes: int = Field(
-        64 << 20, gt=0, description="Largest answer of an engine that is not streamed; it is kept in memory whole."
+        64 << 20, gt=0, description="Maximum size of an answer that is not streamed, which is held in memory."
     )
     max_journal_bytes: int = Field(
-        64 << 20, gt=0, description="Usage kept on disk while the database is away; beyond it, requests are refused."
+        64 << 20,
+        gt=0,
+        description="Maximum size of the ledger's journal while the database is unavailable; beyond it, "
+        "requests are rejected.",
     )
     ledger_retention_days: int = Field(
-        0, ge=0, description="Days after which the ledger's rows are deleted, their sums kept; 0 keeps them for ever."
+        0, ge=0, description="Days after which ledger rows are deleted and only their sums kept; 0 keeps all rows."
     )
     reconcile_every_s: float = Field(
-        15, ge=0, description="How often the ledger is compared with the engines' own counters; 0 never does."
+        15, ge=0, description="Interval of the reconciliation of the ledger with the engines' counters; 0 turns it off."
     )
-    max_upload_bytes: int = Field(4 << 30, gt=0, description="Largest adapter, packed or unpacked.")
+    max_upload_bytes: int = Field(4 << 30, gt=0, description="Maximum size of an adapter, packed or unpacked.")
     adapter_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Where adapters may be fetched from besides uploads: directories, hf://org, s3://bucket/prefix.",
+        description="Allowed sources of adapters besides uploads: directories, hf://org, s3://bucket/prefix.",
     )
-    hub_endpoint: str | None = Field(None, description="Hub that hf:// sources are fetched from; its own by default.")
-    s3_endpoint: str | None = Field(None, description="Service that s3:// sources are fetched from; AWS by default.")
+    hub_endpoint: str | None = Field(None, description="Hub endpoint for hf:// sources; Hugging Face by default.")
+    s3_endpoint: str | None = Field(None, description="S3 endpoint for s3:// sources; AWS by default.")
     drain_timeout_s: float = Field(
-        60, ge=0, description="How long requests may still run on a version that is to leave the engines."
+        60, ge=0, description="How long running requests may take to finish on a version that is being unloaded."
     )
     require_verdict: bool = Field(
-        True, description="A version goes live only with a verdict that counts, or an override on record."
+        True, description="Require a valid verdict, or an override on record, to make a version live."
     )
-    require_approval: bool = Field(False, description="A version goes live only after approval with another admin key.")
+    require_approval: bool = Field(
+        False, description="Require an approval with another admin key to make a version live."
+    )
     watch_percent: float = Field(
-        5, ge=0, le=100, description="Share of answers looked at for drift, of adapters whose training left a baseline."
+        5,
+        ge=0,
+        le=100,
+        description="Percentage of answers sampled for drift, of adapters whose training left a baseline.",
     )
-    retrain_feedback: int = Field(50, gt=0, description="Pieces of feedback since a promotion that make a new round.")
-    retrain_days: int = Field(90, gt=0, description="Days after a promotion at which an adapter is due to be reviewed.")
-    max_shadowed: int = Field(2, gt=0, description="Shadow requests that may run at a time; more are dropped.")
+    retrain_feedback: int = Field(
+        50, gt=0, description="Number of feedback ratings since a promotion after which retraining is due."
+    )
+    retrain_days: int = Field(90, gt=0, description="Days after a promotion after which retraining is due.")
+    max_shadowed: int = Field(2, gt=0, description="Maximum number of running shadow requests; more are dropped.")
 
     @field_validator("engine_args", mode="before")
     @classmethod
@@ -175,8 +194,8 @@ class Settings(BaseSettings):
         for source in sources:
             if not source.startswith(("/", "hf://", "s3://")):
                 raise ValueError(
-                    f"{source!r:.200} is no source; write an absolute directory, hf://org or s3://bucket/prefix, "
-                    'several with commas or as a JSON list like ["/a", "hf://org"]'
+                    f"{source!r:.200} is not a source; use an absolute directory, hf://org or s3://bucket/prefix, "
+                    'several separated by commas or as a JSON list like ["/a", "hf://org"]'
                 )
         return sources
 
@@ -193,7 +212,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL in force."""
+        """SQLAlchemy URL of the database."""
         return self.database_url or f"sqlite:///{self.data_dir / 'turntable.db'}"
 
     @property
@@ -203,28 +222,28 @@ class Settings(BaseSettings):
 
     @property
     def ledger_dir(self) -> Path:
-        """Where usage lies until the database has it."""
+        """Directory of the ledger's journal."""
         return self.data_dir / "ledger"
 
     @property
     def logs_dir(self) -> Path:
-        """Where the engine's log is kept."""
+        """Directory of the engine's logs."""
         return self.data_dir / "logs"
 
 
 def _json_list(text: str, split: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
-    """The texts of a JSON list, or of what does not look like one, as `split` finds them."""
+    """Parse a JSON list of strings; text that does not start with `[` is passed to `split`."""
     if not text.lstrip().startswith("["):
         return split(text)
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f'is no JSON list ({error}); write ["a", "b"], or the texts without brackets') from error
-    if not all(isinstance(one, str) for one in found):
-        raise ValueError('must be a list of texts; write ["a", "b"]')
+        raise ValueError(f'is not a JSON list ({error}); write ["a", "b"], or the items without brackets') from error
+    if not all(isinstance(item, str) for item in found):
+        raise ValueError('must be a list of strings; write ["a", "b"]')
     return tuple(found)
 
 
 def inherited_environment() -> dict[str, str]:
-    """This process's environment without our own variables, which hold keys: what a child process may see."""
+    """Return this process's environment for a child process, without `TURNTABLE_*`, which may hold secrets."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TURNTABLE_")}

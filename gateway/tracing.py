@@ -1,7 +1,7 @@
-"""OpenTelemetry, opt-in: one span per request by the GenAI conventions, made after the fact from the ledger's entry.
+"""OpenTelemetry tracing, opt-in: one span per finished request, following the GenAI semantic conventions.
 
-The conventions are not stable yet (semantic-conventions-genai, July 2026), so everything that knows them is here.
-Prompts and answers are never part of a span.
+The conventions are not stable yet (semantic-conventions-genai, July 2026), so only this file uses them. Spans never
+contain prompts or answers.
 """
 
 import importlib
@@ -22,11 +22,11 @@ _OPERATIONS = {
 
 
 class TelemetryMissingError(Exception):
-    """OpenTelemetry is asked for and not installed."""
+    """The setting `otlp_endpoint` needs OpenTelemetry, which is not installed."""
 
 
 class Telemetry:
-    """Sends spans to an OTLP/HTTP collector, in batches and in the background.
+    """Exports spans to an OTLP/HTTP collector, in batches in the background.
 
     Raises `TelemetryMissingError` when the extra `otel` is not installed.
     """
@@ -41,7 +41,7 @@ class Telemetry:
             self._api = importlib.import_module("opentelemetry.trace")
         except ImportError as error:
             raise TelemetryMissingError(
-                "otlp_endpoint is set, but OpenTelemetry is not installed; install the extra otel, or unset it."
+                "otlp_endpoint is set, but OpenTelemetry is not installed; install the extra otel or unset it."
             ) from error
         resource = resources.Resource.create({"service.name": "turntable"})
         self._provider = trace.TracerProvider(resource=resource)
@@ -50,7 +50,7 @@ class Telemetry:
         self._tracer = self._provider.get_tracer("turntable")
 
     def record(self, request_context: RequestContext, entry: LedgerEntry) -> None:
-        """Make the span of a request that has just ended; its parent is the client's `traceparent`, if it sent one."""
+        """Record the span of a finished request; its parent is the client's `traceparent`, if it sent one."""
         operation = _OPERATIONS.get(request_context.api.path)
         if operation is None:
             return
@@ -67,7 +67,7 @@ class Telemetry:
         span.end(end_time=now_us() * 1000)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 

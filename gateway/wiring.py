@@ -24,7 +24,7 @@ from gateway.engines.pool import EnginePool
 from gateway.engines.process import EngineSpec, engine_names
 from gateway.engines.residency import ThrashMonitor
 from gateway.engines.slot_plan import SlotPlan
-from gateway.engines.supervisor import Patience, Supervisor
+from gateway.engines.supervisor import EngineTimeouts, Supervisor
 from gateway.inference.admission import Admission
 from gateway.inference.cache_salts import CacheSalts
 from gateway.inference.pipeline import InferencePipeline
@@ -57,11 +57,11 @@ from gateway.tracing import Telemetry
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What the command line found out before the app is built.
+    """Inputs of the app, determined by the command line.
 
-    `spec` starts a managed engine at the only one of `engine_urls`; without it, the gateway attaches to them all.
-    `base_dir` holds the base model's files, if there are any. `announce` prints a line for the operator, `give_up` ends
-    the server when its engine cannot start. `plan` is the number of adapters that an engine holds.
+    With `spec`, the gateway starts a managed engine at the only URL of `engine_urls`; without it, it attaches to all of
+    them. `base_dir` has the base model's files, if they are local. `announce` prints a line for the operator, `give_up`
+    stops the server when its engine cannot start. `plan` is the slot plan of an engine.
     """
 
     settings: Settings
@@ -139,7 +139,7 @@ class Services:
             url,
             connect_timeout_s=settings.connect_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
-            most_answer_bytes=settings.max_answer_bytes,
+            max_answer_bytes=settings.max_answer_bytes,
             api_key=api_key,
         )
         loader = AdapterLoader(
@@ -163,7 +163,7 @@ class Services:
             metrics=metrics,
             spec=setup.spec,
             api_key=api_key,
-            patience=Patience(start_s=settings.start_timeout_s, hang_s=settings.hang_timeout_s),
+            timeouts=EngineTimeouts(start_s=settings.start_timeout_s, hang_s=settings.hang_timeout_s),
             announce=announce,
             on_death=partial(self.poison.engine_died, name),
             read_run=partial(self._counter_reader.read, name, client),
@@ -240,7 +240,7 @@ class Services:
             admission=self.admission,
             metrics=self.metrics.traffic,
             running=group("shadows"),
-            most_running=settings.max_shadowed,
+            max_running=settings.max_shadowed,
         )
         self.recorder = EvidenceRecorder(self.registry, self.gate)
         self.rollout = Rollout(
@@ -278,7 +278,7 @@ class Services:
         """Have gauges read their values when Prometheus scrapes; each reads one number, which is safe in any thread."""
         metrics, ledger = self.metrics, self.ledger
         metrics.waiting.set_function(lambda: self.admission.waiting)
-        metrics.suspects.set_function(lambda: len(self.poison))
+        metrics.poison_requests.set_function(lambda: len(self.poison))
         metrics.ledger.unsettled.set_function(lambda: ledger.unsettled)
         metrics.ledger.rejected_lines.set_function(lambda: ledger.rejected)
         metrics.ledger.journal_bytes.set_function(lambda: ledger.waiting_bytes)

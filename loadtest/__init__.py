@@ -7,15 +7,15 @@ Gateway, trainer and adapter store are not imported: the load tester must be abl
 from loadtest.errors import LoadtestError
 from loadtest.metrics import Slo, Summary, summarise
 from loadtest.records import RequestRecord
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.run import RunSettings, run_load
 from loadtest.statistics import Distribution
 from loadtest.workload import RequestSpec
 
 __all__ = [
     "Distribution",
+    "LoadReport",
     "LoadtestError",
-    "Report",
     "RequestRecord",
     "RequestSpec",
     "RunSettings",

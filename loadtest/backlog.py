@@ -130,9 +130,9 @@ class LoadTimeline:
             slots.setdefault(place >> 1, _Slot()).merge(slot)
         self.slots, self.doublings = slots, self.doublings + 1
 
-    def _latency(self, begin: float, end: float) -> "_Latency":
+    def _latency(self, begin: float, end: float) -> "_LatencySum":
         within = [slot for place, slot in self.slots.items() if begin <= place < end]
-        return _Latency(
+        return _LatencySum(
             sum(slot.measured for slot in within),
             sum(slot.latency_s for slot in within),
             sum(slot.latency_squares for slot in within),
@@ -145,7 +145,7 @@ class LoadTimeline:
 
 
 @dataclass(frozen=True, slots=True)
-class _Latency:
+class _LatencySum:
     count: int
     sum_s: float
     squares: float
@@ -160,7 +160,7 @@ class _Latency:
         return spread / (self.count - 1) / self.count
 
 
-def _noise_s(first: _Latency, final: _Latency) -> float:
+def _noise_s(first: _LatencySum, final: _LatencySum) -> float:
     """Return the half width of the confidence interval of a difference of two means."""
     degrees = min(first.count, final.count) - 1
     return t_quantile(LEVEL, degrees) * math.sqrt(first.variance_of_mean + final.variance_of_mean)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.settings import RunSettings
 from loadtest.study import Level, Measured, Study, fresh_runs
 
@@ -37,7 +37,7 @@ class SloLimits:
     p99_itl_ms: float | None = None
     most_failed_share: float = 0.01
 
-    def broken_by(self, report: Report, allowance_ms: float = 0.0) -> list[str]:
+    def broken_by(self, report: LoadReport, allowance_ms: float = 0.0) -> list[str]:
         """List the limits that a report breaks by more than the allowance, as sentences."""
         total = report.total
         failed_share = 1 - total.succeeded / total.requests if total.requests else 1.0
@@ -49,7 +49,7 @@ class SloLimits:
                 broken.append(f"p99 {name} {found.p99_ms:.1f} ms (limit {limit:g} ms)")
         return broken
 
-    def outcome(self, report: Report) -> ProbeOutcome:
+    def outcome(self, report: LoadReport) -> ProbeOutcome:
         """Judge the report of a probe.
 
         A late client makes latencies longer, never shorter: limits that are kept in spite of it are kept. Limits that
@@ -67,12 +67,12 @@ class SloLimits:
             return ProbeOutcome.UNKNOWN if report.invalid else ProbeOutcome.BEYOND
         return ProbeOutcome.WITHIN
 
-    def reasons(self, report: Report) -> list[str]:
+    def reasons(self, report: LoadReport) -> list[str]:
         """List why a rate is beyond the limits, as sentences."""
         return [*self.broken_by(report), *_growth(report)]
 
 
-def _growth(report: Report) -> list[str]:
+def _growth(report: LoadReport) -> list[str]:
     backlog = report.backlog
     if backlog is None or not backlog.grows:
         return []

@@ -18,7 +18,7 @@ from loadtest.errors import InvalidWorkloadError, LoadtestError
 from loadtest.metrics import Slo
 from loadtest.options import Limit, LoadOptions, ReportFiles, UsdPerHour, command_of
 from loadtest.outputs import read_json, read_records
-from loadtest.report import Report, report_of_records
+from loadtest.report import LoadReport, report_of_records
 from loadtest.schedule import planned_trace
 from loadtest.settings import RunSettings
 from loadtest.study import Study, compare_mixes, geometric, sweep
@@ -179,7 +179,7 @@ def write_plan(options: LoadOptions) -> None:
 app.command("trace")(command_of(LoadOptions, write_plan))
 
 
-def _reports(study: Study) -> Iterator[Report]:
+def _reports(study: Study) -> Iterator[LoadReport]:
     return (report for level in study.levels for report in level.reports)
 
 

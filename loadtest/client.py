@@ -108,7 +108,7 @@ class ChatClient:
         if spec.exact:
             body |= {"ignore_eos": True, "min_tokens": spec.max_tokens}
         data = orjson.dumps(body)
-        answer = _Answer(record, self._clock)
+        answer = _RecordedResponse(record, self._clock)
         connection = await self._connection()
         try:
             await connection.send(b"%b%d\r\n\r\n%b" % (self._head, len(data), data), answer)
@@ -134,7 +134,7 @@ class ChatClient:
         return connection
 
 
-class _Answer:
+class _RecordedResponse:
     """Writes one streamed response on its record, as its bytes arrive."""
 
     def __init__(self, record: RequestRecord, clock: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""Compare two reports: which measures changed by more than repeats of the same test differ.
+"""Compare two reports: which metrics changed by more than repeats of the same test differ.
 
 Reports are read as JSON; Welch's t-test with a family-wise level decides between better, worse and noise.
 """
@@ -14,12 +14,12 @@ Json = dict[str, Any]
 
 BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "noise", "unknown"
 FAMILY_LEVEL = 0.95
-"""Probability that no measure of a level is called changed when none has."""
+"""Probability that no metric of a level is called changed when none has."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """A measure: its path in a report, its label and unit, and whether more of it is better."""
+class ComparedMetric:
+    """A metric: its path in a report, its label and unit, and whether more of it is better."""
 
     path: str
     label: str
@@ -34,22 +34,22 @@ class Measure:
         return float(value) if isinstance(value, int | float) else None
 
 
-MEASURES = (
-    Measure("total.requests_per_s", "answered", "/s", more_is_better=True),
-    Measure("total.good_per_s", "good", "/s", more_is_better=True),
-    Measure("total.output_tokens_per_s", "output", "tokens/s", more_is_better=True),
-    Measure("total.ttft.p50_ms", "TTFT p50", "ms"),
-    Measure("total.ttft.p95_ms", "TTFT p95", "ms"),
-    Measure("total.ttft.p99_ms", "TTFT p99", "ms"),
-    Measure("total.itl.p50_ms", "ITL p50", "ms"),
-    Measure("total.itl.p99_ms", "ITL p99", "ms"),
-    Measure("total.tpot.p50_ms", "TPOT p50", "ms"),
-    Measure("total.e2e.p50_ms", "E2E p50", "ms"),
-    Measure("total.e2e.p99_ms", "E2E p99", "ms"),
-    Measure("total.failed", "failed", "requests"),
-    Measure("cost.per_request", "cost per request", "$"),
-    Measure("cost.per_good_request", "cost per good request", "$"),
-    Measure("cost.per_million_output_tokens", "cost per 1M output tokens", "$"),
+COMPARED_METRICS = (
+    ComparedMetric("total.requests_per_s", "answered", "/s", more_is_better=True),
+    ComparedMetric("total.good_per_s", "good", "/s", more_is_better=True),
+    ComparedMetric("total.output_tokens_per_s", "output", "tokens/s", more_is_better=True),
+    ComparedMetric("total.ttft.p50_ms", "TTFT p50", "ms"),
+    ComparedMetric("total.ttft.p95_ms", "TTFT p95", "ms"),
+    ComparedMetric("total.ttft.p99_ms", "TTFT p99", "ms"),
+    ComparedMetric("total.itl.p50_ms", "ITL p50", "ms"),
+    ComparedMetric("total.itl.p99_ms", "ITL p99", "ms"),
+    ComparedMetric("total.tpot.p50_ms", "TPOT p50", "ms"),
+    ComparedMetric("total.e2e.p50_ms", "E2E p50", "ms"),
+    ComparedMetric("total.e2e.p99_ms", "E2E p99", "ms"),
+    ComparedMetric("total.failed", "failed", "requests"),
+    ComparedMetric("cost.per_request", "cost per request", "$"),
+    ComparedMetric("cost.per_good_request", "cost per good request", "$"),
+    ComparedMetric("cost.per_million_output_tokens", "cost per 1M output tokens", "$"),
 )
 
 
@@ -61,30 +61,32 @@ def levels_of(document: Mapping[str, Any]) -> list[Json]:
     return [{"label": "run", "reports": [document]}]
 
 
-def values(level: Mapping[str, Any], measure: Measure) -> list[float]:
+def values(level: Mapping[str, Any], metric: ComparedMetric) -> list[float]:
     """Return one value per repeat of a level; repeats without it are left out."""
-    found = (measure.of(report) for report in level["reports"])
+    found = (metric.of(report) for report in level["reports"])
     return [value for value in found if value is not None]
 
 
 def mean(level: Mapping[str, Any], path: str) -> float | None:
     """Return the mean over repeats of the figure at `path`."""
-    known = values(level, Measure(path, path, ""))
+    known = values(level, ComparedMetric(path, path, ""))
     return sum(known) / len(known) if known else None
 
 
 def estimates(reports: Sequence[Json]) -> dict[str, Json]:
-    """Return mean and 95 % confidence interval over repeats of every measure in the reports."""
+    """Return mean and 95 % confidence interval over repeats of every metric in the reports."""
     level = {"reports": reports}
-    return {measure.path: asdict(MeanEstimate.of(known)) for measure in MEASURES if (known := values(level, measure))}
+    return {
+        metric.path: asdict(MeanEstimate.of(known)) for metric in COMPARED_METRICS if (known := values(level, metric))
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Change of one measure at one load level."""
+    """Change of one metric at one load level."""
 
     level: str
-    measure: Measure
+    metric: ComparedMetric
     before: float
     after: float
     half_width: float | None
@@ -130,23 +132,23 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ReportCompar
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     both = [
-        (measure, old, new)
-        for measure in MEASURES
-        if (old := values(before, measure)) and (new := values(after, measure))
+        (metric, old, new)
+        for metric in COMPARED_METRICS
+        if (old := values(before, metric)) and (new := values(after, metric))
     ]
-    # Each of many measures gets its share of the allowed chance of a false alarm.
+    # Each of many metrics gets its share of the allowed chance of a false alarm.
     level = 1 - (1 - FAMILY_LEVEL) / max(1, len(both))
-    return [_change(before["label"], measure, old, new, level) for measure, old, new in both]
+    return [_change(before["label"], metric, old, new, level) for metric, old, new in both]
 
 
-def _change(label: str, measure: Measure, old: list[float], new: list[float], level: float) -> Change:
+def _change(label: str, metric: ComparedMetric, old: list[float], new: list[float], level: float) -> Change:
     found = difference(old, new, level)
     if found is None:
-        return Change(label, measure, fmean(old), fmean(new), None, UNKNOWN)
+        return Change(label, metric, fmean(old), fmean(new), None, UNKNOWN)
     change, half_width = found
-    direction = BETTER if (change > 0) == measure.more_is_better else WORSE
+    direction = BETTER if (change > 0) == metric.more_is_better else WORSE
     verdict = NOISE if abs(change) <= half_width else direction
-    return Change(label, measure, fmean(old), fmean(new), half_width, verdict)
+    return Change(label, metric, fmean(old), fmean(new), half_width, verdict)
 
 
 def _verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from loadtest.options import ReportFiles
 from loadtest.outputs import RecordFiles, csv_text, json_text, output
 from loadtest.page import html_page
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.run import run_load
 from loadtest.settings import RunSettings
 from loadtest.study import Study
@@ -24,17 +24,17 @@ class Delivery:
         self._html = output(options.html_out, files)
         self._records = RecordFiles(records, files)
 
-    async def measure(self, settings: RunSettings, label: str) -> Report:
+    async def measure(self, settings: RunSettings, label: str) -> LoadReport:
         """Run one load test; a terminal shows its progress."""
         with live_view(label) as on_snapshot:
             result = await run_load(settings, records=self._records.take(), on_snapshot=on_snapshot)
-        report = Report.of(settings, result)
+        report = LoadReport.of(settings, result)
         if sys.stderr.isatty() and label != "run":
             ttft = f"TTFT p99 {report.total.ttft.p99_ms:.1f} ms" if report.total.ttft else "no answer"
             say(f"{label}: {report.total.requests_per_s:.2f} answered/s, {ttft}, {report.verdict}", err=True)
         return report
 
-    def deliver(self, report: Report) -> None:
+    def deliver(self, report: LoadReport) -> None:
         """Print and write one report."""
         self._write(report)
         if not self._prints_json:
@@ -50,7 +50,7 @@ class Delivery:
     def _prints_json(self) -> bool:
         return self._json is not None and self._json.is_stdout
 
-    def _write(self, result: Report | Study) -> None:
+    def _write(self, result: LoadReport | Study) -> None:
         document = result.as_json()
         if self._json:
             self._json.write(json_text(document))

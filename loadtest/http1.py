@@ -35,11 +35,18 @@ class ResponseReader(Protocol):
 class Connection(asyncio.Protocol):
     """A kept-alive connection; `on_lost` is called once when it ends."""
 
+    __slots__ = (
+        *("open", "idle_since_s", "on_header", "on_body", "_on_lost", "_transport", "_loop", "_reader", "_answered"),
+        *("_status", "_headers", "_head_bytes", "_is_head_given", "_is_complete", "_keep_alive"),
+        *("_pieces", "_most_pieces", "_parser"),
+    )
+
     def __init__(self, on_lost: Callable[["Connection"], None] | None = None) -> None:
         self.open = False
         self.idle_since_s = 0.0
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
         self._reader: ResponseReader | None = None
         self._answered: asyncio.Future[float] | None = None
         self._status = 0
@@ -60,16 +67,14 @@ class Connection(asyncio.Protocol):
 
         It raises FailureError for a response that is no good, and ConnectionError when the connection ends too early.
         """
-        self._answered = asyncio.get_running_loop().create_future()
+        self._answered = self._loop.create_future()
         if self._transport is None or not self.open:
             self._answered.set_exception(ConnectionResetError("the connection is closed"))
             return self._answered
         self._reader = reader
         self._status = self._head_bytes = 0
         self._is_head_given = self._is_complete = False
-        self._most_pieces = None
         self._headers.clear()
-        self._pieces.clear()
         self._transport.write(request)
         return self._answered
 
@@ -100,9 +105,18 @@ class Connection(asyncio.Protocol):
             # No request is out, or its sender has given up.
             self.close()
             return
-        fault = self._parse(data)
+        fault: FailureError | None = None
         try:
-            self._hand_over()
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._keep_alive = False
+            if not self._is_complete:
+                fault = FailureError("malformed", f"the answer is not HTTP: {error}")
+        try:
+            if self._status:
+                self._hand_over()
+            elif not fault:
+                self._limit_head(len(data))
         except FailureError as failure:
             fault = failure
         if fault or self._is_complete:
@@ -111,8 +125,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if self._is_complete:
-            # A second response to one request.
+            # A second response to one request: its body is dropped, and the connection closed.
             self._keep_alive = False
+            self._most_pieces = len(self._pieces)
         elif status >= 200:
             self._status = status
             self._keep_alive = self._parser.should_keep_alive()
@@ -120,35 +135,27 @@ class Connection(asyncio.Protocol):
             self._headers.clear()
 
     def on_message_complete(self) -> None:
-        if self._status and not self._is_complete:
+        if self._status:
             self._is_complete = True
-            self._most_pieces = len(self._pieces)
 
-    def _parse(self, data: bytes) -> FailureError | None:
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._keep_alive = False
-            if not self._is_complete:
-                return FailureError("malformed", f"the answer is not HTTP: {error}")
-        if not self._status:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                return FailureError("malformed", "the answer is not HTTP: its head does not end")
-        return None
+    def _limit_head(self, arrived_bytes: int) -> None:
+        self._head_bytes += arrived_bytes
+        if self._head_bytes > MOST_HEAD_BYTES:
+            raise FailureError("malformed", "the answer is not HTTP: its head does not end")
 
     def _hand_over(self) -> None:
-        assert self._reader is not None
-        if self._status and not self._is_head_given:
+        reader = self._reader
+        assert reader is not None
+        if not self._is_head_given:
             self._is_head_given = True
-            self._reader.on_head(self._status, self._headers)
+            reader.on_head(self._status, self._headers)
         pieces = self._pieces
-        if self._most_pieces is not None:
-            del pieces[self._most_pieces :]
         if pieces:
+            if self._most_pieces is not None:
+                del pieces[self._most_pieces :]
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
-            self._reader.on_data(data)
+            reader.on_data(data)
 
     def _ends_with_connection(self) -> bool:
         return not {name.lower() for name in self._headers} & {b"content-length", b"transfer-encoding"}

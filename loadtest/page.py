@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from loadtest.comparison import MEASURES, Json, Measure, levels_of, mean
+from loadtest.comparison import COMPARED_METRICS, ComparedMetric, Json, levels_of, mean
 from loadtest.run import provenance_line
 from loadtest.sentences import asked_in_words, backlog_sentence, cached_sentence, verdict_in_words
 from turntable.pages import charts
@@ -11,7 +11,7 @@ from turntable.pages.charts import Axis, Bar, Limit, Series
 from turntable.pages.numbers import COUNT, MILLISECONDS, PERCENT, REQUESTS_PER_S, USD, number
 from turntable.pages.render import page
 from turntable.pages.svg import Drawing
-from turntable.pages.tables import Table, Tile
+from turntable.pages.tables import PageTable, Tile
 
 SHOWN_LATENCIES = (("ttft", "p50"), ("ttft", "p99"), ("itl", "p99"), ("e2e", "p50"), ("e2e", "p99"))
 PERCENTILES = ("p50", "p95", "p99")
@@ -38,8 +38,8 @@ def html_page(document: Mapping[str, Any]) -> str:
         tiles=list(_tiles(levels, document)),
         charts=drawings,
         levels_title="The whole run" if len(levels) == 1 else "Load levels",
-        throughput=_levels_table(levels, lambda measure: measure.unit != "ms", is_first=True),
-        latency=_levels_table(levels, lambda measure: measure.unit == "ms"),
+        throughput=_levels_table(levels, lambda metric: metric.unit != "ms", is_first=True),
+        latency=_levels_table(levels, lambda metric: metric.unit == "ms"),
         models=[(str(level["label"]), _models_table(level)) for level in levels],
         settings=_settings(document, levels),
         definitions=[
@@ -138,8 +138,8 @@ def _charts_by_level(levels: Sequence[Json]) -> list[Drawing]:
 def _limits(level: Json, document: Mapping[str, Any], metric: str) -> list[Limit]:
     """Return what a request, or a level of a search for the capacity, had to keep."""
     searched = ((document.get("capacity") or {}).get("limits") or {}).get(LIMITED.get(metric, ""))
-    asked = level["reports"][0]["settings"]["slo"].get(f"{metric}_ms")
-    named = (("p99 limit", searched), ("SLO limit", asked))
+    slo_ms = level["reports"][0]["settings"]["slo"].get(f"{metric}_ms")
+    named = (("p99 limit", searched), ("SLO limit", slo_ms))
     return [Limit(f"{name}: {MILLISECONDS.text(value)}", value) for name, value in named if value is not None]
 
 
@@ -200,31 +200,33 @@ def _best(levels: Sequence[Json], document: Mapping[str, Any]) -> Json:
     return max(levels, key=lambda level: mean(level, "total.good_per_s") or 0.0)
 
 
-def _levels_table(levels: Sequence[Json], is_shown: Callable[[Measure], bool], *, is_first: bool = False) -> Table:
-    measures = [
-        measure
-        for measure in MEASURES
-        if is_shown(measure) and any(mean(level, measure.path) is not None for level in levels)
+def _levels_table(
+    levels: Sequence[Json], is_shown: Callable[[ComparedMetric], bool], *, is_first: bool = False
+) -> PageTable:
+    metrics = [
+        metric
+        for metric in COMPARED_METRICS
+        if is_shown(metric) and any(mean(level, metric.path) is not None for level in levels)
     ]
     head = ["load level", *(["repeats", "client CPU"] if is_first else [])]
-    head += [measure.label if measure.unit == "ms" else f"{measure.label}, {measure.unit}" for measure in measures]
+    head += [metric.label if metric.unit == "ms" else f"{metric.label}, {metric.unit}" for metric in metrics]
     rows = []
     for level in levels:
         cells = [str(level["label"])]
         cells += [str(len(level["reports"])), f"{mean(level, 'client.cpu_share') or 0.0:.0%}"] if is_first else []
-        rows.append([*cells, *(_cell(level, measure) for measure in measures)])
-    return Table(head, rows)
+        rows.append([*cells, *(_cell(level, metric) for metric in metrics)])
+    return PageTable(head, rows)
 
 
-def _cell(level: Json, measure: Measure) -> str:
-    value = mean(level, measure.path)
+def _cell(level: Json, metric: ComparedMetric) -> str:
+    value = mean(level, metric.path)
     if value is None:
         return "-"
-    half_width = (level.get("estimates") or {}).get(measure.path, {}).get("half_width")
+    half_width = (level.get("estimates") or {}).get(metric.path, {}).get("half_width")
     return number(value) if half_width is None else f"{number(value)} ± {number(half_width)}"
 
 
-def _models_table(level: Json) -> Table:
+def _models_table(level: Json) -> PageTable:
     head = ["model", "requests", "answered", "good", "failed", *(f"{m.upper()} {p}, ms" for m, p in SHOWN_LATENCIES)]
     head += ["tokens/s"]
     report = level["reports"][-1]
@@ -241,7 +243,7 @@ def _models_table(level: Json) -> Table:
             cells = [name, *(f"{row[count]:,}" for count in ("requests", "succeeded", "good", "failed"))]
             cells += [f"{found[f'{p}_ms']:,.1f}" if found else "-" for found, p in latencies]
             rows.append([*cells, f"{row['output_tokens_per_s']:,.1f}"])
-    return Table(head, rows, totals=(len(report["models"]),))
+    return PageTable(head, rows, totals=(len(report["models"]),))
 
 
 def _settings(document: Mapping[str, Any], levels: Sequence[Json]) -> list[tuple[str, str]]:

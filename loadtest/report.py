@@ -35,7 +35,7 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class LevelCost:
     """Cost of one load level in US dollars; None where there is nothing to divide by."""
 
     usd_per_hour: float
@@ -49,7 +49,7 @@ class Cost:
     """Over prompt and output tokens alike."""
 
     @classmethod
-    def of(cls, summary: Summary, over_s: float, usd_per_hour: float) -> "Cost":
+    def of(cls, summary: Summary, over_s: float, usd_per_hour: float) -> "LevelCost":
         """Return the cost of `over_s` seconds, divided by the requests and tokens of a summary."""
         usd = usd_per_hour * over_s / HOUR_S
 
@@ -67,7 +67,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoadReport:
     """Settings and results of a load test, in total and per model; `partial` when it was interrupted."""
 
     settings: dict[str, Any]
@@ -86,7 +86,7 @@ class Report:
     client: ClientLoad
     invalid: list[str]
     """Why the client was the bottleneck; a test with any reason here says nothing about the server."""
-    cost: Cost | None
+    cost: LevelCost | None
     backlog: Backlog | None
     """Whether the server kept up with a steady load; None in a closed loop, and when the test was too short to tell."""
     provenance: Provenance
@@ -117,7 +117,7 @@ class Report:
             fairness_ttft=jain(row.ttft.mean_ms for row in models.values() if row.ttft),
             client=run.client,
             invalid=client_bound(run.client, lag, total.ttft, over_s),
-            cost=Cost.of(total, over_s, settings.usd_per_hour) if settings.usd_per_hour is not None else None,
+            cost=LevelCost.of(total, over_s, settings.usd_per_hour) if settings.usd_per_hour is not None else None,
             backlog=totals.course.backlog() if settings.is_steady else None,
             provenance=run.provenance,
             promotions=run.promotions,
@@ -137,26 +137,26 @@ class Report:
         return {"tool": "turntable loadtest", "verdict": self.verdict, "definitions": DEFINITIONS, **asdict(self)}
 
 
-def report_of_records(records: Iterable[RequestRecord], settings: RunSettings) -> Report:
+def report_of_records(records: Iterable[RequestRecord], settings: RunSettings) -> LoadReport:
     """Return the report on records read from disk, which do not hold the client's load."""
     totals = LiveTotals.empty(settings.slo)
     for record in records:
         totals.add(record)
     provenance = Provenance.of_records(sorted(totals.models))
     partial = totals.total.unfinished > 0
-    return Report.of(settings, LoadRun(totals, ClientLoad(0, 0.0, 0.0, None), partial, provenance))
+    return LoadReport.of(settings, LoadRun(totals, ClientLoad(0, 0.0, 0.0, None), partial, provenance))
 
 
 def _public(settings: RunSettings) -> dict[str, Any]:
-    asked = asdict(settings)
-    del asked["key"], asked["url_from"]
-    if asked["promotions"]:
-        del asked["promotions"]["admin_key"]
+    stated = asdict(settings)
+    del stated["key"], stated["url_from"]
+    if stated["promotions"]:
+        del stated["promotions"]["admin_key"]
     if not settings.is_open_loop:
-        asked["concurrency"] = settings.concurrency or DEFAULT_CONCURRENCY
+        stated["concurrency"] = settings.concurrency or DEFAULT_CONCURRENCY
     made_up = settings.prompt_words or settings.output_tokens or settings.turns > 1 or settings.prefix_words
     source = "trace lengths, random words" if settings.trace else "random words" if made_up else "built-in"
-    return asked | {
+    return stated | {
         "prompts": str(settings.prompts) if settings.prompts else source,
         "trace": str(settings.trace) if settings.trace else None,
     }

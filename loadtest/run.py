@@ -20,7 +20,7 @@ from loadtest.collector import LiveTotals
 from loadtest.errors import ServerError
 from loadtest.promotions import PromotionResult
 from loadtest.records import RequestRecord
-from loadtest.runner import Driver, OnRecord, OnSnapshot, Part, Sink, run_in_processes
+from loadtest.runner import Driver, OnRecord, OnSnapshot, Sink, WorkerTask, run_in_processes
 from loadtest.schedule import Plan
 from loadtest.settings import DEFAULT_CONCURRENCY, RunSettings
 from loadtest.workload import RequestSpec, built_in_prompts
@@ -181,7 +181,7 @@ async def run_load(
         if settings.processes > 1:
             result = await run_in_processes(settings, warm, records, on_snapshot, interrupting)
         else:
-            driver = Driver(Part(settings, warm), _keeper(on_record, records), on_snapshot)
+            driver = Driver(WorkerTask(settings, warm), _keeper(on_record, records), on_snapshot)
             interrupting(driver.interrupt)
             result = await driver.run()
     return LoadRun(result.totals, result.meter.load(), result.partial, provenance, result.promotions, failures)

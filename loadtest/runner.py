@@ -41,7 +41,7 @@ COPIED_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class Part:
+class WorkerTask:
     """Share of one process: part `index` of `count`, from `start_s` (monotonic clock of the machine) on."""
 
     settings: RunSettings
@@ -53,7 +53,7 @@ class Part:
 
 
 @dataclass(slots=True)
-class PartResult:
+class WorkerResult:
     """Result of one part; `partial` when it was interrupted."""
 
     totals: LiveTotals
@@ -65,7 +65,7 @@ class PartResult:
 class Driver:
     """Runs one part of a load test."""
 
-    def __init__(self, part: Part, on_record: OnRecord, on_snapshot: OnSnapshot | None = None) -> None:
+    def __init__(self, part: WorkerTask, on_record: OnRecord, on_snapshot: OnSnapshot | None = None) -> None:
         settings = part.settings
         self._part = part
         self._settings = settings
@@ -85,7 +85,7 @@ class Driver:
         if self._load:
             self._load.cancel()
 
-    async def run(self) -> PartResult:
+    async def run(self) -> WorkerResult:
         """Send everything and wait for the answers."""
         meter = SaturationMeter()
         async with AsyncExitStack() as stack:
@@ -99,7 +99,7 @@ class Driver:
             await stack.enter_async_context(self._promoter.running())
             await stack.enter_async_context(self._snapshots())
             await self._until_done_or_interrupted(client)
-        return PartResult(self._collector.totals, meter, self._promoter.done, self._interrupted)
+        return WorkerResult(self._collector.totals, meter, self._promoter.done, self._interrupted)
 
     async def _until_done_or_interrupted(self, client: ChatClient) -> None:
         if not self._interrupted:
@@ -149,7 +149,7 @@ class Driver:
         return time.perf_counter() - self._start_s
 
 
-def _share(whole: int, part: Part) -> int:
+def _share(whole: int, part: WorkerTask) -> int:
     return max(1, whole // part.count + (part.index < whole % part.count))
 
 
@@ -164,7 +164,7 @@ class Sink(Protocol):
 class _Worker:
     process: BaseProcess
     pipe: "Connection[object, object]"
-    result: PartResult | None = None
+    result: WorkerResult | None = None
     snapshot: Snapshot | None = None
 
 
@@ -174,12 +174,13 @@ async def run_in_processes(
     records: Sink | None,
     on_snapshot: OnSnapshot | None,
     interrupting: Callable[[Callable[[], None]], None],
-) -> PartResult:
+) -> WorkerResult:
     """Run the test in `settings.processes` processes; `interrupting` receives the handler of Ctrl-C."""
     with TemporaryDirectory(prefix="loadtest-") as directory, ExitStack() as stack:
         folder = Path(directory) if records else None
         workers = [
-            _started(Part(settings, warm, index, settings.processes), folder) for index in range(settings.processes)
+            _started(WorkerTask(settings, warm, index, settings.processes), folder)
+            for index in range(settings.processes)
         ]
         for worker in workers:
             stack.callback(_ended, worker)
@@ -197,7 +198,7 @@ async def run_in_processes(
     return _sum([worker.result for worker in workers if worker.result])
 
 
-def _started(part: Part, folder: Path | None) -> _Worker:
+def _started(part: WorkerTask, folder: Path | None) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(part, theirs, folder), daemon=True)
@@ -235,11 +236,11 @@ def _follow(worker: _Worker, workers: list[_Worker], on_snapshot: OnSnapshot | N
                 worker.snapshot = snapshot
                 if on_snapshot:
                     on_snapshot(Snapshot.sum_of(other.snapshot for other in workers if other.snapshot))
-            case PartResult() as result:
+            case WorkerResult() as result:
                 worker.result = result
 
 
-def _sum(results: list[PartResult]) -> PartResult:
+def _sum(results: list[WorkerResult]) -> WorkerResult:
     first, *others = results
     for other in others:
         first.totals.merge(other.totals)
@@ -248,7 +249,7 @@ def _sum(results: list[PartResult]) -> PartResult:
     return first
 
 
-def _work(part: Part, pipe: "Connection[object, object]", folder: Path | None) -> None:
+def _work(part: WorkerTask, pipe: "Connection[object, object]", folder: Path | None) -> None:
     """Run a worker process: report ready, receive the start time, send the load, report the result."""
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         file = stack.enter_context((folder / f"{part.index:04}.jsonl").open("wb")) if folder else None
@@ -264,11 +265,13 @@ def _work(part: Part, pipe: "Connection[object, object]", folder: Path | None) -
         pipe.send(result)
 
 
-async def _work_on(part: Part, pipe: "Connection[object, object]", keep: Callable[[RequestRecord], None]) -> PartResult:
+async def _work_on(
+    part: WorkerTask, pipe: "Connection[object, object]", keep: Callable[[RequestRecord], None]
+) -> WorkerResult:
     driver = Driver(part, keep, pipe.send)
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, driver.interrupt)
     pipe.send(READY)
-    told = await asyncio.to_thread(pipe.recv)
-    assert isinstance(told, float)
-    part.start_s = told
+    common_start_s = await asyncio.to_thread(pipe.recv)
+    assert isinstance(common_start_s, float)
+    part.start_s = common_start_s
     return await driver.run()

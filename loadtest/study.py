@@ -6,10 +6,10 @@ from itertools import count
 from typing import Any
 
 from loadtest.comparison import estimates
-from loadtest.report import DEFINITIONS, Report
+from loadtest.report import DEFINITIONS, LoadReport
 from loadtest.settings import RunSettings
 
-Measured = Callable[[RunSettings, str], Awaitable[Report]]
+Measured = Callable[[RunSettings, str], Awaitable[LoadReport]]
 """Runs one test; the text labels it in the progress display."""
 SATURATED_GROWTH = 1.1
 """A level with less than this times the throughput of the previous one, at clearly more load, is saturated."""
@@ -23,7 +23,7 @@ class Level:
     label: str
     load: float | None
     """Requests per second, or users at a time in a closed loop."""
-    reports: list[Report] = field(default_factory=list)
+    reports: list[LoadReport] = field(default_factory=list)
 
     @property
     def answered_per_s(self) -> float:
@@ -90,7 +90,7 @@ def fresh_runs(measure: Measured) -> Measured:
     """
     numbers = count()
 
-    async def measured(settings: RunSettings, label: str) -> Report:
+    async def measured(settings: RunSettings, label: str) -> LoadReport:
         return await measure(replace(settings, run=next(numbers)), label)
 
     return measured

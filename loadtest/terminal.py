@@ -10,7 +10,7 @@ import typer
 from loadtest.collector import Snapshot
 from loadtest.comparison import ReportComparison, estimates
 from loadtest.metrics import Summary
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.run import provenance_line
 from loadtest.runner import OnSnapshot
 from loadtest.sentences import backlog_sentence, cached_sentence
@@ -61,7 +61,7 @@ def snapshot_table(what: str, snapshot: Snapshot) -> Table:
     return table
 
 
-def print_report(report: Report) -> None:
+def print_report(report: LoadReport) -> None:
     """Print throughput and latencies as tables, then remarks."""
     if report.verdict != "valid":
         _print_warning(_warning(report))
@@ -77,13 +77,13 @@ def _print_warning(text: str) -> None:
     typer.echo(typer.style(text, fg=typer.colors.RED, bold=True))
 
 
-def _warning(report: Report) -> str:
+def _warning(report: LoadReport) -> str:
     if report.invalid:
         return "\n".join([f"{report.verdict}: these figures measure the load tester, not the server.", *report.invalid])
     return "PARTIAL: interrupted before the end."
 
 
-def _tables(report: Report) -> tuple[Table, Table]:
+def _tables(report: LoadReport) -> tuple[Table, Table]:
     busiest = sorted(report.models.items(), key=lambda item: -item[1].requests)[:MOST_ROWS]
     rows = [*busiest, *([("all models", report.total)] if len(report.models) > 1 else [])]
     if report.cold and report.warm:
@@ -108,7 +108,7 @@ def _percentiles(metric: Distribution | None) -> tuple[str, ...]:
     return tuple(f"{value_ms:.1f}" for value_ms in (metric.p50_ms, metric.p90_ms, metric.p99_ms))
 
 
-def remarks(report: Report) -> list[str]:
+def remarks(report: LoadReport) -> list[str]:
     """Sentences on failures, usage, backlog, fairness, promotions, the client and cost."""
     document = report.as_json()
     lines = [*_failures(report), *_usage(report.total)]
@@ -135,7 +135,7 @@ def remarks(report: Report) -> list[str]:
     return lines
 
 
-def _failures(report: Report) -> list[str]:
+def _failures(report: LoadReport) -> list[str]:
     lines = [f"{count} failed: {kind}" for kind, count in report.total.errors.items()]
     lines += [f"warm-up of {model} failed: {error}" for model, error in report.warmup_failures.items()]
     if report.total.unfinished:
@@ -196,7 +196,7 @@ def print_comparison(comparison: ReportComparison) -> None:
     table = Table("level", "figure", *figures("before", "after", "change"), Column("verdict"))
     for change in comparison.changes:
         percent = "-" if change.percent is None else f"{change.percent:+.1f}%"
-        figure = f"{change.measure.label}, {change.measure.unit}"
+        figure = f"{change.metric.label}, {change.metric.unit}"
         table.add(change.level, figure, number(change.before), number(change.after), percent, change.verdict)
     show(table)
     for warning in comparison.warnings:

@@ -153,10 +153,10 @@ def _prompt(line: bytes, where: str) -> Messages:
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InvalidWorkloadError(f'{where}: needs "messages" (a list of objects) or "prompt" (a text).')
-    asked = messages[:-1] if messages and messages[-1].get("role") == "assistant" else messages
-    if not asked:
+    prompt_messages = messages[:-1] if messages and messages[-1].get("role") == "assistant" else messages
+    if not prompt_messages:
         raise InvalidWorkloadError(f"{where}: has no message to answer.")
-    return asked
+    return prompt_messages
 
 
 def drawn_prompts(prompts: Sequence[Messages], max_tokens: int, seed: np.random.SeedSequence) -> Iterator[PromptSpec]:

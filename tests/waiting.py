@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 20.0, poll_s: float = 0.02) -> bool:
+def eventually(condition: Callable[[], object], timeout_s: float = 60.0, poll_s: float = 0.02) -> bool:
     """Return whether the condition becomes true within `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -20,7 +20,7 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, poll_s:
     assert eventually(condition, timeout_s, poll_s), f"the condition never became true within {timeout_s:g} s"
 
 
-async def eventually_async(condition: Callable[[], object], timeout_s: float = 20.0, poll_s: float = 0.01) -> bool:
+async def eventually_async(condition: Callable[[], object], timeout_s: float = 60.0, poll_s: float = 0.01) -> bool:
     """Return whether the condition becomes true within `timeout_s` seconds, without blocking the event loop."""
     deadline = time.monotonic() + timeout_s
     while not condition():

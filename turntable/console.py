@@ -9,19 +9,18 @@ import io
 import json
 import os
 import select
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TextIO, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as ProgressBar
 
 FAILED, COULD_NOT_RUN, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 _PIPE_WIDTH = 100_000
@@ -100,9 +99,9 @@ class App(typer.Typer):
             except KeyboardInterrupt:
                 raise CommandError(interrupted, exit_code=INTERRUPTED) from None
             except BrokenPipeError:
-                if _discard_closed_output():
+                if _discard_closed_outputs():
                     raise typer.Exit(CLOSED_PIPE) from None
-                raise CommandError("a connection was closed by the other side; run the command again.") from None
+                raise _closed_connection() from None
             except self._errors as error:
                 raise self._explain(error) from error
 
@@ -158,8 +157,7 @@ def _run(
             sys.stdout.flush()
         code = result if isinstance(result, int) else 0
     except BrokenPipeError:
-        _discard_closed_output()
-        code = CLOSED_PIPE
+        code = CLOSED_PIPE if _discard_closed_outputs() else _report(_closed_connection())
     except (CommandError, typer.TyperException) as error:
         code = _report(error)
     except typer.Abort:
@@ -192,18 +190,27 @@ def _report(error: CommandError | typer.TyperException) -> int:
     return error.exit_code
 
 
-def _discard_closed_output() -> bool:
-    """Whether the reader of standard output has gone; the rest of the output is then dropped."""
+def _closed_connection() -> CommandError:
+    return CommandError("a connection was closed by the other side; run the command again.")
+
+
+def _discard_closed_outputs() -> bool:
+    """Whether the reader of standard output or standard error has gone; the rest of that output is then dropped."""
+    closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
+    for stream in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(closed)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether a stream is a pipe, socket or terminal without a reader."""
     try:
-        descriptor = sys.stdout.fileno()
+        descriptor = stream.fileno()
     except (OSError, ValueError):
         return False
     poller = select.poll()
     poller.register(descriptor, 0)
-    if not any(events & select.POLLERR for _, events in poller.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    return True
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poller.poll(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,18 +359,24 @@ def cell_text(value: Any) -> str:
         return ""
     if value is True:
         return "yes"
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def output_width() -> int:
-    """Characters in a line of standard output; a pipe has no limit, unless COLUMNS is set."""
-    return shutil.get_terminal_size((_PIPE_WIDTH, 25)).columns
+def output_width(stream: TextIO | None = None) -> int:
+    """Characters in a line of a stream, by default standard output; a pipe has no limit, unless COLUMNS is set."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size((stream or sys.stdout).fileno()).columns or _PIPE_WIDTH
+    except (OSError, ValueError):
+        return _PIPE_WIDTH
 
 
 def show(table: Table) -> None:
-    """Print a table to standard output, with headings in bold on a terminal."""
+    """Print a table to standard output."""
     text = table.render()
     typer.echo(text if table.rows else f"{text}\n(none)")
 
@@ -371,7 +384,7 @@ def show(table: Table) -> None:
 def say(text: str = "", *, err: bool = False) -> None:
     """Print a sentence; on a terminal its lines are broken between words, in a pipe it stays one line."""
     stream = sys.stderr if err else sys.stdout
-    width = output_width() if stream.isatty() else _PIPE_WIDTH
+    width = output_width(stream) if stream.isatty() else _PIPE_WIDTH
     typer.echo("\n".join(_wrap(text, width)), err=err)
 
 
@@ -395,8 +408,8 @@ def count(number: int, noun: str) -> str:
 
 
 def usd(amount: float, digits: int | None = None) -> str:
-    """Dollars: two decimals from one dollar on, six below."""
-    digits = (2 if abs(amount) >= 1 else 6) if digits is None else digits
+    """Dollars: two decimals from one dollar on and for nothing, six in between."""
+    digits = (6 if 0 < abs(amount) < 1 else 2) if digits is None else digits
     return f"{'-' if amount < 0 else ''}${abs(amount):,.{digits}f}"
 
 
@@ -420,7 +433,7 @@ def size(byte_count: int) -> str:
 class Progress:
     """The progress of one piece of work: a bar on a terminal, a line per step elsewhere."""
 
-    def __init__(self, what: str, bar: "Bar | None") -> None:
+    def __init__(self, what: str, bar: "ProgressBar | None") -> None:
         self._what, self._bar = what, bar
         self._task = None if bar is None else bar.add_task(what, total=None)
 
@@ -461,8 +474,8 @@ def progress(what: str) -> Iterator[Progress]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as ProgressBar
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(what, bar)

@@ -1,5 +1,7 @@
 """`turntable adapters promote | approve | rollback | canary | shadow | pin | ...`: which version answers."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -97,10 +99,7 @@ def canary(
     }
     limits = {limit: value for limit, value in given.items() if value is not None}
     body = _split(version, percent, off=off) | ({"bounds": limits} if limits else {})
-    with connect(gateway, data_dir) as admin:
-        method, options = ("DELETE", {}) if off else ("POST", {"json": body})
-        policy = admin.request(method, f"/adapters/{name}/canary", **options)
-    show_policy(policy, as_json=as_json)
+    _change_policy(gateway, data_dir, f"/adapters/{name}/canary", None if off else body, as_json=as_json)
 
 
 def shadow(
@@ -114,28 +113,21 @@ def shadow(
 ) -> None:
     """Replay a share of live requests to a shadow version and compare its answers, which no client gets."""
     body = _split(version, percent, off=off)
-    with connect(gateway, data_dir) as admin:
-        method, options = ("DELETE", {}) if off else ("POST", {"json": body})
-        policy = admin.request(method, f"/adapters/{name}/shadow", **options)
-    show_policy(policy, as_json=as_json)
+    _change_policy(gateway, data_dir, f"/adapters/{name}/shadow", None if off else body, as_json=as_json)
 
 
 def pin(
     name: str, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 ) -> None:
     """Keep the live version of an adapter resident in every engine."""
-    with connect(gateway, data_dir) as admin:
-        policy = admin.request("POST", f"/adapters/{name}/pin", json={"pinned": True})
-    show_policy(policy, as_json=as_json)
+    _change_policy(gateway, data_dir, f"/adapters/{name}/pin", {"pinned": True}, as_json=as_json)
 
 
 def unpin(
     name: str, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 ) -> None:
     """Allow engines to evict an adapter again."""
-    with connect(gateway, data_dir) as admin:
-        policy = admin.request("POST", f"/adapters/{name}/pin", json={"pinned": False})
-    show_policy(policy, as_json=as_json)
+    _change_policy(gateway, data_dir, f"/adapters/{name}/pin", {"pinned": False}, as_json=as_json)
 
 
 def withdraw(
@@ -145,6 +137,13 @@ def withdraw(
     with connect(gateway, data_dir) as admin:
         withdrawn = admin.request("DELETE", f"/adapters/{name}/live")
     show_versions([withdrawn], as_json=as_json)
+
+
+def _change_policy(gateway: str, data_dir: Path, path: str, body: Mapping[str, Any] | None, *, as_json: bool) -> None:
+    """Post `body` to a part of a name's rollout policy, or delete that part when `body` is None; print the policy."""
+    with connect(gateway, data_dir) as admin:
+        policy = admin.request("DELETE", path) if body is None else admin.request("POST", path, json=body)
+    show_policy(policy, as_json=as_json)
 
 
 def _split(version: str | None, percent: float | None, *, off: bool) -> dict[str, Any]:

@@ -67,9 +67,9 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """Compare sampled live answers with the training baseline: length, finish reason, format, class mix."""
-    asked = {"days": days} | ({"version": version} if version else {})
+    query = {"days": days} | ({"version": version} if version else {})
     with connect(gateway, data_dir) as admin:
-        document = admin.request("GET", f"/adapters/{name}/drift", params=asked)
+        document = admin.request("GET", f"/adapters/{name}/drift", params=query)
     if as_json:
         print_json(document)
         return

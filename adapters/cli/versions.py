@@ -192,7 +192,7 @@ def shown_steps(admin: AdminClient, name: str) -> Iterator[Progress]:
 
 @contextmanager
 def following(
-    admin: AdminClient, name: str, tell: Callable[[str], None], *, every_s: float = _POLL_LIVE_S
+    admin: AdminClient, name: str, report_step: Callable[[str], None], *, every_s: float = _POLL_LIVE_S
 ) -> Iterator[None]:
     """While the block runs, ask the gateway in a thread which step it is at for `name`, and tell each change."""
     stopped = threading.Event()
@@ -203,7 +203,7 @@ def following(
             with suppress(AdapterError):  # the request that is followed reports it
                 steps = ", ".join(work["step"] for work in admin.request("GET", f"/adapters/{name}/work")["in_work"])
                 if steps and steps != last:
-                    tell(steps)
+                    report_step(steps)
                     last = steps
 
     thread = threading.Thread(target=follow, daemon=True)

@@ -61,7 +61,7 @@ class AdapterDocuments:
     def whole_row(self, version: Version) -> dict[str, Any]:
         """Return one version as a row of `versions`."""
         found = self._registry.evidence(version.name, version.version)
-        return self.version(version) | self._status(version, {one.kind: one for one in found})
+        return self.version(version) | self._status(version, {evidence.kind: evidence for evidence in found})
 
     def _status(self, version: Version, evidence: Mapping[str, Evidence]) -> dict[str, Any]:
         """Summarise the evidence of a version."""
@@ -100,7 +100,7 @@ class AdapterDocuments:
     def work(self, name: str) -> list[dict[str, Any]]:
         """List the running work of a name; its version is null until it is registered."""
         work = [work for work in self._publisher.jobs if work.name == name]
-        return [{"version": _label(one.version), "step": one.step} for one in work]
+        return [{"version": _label(job.version), "step": job.step} for job in work]
 
     def whole_version(self, version: Version) -> dict[str, Any]:
         """Return a version with its manifest, state history and evidence."""

@@ -1,4 +1,4 @@
-"""GET /admin/v1/costs: the cost document of a window; GET and POST /admin/v1/costs/evidence: what was measured."""
+"""Costs API: GET /admin/v1/costs, the cost report of a window; GET and POST /admin/v1/costs/evidence, measurements."""
 
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
@@ -37,11 +37,11 @@ def cost_routes(reports: CostReports, refresher: CostRefresher, *, usage: Any, a
         idle: str | None = None,
         usd_per_hour: str | None = None,
     ) -> dict[str, Any]:
-        """What everything cost, who caused it, what it would have been elsewhere, and when own engines pay.
+        """Get the cost report of a window: the bill by adapter, tenant and key, comparators, and break-even.
 
-        `vs` names comparators as provider:model; `idle` is own_line, proportional or even; `usd_per_hour` asks what if
-        every engine had cost that. A key that is no admin's gets the lines of its tenant for whole days (UTC) and
-        nothing else, and may ask neither for `idle` nor for `usd_per_hour`.
+        `vs` names comparators as provider:model; `idle` is own_line, proportional or even; `usd_per_hour` replaces the
+        price of every engine. A key without the admin scope gets only the lines of its tenant, for whole days (UTC),
+        and may not set `idle` or `usd_per_hour`.
         """
         columns = tuple(column for column in group_by.split(",") if column)
         query = CostQuery(
@@ -63,14 +63,14 @@ def cost_routes(reports: CostReports, refresher: CostRefresher, *, usage: Any, a
 def _add_evidence(routes: APIRouter, reports: CostReports, refresher: CostRefresher, admin: Any) -> None:
     @routes.get("/price", dependencies=[Depends(admin)])
     async def price() -> dict[str, Any]:
-        """The price of work that requests cost now; its basis is `unpriced` where nobody stated a price per hour."""
+        """Get the token price that requests are charged now; `basis` is `unpriced` without a price per engine hour."""
         return {"version": refresher.price().version, **refresher.price().document()}
 
     @routes.get("/evidence", dependencies=[Depends(admin)])
     def evidence() -> dict[str, Any]:
-        """The newest measurement of each kind."""
-        found = {kind: reports.store.newest(kind) for kind in EvidenceKind}
-        return {kind: {"made_on": one.made_on, **one.document} for kind, one in found.items() if one is not None}
+        """Get the newest measurement of each kind."""
+        newest = {kind: reports.store.newest(kind) for kind in EvidenceKind}
+        return {kind: {"made_on": found.made_on, **found.document} for kind, found in newest.items() if found}
 
     @routes.post(
         "/evidence/{kind}",

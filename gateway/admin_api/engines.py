@@ -12,9 +12,9 @@ from gateway.engines.slot_plan import SlotPlan
 from gateway.inference.request_guards import guard_defects
 
 _DEGRADED = (
-    "This engine runs without our plugin: an unload only forgets the name, residency is what the gateway believes, and "
-    "vLLM runs without the patches. Install turntable-gateway in the engine's environment and name the plugins "
-    "turntable_patches,turntable_residency in VLLM_PLUGINS."
+    "This engine runs without Turntable's vLLM plugin: an unload frees no memory, residency is an estimate, and vLLM "
+    "runs without the patches. Install turntable-gateway in the engine's environment and set "
+    "VLLM_PLUGINS=turntable_patches,turntable_residency."
 )
 
 

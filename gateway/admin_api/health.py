@@ -25,7 +25,7 @@ def health_routes(
     async def ready() -> dict[str, Any]:
         """200 while requests can be served, else 503 with the reason.
 
-        `failing` names background tasks that fail repeatedly without being essential to requests.
+        `failing` names background tasks that fail repeatedly or hang without being essential to requests.
         """
         pool.require_ready()
         database.require()

@@ -73,7 +73,7 @@ class AccountBody(Schema):
             if self.has("budget_period"):
                 raise InvalidRequestError("'budget_period' needs 'budget_usd' beside it.", param="budget_period")
             return before
-        given = [Budget(nano(one.usd), one.period) for one in self.budgets or ()]
+        given = [Budget(nano(budget.usd), budget.period) for budget in self.budgets or ()]
         if self.budget_usd is not None:
             given.append(Budget(nano(self.budget_usd), self.budget_period))
         if len({budget.period for budget in given}) < len(given):
@@ -191,7 +191,7 @@ def _add_keys(routes: APIRouter, service: ApiKeyService, budgets: BudgetStatuses
 
     @routes.get("/keys/{key_id}", tags=["keys"], dependencies=[Depends(admin)])
     def get_key(key_id: str) -> dict[str, Any]:
-        """Get a key by its public id, with what is spent and left of its budgets."""
+        """Get a key by its public id, with the spent and remaining amounts of its budgets."""
         key = service.key(key_id)
         return key_document(key, now_us()) | {"spending": budgets.documents(key.account)}
 
@@ -213,7 +213,7 @@ def _add_key_endings(routes: APIRouter, service: ApiKeyService, admin: Any) -> N
 
     @routes.delete("/keys/{key_id}", tags=["keys"])
     async def revoke(key_id: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Revoke a key for good: at once on this gateway, within a second on others."""
+        """Revoke a key permanently: at once on this gateway, within a second on others."""
         return key_document(await CRITICAL.run(service.revoke, key_id, actor=caller.key_id), now_us())
 
 
@@ -237,7 +237,7 @@ def _add_tenants(
 
     @routes.get("/tenants/{name}", tags=["tenants"], dependencies=[Depends(admin)])
     def get_tenant(name: str) -> dict[str, Any]:
-        """Get a tenant, with what its keys have spent and what is left of its budgets."""
+        """Get a tenant, with the spending of its keys and the remaining amounts of its budgets."""
         tenant = service.tenant(name)
         return tenant_document(tenant) | {"spending": budgets.documents(tenant.account)}
 

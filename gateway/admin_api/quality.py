@@ -1,7 +1,4 @@
-"""POST /v1/feedback for applications, and what operators do with feedback: list, export, forget.
-
-GET /admin/v1/adapters/{name}/drift: live answers beside those learnt from, and whether to train again.
-"""
+"""Quality API: POST /v1/feedback for applications; list, export and delete feedback, and drift, for operators."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -20,13 +17,11 @@ from gateway.quality.service import QualityMonitoring
 from gateway.releases.errors import parse_version, translated_errors
 from gateway.threads import REPORTS
 
-MOST_BYTES = 64 << 10
-_MOST_ROWS = 100_000
+MAX_BYTES = 64 << 10
+_MAX_ROWS = 100_000
 _Tag = Annotated[str, StringConstraints(pattern=r"^[\w.:-]{1,64}$")]
 _WORDS = {"good": 1.0, "bad": -1.0}
 _Kind = Literal["chat", "pairs"]
-
-
 _Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(storable)]
 
 
@@ -40,8 +35,8 @@ class FeedbackMessage(Schema):
 
 
 class FeedbackBody(Schema):
-    """What a client says of an answer. Content (`comment`, `expected`, `messages`) is stored because it is sent here,
-    and never otherwise; `messages` may end with the answer that was given.
+    """Feedback on an answer; its content (`comment`, `expected`, `messages`) is stored, that of requests is not.
+    `messages` may end with the given answer.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,26 +57,26 @@ class FeedbackBody(Schema):
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if self.messages and not any(turn.role == "user" for turn in self.messages):
-            raise ValueError("messages holds no message of a user; send the conversation that was answered")
+        if self.messages and not any(message.role == "user" for message in self.messages):
+            raise ValueError("messages has no user message; send the conversation that was answered")
         return self
 
-    def said(self) -> Feedback:
-        """As the book keeps it."""
-        turns = None if self.messages is None else [turn.model_dump() for turn in self.messages]
-        return Feedback(self.request_id, self.rating, tuple(self.tags), self.comment, self.expected, turns)
+    def feedback(self) -> Feedback:
+        """Return the feedback for the store."""
+        messages = None if self.messages is None else [message.model_dump() for message in self.messages]
+        return Feedback(self.request_id, self.rating, tuple(self.tags), self.comment, self.expected, messages)
 
 
 def feedback_routes(store: FeedbackStore, inference: Any, admin: Any) -> APIRouter:
-    """The routes; `inference` and `admin` are the dependencies that demand a key of that scope."""
+    """Build the routes; `inference` and `admin` are the dependencies that require a key of that scope."""
     routes = APIRouter(tags=["feedback"])
 
     @routes.post("/v1/feedback", openapi_extra=body_of(FeedbackBody))
     async def give(request: Request, caller: Annotated[Caller, Depends(inference)]) -> dict[str, Any]:
-        """Say how good an answer was; saying it again with the same key replaces what was said before."""
-        said = read_body(FeedbackBody, await _bounded_body(request)).said()
-        kept = await REPORTS.run(store.store, said, caller)
-        return {"object": "feedback", **_shown(kept)}
+        """Rate an answer; feedback on the same request with the same key replaces the earlier one."""
+        feedback = read_body(FeedbackBody, await _bounded_body(request)).feedback()
+        row = await REPORTS.run(store.store, feedback, caller)
+        return {"object": "feedback", **_document(row)}
 
     @routes.get("/admin/v1/feedback", dependencies=[Depends(admin)])
     async def list_feedback(
@@ -90,24 +85,24 @@ def feedback_routes(store: FeedbackStore, inference: Any, admin: Any) -> APIRout
         since: str | None = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
     ) -> dict[str, Any]:
-        """What was said, the newest first."""
+        """List feedback, newest first."""
         since_us = parse_us(since, "since") or 0
         rows = await REPORTS.run(store.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=limit)
-        return {"object": "list", "data": [_shown(row) for row in rows]}
+        return {"object": "list", "data": [_document(row) for row in rows]}
 
     @routes.get("/admin/v1/feedback/rows", dependencies=[Depends(admin)])
     async def next_round(
         kind: _Kind = "chat", adapter: str | None = None, tenant: str | None = None, since: str | None = None
     ) -> dict[str, Any]:
-        """Training rows of the next round: chat rows with what was expected, or pairs with what was given as well."""
+        """Export training rows: chat rows with the expected answer, or pairs of expected and given answer."""
         since_us = parse_us(since, "since") or 0
-        kept = await REPORTS.run(store.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=_MOST_ROWS)
-        rows = chat_rows(reversed(kept)) if kind == "chat" else pair_rows(reversed(kept))
-        return {"object": "list", "feedback": len(kept), "data": list(rows)}
+        found = await REPORTS.run(store.rows, adapter=adapter, tenant=tenant, since_us=since_us, limit=_MAX_ROWS)
+        rows = chat_rows(reversed(found)) if kind == "chat" else pair_rows(reversed(found))
+        return {"object": "list", "feedback": len(found), "data": list(rows)}
 
     @routes.delete("/admin/v1/feedback")
     async def forget(tenant: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
-        """Delete everything that a tenant's keys ever said."""
+        """Delete all feedback of a tenant."""
         return {"tenant": tenant, "deleted": await REPORTS.run(store.erase_tenant, tenant, actor=caller.key_id)}
 
     return routes
@@ -118,27 +113,28 @@ async def _bounded_body(request: Request) -> bytes:
     async for part in request.stream():
         parts.append(part)
         size += len(part)
-        if size > MOST_BYTES:
-            raise RequestTooLargeError(f"Feedback may hold {MOST_BYTES} bytes; send less of the conversation.")
+        if size > MAX_BYTES:
+            raise RequestTooLargeError(f"Feedback is limited to {MAX_BYTES} bytes; send less of the conversation.")
     return b"".join(parts)
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _document(row: dict[str, Any]) -> dict[str, Any]:
     digest = row["digest"]
-    shown = {name: value for name, value in row.items() if name != "at_us"}
-    return shown | {"digest": digest and digest[:12], "at": iso(row["at_us"], "seconds")}
+    document = {name: value for name, value in row.items() if name != "at_us"}
+    return document | {"digest": digest and digest[:12], "at": iso(row["at_us"], "seconds")}
 
 
 def watching_routes(watching: QualityMonitoring, admin: Any) -> APIRouter:
-    """The route; `admin` is the dependency that demands an admin key."""
+    """Build the route; `admin` is the dependency that requires an admin key."""
     routes = APIRouter(prefix="/admin/v1/adapters", tags=["watching"], dependencies=[Depends(admin)])
 
     @routes.get("/{name}/drift")
     async def drift(
         name: str, version: str | None = None, days: Annotated[int, Query(ge=1, le=400)] = 7
     ) -> dict[str, Any]:
-        """The live version's answers of the last days by length, ending, format and class mix; `retrain` says what is
-        due. Another version by `version`.
+        """Compare a version's live answers of the last `days` with its training baseline; `retrain` lists the triggers.
+
+        The measures are length, ending, format and class mix. Without `version` it is the live version.
         """
         with translated_errors():
             number = None if version is None else parse_version(version)

@@ -37,10 +37,10 @@ def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
         since: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
     ) -> dict[str, Any]:
-        """Requests, the newest first: of the last day unless `since` says otherwise; `status` is like 429 or 4xx."""
+        """List requests, newest first, since `since` or of the last 24 hours; `status` is like 429 or 4xx."""
         for name, value in (("key", key), ("tenant", tenant), ("model", model)):
             if value is not None and not value.isprintable():
-                raise InvalidRequestError(f"'{name}' holds characters that no name has.", param=name)
+                raise InvalidRequestError(f"'{name}' has characters that are not printable.", param=name)
         since_us = parse_us(since, "since")
         least, most = _statuses(status)
         wanted = RequestFilter(now_us() - DAY_US if since_us is None else since_us, least, most, key, tenant, model)
@@ -48,12 +48,12 @@ def request_routes(history: RequestHistory, admin: Any) -> APIRouter:
 
     @routes.get("/{request_id:path}")
     async def shown(request_id: str) -> dict[str, Any]:
-        """Every request of this id: ours, or one that clients chose themselves, which several may share."""
+        """Find requests by id: the gateway's own, or a client's, which several requests may share."""
         if request_id.isprintable() and (found := await REPORTS.run(history.find, request_id)):
             return {"object": "list", "data": found}
         raise NotFoundError(
-            f"There is no request '{request_id[:128]}' here: its row was deleted, another gateway refused it, newer "
-            "refusals took its place, or it was for no path that asks a model."
+            f"There is no request '{request_id[:128]}' here: its row was deleted, another gateway rejected it, newer "
+            "rejections have replaced it, or it was not an inference request."
         )
 
     return routes
@@ -100,14 +100,15 @@ def usage_routes(
         tenant: str | None = None,
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Requests and tokens, grouped by any of adapter, tenant, key, day, and filtered by any of the first three; of
-        its own tenant unless the caller is an admin. Where rows were deleted, windows are whole hours.
+        """Sum requests and tokens by any of adapter, tenant, key and day; any of the first three also filters.
+
+        A caller that is no admin gets the usage of its tenant. Where rows were deleted, windows are whole hours.
         """
-        wanted = {
+        filters = {
             name: value for name, value in zip(_FILTERS, (adapter, tenant, key), strict=True) if value is not None
         }
         columns, window = _columns(group_by), await REPORTS.run(metering.summary.window, *_window(since, until))
-        return _grouped([one for one in window.sums if caller.may_see(one.tenant)], columns, wanted, base)
+        return _grouped([each for each in window.sums if caller.may_see(each.tenant)], columns, filters, base)
 
     @routes.get("/rows")
     async def rows(
@@ -133,7 +134,7 @@ def _add_upkeep(
 ) -> None:
     @routes.get("/reconciliation", dependencies=[Depends(admin)])
     async def reconciliation(since: str | None = None) -> dict[str, Any]:
-        """The ledger's tokens beside what each run of an engine counted itself; the engines are asked now."""
+        """Reconcile the ledger's tokens with the engines' own counters, by run of an engine, read now."""
         results, unattributed = await metering.reconcile(parse_us(since, "since") or 0)
         return reconciliation_document(results, unattributed)
 
@@ -156,14 +157,14 @@ def _add_upkeep(
 _FILTERS = ("adapter", "tenant", "key")
 
 
-def _grouped(sums: Iterable[UsageSums], columns: list[str], wanted: dict[str, str], base: str) -> dict[str, Any]:
+def _grouped(sums: Iterable[UsageSums], columns: list[str], filters: dict[str, str], base: str) -> dict[str, Any]:
     groups: dict[tuple[str, ...], dict[str, int]] = {}
-    for one in sums:
-        if all(_value(one, name, base) == wanted[name] for name in wanted):
-            group = tuple(_value(one, column, base) for column in columns)
+    for each in sums:
+        if all(_value(each, name, base) == value for name, value in filters.items()):
+            group = tuple(_value(each, column, base) for column in columns)
             counts = groups.setdefault(group, dict.fromkeys(COUNTS, 0))
             for count in COUNTS:
-                counts[count] += getattr(one, count)
+                counts[count] += getattr(each, count)
     return {"object": "list", "data": [dict(zip(columns, k, strict=True)) | v for k, v in sorted(groups.items())]}
 
 

@@ -25,15 +25,15 @@ _DIGEST_BYTES = 32
 
 
 class WeakSecretError(Exception):
-    """A secret is too short; the message says how to make a better one."""
+    """A secret is too short; the message names the fix."""
 
 
 class PepperError(Exception):
-    """The pepper cannot be used; the message says how to get the right one."""
+    """The pepper is wrong or unreadable; the message names the fix."""
 
 
 class KeyHash:
-    """Keyed hash of API keys: without the pepper, nobody can test guesses against a stolen database."""
+    """Keyed hash of API keys: without the pepper, guesses cannot be tested against a stolen database."""
 
     def __init__(self, pepper: str) -> None:
         secret = hashlib.blake2b(pepper.encode(), digest_size=64).digest()  # of one length, whatever the pepper's

@@ -165,7 +165,7 @@ class ApiKeyService:
             return change.put_key(rotated, "rotate_key"), secret
 
     def revoke(self, key_id: str, *, actor: str) -> KeyRecord:
-        """Revoke a key for good, with every secret it has; revoking it again changes nothing."""
+        """Revoke a key permanently, with all its secrets; revoking it again changes nothing."""
         with self._change(actor) as change:
             key = _key_in(change.keys, key_id)
             if key.revoked_us is not None:
@@ -204,7 +204,10 @@ class ApiKeyService:
             with self._database.begin() as connection:
                 revision, check = begin_change(connection)
                 keys = {**self._keys, **{key.id: key for key in changed_keys(connection, self._seen)}}
-                tenants = {**self._tenants, **{one.name: one for one in changed_tenants(connection, self._seen)}}
+                tenants = {
+                    **self._tenants,
+                    **{tenant.name: tenant for tenant in changed_tenants(connection, self._seen)},
+                }
                 change = KeyTransaction(connection, keys, tenants, revision, check, actor)
                 yield change
             self._publish(change.keys, change.tenants, revision)
@@ -216,7 +219,7 @@ class ApiKeyService:
         self._keys = {**self._keys, **new_keys}
         self._tenants = {**self._tenants, **new_tenants}
         touched = [key for key in self._keys.values() if key.id in new_keys or key.tenant in new_tenants]
-        accounts = {one.name: one.account for one in self._tenants.values() if one.deleted_us is None}
+        accounts = {tenant.name: tenant.account for tenant in self._tenants.values() if tenant.deleted_us is None}
         self.keyring.update(touched, accounts)
         self._seen = revision
 

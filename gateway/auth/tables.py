@@ -155,4 +155,4 @@ def _limits(row: Row[Any]) -> Limits:
 
 
 def _budgets(stored: list[dict[str, Any]]) -> tuple[Budget, ...]:
-    return tuple(Budget(one["nano_usd"], Period(one["period"])) for one in stored)
+    return tuple(Budget(budget["nano_usd"], Period(budget["period"])) for budget in stored)

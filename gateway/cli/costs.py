@@ -39,7 +39,7 @@ def costs(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Report engine costs by adapter, including idle time, beside what frontier APIs would have charged."""
+    """Report engine costs by adapter, including idle time, and the charges of frontier APIs for the same requests."""
     if context.invoked_subcommand is not None:
         return
     asked = {"since": since, "until": until, "group_by": group_by, "vs": vs, "idle": idle, "usd_per_hour": usd_per_hour}

@@ -145,7 +145,7 @@ def rotate(
 def revoke(
     key_id: KeyId, gateway: Gateway = DEFAULT_GATEWAY, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: AsJson = False
 ) -> None:
-    """Revoke a key for good: at once on this gateway, within about a second on others."""
+    """Revoke a key permanently: at once on this gateway, within about a second on others."""
     with connect(gateway, data_dir) as admin:
         _show(admin.request("DELETE", f"/keys/{key_id}"), as_json=as_json)
 

@@ -74,7 +74,7 @@ def limits_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A key or tenant for a table: limits like `600 rpm`, budgets like `$25/month`, times to the minute, in UTC."""
     limits = [f"{row[name]:,} {unit}" for name, unit in _LIMIT_UNITS.items() if row[name] is not None]
     budgets = [f"${budget['usd']}/{budget['period']}" for budget in row["budgets"]]
-    left = [f"{usd(float(one['left_usd']), 2)} of the {one['period']}" for one in row.get("spending", ())]
+    left = [f"{usd(float(budget['left_usd']), 2)} of the {budget['period']}" for budget in row.get("spending", ())]
     times = {name: value[:16].replace("T", " ") for name, value in row.items() if name in _TIMES and value}
     return {**row, **times, "limits": limits, "budgets": budgets, "left": left}
 

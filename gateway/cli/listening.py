@@ -1,4 +1,4 @@
-"""Where `turntable serve` listens: the public address, the operators' own if there is one, and TLS in front of them."""
+"""Listeners of `turntable serve`: bind the public and the admin address, with TLS, and configure the server."""
 
 import contextlib
 import ipaddress
@@ -25,7 +25,7 @@ from gateway.settings import Settings
 
 @dataclass(frozen=True)
 class Listeners:
-    """Bound sockets, not yet served; `admin` is None where one address serves everything."""
+    """Bound sockets that are not served yet; `admin` is None where one address serves everything."""
 
     public: socket.socket
     admin: socket.socket | None
@@ -33,25 +33,23 @@ class Listeners:
 
     @property
     def public_url(self) -> str:
-        """Where applications find the gateway."""
+        """URL of the gateway for applications."""
         return _url(self.public, self.tls)
 
     @property
     def admin_url(self) -> str | None:
-        """Where operators find it, unless it is the same."""
+        """URL of the gateway for operators; None without a separate admin address."""
         return None if self.admin is None else _url(self.admin, self.admin_tls)
 
     @property
     def admin_tls(self) -> ssl.SSLContext | None:
-        """On loopback nothing leaves the machine, and no certificate names it."""
+        """TLS of the admin address; None on loopback, which no certificate names."""
         return None if self.admin is None or _is_loopback(self.admin) else self.tls
 
 
 @contextlib.contextmanager
 def open_listeners(settings: Settings) -> Iterator[Listeners]:
-    """Bind the addresses of the settings; raises `ServeError` when one is taken, or keys would cross a network
-    unencrypted.
-    """
+    """Bind the addresses of the settings; raises `ServeError` when one is in use or would serve keys unencrypted."""
     tls = _tls(settings)
     with contextlib.ExitStack() as stack:
         public = stack.enter_context(bind(settings.host, settings.port, "--port"))
@@ -61,42 +59,42 @@ def open_listeners(settings: Settings) -> Iterator[Listeners]:
         for listener in (public, admin):
             if listener is not None and tls is None and not settings.plain_http and not _is_loopback(listener):
                 raise ServeError(
-                    f"Keys would cross the network unencrypted: {listener.getsockname()[0]} is no loopback address; "
-                    "give --tls-cert and --tls-key, or --plain-http where something in front of the gateway speaks TLS."
+                    f"API keys would be sent unencrypted: {listener.getsockname()[0]} is not a loopback address; "
+                    "give --tls-cert and --tls-key, or --plain-http behind a proxy that terminates TLS."
                 )
         yield Listeners(public, admin, tls)
 
 
 @contextlib.contextmanager
-def address_kept(data_dir: Path, doors: Listeners) -> Iterator[None]:
-    """While the gateway runs, the data directory says where, for the commands on this machine."""
+def address_kept(data_dir: Path, listeners: Listeners) -> Iterator[None]:
+    """Keep a file with the gateway's URLs in the data directory while it runs, for commands on this machine."""
     path = data_dir / ADDRESS_FILE
-    public = _reachable(doors.public_url)
-    said = {
+    public = _reachable(listeners.public_url)
+    document = {
         "url": public,
-        "admin_url": public if doors.admin_url is None else _reachable(doors.admin_url),
+        "admin_url": public if listeners.admin_url is None else _reachable(listeners.admin_url),
         "pid": os.getpid(),
         "started": time.time(),
     }
     with tempfile.NamedTemporaryFile("w", dir=data_dir, prefix=f".{ADDRESS_FILE}.", delete=False) as scratch:
-        json.dump(said, scratch)
+        json.dump(document, scratch)
     Path(scratch.name).replace(path)
     try:
         yield
     finally:
-        # Another gateway on the same directory may have written its own since.
+        # Another gateway may have written its own file since.
         with contextlib.suppress(OSError, ValueError):
-            if json.loads(path.read_text(encoding="utf-8")) == said:
+            if json.loads(path.read_text(encoding="utf-8")) == document:
                 path.unlink()
 
 
 def _reachable(url: str) -> str:
-    """An address that takes connections from everywhere, as this machine reaches it."""
+    """Replace a wildcard address by the loopback address."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:
-    """A listening socket; raises `ServeError` naming the option when the address cannot be had."""
+    """Open a listening socket; raises `ServeError` naming the option when the address cannot be used."""
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -108,7 +106,7 @@ def bind(host: str, port: int, option: str) -> socket.socket:
 
 
 def server_config(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
-    """How uvicorn serves the gateway: no logs of its own, our front door, a deadline for shutting down."""
+    """Configure uvicorn: no logs of its own, the strict protocol, a shutdown timeout."""
     return uvicorn.Config(
         app,
         log_config=None,
@@ -122,14 +120,13 @@ def server_config(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None =
     )
 
 
-def server(app: ASGIApp, settings: Settings, doors: Listeners) -> GatewayServer:
-    """The gateway's server; run it on `doors.public`."""
-    config = server_config(app, settings, doors.tls)
-    if doors.admin is None:
+def server(app: ASGIApp, settings: Settings, listeners: Listeners) -> GatewayServer:
+    """Build the gateway's server; run it on `listeners.public`."""
+    config = server_config(app, settings, listeners.tls)
+    if listeners.admin is None:
         return GatewayServer(config, None)
-    return GatewayServer(
-        config, AdminListener(doors.admin, strict_protocol(_limits(settings), Listener.WHOLE), doors.admin_tls)
-    )
+    protocol = strict_protocol(_limits(settings), Listener.WHOLE)
+    return GatewayServer(config, AdminListener(listeners.admin, protocol, listeners.admin_tls))
 
 
 def _limits(settings: Settings) -> ConnectionLimits:
@@ -139,7 +136,7 @@ def _limits(settings: Settings) -> ConnectionLimits:
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert is None:
         if settings.tls_key is not None or settings.tls_client_ca is not None:
-            raise ServeError("There is no TLS without a certificate; give --tls-cert as well.")
+            raise ServeError("TLS needs a certificate; give --tls-cert as well.")
         return None
     try:
         return server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)

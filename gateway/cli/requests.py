@@ -28,10 +28,10 @@ def show(
     if as_json:
         print_json(found)
         return
-    for number, one in enumerate(found):
+    for number, request in enumerate(found):
         if number:
             typer.echo()
-        for name, value in _lines(one):
+        for name, value in _lines(request):
             typer.echo(f"{name:<10} {value}")
 
 
@@ -56,30 +56,34 @@ def list_requests(
         print_json(found)
         return
     rows = [
-        one | {"status": str(one["status"] or ""), "why": (one["reason"] or {}).get("code") or one["outcome"]}
-        for one in found
+        request
+        | {"status": str(request["status"] or ""), "why": (request["reason"] or {}).get("code") or request["outcome"]}
+        for request in found
     ]
     show_table(table_of(_HEADS, rows))
 
 
-def _lines(one: dict[str, Any]) -> list[tuple[str, Any]]:
-    reason, timings, tokens = one["reason"], one["timings_ms"], one["tokens"]
+def _lines(request: dict[str, Any]) -> list[tuple[str, Any]]:
+    reason, timings, tokens = request["reason"], request["timings_ms"], request["tokens"]
     known = {name: f"{value:,.1f} ms" for name, value in timings.items() if value is not None}
     lines = [
-        ("request", one["id"]),
-        ("client id", one["client_request_id"]),
-        ("at", one["at"]),
-        ("key", one["key"] and f"{one['key']}, tenant {one['tenant']}"),
-        ("model", ", ".join(filter(None, (one["model"], one["api"], one["stream"] and "streamed")))),
-        ("version", one["version"] and f"{one['version']}{' ' + one['digest'] if one['digest'] else ''}"),
-        ("engine", one["engine"]),
-        ("attempt", one["attempt"] if one["attempt"] > 1 else None),
-        ("status", f"{one['status'] or 'still running'}, {one['outcome']}"),
+        ("request", request["id"]),
+        ("client id", request["client_request_id"]),
+        ("at", request["at"]),
+        ("key", request["key"] and f"{request['key']}, tenant {request['tenant']}"),
+        ("model", ", ".join(filter(None, (request["model"], request["api"], request["stream"] and "streamed")))),
+        (
+            "version",
+            request["version"] and f"{request['version']}{' ' + request['digest'] if request['digest'] else ''}",
+        ),
+        ("engine", request["engine"]),
+        ("attempt", request["attempt"] if request["attempt"] > 1 else None),
+        ("status", f"{request['status'] or 'still running'}, {request['outcome']}"),
         ("reason", reason and f"{reason['message']}{' (' + reason['code'] + ')' if reason['code'] else ''}"),
         ("timings", ", ".join(f"{name} {value}" for name, value in known.items())),
         ("tokens", tokens and tokens["prompt"] is not None and _tokens(tokens)),
-        ("cost", one["cost_usd"] is not None and f"${one['cost_usd']:.9f}"),
-        ("source", one["found_in"]),
+        ("cost", request["cost_usd"] is not None and f"${request['cost_usd']:.9f}"),
+        ("source", request["found_in"]),
     ]
     return [(name, value) for name, value in lines if value]
 

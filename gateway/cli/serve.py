@@ -54,7 +54,7 @@ def _with_setting_options(serve: Callable[..., None]) -> Callable[..., None]:
             help=(field.description or "").removesuffix("."),
             show_default=str(field.default) if has_default else False,
         )
-        types = [one for one in get_args(field.annotation) or (field.annotation,) if one is not type(None)]
+        types = [type_ for type_ in get_args(field.annotation) or (field.annotation,) if type_ is not type(None)]
         kind: Any = _AS_TYPED.get(name, types[0])
         parameters.append(
             inspect.Parameter(
@@ -112,7 +112,7 @@ def _run(settings: Settings) -> str:
         http_server = server(_build(setup), settings, listeners)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)
-        lock.tell(listeners.public_url)
+        lock.set_address(listeners.public_url)
         _announce(f"listening on {listeners.public_url} (Ctrl-C stops)")
         if listeners.admin_url is not None:
             _announce(f"operators on {listeners.admin_url}")

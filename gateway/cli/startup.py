@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adapters import BaseModel, Registry, State
 from gateway.database import open_database
-from gateway.engines.slot_plan import Given, SlotPlan, assumed_plan, device_bytes, free_host_bytes, plan_slots
+from gateway.engines.slot_plan import SlotPlan, SlotSettings, assumed_plan, device_bytes, free_host_bytes, plan_slots
 from gateway.settings import EMBEDDED, Settings
 
 _VLLM_SHARE = 0.9  # of a GPU's memory, vLLM's own default
@@ -59,7 +59,7 @@ def _fetch(name: str) -> Path:
 
 def plan_for(settings: Settings, base_dir: Path | None, *, is_cpu: bool) -> SlotPlan:
     """The slot plan for a managed engine with the base in `base_dir`, or for attached ones without it."""
-    given = Given(settings.max_loras, settings.max_cpu_loras, settings.max_lora_rank)
+    given = SlotSettings(settings.max_loras, settings.max_cpu_loras, settings.max_lora_rank)
     if base_dir is None:
         return assumed_plan(given, "assumed: the engine was started elsewhere")
     weights = sum(file.stat().st_size for file in base_dir.glob("*.safetensors"))

@@ -79,7 +79,7 @@ class Bill:
     def total(self) -> int | None:
         """Cost of engines and overhead; None when a part of it is unpriced."""
         engines = self.engines_nano_usd
-        return None if engines is None else engines + sum(one.nano_usd for one in self.overhead)
+        return None if engines is None else engines + sum(overhead.nano_usd for overhead in self.overhead)
 
     def own_work(self) -> list[Overhead]:
         """Return the cost of the gateway's own and of shadow requests, by what they are summed under."""
@@ -218,8 +218,8 @@ def overheads(plan: CostPlan, since_us: int, until_us: int) -> list[Overhead]:
     """Return storage and training costs of the cost plan that fall into the window."""
     window_us = max(0, until_us - since_us)
     found = [
-        Overhead(one.name, "storage", nano(one.usd_per_month) * window_us // (HOURS_PER_MONTH * HOUR_US))
-        for one in plan.storage
+        Overhead(item.name, "storage", nano(item.usd_per_month) * window_us // (HOURS_PER_MONTH * HOUR_US))
+        for item in plan.storage
     ]
-    found += [Overhead(one.name, "training", one.share_nano_usd(since_us, until_us)) for one in plan.adapter]
+    found += [Overhead(item.name, "training", item.share_nano_usd(since_us, until_us)) for item in plan.adapter]
     return found

@@ -97,11 +97,11 @@ class Comparator:
     ) -> list[tuple[tuple[PriceTier, ...], UsageSums]]:
         """Add up usage at the same prices: within it, charges are proportional to tokens."""
         grouped: dict[tuple[int, int], tuple[tuple[PriceTier, ...], UsageSums]] = {}
-        for one in sums:
-            tiers = self._tiers(one.period * period_us, batch=batch)
-            key = (id(tiers), one.long_prompt)
+        for each in sums:
+            tiers = self._tiers(each.period * period_us, batch=batch)
+            key = (id(tiers), each.long_prompt)
             before = grouped.get(key)
-            grouped[key] = (tiers, one if before is None else add_sums(before[1], one))
+            grouped[key] = (tiers, each if before is None else add_sums(before[1], each))
         return list(grouped.values())
 
     def _total(
@@ -112,7 +112,7 @@ class Comparator:
         written: bool | None,
     ) -> int:
         """Sum the charges; `written` is None without a cache, else whether uncached tokens are written to it."""
-        charged = (self._charge_usd(one, tiers, factor, times, written) for tiers, one in grouped)
+        charged = (self._charge_usd(sums, tiers, factor, times, written) for tiers, sums in grouped)
         return nano(sum(charged, Decimal(0)))
 
     def _tiers(self, at_us: int, *, batch: bool) -> tuple[PriceTier, ...]:
@@ -154,7 +154,7 @@ def read_factors() -> tuple[TokenFactor, ...]:
 
 def factor_for(name: str, factors: Sequence[TokenFactor]) -> TokenFactor:
     """Return the factor of `provider:model`."""
-    return next(one for one in factors if any(fnmatch.fnmatchcase(name, pattern) for pattern in one.models))
+    return next(factor for factor in factors if any(fnmatch.fnmatchcase(name, pattern) for pattern in factor.models))
 
 
 def per(amount: int | None, count: float, unit: int) -> int | None:

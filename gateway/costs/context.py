@@ -58,7 +58,7 @@ class CostContext:
 
     def usage_of(self, adapter: str) -> list[UsageSums]:
         """Return the clients' usage of one adapter, or of the base model (empty)."""
-        return [one for one in self.client_usage if one.adapter == adapter]
+        return [sums for sums in self.client_usage if sums.adapter == adapter]
 
     def model_name(self, adapter: str) -> str:
         """Return an adapter's name, or the base model's for the empty one."""
@@ -100,7 +100,7 @@ class CostContext:
                 found[adapter] += amount
         rest = sum(self.proportional_bill.idle.values())
         carriers = {adapter: amount for adapter, amount in found.items() if adapter not in self.own_labels}
-        answered_adapters = {one.adapter for one in self.client_usage if one.answered}
+        answered_adapters = {sums.adapter for sums in self.client_usage if sums.answered}
         carriers = {name: amount for name, amount in carriers.items() if name in answered_adapters} or carriers
         if not any(carriers.values()):
             return dict(found) | ({UNUSED: rest} if rest else {})
@@ -110,8 +110,8 @@ class CostContext:
     @property
     def own_labels(self) -> set[str]:
         """Names under which the gateway's own and shadow requests are summed."""
-        return {one.name for one in self.bill.own_work()} | {
-            one.adapter for one in self.inputs.usage.sums if one.key_id in OWN_KEYS
+        return {line.name for line in self.bill.own_work()} | {
+            line.adapter for line in self.inputs.usage.sums if line.key_id in OWN_KEYS
         }
 
     @cached_property
@@ -140,7 +140,7 @@ class CostContext:
 
 def answered(sums: Iterable[UsageSums]) -> int:
     """Count answered requests."""
-    return sum(one.answered for one in sums)
+    return sum(each.answered for each in sums)
 
 
 def build_context(inputs: CostInputs) -> CostContext:
@@ -152,10 +152,10 @@ def build_context(inputs: CostInputs) -> CostContext:
     overhead = overheads(inputs.plan, inputs.since_us, inputs.until_us)
     odd_runs: list[str] = []
     bills, proportional = [], []
-    for one in inputs.periods:
-        days, odd_runs = engine_days(runs, one.since_us, one.until_us, inputs.backdated_nano_usd_per_hour)
-        bills.append(make_bill(days, one.usage, one.weights, policy=inputs.idle_policy, overhead=overhead))
-        proportional.append(make_bill(days, one.usage, one.weights, policy=IdlePolicy.PROPORTIONAL))
+    for period in inputs.periods:
+        days, odd_runs = engine_days(runs, period.since_us, period.until_us, inputs.backdated_nano_usd_per_hour)
+        bills.append(make_bill(days, period.usage, period.weights, policy=inputs.idle_policy, overhead=overhead))
+        proportional.append(make_bill(days, period.usage, period.weights, policy=IdlePolicy.PROPORTIONAL))
     bill = join_bills(bills)
     notes += [*odd_runs, *_gaps(bill, inputs)]
     return CostContext(inputs, bill, join_bills(proportional), notes)

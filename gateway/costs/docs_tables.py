@@ -30,18 +30,20 @@ EXAMPLE_MODELS = (
 def presets() -> str:
     """Hardware and its prices."""
     lines = ["| preset | card | low | typical | high | checked | from |", "|---|---|---|---|---|---|---|"]
-    for name, one in read_presets().items():
-        cells = [f"`{name}`", one.label, *(f"{usd:.2f}" for usd in (one.low, one.typical, one.high))]
-        lines.append("| " + " | ".join([*cells, str(one.checked_on), one.source]) + " |")
+    for name, preset in read_presets().items():
+        cells = [f"`{name}`", preset.label, *(f"{usd:.2f}" for usd in (preset.low, preset.typical, preset.high))]
+        lines.append("| " + " | ".join([*cells, str(preset.checked_on), preset.source]) + " |")
     return "\n".join(lines)
 
 
 def factors() -> str:
     """Tokens of other tokenizers."""
     lines = ["| models | low | typical | high | checked | from |", "|---|---|---|---|---|---|"]
-    for one in read_factors():
-        models = ", ".join(f"`{pattern}`" for pattern in one.models)
-        lines.append(f"| {models} | {one.low} | {one.typical} | {one.high} | {one.checked_on} | {one.source} |")
+    for factor in read_factors():
+        models = ", ".join(f"`{pattern}`" for pattern in factor.models)
+        lines.append(
+            f"| {models} | {factor.low} | {factor.typical} | {factor.high} | {factor.checked_on} | {factor.source} |"
+        )
     return "\n".join(lines)
 
 
@@ -70,12 +72,12 @@ def bench(measured: Mapping[str, Any]) -> str:
     lines = ["| database | the very first time | summary (of it CPU) | whole document, three comparators (of it CPU) |"]
     lines.append("|---|---|---|---|")
     for name in ("SQLite", "PostgreSQL"):
-        one = measured.get(name)
-        if one is None:
+        figures = measured.get(name)
+        if figures is None:
             lines.append(f"| {name} | not measured | | |")
             continue
-        cells = [f"{one[f'{step}_s']:.2f} s ({one[f'{step}_cpu_s']:.2f} s)" for step in ("summary", "document")]
-        lines.append(" | ".join([f"| {name}", f"{one['first_s']:.0f} s", *cells]) + " |")
+        cells = [f"{figures[f'{step}_s']:.2f} s ({figures[f'{step}_cpu_s']:.2f} s)" for step in ("summary", "document")]
+        lines.append(" | ".join([f"| {name}", f"{figures['first_s']:.0f} s", *cells]) + " |")
     shape = f"{measured['rows']:,} rows over {measured['days']} days, {measured['adapters']} adapters"
     about = f"{shape}, {measured['tenants']} tenants; the median of {measured['rounds']} rounds."
     busy = f"{measured['cores']} cores, on which {measured['load_average']:.1f} processes wanted to run at the time"

@@ -280,5 +280,5 @@ def _comparison(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _right_rates(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
     for name in RIGHT:
-        if (one := metrics.get(name)) is not None and one["of"]:
-            yield name, {"hits": round(one["value"] * one["of"]), "of": one["of"]}
+        if (metric := metrics.get(name)) is not None and metric["of"]:
+            yield name, {"hits": round(metric["value"] * metric["of"]), "of": metric["of"]}

@@ -155,14 +155,14 @@ class CostInputReader:
         now = now_us()
         runs = self._runs.list()
         since_us, until_us = self._window(query, runs, now)
-        weights = [one for one in read_weights_periods(self._store) if one.since_us < until_us]
+        weights = [period for period in read_weights_periods(self._store) if period.since_us < until_us]
         price_book = None if query.vs == () else self._open_price_book()
         comparators, unpriced = _comparators(query.vs, price_book, weights[-1].chars_per_token)
         plan, presets = read_plan(self._data_dir), read_presets()
         capacity, quality = self._store.newest(EvidenceKind.CAPACITY), self._store.newest(EvidenceKind.QUALITY)
         periods = list(self._periods(since_us, until_us, weights))
         usage = join_windows([period.usage for period in periods])
-        price_period_us = period_of(one.listing for one in comparators)
+        price_period_us = period_of(comparator.listing for comparator in comparators)
         return CostInputs(
             query=query,
             base=self._base,
@@ -197,11 +197,14 @@ class CostInputReader:
     def _periods(self, since_us: int, until_us: int, weights: Sequence[WeightsPeriod]) -> Iterator[UsagePeriod]:
         """Cut the window where the weights change, at whole hours where raw rows were pruned, and read its usage."""
         kept_us = self._summary.kept_from_us()
-        begins = [one.since_us if one.since_us >= kept_us else -(-one.since_us // HOUR_US) * HOUR_US for one in weights]
-        for one, begin, end in zip(weights, begins, [*begins[1:], until_us], strict=True):
+        begins = [
+            period.since_us if period.since_us >= kept_us else -(-period.since_us // HOUR_US) * HOUR_US
+            for period in weights
+        ]
+        for period, begin, end in zip(weights, begins, [*begins[1:], until_us], strict=True):
             low, high = max(begin, since_us), min(end, until_us)
             if low < high:
-                yield UsagePeriod(low, high, one.weights, self._summary.window(low, high))
+                yield UsagePeriod(low, high, period.weights, self._summary.window(low, high))
 
     def _open_price_book(self) -> PriceBook:
         """Return the price book, read again only when one of its files changed."""

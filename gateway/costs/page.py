@@ -10,7 +10,7 @@ from turntable.pages import charts
 from turntable.pages.numbers import USD, number
 from turntable.pages.render import page
 from turntable.pages.svg import Drawing
-from turntable.pages.tables import Table, Tile
+from turntable.pages.tables import PageTable, Tile
 
 _THOUSAND = 1000
 _HOUR, _MINUTE = 1 / 24, 1 / 1440
@@ -45,7 +45,11 @@ def html_page(document: CostDocument) -> str:
 def _headline(document: CostDocument) -> Iterator[str]:
     window, requests = document.window, sum(line.requests for line in document.data)
     yield f"{_moment(window.since)} to {_moment(window.until)} UTC, {_length(window.days)}."
-    priced = [(total.typical, one.name) for one in document.comparators if (total := one.variants["standard"].total)]
+    priced = [
+        (total.typical, comparator.name)
+        for comparator in document.comparators
+        if (total := comparator.variants["standard"].total)
+    ]
     if priced and requests:
         (least, cheapest), (most, dearest) = min(priced), max(priced)
         to = "" if len(priced) == 1 else f" to {USD.text(most / NANO)} ({_short(dearest)})"
@@ -83,7 +87,7 @@ def _bill_chart(document: CostDocument) -> Drawing | None:
     if rest := lines[_MOST_BARS:]:
         rows.append(_bar(f"{len(rest)} more", sum(row[1] for row in rest), sum(row[2] for row in rest)))
     rows.append(_bar("idle, charged to no model", 0, document.idle_nano_usd or 0))
-    rows += [charts.Bar(overhead_name(one), [("overhead", one.nano_usd / NANO)]) for one in document.overhead]
+    rows += [charts.Bar(overhead_name(part), [("overhead", part.nano_usd / NANO)]) for part in document.overhead]
     return charts.bars("Where the money went", USD, rows, stacked=True)
 
 
@@ -102,29 +106,37 @@ def _price_chart(document: CostDocument) -> Drawing | None:
         if total.realised_nano_usd:
             usd = total.realised_nano_usd / NANO
             limits = [charts.Limit(f"this window: {USD.text(usd)}", usd)]
-    for one in document.comparators:
-        if one.per_request is not None:
-            figures = (one.per_request.low, one.per_request.typical, one.per_request.high)
+    for comparator in document.comparators:
+        if comparator.per_request is not None:
+            figures = (comparator.per_request.low, comparator.per_request.typical, comparator.per_request.high)
             low, typical, high = (figure * _THOUSAND / NANO for figure in figures)
-            rows.append(charts.Range(_short(one.name), low, typical, high, USD.text(typical), tone=1))
+            rows.append(charts.Range(_short(comparator.name), low, typical, high, USD.text(typical), tone=1))
     return charts.ranges("Price of 1,000 requests, here and elsewhere", charts.Axis("", USD, is_log=True), rows, limits)
 
 
 def _break_even_chart(document: CostDocument) -> Drawing | None:
     """Cost a day over requests a day: own engines in steps of a replica, elsewhere in proportion."""
-    known = [one for one in document.comparators if one.break_even and one.break_even.steps and one.per_request]
+    known = [
+        comparator
+        for comparator in document.comparators
+        if comparator.break_even and comparator.break_even.steps and comparator.per_request
+    ]
     if not known or known[0].break_even is None:
         return None
     steps = known[0].break_even.steps
     now, first = _per_day(document), _first_break_even(document)
-    found = [one.break_even.requests_per_day for one in known if one.break_even and one.break_even.requests_per_day]
+    found = [
+        comparator.break_even.requests_per_day
+        for comparator in known
+        if comparator.break_even and comparator.break_even.requests_per_day
+    ]
     most = max([now, *found, *(step[3] or 0 for step in steps[:_MOST_STEPS])], default=1.0) * 2 or 1.0
     least = min(most / 10_000, now / 2 or most)
     xs = [least * (most / least) ** (place / (_CURVE_POINTS - 1)) for place in range(_CURVE_POINTS)]
     lines = [charts.Series("own engines", _own_steps(steps, xs[0], most), has_markers=False)]
-    for one in known:
-        price = one.per_request.typical / NANO if one.per_request else 0.0
-        lines.append(charts.Series(_short(one.name), [(x, x * price) for x in xs]))
+    for comparator in known:
+        price = comparator.per_request.typical / NANO if comparator.per_request else 0.0
+        lines.append(charts.Series(_short(comparator.name), [(x, x * price) for x in xs]))
     limits = [charts.Limit(f"this window: {now:,.0f} a day", now, is_upright=True)] if now else []
     if first:
         limits.append(charts.Limit(f"break-even: {first[0]:,.0f} a day", first[0], is_upright=True))
@@ -145,30 +157,30 @@ def _own_steps(
     return points
 
 
-def _bill_table(document: CostDocument) -> Table:
+def _bill_table(document: CostDocument) -> PageTable:
     names = [{"adapter": "model"}.get(name, name) for name in document.group_by] or [""]
     head = [*names, "requests", "failed", "prompt tokens", "cached", "output tokens"]
-    head += ["working", "idle share", "cost here", *(_short(one.name) for one in document.comparators)]
+    head += ["working", "idle share", "cost here", *(_short(comparator.name) for comparator in document.comparators)]
     rows = []
     for line in document.data:
         counts = (line.requests, line.unanswered, line.prompt_tokens, line.cached_tokens, line.completion_tokens)
         amounts = (line.active_nano_usd, line.idle_share_nano_usd, line.cost_nano_usd)
-        elsewhere = (line.elsewhere_nano_usd[one.name] for one in document.comparators)
+        elsewhere = (line.elsewhere_nano_usd[comparator.name] for comparator in document.comparators)
         rows.append([*names_of(line), *(f"{count:,}" for count in counts), *map(usd_text, (*amounts, *elsewhere))])
-    return Table(head, rows, text=range(len(names)))
+    return PageTable(head, rows, text=range(len(names)))
 
 
-def _totals_table(document: CostDocument) -> Table:
+def _totals_table(document: CostDocument) -> PageTable:
     rows = [["idle time, charged to no model", usd_text(document.idle_nano_usd)]]
-    rows += [[overhead_name(one), usd_text(one.nano_usd)] for one in document.overhead]
+    rows += [[overhead_name(part), usd_text(part.nano_usd)] for part in document.overhead]
     rows.append(["total", usd_text(document.bill_nano_usd)])
     total = len(rows) - 1
     if document.booked_nano_usd is not None:
         rows.append(["booked as requests ended (budgets, cost headers)", usd_text(document.booked_nano_usd)])
-    return Table(["beside the lines above", "USD"], rows, totals=(total,))
+    return PageTable(["beside the lines above", "USD"], rows, totals=(total,))
 
 
-def _levels_table(document: CostDocument) -> Table:
+def _levels_table(document: CostDocument) -> PageTable:
     rows = []
     for level in document.levels:
         amounts = (level.floor_nano_usd, level.slo_nano_usd, level.realised_nano_usd, level.utilisation_tax_nano_usd)
@@ -176,16 +188,18 @@ def _levels_table(document: CostDocument) -> Table:
         rows.append([level.name, f"{level.requests:,}", usd_text(level.cost_nano_usd), *cells])
     head = ["model", "requests", "cost", "saturated", "within latency limits"]
     head += ["in this window", "utilisation tax"]
-    return Table(head, rows, totals=[place for place, level in enumerate(document.levels) if level.name == "(all)"])
+    return PageTable(head, rows, totals=[place for place, level in enumerate(document.levels) if level.name == "(all)"])
 
 
-def _comparators_table(document: CostDocument) -> Table:
+def _comparators_table(document: CostDocument) -> PageTable:
     rows = []
-    for one in document.comparators:
-        chars = "not recorded" if one.per_thousand_chars is None else usd_text(one.per_thousand_chars.typical)
-        pays = "unpriced" if one.break_even is None else pays_from(one.break_even)
-        rows.append([one.name, *(_range_text(one.variants[name]) for name in VARIANTS), chars, pays])
-    return Table(["", *VARIANTS, "per 1,000 characters", "own engines pay from"], rows, text=(0, 6))
+    for comparator in document.comparators:
+        chars = (
+            "not recorded" if comparator.per_thousand_chars is None else usd_text(comparator.per_thousand_chars.typical)
+        )
+        pays = "unpriced" if comparator.break_even is None else pays_from(comparator.break_even)
+        rows.append([comparator.name, *(_range_text(comparator.variants[name]) for name in VARIANTS), chars, pays])
+    return PageTable(["", *VARIANTS, "per 1,000 characters", "own engines pay from"], rows, text=(0, 6))
 
 
 def _range_text(variant: VariantPart) -> str:
@@ -196,21 +210,21 @@ def _range_text(variant: VariantPart) -> str:
     return f"{typical} ({low} … {high})"
 
 
-def _payback_table(document: CostDocument) -> Table:
+def _payback_table(document: CostDocument) -> PageTable:
     rows = [
         [
-            one.adapter,
-            one.comparator,
-            usd_text(one.investment_nano_usd, 2),
-            "" if one.saving_nano_usd_per_day is None else usd_text(one.saving_nano_usd_per_day),
-            one.reason if one.days is None else f"{one.days:,.1f} days",
+            payback.adapter,
+            payback.comparator,
+            usd_text(payback.investment_nano_usd, 2),
+            "" if payback.saving_nano_usd_per_day is None else usd_text(payback.saving_nano_usd_per_day),
+            payback.reason if payback.days is None else f"{payback.days:,.1f} days",
         ]
-        for one in document.payback
+        for payback in document.payback
     ]
-    return Table(["adapter", "instead of", "invested", "saved a day", "paid back after"], rows, text=(0, 1))
+    return PageTable(["adapter", "instead of", "invested", "saved a day", "paid back after"], rows, text=(0, 1))
 
 
-def _quality_table(document: CostDocument) -> Table:
+def _quality_table(document: CostDocument) -> PageTable:
     rows = [
         [
             q.model,
@@ -223,7 +237,7 @@ def _quality_table(document: CostDocument) -> Table:
         for q in document.quality
     ]
     head = ["model", "correct means", "accuracy", "per request", "per correct answer", "note"]
-    return Table(head, rows, text=(0, 1, 5))
+    return PageTable(head, rows, text=(0, 1, 5))
 
 
 def _sources(document: CostDocument) -> Iterator[tuple[str, str]]:
@@ -234,14 +248,14 @@ def _sources(document: CostDocument) -> Iterator[tuple[str, str]]:
     yield "Prices", f"{document.prices.source} on {document.prices.on}. {document.prices.age}"
     yield "Caches elsewhere", CACHE_ASSUMPTIONS
     yield "Text", "Same requests, same quality assumed; see the cost of a correct answer where that was measured."
-    for one in document.comparators:
-        factor = "{:.2f}, {:.2f}, {:.2f}".format(*one.token_factor)
-        yield (
-            one.name,
-            one.unpriced
-            or f"{_priced_as(one)}{one.origin}; {one.source}; checked {one.checked_on or 'on an unknown day'}. "
-            f"Tokens per token here: {factor} ({one.token_source}). {one.note}",
+    for comparator in document.comparators:
+        factor = "{:.2f}, {:.2f}, {:.2f}".format(*comparator.token_factor)
+        checked = comparator.checked_on or "on an unknown day"
+        priced = (
+            f"{_priced_as(comparator)}{comparator.origin}; {comparator.source}; checked {checked}. "
+            f"Tokens per token here: {factor} ({comparator.token_source}). {comparator.note}"
         )
+        yield comparator.name, comparator.unpriced or priced
 
 
 def _all_models(document: CostDocument) -> LevelPart | None:
@@ -255,15 +269,17 @@ def _per_day(document: CostDocument) -> float:
 def _first_break_even(document: CostDocument) -> tuple[float, str] | None:
     """Return the fewest requests a day from which own engines pay, and against which comparator."""
     found = [
-        (one.break_even.requests_per_day, one.name)
-        for one in document.comparators
-        if one.break_even and one.break_even.requests_per_day
+        (comparator.break_even.requests_per_day, comparator.name)
+        for comparator in document.comparators
+        if comparator.break_even and comparator.break_even.requests_per_day
     ]
     return min(found, default=None)
 
 
-def _priced_as(one: ComparatorPart) -> str:
-    return "" if one.entry == one.name else f"Priced as {one.entry}, the nearest name in the price data; "
+def _priced_as(comparator: ComparatorPart) -> str:
+    if comparator.entry == comparator.name:
+        return ""
+    return f"Priced as {comparator.entry}, the nearest name in the price data; "
 
 
 def _bill_text(document: CostDocument) -> str:

@@ -47,8 +47,8 @@ class CostGauges:
             if line.cost_nano_usd is not None:
                 self._model.labels(line.model).set(line.cost_nano_usd / NANO)
         self._overhead.clear()
-        for one in document.overhead:
-            self._overhead.labels(one.kind, one.name).set(one.nano_usd / NANO)
+        for item in document.overhead:
+            self._overhead.labels(item.kind, item.name).set(item.nano_usd / NANO)
         self._engine.clear()
         for engine in document.engines:
             if engine.bill_nano_usd is not None:

@@ -47,8 +47,8 @@ def lines(context: CostContext) -> list[Line]:
 
     def grouped(sums: Iterable[UsageSums], period_us: int) -> dict[Group, list[UsageSums]]:
         found: dict[Group, list[UsageSums]] = defaultdict(list)
-        for one in sums:
-            found[group(one.period, period_us, one.engine, one.adapter, one.tenant, one.key_id)].append(one)
+        for each in sums:
+            found[group(each.period, period_us, each.engine, each.adapter, each.tenant, each.key_id)].append(each)
         return found
 
     def totals(amounts: Mapping[BillKey, int]) -> dict[Group, int]:
@@ -83,7 +83,10 @@ def _line(
     idle: int,
 ) -> Line:
     total, is_priced = reduce(add_sums, usage, _NO_USAGE), context.bill.is_priced
-    elsewhere = {one.listing.name: _typical(context, one, priced_usage) for one in context.inputs.comparators}
+    elsewhere = {
+        comparator.listing.name: _typical(context, comparator, priced_usage)
+        for comparator in context.inputs.comparators
+    }
     return Line(
         **names,
         requests=total.answered,
@@ -103,7 +106,7 @@ def overhead(context: CostContext) -> list[OverheadPart]:
     """Return storage, training, and the gateway's own work."""
     bill = context.bill
     paid = [*bill.overhead, *(bill.own_work() if bill.is_priced else ())]
-    return [OverheadPart(name=one.name, kind=one.kind, nano_usd=one.nano_usd) for one in paid]
+    return [OverheadPart(name=item.name, kind=item.kind, nano_usd=item.nano_usd) for item in paid]
 
 
 def engines(context: CostContext) -> list[EnginePart]:
@@ -151,8 +154,8 @@ def levels(context: CostContext) -> Iterator[LevelPart]:
     capacity, costs, own = context.inputs.capacity, context.cost_by_adapter, context.own_labels
     slo = context.nano_usd_per_work(capacity.slo_per_s) if capacity else None
     groups = [("(all)", context.client_usage, context.bill.engines_nano_usd)]
-    adapters = sorted({*costs, *(one.adapter for one in context.client_usage)} - own - {UNUSED})
-    groups += [(context.model_name(one), context.usage_of(one), costs.get(one, 0)) for one in adapters]
+    adapters = sorted({*costs, *(sums.adapter for sums in context.client_usage)} - own - {UNUSED})
+    groups += [(context.model_name(adapter), context.usage_of(adapter), costs.get(adapter, 0)) for adapter in adapters]
     groups += [(name, [], costs[name]) for name in (*sorted(own), UNUSED) if name in costs]
     for name, sums, group_cost in groups:
         requests, work = answered(sums), context.work(sums)
@@ -192,7 +195,7 @@ def _per_thousand(nano_usd_per_work: Decimal | None, work: int, requests: int) -
 
 def comparators(context: CostContext) -> list[ComparatorPart]:
     """Return what every comparator would have charged for the window, and from which volume own engines pay."""
-    found = [_comparator(context, one) for one in context.inputs.comparators]
+    found = [_comparator(context, comparator) for comparator in context.inputs.comparators]
     return [*found, *(_unpriced(name, reason) for name, reason in context.inputs.unpriced_comparators.items())]
 
 
@@ -200,7 +203,7 @@ def _comparator(context: CostContext, comparator: Comparator) -> ComparatorPart:
     listing, factor, usage = comparator.listing, comparator.factor, context.priced_client_usage
     variants = {name: _variant(context, comparator, name) for name in VARIANTS}
     total, requests = variants["standard"].total, answered(usage)
-    tokens = sum(one.prompt_tokens + one.completion_tokens for one in usage)
+    tokens = sum(sums.prompt_tokens + sums.completion_tokens for sums in usage)
     chars = context.inputs.chars_per_token
     return ComparatorPart(
         name=listing.name,
@@ -257,7 +260,7 @@ def _typical(context: CostContext, comparator: Comparator, sums: Sequence[UsageS
 
 
 def _break_even(context: CostContext, total: Span | None, requests: int) -> BreakEvenPart | None:
-    fleet = context.fleet(context.client_usage, sum(one.nano_usd for one in context.bill.overhead))
+    fleet = context.fleet(context.client_usage, sum(item.nano_usd for item in context.bill.overhead))
     if fleet is None or total is None or not requests:
         return None
     found = break_even(fleet, Decimal(total.typical) / NANO / requests)
@@ -280,7 +283,7 @@ def paybacks(context: CostContext) -> list[PaybackPart]:
 
 
 def _payback(context: CostContext, plan: AdapterPlan, comparator: Comparator) -> PaybackPart:
-    usage = [one for one in context.priced_client_usage if one.adapter == plan.name]
+    usage = [sums for sums in context.priced_client_usage if sums.adapter == plan.name]
     elsewhere = _typical(context, comparator, usage)
     days, saving, reason = None, None, ""
     if not answered(usage):
@@ -309,7 +312,7 @@ def quality(context: CostContext) -> list[QualityPart]:
         return []
     here = [part for model, score in fact.models.items() for part in _quality_here(context, model, score)]
     best = max(fact.models.values(), key=lambda score: sum(rate.hits for rate in score.rates.values()))
-    return [*here, *(_quality_elsewhere(context, best, one) for one in context.inputs.comparators)]
+    return [*here, *(_quality_elsewhere(context, best, comparator) for comparator in context.inputs.comparators)]
 
 
 def _quality_here(context: CostContext, model: str, score: QualityFact) -> Iterator[QualityPart]:
@@ -332,7 +335,7 @@ def _quality_here(context: CostContext, model: str, score: QualityFact) -> Itera
 
 
 def _quality_elsewhere(context: CostContext, best: QualityFact, comparator: Comparator) -> QualityPart:
-    period = max((one.period for one in context.priced_client_usage), default=0)
+    period = max((sums.period for sums in context.priced_client_usage), default=0)
     task = UsageSums(period, "", "", "", "", 0, best.requests, 0, best.prompt_tokens, 0, best.completion_tokens)
     cost = per(_typical(context, comparator, [task]), best.requests, 1)
     return QualityPart(
@@ -357,10 +360,10 @@ def weights_basis(inputs: CostInputs) -> str:
     """Say what the weights of the window are based on, newest first."""
     periods = inputs.weights
     basis = periods[-1].weights.basis
-    for later, one in zip(periods[:0:-1], periods[-2::-1], strict=True):
+    for later, earlier in zip(periods[:0:-1], periods[-2::-1], strict=True):
         if later.since_us <= inputs.since_us:
             break
-        basis += f"; before {iso(later.since_us)[:16]} {one.weights.basis}"
+        basis += f"; before {iso(later.since_us)[:16]} {earlier.weights.basis}"
     return basis
 
 

@@ -23,9 +23,9 @@ def shown(document: CostDocument) -> Iterator[Table | str]:
     if document.comparators and document.data:
         yield comparators_table(document)
         yield from (
-            f"{one.name} is priced as {one.entry}, the nearest name in the price data."
-            for one in document.comparators
-            if one.entry not in ("", one.name)
+            f"{comparator.name} is priced as {comparator.entry}, the nearest name in the price data."
+            for comparator in document.comparators
+            if comparator.entry not in ("", comparator.name)
         )
     if document.payback:
         yield payback_table(document)
@@ -50,7 +50,7 @@ def usage_table(document: CostDocument) -> Table:
 
 def money_table(document: CostDocument) -> Table:
     """Cost on your engines beside the price of other APIs; the last lines add up to the bill."""
-    others = [one.name for one in document.comparators]
+    others = [comparator.name for comparator in document.comparators]
     table = Table(*_heads(document), *figures("own engines", *(other.partition(":")[2] for other in others)))
     for line in document.data:
         elsewhere = (usd_text(line.elsewhere_nano_usd[name]) for name in others)
@@ -58,15 +58,15 @@ def money_table(document: CostDocument) -> Table:
     table.rule()
     blanks, unpriced = [""] * max(0, len(document.group_by) - 1), [""] * len(others)
     table.add("(idle)", *blanks, usd_text(document.idle_nano_usd), *unpriced)
-    for one in document.overhead:
-        table.add(f"({overhead_name(one)})", *blanks, usd_text(one.nano_usd), *unpriced)
+    for part in document.overhead:
+        table.add(f"({overhead_name(part)})", *blanks, usd_text(part.nano_usd), *unpriced)
     table.add("(bill)", *blanks, usd_text(document.bill_nano_usd), *unpriced)
     return table
 
 
-def overhead_name(one: OverheadPart) -> str:
+def overhead_name(part: OverheadPart) -> str:
     """The name of a line of overhead: `own work: probe`, `storage adapters`."""
-    return f"own work: {one.name.removesuffix(' (own)')}" if one.kind == "own work" else f"{one.kind} {one.name}"
+    return f"own work: {part.name.removesuffix(' (own)')}" if part.kind == "own work" else f"{part.kind} {part.name}"
 
 
 def footnote(document: CostDocument) -> str:
@@ -108,31 +108,31 @@ def levels_table(document: CostDocument) -> Table:
 def comparators_table(document: CostDocument) -> Table:
     """Prices of other APIs per 1,000 requests as ranges, and the break-even volume of an own engine."""
     table = Table("other APIs", *figures("per 1,000 requests", "from … to", "break-even from"))
-    for one in document.comparators:
-        span = one.per_request
+    for comparator in document.comparators:
+        span = comparator.per_request
         typical = "unpriced" if span is None else usd_text(span.typical * _THOUSAND, 4)
-        table.add(one.name, typical, _from_to(span), _pays_from(one))
+        table.add(comparator.name, typical, _from_to(span), _pays_from(comparator))
     return table
 
 
 def payback_table(document: CostDocument) -> Table:
     """The payback time of training."""
     table = Table("adapter", "instead of", *figures("invested", "saved per day", "paid back after"))
-    for one in document.payback:
-        after = one.reason if one.days is None else f"{one.days:,.1f} days"
-        saved = "" if one.saving_nano_usd_per_day is None else usd_text(one.saving_nano_usd_per_day)
-        table.add(one.adapter, one.comparator, usd_text(one.investment_nano_usd, 2), saved, after)
+    for payback in document.payback:
+        after = payback.reason if payback.days is None else f"{payback.days:,.1f} days"
+        saved = "" if payback.saving_nano_usd_per_day is None else usd_text(payback.saving_nano_usd_per_day)
+        table.add(payback.adapter, payback.comparator, usd_text(payback.investment_nano_usd, 2), saved, after)
     return table
 
 
 def quality_table(document: CostDocument) -> Table:
     """The cost of a correct answer."""
     table = Table("model", "correct is", *figures("share", "per request", "per correct answer"))
-    for one in document.quality:
-        right = one.note if one.per_right_nano_usd is None else usd_text(one.per_right_nano_usd)
-        share = "not evaluated" if one.right == "any" else f"{one.share:.1%}"
-        least = "at least " if one.right == "any" and one.per_right_nano_usd is not None else ""
-        table.add(one.model, one.right, share, usd_text(one.per_request_nano_usd), f"{least}{right}")
+    for row in document.quality:
+        right = row.note if row.per_right_nano_usd is None else usd_text(row.per_right_nano_usd)
+        share = "not evaluated" if row.right == "any" else f"{row.share:.1%}"
+        least = "at least " if row.right == "any" and row.per_right_nano_usd is not None else ""
+        table.add(row.model, row.right, share, usd_text(row.per_request_nano_usd), f"{least}{right}")
     return table
 
 
@@ -147,10 +147,10 @@ def pays_from(part: BreakEvenPart) -> str:
     return f"{part.requests_per_day:,.0f} requests per day{share}"
 
 
-def _pays_from(one: ComparatorPart) -> str:
-    if one.break_even is None:
+def _pays_from(comparator: ComparatorPart) -> str:
+    if comparator.break_even is None:
         return "unpriced"
-    return pays_from(one.break_even)
+    return pays_from(comparator.break_even)
 
 
 def _from_to(span: Span | None) -> str:
@@ -176,7 +176,7 @@ _AMOUNTS = ("active_nano_usd", "idle_share_nano_usd", "cost_nano_usd")
 def as_csv(document: CostDocument) -> str:
     """One row per line of the bill; `line` is its kind, and the costs of all kinds but `bill` add up to the bill."""
     names = [name for name in NAMES if any(getattr(line, name) is not None for line in document.data)]
-    others = [one.name for one in document.comparators]
+    others = [comparator.name for comparator in document.comparators]
     heads = ["line", *(names or ["model"]), *_COUNTS, *_AMOUNTS, *(f"{name}_nano_usd" for name in others)]
     rows: list[dict[str, Any]] = []
     for line in document.data:
@@ -185,6 +185,6 @@ def as_csv(document: CostDocument) -> str:
         rows.append({"line": "usage", **{head: values[head] for head in heads if head in values}, **elsewhere})
     first = heads[1]
     rows.append({"line": "idle", "cost_nano_usd": document.idle_nano_usd})
-    rows += [{"line": one.kind, first: one.name, "cost_nano_usd": one.nano_usd} for one in document.overhead]
+    rows += [{"line": part.kind, first: part.name, "cost_nano_usd": part.nano_usd} for part in document.overhead]
     rows.append({"line": "bill", "cost_nano_usd": document.bill_nano_usd})
     return csv_text(heads, rows)

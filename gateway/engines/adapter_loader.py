@@ -1,11 +1,9 @@
-"""The loader: makes an adapter resident in the engine and keeps it there while requests use it.
+"""Adapter loader: load adapters into one engine, pin them while requests use them, unload them.
 
-One load at a time, because a load stalls every running stream; the same adapter asked for twice is loaded once. Each
-version has an engine name of its own, so a swap never touches running requests and never meets a stale prefix cache.
-The engine never has to evict by itself: the coldest adapter is taken out before one too many comes in, so what stands
-here is what the engine has.
-
-What became of a version that was to leave an engine.
+Loads run one at a time, because a load stalls every running stream; requests that wait for the same adapter share one
+load. Each version has its own name in the engine, so a promotion never touches running requests or a stale prefix
+cache. The least recently used adapter is unloaded before one beyond the engine's capacity is loaded, so vLLM never
+evicts by itself and the list here is the engine's.
 """
 
 import asyncio
@@ -24,10 +22,15 @@ from gateway.errors import AdapterRefusedError, EngineUnavailableError, GatewayE
 from gateway.metrics import AdapterMetrics
 from gateway.threads import FILES, REPORTS
 
+_ROOM_TIMEOUT_S = 30.0
+"""How long a load waits for an adapter that may be evicted."""
+_CRASH_AFTER_LOAD_S = 10.0
+"""How long after a load the death of the engine is attributed to it."""
 
-class Left(StrEnum):
-    """How an unload ended: REMOVED and seen to be gone, only FORGOTTEN (no plugin), LINGERING until the engine has
-    finished with a request cut off a moment ago, still BUSY at the deadline, or ABSENT from the start.
+
+class UnloadOutcome(StrEnum):
+    """How an unload ended: REMOVED and verified, only FORGOTTEN by name (no plugin), LINGERING in memory until the
+    engine has dropped a request that was just cancelled, still BUSY at the deadline, or ABSENT: it was not resident.
     """
 
     REMOVED = "removed"
@@ -39,19 +42,19 @@ class Left(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
-    """What became of a version in one engine, and how long its requests were waited for."""
+    """Result of unloading a version from one engine; `left` is its outcome, `waited_s` the wait for its requests."""
 
     engine: str
-    left: Left
+    left: UnloadOutcome
     waited_s: float
 
 
-_ROOM_S = 30.0
-_BLAME_S = 10.0
-
-
 class AdapterLoader:
-    """Which versions the engine has, coldest first, and how many requests hold each."""
+    """Loads and unloads the adapters of one engine, and counts the requests that pin each.
+
+    `slots` adapters fit into the engine's batch, `capacity` into its memory; both are corrected by `sync`. `on_load`
+    records the name and duration of each load.
+    """
 
     def __init__(
         self,
@@ -70,9 +73,9 @@ class AdapterLoader:
         self.capacity = capacity
         self.has_plugin = True
         self.pins: dict[str, int] = {}
-        """Requests that run here now, by engine name."""
+        """Running requests by engine name."""
         self.warm: dict[str, None] = {}
-        """The latest adapters used here, as many as the engine has slots: what it needs not bring in again."""
+        """The adapters used last, as many as the engine has slots: requests for them need no swap."""
         self.used = WorkingSet()
         self._on_load = on_load
         self._client = client
@@ -82,22 +85,22 @@ class AdapterLoader:
         self._resident: dict[str, Version] = {}
         self._loaded_s: dict[str, float] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._awaited: Counter[str] = Counter()
-        self._leaving: dict[str, asyncio.Event] = {}
-        self._kept: frozenset[str] = frozenset()
+        self._load_waiters: Counter[str] = Counter()
+        self._unloading: dict[str, asyncio.Event] = {}
+        self._pinned_in_slots: frozenset[str] = frozenset()
         self._lingering: dict[str, Version] = {}
-        self._freed = asyncio.Event()
+        self._unpinned = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._in_progress: Version | None = None
-        self._last: tuple[Version, float] | None = None
+        self._load_in_progress: Version | None = None
+        self._last_load: tuple[Version, float] | None = None
 
     @property
     def resident(self) -> tuple[str, ...]:
-        """Engine names that the engine serves now, coldest first."""
+        """Engine names of the resident adapters, least recently used first."""
         return tuple(self._resident)
 
     async def pin(self, version: Version) -> None:
-        """Load a version if need be and count one more request on it; `release` must follow."""
+        """Load a version if it is cold and count one more request on it; `unpin` must follow."""
         name = version.engine_name
         self._touch(name)
         while name not in self._resident:
@@ -105,28 +108,31 @@ class AdapterLoader:
         self.pins[name] = self.pins.get(name, 0) + 1
 
     def unpin(self, version: Version, *, answered: bool) -> None:
-        """A request is through with an adapter. One that was answered clears it of any later death, and clears another
-        one that was loaded last, unless that one's first requests are still running.
+        """Count one request less on a version.
+
+        An answered request shows that the engine survived its latest load, so a later death is not attributed to it,
+        unless the version loaded last is another one whose first requests are still running.
         """
         name = version.engine_name
-        if answered and self._last is not None and self._last[0].engine_name not in self.pins.keys() - {name}:
-            self._last = None
-        left = self.pins[name] - 1
-        if left:
-            self.pins[name] = left
+        last = self._last_load
+        if answered and last is not None and last[0].engine_name not in self.pins.keys() - {name}:
+            self._last_load = None
+        remaining = self.pins[name] - 1
+        if remaining:
+            self.pins[name] = remaining
         else:
             del self.pins[name]
-            self._freed.set()
+            self._unpinned.set()
 
     def forget(self, version: Version, before_s: float) -> None:
-        """The engine says that it has a version no more that was loaded before this moment of `time.perf_counter`."""
+        """Forget `version` after the engine answered 404, unless it was loaded since `before_s` (`perf_counter`)."""
         name = version.engine_name
         if name in self._resident and self._loaded_s.get(name, 0.0) < before_s:
             self._file_locks.release(self.name, self._resident.pop(name))
             self.warm.pop(name, None)
 
     def is_warm(self, version: Version | None) -> bool:
-        """Whether requests for a version start here at once; the base (None) always does."""
+        """Whether a request for a version needs no load and no swap; the base (None) never does."""
         return version is None or version.engine_name in self.warm
 
     def _touch(self, name: str) -> None:
@@ -147,93 +153,95 @@ class AdapterLoader:
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(version))
             task.add_done_callback(lambda _: self._loading.pop(name, None))
-        self._awaited[name] += 1  # what somebody waits for is not evicted before he can hold it
+        self._load_waiters[name] += 1  # not evicted before its waiting requests have pinned it
         try:
             await asyncio.shield(task)
         finally:
-            self._awaited[name] -= 1
-            if not self._awaited[name]:
-                del self._awaited[name]
+            self._load_waiters[name] -= 1
+            if not self._load_waiters[name]:
+                del self._load_waiters[name]
 
     async def unload(self, version: Version, *, deadline_s: float) -> Unloaded:
-        """Let running requests finish, for at most `deadline_s`, take the version out and look whether it is gone.
+        """Let running requests finish for at most `deadline_s`, then remove the version and verify that it is gone.
 
-        Requests that come meanwhile wait, and load it again; so resolve no more requests to it before.
+        A request that arrives meanwhile waits and loads the version again, so stop routing requests to it first.
         """
         name, started = version.engine_name, time.monotonic()
         if name not in self._resident:
-            return Unloaded(self.name, Left.ABSENT, 0.0)
-        self._leaving[name] = asyncio.Event()
+            return Unloaded(self.name, UnloadOutcome.ABSENT, 0.0)
+        self._unloading[name] = asyncio.Event()
         del self._resident[name]
         try:
-            is_free = await self._wait_for(lambda: name not in self.pins, deadline_s)
+            is_idle = await self._wait_for_unpin(lambda: name not in self.pins, deadline_s)
             waited_s = time.monotonic() - started
-            if not is_free:
+            if not is_idle:
                 self._resident[name] = version
-                return Unloaded(self.name, Left.BUSY, waited_s)
+                return Unloaded(self.name, UnloadOutcome.BUSY, waited_s)
             async with self._one_at_a_time:
-                return Unloaded(self.name, await self._take_out(version), waited_s)
+                return Unloaded(self.name, await self._remove(version), waited_s)
         finally:
-            self._leaving.pop(name).set()
+            self._unloading.pop(name).set()
 
     def engine_started(self) -> None:
-        """Nothing is in a new engine process."""
+        """Forget all residents: a new engine process has none."""
         self._resident.clear()
         self._loaded_s.clear()
         self.warm.clear()
         self._lingering.clear()
         self._file_locks.release_all(self.name)
 
-    def blamed(self, died_s: float) -> Version | None:
-        """The version that was being loaded when the engine died, or whose load was the last thing that happened to it;
-        `died_s` is when it did, on `time.monotonic`.
+    def load_before_crash(self, died_s: float) -> Version | None:
+        """Return the version whose load the death of the engine is attributed to, and forget it.
+
+        That is the version being loaded, or the one loaded in the last seconds before `died_s` (`time.monotonic`) of
+        which no request has been answered.
         """
-        last, self._last = self._last, None
-        return self._in_progress or (last[0] if last and died_s - last[1] < _BLAME_S else None)
+        last, self._last_load = self._last_load, None
+        return self._load_in_progress or (last[0] if last and died_s - last[1] < _CRASH_AFTER_LOAD_S else None)
 
-    async def sync(self, known: Mapping[str, Version], kept: Collection[str]) -> ResidencyReport | None:
-        """Learn from the engine what it really has, and pin exactly `kept` in their slots.
+    async def sync(self, known: Mapping[str, Version], pinned: Collection[str]) -> ResidencyReport | None:
+        """Read the adapters that the engine really has, and pin exactly `pinned` to their slots.
 
-        `known` maps engine names to versions; those found in the engine are taken over, so a gateway that attaches to
-        a running engine loads nothing twice. Returns what the engine said, None without our plugin.
+        `known` maps engine names to versions; those found in the engine are adopted, so a gateway that attaches to a
+        running engine loads nothing twice. Returns the engine's report; None without our plugin.
         """
         async with self._one_at_a_time:
-            self._kept = frozenset(kept)
-            found = await self._client.residents()
-            self.has_plugin = found is not None
-            if found is None:
+            self._pinned_in_slots = frozenset(pinned)
+            report = await self._client.residents()
+            self.has_plugin = report is not None
+            if report is None:
                 return None
-            self.slots, self.capacity = found.max_loras, found.max_cpu_loras
-            self._take_over(found, known)
-            await self._sweep(found, known)
-            pinned = {adapter.name for adapter in found.adapters if adapter.pinned}
-            for name in pinned ^ (self._kept & self._resident.keys()):
-                await self._client.pin_adapter(name, pinned=name not in pinned)
-            return found
+            self.slots, self.capacity = report.max_loras, report.max_cpu_loras
+            self._adopt(report, known)
+            await self._remove_unusable(report, known)
+            pinned_now = {adapter.name for adapter in report.adapters if adapter.pinned}
+            for name in pinned_now ^ (self._pinned_in_slots & self._resident.keys()):
+                await self._client.pin_adapter(name, pinned=name not in pinned_now)
+            return report
 
-    def _take_over(self, found: ResidencyReport, known: Mapping[str, Version]) -> None:
-        in_memory = [adapter for adapter in found.adapters if adapter.tier is not ResidencyTier.DISK]
+    def _adopt(self, report: ResidencyReport, known: Mapping[str, Version]) -> None:
+        """Make the list of residents equal to the report, as far as its adapters are `known` versions."""
+        in_memory = [adapter for adapter in report.adapters if adapter.tier is not ResidencyTier.DISK]
         for name in self._resident.keys() - {adapter.name for adapter in in_memory}:
-            version = self._resident.pop(name)
-            self._file_locks.release(self.name, version)
-        strangers = {}
+            self._file_locks.release(self.name, self._resident.pop(name))
+        adopted = {}
         for adapter in in_memory:
-            version_known = known.get(adapter.name)
-            if version_known is None or adapter.name in self._resident or adapter.name in self._leaving:
+            version = known.get(adapter.name)
+            if version is None or adapter.name in self._resident or adapter.name in self._unloading:
                 continue
-            if adapter.path == str(self._store.path(version_known.digest).resolve()):
-                with contextlib.suppress(StoreError):  # its files are being deleted, so it is no good to us
-                    self._file_locks.take(self.name, version_known)
-                    strangers[adapter.name] = version_known
-        self._resident = strangers | self._resident
+            if adapter.path == str(self._store.path(version.digest).resolve()):
+                with contextlib.suppress(StoreError):  # its files are being deleted: do not adopt it
+                    self._file_locks.acquire(self.name, version)
+                    adopted[adapter.name] = version
+        self._resident = adopted | self._resident
 
-    async def _sweep(self, found: ResidencyReport, known: Mapping[str, Version]) -> None:
-        """Take out what is no good to anybody: names whose weights the engine dropped, weights without a name."""
-        held = self.pins.keys() | self._awaited.keys() | self._resident.keys() | self._leaving.keys()
-        for adapter in found.adapters:
-            if adapter.tier is ResidencyTier.DISK and adapter.name in known and adapter.name not in held:
+    async def _remove_unusable(self, report: ResidencyReport, known: Mapping[str, Version]) -> None:
+        """Remove names whose weights the engine has dropped, and weights without a name."""
+        in_use = self.pins.keys() | self._load_waiters.keys() | self._resident.keys() | self._unloading.keys()
+        for adapter in report.adapters:
+            if adapter.tier is ResidencyTier.DISK and adapter.name in known and adapter.name not in in_use:
                 await self._client.remove_adapter(adapter.name)
-        if found.unnamed:
+        if report.unnamed:
             await self._client.remove_adapter("")
         elif self._lingering:
             for version in self._lingering.values():
@@ -242,29 +250,29 @@ class AdapterLoader:
 
     async def _load(self, version: Version) -> None:
         name = version.engine_name
-        if leaving := self._leaving.get(name):
-            await leaving.wait()
+        if unloading := self._unloading.get(name):
+            await unloading.wait()
         async with self._one_at_a_time:
             if name in self._resident:
                 return
             await self._make_room()
-            self._in_progress = version
+            self._load_in_progress = version
             try:
-                self._file_locks.take(self.name, version)
+                self._file_locks.acquire(self.name, version)
                 path = await FILES.run(self._store.verify, version.digest)
                 started = time.perf_counter()
                 if not await self._client.load_adapter(name, str(path.resolve())) and self.has_plugin:
-                    await self._client.remove_adapter(name)  # a name from before us: who knows what it leads to
+                    await self._client.remove_adapter(name)  # from before this gateway: its files are unknown
                     await self._client.load_adapter(name, str(path.resolve()))
             except (AdapterError, AdapterRefusedError) as error:
                 self._file_locks.release(self.name, version)
                 self._metrics.loads.labels("refused").inc()
                 raise AdapterRefusedError(str(error)) from error
-            except GatewayError:  # the engine may have it or not: the lease stays until `sync` or a restart
+            except GatewayError:  # the engine may have it or not: its files stay locked until `sync` or a restart
                 self._metrics.loads.labels("failed").inc()
                 raise
             finally:
-                self._in_progress, self._last = None, (version, time.monotonic())
+                self._load_in_progress, self._last_load = None, (version, time.monotonic())
             self._loaded_s[name] = time.perf_counter()
             load_s = self._loaded_s[name] - started
             self._metrics.load_s.observe(load_s)
@@ -276,41 +284,41 @@ class AdapterLoader:
 
     async def _make_room(self) -> None:
         while len(self._resident) >= self.capacity:
-            if not await self._wait_for(lambda: self._coldest() is not None, _ROOM_S):
+            if not await self._wait_for_unpin(lambda: self._least_recently_used() is not None, _ROOM_TIMEOUT_S):
                 raise EngineUnavailableError(
                     f"All {self.capacity} adapters that the engine can hold are in use; raise --max-cpu-loras."
                 )
-            coldest = self._coldest()
-            assert coldest is not None, "there was one a moment ago, and nothing ran since"
-            await self._take_out(self._resident.pop(coldest))
+            evicted = self._least_recently_used()
+            assert evicted is not None, "the wait ended with one, and no other task ran since"
+            await self._remove(self._resident.pop(evicted))
 
-    def _coldest(self) -> str | None:
-        """The adapter that was not used for longest, of those that nobody holds."""
-        held = self.pins.keys() | self._awaited.keys() | self._kept
-        return next((name for name in self._resident if name not in held), None)
+    def _least_recently_used(self) -> str | None:
+        """Return the least recently used adapter that may be evicted; None while all are in use."""
+        in_use = self.pins.keys() | self._load_waiters.keys() | self._pinned_in_slots
+        return next((name for name in self._resident if name not in in_use), None)
 
-    async def _wait_for(self, holds: Callable[[], bool], deadline_s: float) -> bool:
-        """Wait until something holds that changes when a request ends; False when it does not in time."""
+    async def _wait_for_unpin(self, condition: Callable[[], bool], deadline_s: float) -> bool:
+        """Wait for a condition that changes when an adapter is unpinned; False when it is not met in time."""
         try:
             async with asyncio.timeout(deadline_s):
-                while not holds():
-                    self._freed.clear()
-                    await self._freed.wait()
+                while not condition():
+                    self._unpinned.clear()
+                    await self._unpinned.wait()
         except TimeoutError:
-            return holds()
+            return condition()
         return True
 
-    async def _take_out(self, version: Version) -> Left:
-        """Remove a version that stands in `_resident` no more and that no request holds."""
+    async def _remove(self, version: Version) -> UnloadOutcome:
+        """Remove an unpinned version that is no longer in `_resident` from the engine."""
         name = version.engine_name
         self.warm.pop(name, None)
         self._loaded_s.pop(name, None)
         if not self.has_plugin:
             await self._client.forget_adapter(name)
             self._file_locks.release(self.name, version)
-            return Left.FORGOTTEN
+            return UnloadOutcome.FORGOTTEN
         if await self._client.remove_adapter(name):
             self._file_locks.release(self.name, version)
-            return Left.REMOVED
+            return UnloadOutcome.REMOVED
         self._lingering[name] = version
-        return Left.LINGERING
+        return UnloadOutcome.LINGERING

@@ -1,8 +1,8 @@
-"""The reconciler: what the registry wants of one engine becomes true in it, and stays true.
+"""Adapter reconciler: bring the adapters of one engine into the registry's desired state, and keep them there.
 
-Wanted: pinned versions are resident and pinned to their slots; retired and quarantined ones are gone; everything else
-comes when a request asks for it. Looked after whenever the registry changed, and every few seconds, because another
-gateway on the same database or an operator at the engine may have changed something.
+Desired: pinned versions are resident and pinned to their slots; retired and quarantined versions are unloaded; all
+others are loaded on demand. It runs after each change of the registry and every few seconds, because other gateways on
+the database and operators may change the engine as well.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters import AdapterError, Registry, RegistrySnapshot, State, Version
-from gateway.engines.adapter_loader import AdapterLoader, Left
+from gateway.engines.adapter_loader import AdapterLoader, UnloadOutcome
 from gateway.engines.residency import ResidencyReport
 from gateway.errors import AdapterRefusedError, GatewayError
 from gateway.threads import CRITICAL
@@ -23,12 +23,12 @@ from gateway.threads import CRITICAL
 log = logging.getLogger(__name__)
 PERIOD_S = 0.25
 """How often the registry is checked for changes."""
-_EVERY_S = 5.0
-_DRAIN_S = 60.0
+_MAX_INTERVAL_S = 5.0
+_DRAIN_TIMEOUT_S = 60.0
 
 
 class Reconciler:
-    """Keeps one engine as the registry wants it; `memory` is the file that remembers the working set over restarts."""
+    """Reconciles one engine with the registry; the file `memory` keeps the working set across restarts."""
 
     def __init__(
         self, *, loader: AdapterLoader, registry: Registry, memory: Path, announce: Callable[[str], None]
@@ -43,31 +43,31 @@ class Reconciler:
         self._seen: RegistrySnapshot | None = None
         self._reconciled_s = 0.0
         self.residents: ResidencyReport | None = None
-        """What the engine said last; None without our plugin."""
+        """The engine's latest report; None without our plugin."""
 
     async def restore(self) -> None:
-        """After an engine start: load what must be resident and what was used last, as much as has a slot."""
+        """Load the pinned and the last used adapters into a started engine, as many as it has slots."""
         self._loader.engine_started()
         await self._sync()
-        wanted = self._worth_restoring(self._registry.snapshot)
+        wanted = self._to_restore(self._registry.snapshot)
         for version in wanted[: self._loader.slots]:
             await self._load(version)
         await self.reconcile()
 
     async def reconcile_if_due(self) -> None:
-        """Reconcile when the registry has changed, and every `_EVERY_S` otherwise."""
-        if self._registry.snapshot is self._seen and time.monotonic() - self._reconciled_s < _EVERY_S:
+        """Reconcile when the registry has changed, and every `_MAX_INTERVAL_S` otherwise."""
+        if self._registry.snapshot is self._seen and time.monotonic() - self._reconciled_s < _MAX_INTERVAL_S:
             return
         try:
             await self.reconcile()
-        except (GatewayError, AdapterError) as error:  # the supervisor finds out whether the engine lives
+        except (GatewayError, AdapterError) as error:  # the supervisor probes whether the engine is alive
             log.info("%s not reconciled: %s", self._loader.name, error)
 
     async def reconcile(self) -> None:
-        """Load, pin and unload adapters as the registry wants; unloads wait for running requests in the background."""
+        """Load, pin and unload adapters; unloads wait for running requests in the background."""
         snapshot = self._seen = self._registry.snapshot
         self._reconciled_s = time.monotonic()
-        for version in self._kept(snapshot):
+        for version in self._pinned(snapshot):
             await self._load(version)
         await self._sync()
         resident = set(self._loader.resident)
@@ -77,20 +77,20 @@ class Reconciler:
                 task = asyncio.create_task(self._drain(version))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        await CRITICAL.run(self._remember)
+        await CRITICAL.run(self._write_memory)
 
     async def _sync(self) -> None:
         snapshot = self._registry.snapshot
         known = {version.engine_name: version for versions in snapshot.versions.values() for version in versions}
-        self.residents = await self._loader.sync(known, [version.engine_name for version in self._kept(snapshot)])
+        self.residents = await self._loader.sync(known, [version.engine_name for version in self._pinned(snapshot)])
 
-    def _kept(self, snapshot: RegistrySnapshot) -> list[Version]:
+    def _pinned(self, snapshot: RegistrySnapshot) -> list[Version]:
         return snapshot.pinned_versions()[: self._loader.slots - 1]
 
-    def _worth_restoring(self, snapshot: RegistrySnapshot) -> list[Version]:
+    def _to_restore(self, snapshot: RegistrySnapshot) -> list[Version]:
         routed = {version.engine_name: version for version in snapshot.routed_versions()}
-        latest = [*reversed(self._loader.used.names()), *reversed(self._recall())]
-        names = [*(version.engine_name for version in self._kept(snapshot)), *latest, *routed]
+        latest = [*reversed(self._loader.used.names()), *reversed(self._read_memory())]
+        names = [*(version.engine_name for version in self._pinned(snapshot)), *latest, *routed]
         return [routed[name] for name in dict.fromkeys(names) if name in routed]
 
     async def _load(self, version: Version) -> None:
@@ -109,23 +109,23 @@ class Reconciler:
 
     async def _drain(self, version: Version) -> None:
         try:
-            unloaded = await self._loader.unload(version, deadline_s=_DRAIN_S)
-            if unloaded.left is Left.BUSY:
+            unloaded = await self._loader.unload(version, deadline_s=_DRAIN_TIMEOUT_S)
+            if unloaded.left is UnloadOutcome.BUSY:
                 log.warning("%s still answers requests in %s", version.engine_name, unloaded.engine)
         except GatewayError as error:
             log.info("%s not unloaded: %s", version.engine_name, error)
         except Exception:
-            log.exception("%s not unloaded; it is tried again", version.engine_name)
+            log.exception("%s not unloaded; it is retried", version.engine_name)
         finally:
             self._draining.discard(version.engine_name)
 
-    def _recall(self) -> list[str]:
+    def _read_memory(self) -> list[str]:
         try:
             return [str(name) for name in json.loads(self._memory.read_bytes())]
         except (OSError, ValueError, TypeError):
             return []
 
-    def _remember(self) -> None:
+    def _write_memory(self) -> None:
         latest = list(self._loader.resident)
         if latest == self._remembered:
             return

@@ -1,9 +1,9 @@
-"""The effect probe: does an adapter change the base's answers at all?
+"""Effect probe: test whether an adapter changes the base model's answers at all.
 
-vLLM loads adapters whose tensors bind to nothing, and then serves the base under their name. A few prompts are answered
-greedily by the base, the adapter and the base again; the two base runs show how far log-probabilities move by
-themselves on this engine at this moment. Only log-probabilities of generated tokens are asked for: those of prompts end
-the engine (docs/decisions/0006).
+vLLM loads adapters whose tensors match no module, and then serves the base under their name. The probe completes a few
+prompts greedily with the base, the adapter and the base again; the two base runs measure the noise of log-probabilities
+on this engine. It asks for log-probabilities of generated tokens only: those of prompts crash the engine
+(docs/decisions/0006).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from gateway.errors import EngineFailedError
 
-# Short, so that the prompts differ from any cached prefix; different in kind, so that a narrow adapter shows somewhere.
+# Short, so that no prefix of them is cached; varied, so that an adapter for one task changes at least one answer.
 PROMPTS = (
     "The weather today is",
     '{"category": "',
@@ -23,17 +23,20 @@ PROMPTS = (
     "Dear customer,",
 )
 _TOKENS = 4
-_ALTERNATIVES = 5
-_ROUNDS = 4
-_ABOVE_NOISE = 4.0
+_TOP_LOGPROBS = 5
+_MAX_ROUNDS = 4
+_NOISE_FACTOR = 4.0
+"""Multiple of the noise from which on a change is an effect."""
 
 Complete = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-_Position = Mapping[str, float]
+"""Sends the body of a completions request and returns the answer."""
+_TopLogprobs = Mapping[str, float]
+"""Log-probabilities of the most likely tokens at one position."""
 
 
 class Effect(StrEnum):
-    """EFFECT: differs from the base by more than the base from itself. NO_EFFECT: equal to the base to the last digit,
-    whenever the base was equal to itself. UNCLEAR: the engine's own noise hides it, which blames nobody.
+    """EFFECT: the adapter differs from the base by more than two runs of the base do. NO_EFFECT: all three are equal to
+    the last digit. UNCLEAR: the engine's noise hides any effect; the version is not refused for it.
     """
 
     EFFECT = "effect"
@@ -43,8 +46,8 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The verdict with its evidence, in natural-log units: the largest change against the base, the largest change of
-    the base against itself, and the change per prompt in the deciding round.
+    """Verdict with its evidence in nats: the largest change from the base, the noise (the largest change between two
+    runs of the base), and the change per prompt in the last round.
     """
 
     verdict: Effect
@@ -54,25 +57,28 @@ class ProbeResult:
     per_prompt: Mapping[str, float]
 
     def document(self) -> dict[str, Any]:
-        """As evidence to be stored with a version."""
+        """Return the result as JSON evidence of a version."""
         return asdict(self)
 
 
 async def probe_effect(complete: Complete, base: str, adapter: str) -> ProbeResult:
-    """Compare an adapter with the base by their engine names; raises what `complete` raises.
+    """Compare an adapter with the base; both are given by the engine's model names.
 
-    A base that completes no texts, one for embeddings say, leaves the verdict UNCLEAR after no round.
+    A base that serves no completions, such as an embedding model, is UNCLEAR after 0 rounds. Raises `EngineFailedError`
+    and the errors of `complete`.
     """
     result = ProbeResult(Effect.UNCLEAR, 0.0, 0.0, 0, {})
-    for number in range(1, _ROUNDS + 1):
-        before = await _answers(complete, base)
+    for number in range(1, _MAX_ROUNDS + 1):
+        before = await _complete_prompts(complete, base)
         if before is None:
             break
-        changed, after = await _answers(complete, adapter), await _answers(complete, base)
-        if changed is None or after is None:
-            raise EngineFailedError(f"The engine answers the base's completions and not those of {adapter}.")
-        noise = max(map(difference, before, after))
-        deltas = [min(difference(changed[i], before[i]), difference(changed[i], after[i])) for i in range(len(PROMPTS))]
+        tuned, after = await _complete_prompts(complete, adapter), await _complete_prompts(complete, base)
+        if tuned is None or after is None:
+            raise EngineFailedError(f"The engine serves completions of the base model but not of {adapter}.")
+        noise = max(map(largest_change, before, after))
+        deltas = [
+            min(largest_change(tuned[i], before[i]), largest_change(tuned[i], after[i])) for i in range(len(PROMPTS))
+        ]
         verdict = _judge(max(deltas), noise)
         result = ProbeResult(verdict, max(deltas), noise, number, dict(zip(PROMPTS, deltas, strict=True)))
         if verdict is not Effect.UNCLEAR:
@@ -80,43 +86,44 @@ async def probe_effect(complete: Complete, base: str, adapter: str) -> ProbeResu
     return result
 
 
-def difference(one: Sequence[_Position], other: Sequence[_Position]) -> float:
-    """The largest change of a log-probability, up to the first position at which the two texts part."""
+def largest_change(left: Sequence[_TopLogprobs], right: Sequence[_TopLogprobs]) -> float:
+    """Return the largest change of a log-probability, up to the first position at which the two texts differ."""
     largest = 0.0
-    for here, there in zip(one, other, strict=False):
-        largest = max([largest, *_changes(here, there), *_changes(there, here)])
-        if _first(here) != _first(there):
+    for a, b in zip(left, right, strict=False):
+        largest = max([largest, *_changes(a, b), *_changes(b, a)])
+        if _most_likely(a) != _most_likely(b):
             break
     return largest
 
 
 def _judge(delta: float, noise: float) -> Effect:
-    if delta > _ABOVE_NOISE * noise:
+    if delta > _NOISE_FACTOR * noise:
         return Effect.EFFECT
     return Effect.NO_EFFECT if delta == noise == 0 else Effect.UNCLEAR
 
 
-def _changes(here: _Position, there: _Position) -> list[float]:
-    # What is not among the other's likeliest tokens is at most as likely as the last of them.
-    floor = min(there.values())
-    return [abs(p - there[token]) if token in there else max(0.0, p - floor) for token, p in here.items()]
+def _changes(a: _TopLogprobs, b: _TopLogprobs) -> list[float]:
+    # A token that is missing in `b` is at most as likely as the least likely token there.
+    floor = min(b.values())
+    return [abs(p - b[token]) if token in b else max(0.0, p - floor) for token, p in a.items()]
 
 
-def _first(position: _Position) -> str:
-    return max(position, key=lambda token: position[token])
+def _most_likely(top: _TopLogprobs) -> str:
+    return max(top, key=lambda token: top[token])
 
 
-async def _answers(complete: Complete, model: str) -> list[list[_Position]] | None:
+async def _complete_prompts(complete: Complete, model: str) -> list[list[_TopLogprobs]] | None:
+    """Return the log-probabilities of the answer to each prompt; None when the model serves no completions."""
     answer = await complete(
         {
             "model": model,
             "prompt": list(PROMPTS),
             "max_tokens": _TOKENS,
             "temperature": 0,
-            "logprobs": _ALTERNATIVES,
+            "logprobs": _TOP_LOGPROBS,
             "ignore_eos": True,
             "return_tokens_as_token_ids": True,
-            "cache_salt": uuid4().hex,  # a cached prefix is computed in other shapes, and rounds differently
+            "cache_salt": uuid4().hex,  # a cached prefix is computed in other shapes and rounds differently
         }
     )
     if "choices" not in answer:

@@ -1,5 +1,6 @@
-"""One vLLM engine with all that belongs to it, and one request on it: pinned adapter, circuit breaker, poison."""
+"""One vLLM engine with its client, loader, supervisor and circuit breaker, and one request that runs on it."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +14,16 @@ from gateway.engines.http import EngineConnection
 from gateway.engines.residency import ThrashMonitor
 from gateway.engines.slot_scheduler import SlotScheduler
 from gateway.engines.supervisor import EngineState, Supervisor
-from gateway.errors import AdapterGoneError, EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError, reason_of
+from gateway.errors import AdapterGoneError, EngineBrokeOffError, EngineTimeoutError, EngineUnreachableError
 from gateway.inference.poison_requests import PoisonRequests, RunningRequest
 
-_NEWEST_WEIGHT = 0.1  # of the newest answer in a running mean
+_PACE_SMOOTHING = 0.1
+"""Weight of the latest answer in the moving average of `s_per_token`."""
 
 
 @dataclass(eq=False)
 class Engine:
-    """One vLLM process as the pool sees it; `running` counts our requests on it, waiting ones included."""
+    """One vLLM process as the pool sees it; `running` counts this gateway's requests on it, waiting ones included."""
 
     name: str
     client: EngineClient
@@ -34,38 +36,38 @@ class Engine:
     scheduler: SlotScheduler = field(default_factory=SlotScheduler)
     running: int = 0
     s_per_token: float = 0.0
-    """Running mean of seconds per generated token, waiting and prompt included; 0 before the first answer."""
+    """Moving average of seconds per generated token, queueing and prefill included; 0 before the first answer."""
 
     def learn_pace(self, seconds: float, tokens: int) -> None:
-        """Add a finished answer to the running mean of `s_per_token`."""
+        """Add a finished answer to the moving average of `s_per_token`."""
         if tokens:
-            newest = seconds / tokens
-            self.s_per_token += (newest - self.s_per_token) * (_NEWEST_WEIGHT if self.s_per_token else 1)
+            latest = seconds / tokens
+            self.s_per_token += (latest - self.s_per_token) * (_PACE_SMOOTHING if self.s_per_token else 1)
 
     @property
     def is_ready(self) -> bool:
-        """Whether the engine is up with everything live loaded."""
+        """Whether the engine is up and its adapters are restored."""
         return self.supervisor.status.state is EngineState.READY
 
     @property
     def run(self) -> str | None:
-        """Id of this run of the engine, from its own counters; None when it exposes none."""
+        """Id of the engine's current run, from its counters; None when it exposes none."""
         return self.supervisor.run_id
 
     @property
     def known_slots(self) -> int:
-        """Adapters that may run at a time; 0 when unknown: an attached engine without our plugin."""
+        """Adapter slots of the engine; 0 when unknown: an attached engine without our plugin."""
         return self.loader.slots if self.supervisor.is_managed or self.reconciler.residents is not None else 0
 
     @property
     def is_available(self) -> bool:
-        """Whether a request may be sent to it now."""
+        """Whether the engine may get a request now: it is ready and its circuit breaker allows it."""
         return self.is_ready and self.breaker.allows
 
     async def pin(self, version: Version | None) -> "PinnedEngine":
         """Count one more request, wait for a slot and load the version if it is cold; the base (None) needs neither.
 
-        `PinnedEngine.release` must follow, once. A failure or cancellation in here leaves nothing behind.
+        `PinnedEngine.unpin` must follow once. A failure or cancellation in here undoes all of it.
         """
         self.running += 1
         if version is not None:
@@ -83,7 +85,7 @@ class Engine:
 
 
 class PinnedEngine:
-    """An engine in which one request has its version pinned: `send` the request, then `release` once."""
+    """An engine with the version of one request pinned: `send` the request, then `unpin` once."""
 
     __slots__ = ("_connection", "_running", "_version", "engine")
 
@@ -94,17 +96,17 @@ class PinnedEngine:
         self._connection: EngineConnection | None = None
 
     async def send(self, path: str, body: bytes, headers: Mapping[str, str], *, fingerprint: int) -> EngineConnection:
-        """Send the request; returns once the response headers are here.
+        """Send the request; returns once the response headers have arrived.
 
-        Raises `EngineUnreachableError` when the engine never saw the request, `AdapterGoneError` when the adapter left
-        the engine in the last moment, `EngineBrokeOffError`, `EngineTimeoutError`.
+        Raises `EngineUnreachableError` when the engine never received the request, `AdapterGoneError` when the adapter
+        was unloaded after it was pinned, `EngineBrokeOffError`, `EngineTimeoutError`.
         """
         engine, version = self.engine, self._version
         engine.breaker.begin()
         self._running = engine.poison.began(engine.name, fingerprint)
         sent_s = time.perf_counter()
         connection = self._connection = await engine.client.send(path, body, headers)
-        connection.on_first_piece(engine.breaker.heard)
+        connection.on_first_body(engine.breaker.answering)
         if connection.status != 404 or version is None:
             return connection
         if is_unknown_model(await connection.peek(), version.engine_name):
@@ -114,35 +116,34 @@ class PinnedEngine:
         return connection
 
     def unpin(self, error: BaseException | None) -> None:
-        """Let go of the engine; `error` is how the request ended.
+        """Release connection, slot and pin; `error` is the request's failure, None when it was answered.
 
-        A response that was not read to its end has its connection closed, so that the engine stops working on it. The
-        circuit breaker and the poison list learn from `error`, and so does the loader: a version whose request was not
-        answered may be what broke the engine.
+        The connection of a response that was not read to its end is closed, so that the engine aborts it. Circuit
+        breaker, poison requests and loader record the outcome: an adapter whose request failed may have crashed the
+        engine.
         """
         engine, version = self.engine, self._version
-        try:
-            if self._connection is not None:
-                engine.client.give_back(self._connection)
-            if self._running is not None:
-                self._judge(self._running, reason_of(error))
-        finally:
-            engine.running -= 1
+        engine.running -= 1
+        with contextlib.ExitStack() as undo:  # runs every step, even when an earlier one raises
             if version is not None:
-                engine.loader.unpin(version, answered=error is None)
-                engine.scheduler.leave(version.engine_name)
+                undo.callback(engine.scheduler.leave, version.engine_name)
+                undo.callback(engine.loader.unpin, version, answered=error is None)
+            if self._running is not None:
+                undo.callback(self._record, self._running, error)
+            if self._connection is not None:
+                undo.callback(engine.client.release, self._connection)
 
-    def _judge(self, running: RunningRequest, error: BaseException | None) -> None:
+    def _record(self, running: RunningRequest, error: BaseException | None) -> None:
         breaker, connection = self.engine.breaker, self._connection
         self.engine.poison.ended(self.engine.name, running, error)
-        if isinstance(error, EngineUnreachableError | EngineBrokeOffError) or self._was_silent(error):
+        if isinstance(error, EngineUnreachableError | EngineBrokeOffError) or self._timed_out_idle(error):
             breaker.failed()
         elif error is None or (connection is not None and connection.is_complete):
             breaker.succeeded()
         breaker.abandoned()
 
-    def _was_silent(self, error: BaseException | None) -> bool:
-        """Whether a time limit passed in silence: a stream that sent something until its last second was only long."""
+    def _timed_out_idle(self, error: BaseException | None) -> bool:
+        """Whether a time limit passed without data; a stream that kept sending until its limit was only long."""
         if not isinstance(error, EngineTimeoutError):
             return False
-        return error.code == "engine_idle_timeout" or self._connection is None or not self._connection.has_spoken
+        return error.code == "engine_idle_timeout" or self._connection is None or not self._connection.has_body

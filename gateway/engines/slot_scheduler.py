@@ -1,9 +1,9 @@
-"""Turns: when more adapters are asked for than an engine has slots, which of them run and which wait.
+"""Slot scheduler: share the adapter slots of an engine fairly when more adapters have requests than there are slots.
 
-vLLM lets a request wait while its batch holds as many adapters as there are slots, and never ends a turn: adapters that
-always have a request running keep their slots, and the others starve. Here as many adapters run as there are slots, all
-requests of an adapter that gets its turn start together, and once somebody has waited longer than `patience_s` the
-adapter whose turn began first lets no new request in, runs dry, and gives its slot away.
+vLLM queues a request while its batch holds as many adapters as there are slots, and never preempts an adapter: those
+that always have a request running keep their slots, and the others starve. Here as many adapters run as there are
+slots, and all waiting requests of an adapter start together once it gets a slot. When an adapter has waited longer than
+`patience_s`, the one that has held its slot longest admits no new requests, finishes its running ones, and frees it.
 """
 
 import asyncio
@@ -12,47 +12,43 @@ from collections.abc import Callable
 
 
 class SlotScheduler:
-    """The adapters that run in one engine, and those that wait, by their engine names."""
+    """Admits requests to one engine by adapter (engine name): running while it has a slot, waiting otherwise."""
 
     def __init__(self, *, patience_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.slots = 0
-        """How many adapters may run; 0 while nobody knows, then all may."""
+        """How many adapters may run at a time; 0 while unknown, then all may."""
         self._patience_s = patience_s
         self._clock = clock
         self._running: dict[str, int] = {}
-        """Requests by adapter; the adapter whose turn began first stands first."""
+        """Running requests by adapter; the adapter that has held its slot longest is first."""
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        """By adapter; the one that has waited longest stands first."""
-        self._asked_s: dict[str, float] = {}
+        """Waiting requests by adapter; the adapter that has waited longest is first."""
+        self._waiting_since_s: dict[str, float] = {}
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for their adapter's turn."""
+        """Number of requests that wait for a slot for their adapter."""
         return sum(map(len, self._waiting.values()))
 
-    def turn(self, name: str) -> "ScheduledSlot":
-        """A turn for one request, held while the context is entered."""
-        return ScheduledSlot(self, name)
-
     async def enter(self, name: str) -> None:
-        """Return when a request of an adapter may start; each that has started calls `leave` at its end."""
+        """Wait until a request of an adapter may start; `leave` must follow at its end."""
         if self._may_start(name):
             self._running[name] = self._running.get(name, 0) + 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(name, []).append(turn)
-        self._asked_s.setdefault(name, self._clock())
+        start = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(name, []).append(start)
+        self._waiting_since_s.setdefault(name, self._clock())
         try:
-            await turn
+            await start
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave(name)  # the turn came in the very moment in which the wait ended
+            if start.done() and not start.cancelled():
+                self.leave(name)  # started and cancelled at once
             else:
-                self._give_up(name, turn)
+                self._stop_waiting(name, start)
             raise
 
     def leave(self, name: str) -> None:
-        """A request has ended."""
+        """End a request that `enter` has started."""
         self._running[name] -= 1
         if not self._running[name]:
             del self._running[name]
@@ -62,39 +58,29 @@ class SlotScheduler:
     def _may_start(self, name: str) -> bool:
         if not self._waiting:
             return name in self._running or len(self._running) < self.slots or not self.slots
-        eldest_s = next(iter(self._asked_s.values()))
+        longest_since_s = next(iter(self._waiting_since_s.values()))
         if name not in self._running or name in self._waiting:
             return False
-        return name != next(iter(self._running)) or self._clock() - eldest_s < self._patience_s
+        return name != next(iter(self._running)) or self._clock() - longest_since_s < self._patience_s
 
     def _schedule_next(self) -> None:
         while self._waiting:
             name = next(iter(self._waiting))
             if name not in self._running and len(self._running) >= self.slots > 0:
                 return
-            turns = self._waiting.pop(name)
-            del self._asked_s[name]
-            self._running[name] = self._running.pop(name, 0) + len(turns)  # a new turn: last in order
-            for turn in turns:
-                turn.set_result(None)
+            # A wait that was cancelled stands here until its own task has run.
+            starts = [start for start in self._waiting.pop(name) if not start.done()]
+            del self._waiting_since_s[name]
+            if not starts:
+                continue
+            self._running[name] = self._running.pop(name, 0) + len(starts)  # popped first, so it becomes the last
+            for start in starts:
+                start.set_result(None)
 
-    def _give_up(self, name: str, turn: asyncio.Future[None]) -> None:
-        self._waiting[name].remove(turn)
-        if not self._waiting[name]:
-            del self._waiting[name], self._asked_s[name]
-
-
-class ScheduledSlot:
-    """One request's turn, as a context."""
-
-    __slots__ = ("_name", "_turns")
-
-    def __init__(self, turns: SlotScheduler, name: str) -> None:
-        self._turns = turns
-        self._name = name
-
-    async def __aenter__(self) -> None:
-        await self._turns.enter(self._name)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._turns.leave(self._name)
+    def _stop_waiting(self, name: str, start: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(name, [])
+        if start not in waiting:
+            return
+        waiting.remove(start)
+        if not waiting:
+            del self._waiting[name], self._waiting_since_s[name]

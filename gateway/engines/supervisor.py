@@ -1,12 +1,13 @@
-"""The supervisor: keeps one engine serving and makes the registry's desired state true again after every start.
+"""Supervisor: start one engine, check that it is alive, restart it with backoff, and restore its adapters.
 
-    starting -> ready -> (engine ends) -> restarting -> starting …
-                  |  ^
-              hung -> (no sign of life for as long again) -> restarting -> starting …
+    starting -> ready -> (process exits) -> restarting -> starting …
+                 |  ^
+                hung -> (still no response) -> restarting -> starting …
 
-A managed engine is restarted with growing pauses; an attached one is probed. Requests go to ready engines only, so a
-dead engine is a 503 with a reason, not a hanging connection. An engine lives while its core answers: vLLM's health
-check is answered by its server alone. A busy core answers between two steps, so it has a long time for it.
+A managed engine is restarted with exponential backoff; an attached one is polled. Only ready engines get requests, so a
+dead engine means a 503 with a reason, not a hanging connection. The liveness probe asks the engine's core, because
+vLLM's `/health` is answered by its HTTP server alone. A busy core answers between two steps, so the probe's timeout is
+long.
 """
 
 import asyncio
@@ -26,18 +27,20 @@ from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 
 log = logging.getLogger(__name__)
-_PROBE_S = 0.25
-_ATTACHED_PROBE_S = 1.0
-_LIFE_PROBE_S = 5.0
-_MAX_PAUSE_S = 30.0
-_PROBES_TO_GIVE_UP = 2
-_LAST_BREATH_S = 5.0
-# Ended by an operator or the kernel (128 + SIGINT, SIGKILL, SIGTERM): no request is to blame for that.
+_START_POLL_S = 0.25
+_ATTACHED_POLL_S = 1.0
+_LIVENESS_PERIOD_S = 5.0
+_MAX_BACKOFF_S = 30.0
+_FAILURES_TO_MARK_DEAD = 2
+_EXIT_TIMEOUT_S = 5.0
+"""How long an engine that broke its connections has to exit before it is stopped."""
+_READY = "The engine is ready."
 _KILLED_FROM_OUTSIDE = frozenset({130, 137, 143})
+"""Exit codes after SIGINT, SIGKILL, SIGTERM (128 + number): an operator or the kernel did it, not a request."""
 
 
 class EngineState(StrEnum):
-    """Where the engine stands."""
+    """Lifecycle of an engine; only READY ones get requests."""
 
     STARTING = "starting"
     READY = "ready"
@@ -47,12 +50,12 @@ class EngineState(StrEnum):
 
 
 class EngineStartError(Exception):
-    """The engine never became healthy; the message says why and where its log is."""
+    """A managed engine failed its first start; the message says why and where its log is."""
 
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """State with its reason, for `/ready` and the admin surface."""
+    """State of an engine with the reason, for `/ready` and the admin API."""
 
     state: EngineState
     reason: str
@@ -61,19 +64,19 @@ class EngineStatus:
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds an engine may take: to become healthy, and to give a sign of life before it counts as hung."""
+class EngineTimeouts:
+    """Seconds that an engine may take to become healthy (`start_s`) and to answer a liveness probe (`hang_s`)."""
 
     start_s: float
     hang_s: float
 
 
 class Supervisor:
-    """Runs a managed engine, or watches an attached one.
+    """Runs a managed engine, or polls an attached one.
 
-    `announce` prints a line for the operator at each change. `on_death` is called when an engine died and a request may
-    be the reason. `read_run` is called before a started engine gets its first request, and returns the id of its run by
-    its own counters. A managed engine requires `api_key`; None makes a new key for each start.
+    `announce` prints a line for the operator at each change of state. `on_death` is called when an engine died and a
+    request may be the cause. `read_run` is called before a started engine gets its first request; it returns the run id
+    from the engine's counters. `api_key` is the managed engine's key; None generates one for each start.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Supervisor:
         metrics: Metrics,
         spec: EngineSpec | None,
         api_key: str | None,
-        patience: Patience,
+        timeouts: EngineTimeouts,
         announce: Callable[[str], None],
         on_death: Callable[[], None],
         read_run: Callable[[], Awaitable[str | None]],
@@ -98,15 +101,15 @@ class Supervisor:
         self._metrics = metrics
         self._spec = spec
         self._api_key = api_key
-        self._patience = patience
+        self._timeouts = timeouts
         self._announce = announce
         self._on_death = on_death
         self._read_run = read_run
         self.run_id: str | None = None
-        """Id of the engine's present run by its counters; None when it exposes none."""
+        """Id of the engine's current run, from its counters; None when it exposes none."""
         self._process: EngineProcess | None = None
         self._alive_s = 0.0
-        """When the engine last gave a sign of life, on `time.monotonic`."""
+        """Time of the last successful liveness probe (`time.monotonic`)."""
         self.status = EngineStatus(EngineState.STARTING, "The engine is starting.")
 
     @property
@@ -115,34 +118,41 @@ class Supervisor:
         return self._spec is not None
 
     async def run(self) -> None:
-        """Supervise until cancelled; raises `EngineStartError` when a managed engine fails its very first start, and
-        nothing else: whatever goes wrong later is logged, counted and tried again.
+        """Supervise the engine until cancelled.
+
+        Raises `EngineStartError` when a managed engine fails its first start. Later errors are logged, counted and
+        retried.
         """
         try:
-            await (self._watch() if self._spec is None else self._manage(self._spec))
+            await (self._poll_attached() if self._spec is None else self._manage(self._spec))
         finally:
             self._set(EngineState.STOPPED, "The gateway is shutting down.")
             if self._process is not None:
                 await self._process.stop()
 
+    async def reconcile(self) -> None:
+        """Reconcile the adapters of a ready engine with the registry, if that is due; a periodic task."""
+        if self.status.state is EngineState.READY:
+            await self._reconciler.reconcile_if_due()
+
     async def _manage(self, spec: EngineSpec) -> None:
-        pause_s = 0.0
+        backoff_s = 0.0
         while True:
             try:
-                pause_s = await self._serve(spec, pause_s)
+                backoff_s = await self._run_once(spec, backoff_s)
             except EngineStartError:
                 raise
             except Exception as error:
-                self._failed("the supervision", error)
-                pause_s = _longer(pause_s)
-                why = f"The engine is started again after {pause_s:g} s ({type(error).__name__}; the log has more)."
-                self._set(EngineState.RESTARTING, why, died=True)
+                self._log_failure("supervision", error)
+                backoff_s = _longer(backoff_s)
+                reason = f"The engine is restarted in {backoff_s:g} s after {type(error).__name__} (see the log)."
+                self._set(EngineState.RESTARTING, reason, died=True)
                 if self._process is not None:
                     await self._process.stop()
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(backoff_s)
 
-    async def _serve(self, spec: EngineSpec, pause_s: float) -> float:
-        """One run of the engine, from its start to its end; returns how long to rest before the next."""
+    async def _run_once(self, spec: EngineSpec, backoff_s: float) -> float:
+        """Run the engine from its start to its exit; returns the seconds to wait before the next start."""
         started = time.monotonic()
         self._metrics.engine_starts.labels(self._name).inc()
         self._process, key = await self._start(spec)
@@ -156,28 +166,25 @@ class Supervisor:
         if process.exit_code is None and await self._make_ready():
             self._announce(f"engine ready after {time.monotonic() - started:.0f} s")
             ready = time.monotonic()
-            is_hung = await self._stays_until_hung(process)
+            is_hung = await self._runs_until_hung(process)
             served_s = time.monotonic() - ready
         died_s = self._alive_s if is_hung else time.monotonic()
-        ended = None if is_hung else await self._ends_by_itself(process)
+        exit_code = None if is_hung else await self._wait_for_exit(process)
         await process.stop()
-        pause_s = 0.0 if served_s > 2 * _MAX_PAUSE_S else _longer(pause_s)
-        what = (
-            f"stood still for {time.monotonic() - self._alive_s:.0f} s"
-            if is_hung
-            else f"ended with code {process.exit_code}"
-        )
-        why = f"The engine {what} and is started again after {pause_s:g} s."
-        if ended not in _KILLED_FROM_OUTSIDE:
-            why = f"{why} Its log ends: {process.last_error()}"
+        backoff_s = 0.0 if served_s > 2 * _MAX_BACKOFF_S else _longer(backoff_s)
+        hung_s = time.monotonic() - self._alive_s
+        end = f"was hung for {hung_s:.0f} s" if is_hung else f"exited with code {process.exit_code}"
+        reason = f"The engine {end} and is restarted in {backoff_s:g} s."
+        if exit_code not in _KILLED_FROM_OUTSIDE:
+            reason = f"{reason} Last error in its log: {process.last_error()}"
             self._on_death()
-            await self._blame(why, died_s)
-        self._set(EngineState.RESTARTING, why, died=True)
-        self._announce(f"engine {what}; starting it again after {pause_s:g} s")
-        return pause_s
+            await self._quarantine_loaded_last(reason, died_s)
+        self._set(EngineState.RESTARTING, reason, died=True)
+        self._announce(f"engine {end}; restarting it in {backoff_s:g} s")
+        return backoff_s
 
     async def _start(self, spec: EngineSpec) -> tuple[EngineProcess, str]:
-        """The engine's process, and the key that it will demand; nobody is told that before it proved to know it."""
+        """Start the engine's process; returns it with its key, which is sent only once the engine has proved it."""
         key = self._api_key or secrets.token_urlsafe(32)
         self._client.use_key(None)
         try:
@@ -187,143 +194,140 @@ class Supervisor:
                 raise
             raise EngineStartError(f"The engine cannot be started ({error}).") from error
 
-    async def _ends_by_itself(self, process: EngineProcess) -> int | None:
-        """The exit code of an engine that broke off, once it has ended; None when it has to be stopped."""
+    async def _wait_for_exit(self, process: EngineProcess) -> int | None:
+        """Return the exit code of an engine that stopped serving; None when it does not exit and has to be stopped."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_BREATH_S):
+            async with asyncio.timeout(_EXIT_TIMEOUT_S):
                 return await process.wait()
         return None
 
     async def _becomes_healthy(self, process: EngineProcess, key: str) -> bool:
+        """Poll the health check of a started engine; False when it exits or takes longer than `start_s`."""
         started = time.monotonic()
         next_line_s = 5.0
-        while process.exit_code is None and (waited := time.monotonic() - started) < self._patience.start_s:
-            if await self._client.is_healthy() and await self._client.knows(key):
+        while process.exit_code is None and (waited := time.monotonic() - started) < self._timeouts.start_s:
+            if await self._client.is_healthy() and await self._client.proves_key(key):
                 self._client.use_key(key)
                 return True
             if waited >= next_line_s:
                 self._announce(f"engine starting, {waited:.0f} s")
                 next_line_s += 5.0
-            await asyncio.sleep(_PROBE_S)
+            await asyncio.sleep(_START_POLL_S)
         return False
 
-    async def _stays_until_hung(self, process: EngineProcess) -> bool:
-        """False once the engine has ended; True once it has been hung for as long again as it took to be called so."""
+    async def _runs_until_hung(self, process: EngineProcess) -> bool:
+        """Probe a ready engine; False once it has exited, True once it has been HUNG for `hang_s`."""
         self._alive_s = time.monotonic()
-        hung_s: float | None = None
-        ended = asyncio.ensure_future(process.wait())
+        hung_since_s: float | None = None
+        exited = asyncio.ensure_future(process.wait())
         try:
-            while not ended.done():
-                if is_alive := await self._gives_a_sign(ended):
-                    self._lives()
-                    hung_s = None
-                elif not ended.done() and (now_s := time.monotonic()) - self._alive_s >= self._patience.hang_s:
-                    self._hangs()
-                    hung_s = hung_s or now_s
-                    if now_s - hung_s >= self._patience.hang_s:
+            while not exited.done():
+                if is_alive := await self._answers_probe(exited):
+                    self._mark_alive()
+                    hung_since_s = None
+                elif not exited.done() and (now_s := time.monotonic()) - self._alive_s >= self._timeouts.hang_s:
+                    self._mark_hung()
+                    hung_since_s = hung_since_s or now_s
+                    if now_s - hung_since_s >= self._timeouts.hang_s:
                         return True
-                await asyncio.wait((ended,), timeout=_LIFE_PROBE_S if is_alive else _PROBE_S)
+                await asyncio.wait((exited,), timeout=_LIVENESS_PERIOD_S if is_alive else _START_POLL_S)
             return False
         finally:
-            ended.cancel()
+            exited.cancel()
 
-    async def _gives_a_sign(self, ended: "asyncio.Future[int]") -> bool:
-        """Whether a sign of life comes in time, and before the engine's end."""
+    async def _answers_probe(self, exited: "asyncio.Future[int]") -> bool:
+        """Whether the engine answers a liveness probe within `hang_s`, before it exits."""
         probe = asyncio.ensure_future(self._client.is_alive())
         try:
-            await asyncio.wait((ended, probe), timeout=self._patience.hang_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((exited, probe), timeout=self._timeouts.hang_s, return_when=asyncio.FIRST_COMPLETED)
             return probe.done() and probe.result()
         finally:
             probe.cancel()
 
-    def _lives(self) -> None:
+    def _mark_alive(self) -> None:
         self._alive_s = time.monotonic()
         if self.status.state is EngineState.HUNG:
-            self._set(EngineState.READY, "The engine serves.")
-            self._announce("engine moves again")
+            self._set(EngineState.READY, _READY)
+            self._announce("engine responds again")
 
-    def _hangs(self) -> None:
+    def _mark_hung(self) -> None:
         if self.status.state is EngineState.HUNG:
             return
-        fate = f"it is restarted after {self._patience.hang_s:g} s more" if self.is_managed else "it is asked again"
-        why = f"The engine has given no sign of life for {self._patience.hang_s:g} s; {fate} (hang_timeout_s)."
-        self._set(EngineState.HUNG, why)
-        self._announce(f"engine hangs: {why}")
+        hang_s = self._timeouts.hang_s
+        then = f"it is restarted after {hang_s:g} s more" if self.is_managed else "it is probed again"
+        reason = f"The engine has not responded to a liveness probe for {hang_s:g} s; {then} (hang_timeout_s)."
+        self._set(EngineState.HUNG, reason)
+        self._announce(f"engine hung: {reason}")
 
-    async def _watch(self) -> None:
+    async def _poll_attached(self) -> None:
         failures = 0
         while True:
             try:
-                failures = await self._look(failures)
+                failures = await self._check_attached(failures)
             except Exception as error:
-                self._failed("the watch", error)
-            await asyncio.sleep(_ATTACHED_PROBE_S)
+                self._log_failure("health check", error)
+            await asyncio.sleep(_ATTACHED_POLL_S)
 
-    async def _look(self, failures: int) -> int:
-        """Probe an attached engine once; returns how often in a row nothing answered.
+    async def _check_attached(self, failures: int) -> int:
+        """Check an attached engine once; returns how many checks in a row have failed.
 
-        An engine that is slow to answer has as long as a managed one before it counts as hung. Only one that refuses
-        connections or answers with an error is taken for dead, because its adapters and requests pay for that.
+        A slow engine counts as hung after `hang_s`, as a managed one does. Only one that refuses connections or answers
+        with an error counts as dead, because its adapters and running requests are then suspected.
         """
         is_ready = self.status.state is EngineState.READY
         health = await self._client.health()
         if health is Health.SLOW and (is_ready or self.status.state is EngineState.HUNG):
-            if time.monotonic() - self._alive_s >= self._patience.hang_s:
-                self._hangs()
+            if time.monotonic() - self._alive_s >= self._timeouts.hang_s:
+                self._mark_hung()
             return 0
         is_up = health is Health.UP
-        if is_up and (not is_ready or time.monotonic() - self._alive_s >= _LIFE_PROBE_S):
+        if is_up and (not is_ready or time.monotonic() - self._alive_s >= _LIVENESS_PERIOD_S):
             try:
-                async with asyncio.timeout(self._patience.hang_s):
+                async with asyncio.timeout(self._timeouts.hang_s):
                     is_up = await self._client.is_alive()
             except TimeoutError:
-                self._hangs()
+                self._mark_hung()
                 return 0
             self._alive_s = time.monotonic()
         if is_up:
             if not is_ready and await self._make_ready():
                 self._announce(f"attached to {self._client.url}")
             return 0
-        if failures + 1 >= (_PROBES_TO_GIVE_UP if is_ready else 1):
-            why = f"No engine answers at {self._client.url}."
+        if failures + 1 >= (_FAILURES_TO_MARK_DEAD if is_ready else 1):
+            reason = f"No engine answers at {self._client.url}."
             if is_ready:
                 self._on_death()
-                await self._blame(why, time.monotonic())
+                await self._quarantine_loaded_last(reason, time.monotonic())
             state = EngineState.RESTARTING if self.status.version else EngineState.STARTING
-            self._set(state, why, died=is_ready)
+            self._set(state, reason, died=is_ready)
         return failures + 1
 
     async def _make_ready(self) -> bool:
-        """Make true what the registry wants; False when the engine died meanwhile."""
+        """Read version and run of a started engine and restore its adapters; False when it cannot be used yet."""
         try:
             version = await self._client.version()
             self.run_id = await self._read_run()
             await self._reconciler.restore()
         except GatewayError as error:
-            why = f"The engine cannot be used: {error}"
-            if self.status.reason != why:
-                self._announce(f"engine not usable: {error}")
+            reason = f"The engine cannot be used: {error}"
+            if self.status.reason != reason:
+                self._announce(f"engine cannot be used: {error}")
             state = self.status.state
-            self._set(EngineState.STARTING if state is EngineState.HUNG else state, why)
+            self._set(EngineState.STARTING if state is EngineState.HUNG else state, reason)
             return False
-        self._set(EngineState.READY, "The engine serves.", version=version)
+        self._set(EngineState.READY, _READY, version=version)
         return True
 
-    async def reconcile(self) -> None:
-        """Reconcile the adapters of a ready engine with the registry, if that is due; a periodic task."""
-        if self.status.state is EngineState.READY:
-            await self._reconciler.reconcile_if_due()
-
-    async def _blame(self, why: str, died_s: float) -> None:
-        """Quarantine the version whose load was the last thing that happened to an engine that died."""
-        if version := self._loader.blamed(died_s):
-            reason = f"The engine died while or right after this version was loaded. {why}"
+    async def _quarantine_loaded_last(self, death: str, died_s: float) -> None:
+        """Quarantine the version whose load the death of the engine is attributed to, if there is one."""
+        if version := self._loader.load_before_crash(died_s):
+            reason = f"The engine died while or right after this version was loaded. {death}"
             await self._reconciler.quarantine(version, reason)
             self._announce(f"adapter {version.engine_name} is quarantined: {reason}")
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _log_failure(self, activity: str, error: Exception) -> None:
         self._metrics.engine_faults.labels(self._name).inc()
-        log.error("%s of %s failed and goes on", what, self._name, exc_info=error)
+        log.error("%s of %s failed; it is retried", activity, self._name, exc_info=error)
 
     def _set(self, state: EngineState, reason: str, *, version: str = "", died: bool = False) -> None:
         restarts = self.status.restarts + died
@@ -331,5 +335,5 @@ class Supervisor:
         self._metrics.engine_up.labels(self._name).set(state is EngineState.READY)
 
 
-def _longer(pause_s: float) -> float:
-    return min(_MAX_PAUSE_S, 2 * pause_s + 0.5)
+def _longer(backoff_s: float) -> float:
+    return min(_MAX_BACKOFF_S, 2 * backoff_s + 0.5)

@@ -1,8 +1,8 @@
-"""Which of vLLM's tool and reasoning parsers fit a base model: a table by family and chat template, and the choice.
+"""Tool and reasoning parsers: choose vLLM's parsers for a base model by its family and chat template.
 
 A model calls tools in the format that its chat template teaches, so the template decides first and the family where
 templates look alike. A template that takes no tools gets no parser: the model would never see them. The families are
-those of vLLM's pages features/tool_calling and features/reasoning_outputs; where a page is silent, of the parser's own
+taken from vLLM's pages features/tool_calling and features/reasoning_outputs or, if missing there, from the parser's
 module in vllm/tool_parsers. A test compares every name here with the installed vLLM's registries.
 """
 
@@ -21,8 +21,9 @@ _REASONING_OPTION, _TEMPLATE_OPTION = "--reasoning-parser", "--chat-template"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models of one kind: `template` (a pattern) has to be found in the chat template, `kind` (a pattern) is all of
-    `model_type`. `reasoning` applies where `thinks` is found in the template as well.
+    """A model family: its pattern `template` occurs in the chat template, its pattern `kind` matches `model_type`.
+
+    `reasoning` applies where the pattern `thinks` occurs in the template as well.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Family:
     kind: str = ".*"
 
 
-# The first one that fits is taken.
+# The first match is used.
 FAMILIES = (
     Family("gpt-oss", "", "openai", "openai_gptoss", thinks="", kind="gpt_oss"),
     Family("Mistral", r"\[TOOL_CALLS\]|\[AVAILABLE_TOOLS\]", "mistral", "mistral", thinks=r"\[THINK\]"),
@@ -65,13 +66,13 @@ FAMILIES = (
     Family("Hermes or Qwen2.5", r'(?s)</tool_call>.*"arguments"|"arguments".*</tool_call>', "hermes"),
     Family("Llama 3", r'Environment: ipython|<\|python_tag\|>|function name, "parameters"', "llama3_json"),
 )
-# Templates without tools, of models that think all the same.
+# Reasoning models whose templates take no tools.
 THINKERS = (Family("DeepSeek R1 and its distillates", "<｜Assistant｜>", None, "deepseek_r1"),)
 
 
 @dataclass(frozen=True, slots=True)
 class Parsers:
-    """The parsers chosen, and why, as sentences for the operator."""
+    """The chosen parsers, and the reason in a sentence for the operator (`why`)."""
 
     tool: str | None
     reasoning: str | None
@@ -79,7 +80,7 @@ class Parsers:
     is_strict: bool = False
 
     def arguments(self) -> tuple[str, ...]:
-        """What vLLM is started with for them."""
+        """Return vLLM's command-line arguments for the parsers."""
         tool = () if self.tool is None else ("--enable-auto-tool-choice", "--tool-call-parser", self.tool)
         strict = ("--tool-strict-level", "parameter") if self.is_strict else ()
         reasoning = () if self.reasoning is None else (_REASONING_OPTION, self.reasoning)
@@ -87,21 +88,21 @@ class Parsers:
 
 
 def choose_parsers(base_dir: Path, extra_args: Sequence[str]) -> Parsers:
-    """The parsers for the base in `base_dir`; what `extra_args` name themselves is left to them."""
+    """Choose the parsers for the base in `base_dir`; options that are in `extra_args` are left to the operator."""
     options = _options(extra_args)
     chosen = _of_base(base_dir, options.get(_TEMPLATE_OPTION))
-    said = []
+    reasons = []
     tool, reasoning, is_strict = chosen.tool, chosen.reasoning, chosen.is_strict
     if options.keys() & _TOOL_OPTIONS:
         tool, is_strict = None, False
-        said.append("tool calls as engine_args say")
+        reasons.append("tool calls as engine_args say")
     if _REASONING_OPTION in options:
         reasoning = None
-        said.append("reasoning as engine_args say")
+        reasons.append("reasoning as engine_args say")
     is_ours = tool is not None or reasoning is not None
-    if not said or is_ours:
-        said.append(chosen.why)
-    return Parsers(tool, reasoning, "; ".join(said), is_strict)
+    if not reasons or is_ours:
+        reasons.append(chosen.why)
+    return Parsers(tool, reasoning, "; ".join(reasons), is_strict)
 
 
 def _of_base(base_dir: Path, template_file: str | None) -> Parsers:
@@ -117,8 +118,8 @@ def _of_base(base_dir: Path, template_file: str | None) -> Parsers:
             return _of_family(family, template)
     if takes_tools:
         why = (
-            f"no tool calls: no parser is known for the way in which this model ({kind or 'of no type'}) calls them; "
-            "name one in engine_args (--enable-auto-tool-choice --tool-call-parser NAME)"
+            f"no tool calls: no parser is known for the tool-call format of this model ({kind or 'of no type'}); "
+            "set one in engine_args (--enable-auto-tool-choice --tool-call-parser NAME)"
         )
     else:
         why = "no tool calls: the chat template takes no tools"
@@ -133,7 +134,7 @@ def _of_family(family: Family, template: str) -> Parsers:
 
 
 def _options(extra_args: Sequence[str]) -> dict[str, str]:
-    """By option, as vLLM spells it, what was given for it."""
+    """Return the value of each option in vLLM's spelling."""
     options = {}
     for place, argument in enumerate(extra_args):
         name, has_value, value = argument.partition("=")
@@ -144,7 +145,7 @@ def _options(extra_args: Sequence[str]) -> dict[str, str]:
 
 
 def _template(base_dir: Path, template_file: str | None) -> str:
-    """The chat template that requests with tools are rendered by; empty when there is none."""
+    """Return the chat template for requests with tools; empty when there is none."""
     if template_file and Path(template_file).is_file():
         return _read(Path(template_file))
     named = base_dir / "additional_chat_templates" / "tool_use.jinja"

@@ -68,7 +68,7 @@ class Admission:
         except (TimeoutError, asyncio.CancelledError) as error:
             if waiter.done() and not waiter.cancelled():
                 self.release()  # the slot came in the very moment in which the wait ended
-            else:
+            elif waiter in self._waiters:  # not when `release` came by after the cancellation and before this task
                 self._waiters.remove(waiter)
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"none came free within {self._max_wait_s:g} s") from None

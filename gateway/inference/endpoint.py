@@ -34,7 +34,7 @@ _EVENTS: Headers = [
 
 
 class InferenceEndpoint:
-    """The ASGI application for every path in `APIS`; a stream that is silent for `keep_alive_s` carries a comment."""
+    """The ASGI application of the inference paths (`APIS`); idle streams get a comment every `keep_alive_s`."""
 
     def __init__(
         self, pipeline: InferencePipeline, ids: RequestIds, refusals: RefusalLog, *, keep_alive_s: float
@@ -45,7 +45,7 @@ class InferenceEndpoint:
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; after the first byte, errors become events."""
+        """Answer one request; after the first byte of a stream, errors are sent as events."""
         headers = dict(scope["headers"])
         context = RequestContext(self._ids.new(), client_request_id(headers), APIS[scope["path"]], headers)
         context.response_headers.append((b"x-request-id", (context.client_id or context.id).encode()))
@@ -56,7 +56,7 @@ class InferenceEndpoint:
                 raise MethodNotAllowedError(scope["method"], scope["path"], ("POST",))
             await self._pipeline.serve(context, client, cycle)
         except ClientGoneError:
-            message = "The client closed its connection before it was answered."
+            message = "The client disconnected before it was answered."
             self._log_refusal(client, CLIENT_GONE, "client_abort", message)
         except GatewayError as error:
             self._log_refusal(client, error.status, error.code, str(error))
@@ -67,7 +67,7 @@ class InferenceEndpoint:
             await client.send_error(InternalError())
 
     def _log_refusal(self, client: "HttpClient", status: int, code: str | None, message: str) -> None:
-        """Log why a request failed that has no ledger row to say it."""
+        """Write a failed request without a ledger row to the refusal log."""
         context = client.context
         if context.is_on_ledger:
             return
@@ -91,7 +91,7 @@ class InferenceEndpoint:
 
 
 class HttpClient:
-    """The client of one request: sends the response, keeps a silent stream alive, and tells when the client leaves."""
+    """The client of one request: sends the response, keeps an idle stream alive, and reports a disconnect."""
 
     __slots__ = (
         "_beat",
@@ -120,13 +120,13 @@ class HttpClient:
         self._beat: asyncio.Task[None] | None = None
 
     def watch(self, gone: Callable[[], object], *, is_stream: bool) -> None:
-        """Call `gone` when the client leaves; keep a stream alive from now on. `unwatch` must follow."""
+        """Call `gone` when the client disconnects, and keep a stream alive. `unwatch` must follow."""
         self.cycle.when_gone(gone)
         if is_stream and self._keep_alive_s:
-            self._check_silence_in(self._keep_alive_s)
+            self._check_idle_in(self._keep_alive_s)
 
     def unwatch(self) -> None:
-        """End what `watch` began."""
+        """Stop the callback and the keep-alive of `watch`."""
         self.cycle.when_gone(None)
         if self._timer is not None:
             self._timer.cancel()
@@ -148,7 +148,7 @@ class HttpClient:
         return self.cycle.write(events)
 
     async def drained(self) -> None:
-        """Return once the client has read enough to be sent more."""
+        """Wait until the client has read enough."""
         await self.cycle.drained()
 
     async def send_end(self) -> None:
@@ -182,18 +182,22 @@ class HttpClient:
         self._has_begun = True
         elapsed_ms = (time.perf_counter() - self.started_s) * 1000
         headers = [*headers, *self.context.response_headers, (b"openai-processing-ms", b"%d" % elapsed_ms)]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        try:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        except BaseException:  # cancelled while the client did not read: what comes next still needs a head
+            self._has_begun = False
+            raise
 
-    def _check_silence_in(self, wait_s: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._check_silence)
+    def _check_idle_in(self, wait_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._check_idle)
 
-    def _check_silence(self) -> None:
-        silent_s = time.perf_counter() - self._sent_s
-        if silent_s >= self._keep_alive_s:
+    def _check_idle(self) -> None:
+        idle_s = time.perf_counter() - self._sent_s
+        if idle_s >= self._keep_alive_s:
             if self._beat is None or self._beat.done():
                 self._beat = asyncio.ensure_future(self._keep_alive())
-            silent_s = 0.0
-        self._check_silence_in(self._keep_alive_s - silent_s)
+            idle_s = 0.0
+        self._check_idle_in(self._keep_alive_s - idle_s)
 
     async def _keep_alive(self) -> None:
         """Send a comment that clients ignore."""

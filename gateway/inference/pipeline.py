@@ -1,8 +1,10 @@
 """The inference pipeline: every step of a request, from the socket to the engine and back, in one function."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.auth import Keyring, Scope
 from gateway.core import RequestContext, Target
@@ -28,6 +30,8 @@ from gateway.quota.manager import QuotaManager
 from gateway.server import ClientCycle
 from gateway.server.request_body import LARGE_BYTES, BodyReader, ClientGoneError, LargeBodies
 
+log = logging.getLogger(__name__)
+_ADAPTER = b"x-turntable-adapter"
 _MAX_LOADS = 5
 """Attempts to load an adapter for one request while others keep evicting it from the engine."""
 
@@ -74,6 +78,8 @@ class InferencePipeline:
             run.grant = await self.quota.admit(context, run.price)  # 400, 429, 503
             run.waited_s = await self.admission.acquire()  # 503
             run.has_slot = True
+            if run.waited_s and cycle is not None:
+                self._route_again(context)  # 401, 403, 404
             engine_body = self._engine_body(context)  # 400
             self.settlement.open(run)  # 503, 507; the row is durable before the engine sees the request
             run.start_deadline()  # 504
@@ -95,19 +101,18 @@ class InferencePipeline:
 
         Without an `await`, so no cancellation comes in between. Raises what a cancellation was for, if not `error`.
         """
-        reason = error
-        try:
-            run.unpin(error)
-        finally:
-            reason = run.reason_of_end(error)
+        reason = run.reason_of_end(error)
+        undo = [partial(run.unpin, reason), partial(self.settlement.finish, run, reason)]
+        if run.has_slot:
+            undo.append(partial(self.admission.release))
+        if run.grant is not None:
+            undo.append(partial(run.grant.cancel))
+        undo.append(partial(run.client.unwatch))
+        for step in undo:
             try:
-                self.settlement.finish(run, reason)
-            finally:
-                if run.has_slot:
-                    self.admission.release()
-                if run.grant is not None:
-                    run.grant.cancel()
-                run.client.unwatch()
+                step()
+            except Exception:  # a defect of ours: the other steps and the reason of the end are not lost to it
+                log.exception("request %s: a step of its end failed", run.context.id)
         if reason is not None and reason is not error:
             raise reason from error
 
@@ -121,6 +126,7 @@ class InferencePipeline:
         body = self.bodies.take(cycle, context.headers)
         if body is None:
             body = await self.bodies.read(cycle, context.headers)
+            self._authenticate(context)
             self.quota.refuse_early(context)
         context.received_s = time.perf_counter()
         return body
@@ -133,6 +139,7 @@ class InferencePipeline:
         async with self.large_bodies.parsing(context.caller.key_id, body):
             if cycle.disconnected:
                 raise ClientGoneError
+            self._authenticate(context)
             self.quota.refuse_early(context)
             context.request = context.api.parse(body, self.base)
 
@@ -147,10 +154,17 @@ class InferencePipeline:
             context.shadow_target = choose_shadow(route, context.id)
         context.target = target
         if target.version is not None:
-            context.response_headers.append((b"x-turntable-adapter", target.engine_model.encode()))
+            context.response_headers.append((_ADAPTER, target.engine_model.encode()))
         context.is_sampled = self.samples(target)
         if context.is_sampled or context.shadow_target is not None:
             context.captured = []
+
+    def _route_again(self, context: RequestContext) -> None:
+        """Authenticate and route after a wait: meanwhile a key may have been revoked, or another version promoted."""
+        self._authenticate(context)
+        context.response_headers = [header for header in context.response_headers if header[0] != _ADAPTER]
+        context.shadow_target = context.captured = None
+        self._route(context)
 
     def _check(self, context: RequestContext) -> None:
         """Refuse too many sequences, a poison request, and any request while no engine is up."""

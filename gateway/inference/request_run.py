@@ -213,20 +213,24 @@ class RequestRun:
         """Translate an engine's error into the terms of the request."""
         return self.context.api.explain(self.context.request, error, answer)
 
+    @property
+    def _is_first_byte_next(self) -> bool:
+        """Whether the limit on a stream's first byte is the next one to end."""
+        return self._waits_for_first_byte and self._limits.first_byte_s < self._limits.total_s
+
     def _ends_s(self) -> float:
         limits = self._limits
-        limit_s = min(limits.first_byte_s, limits.total_s) if self._waits_for_first_byte else limits.total_s
-        return self._started_s + limit_s
+        return self._started_s + (limits.first_byte_s if self._is_first_byte_next else limits.total_s)
 
     def _check_deadline(self) -> None:
         if self._loop.time() < self._ends_s():  # the first byte has come since the timer was set
             self._deadline = self._loop.call_at(self._ends_s(), self._check_deadline)
         else:
             self._is_late = True
-            self._task.cancel(self._timeout_error())  # the circuit breaker sees this on its way out
+            self._task.cancel()
 
     def _timeout_error(self) -> EngineTimeoutError:
-        if self._waits_for_first_byte:
+        if self._is_first_byte_next:
             code, limit_s, what = "engine_first_byte_timeout", self._limits.first_byte_s, "did not begin"
         else:
             code, limit_s, what = "engine_total_timeout", self._limits.total_s, "was not complete"

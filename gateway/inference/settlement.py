@@ -97,6 +97,7 @@ class Settlement:
         assert entry is not None, "opened"
         if entry.engine is not None:
             self._metrics.retries.inc()
+            entry.engine = entry.engine_run = None  # no engine has the new attempt yet, nor if its row is refused
             if run.context.api.metered:
                 self._ledger.open_next_attempt(entry)
         entry.engine, entry.engine_run = engine.name, engine.run
@@ -117,13 +118,11 @@ class Settlement:
         if entry is None:
             return
         self._running.pop(context.id, None)
-        run.count(entry)
         _note_end(entry, error)
-        if error is None and (engine := self._engine(entry)) is not None:
-            tokens = entry.usage.completion_tokens // context.request.sequences
-            engine.learn_pace((now_us() - entry.opened_us) / 1e6, tokens)
-        if entry.evidence is UsageSource.NONE and (entry.status in _CUT_OFF or entry.finish is Finish.COMPLETED):
-            self._estimate(context, entry)
+        try:
+            self._note_usage(run, entry, error)
+        except Exception:  # a row of unknown usage is better than one that stays open
+            log.exception("request %s: its usage could not be noted", context.id)
         for observe in (self._count, *self._observers):
             try:
                 observe(context, entry)
@@ -140,10 +139,10 @@ class Settlement:
         if engine is None:
             self._settle(entry, price, grant)
             return
+        self._asking.start(self._ask_and_settle(entry, price, grant, engine))
         if grant is not None:
             grant.release_rate(entry)
         self._ledger.note(entry)
-        self._asking.start(self._ask_and_settle(entry, price, grant, engine))
 
     def note_progress(self) -> None:
         """Keep on the ledger what long requests have used so far; call it every second or so."""
@@ -207,13 +206,23 @@ class Settlement:
 
     def _settle(self, entry: LedgerEntry, price: WorkPrice | None, grant: QuotaGrant | None) -> None:
         price = price or self._prices.price
-        entry.cost_nano_usd, entry.price_version = price.cost_nano_usd(entry.usage), price.version
-        if grant is not None:
-            grant.settle(entry)
-        self._ledger.settle(entry)
+        with contextlib.ExitStack() as settling:  # the row is settled last, whatever is raised before
+            settling.callback(self._ledger.settle, entry)
+            if grant is not None:
+                settling.callback(grant.settle, entry)
+            entry.cost_nano_usd, entry.price_version = price.cost_nano_usd(entry.usage), price.version
 
     def _engine(self, entry: LedgerEntry) -> Engine | None:
         return next((engine for engine in self._pool.engines if engine.name == entry.engine), None)
+
+    def _note_usage(self, run: RequestRun, entry: LedgerEntry, error: BaseException | None) -> None:
+        """Note what a request used, as far as the gateway knows, and learn the engine's pace from a whole answer."""
+        run.count(entry)
+        if error is None and (engine := self._engine(entry)) is not None:
+            tokens = entry.usage.completion_tokens // run.context.request.sequences
+            engine.learn_pace((now_us() - entry.opened_us) / 1e6, tokens)
+        if entry.evidence is UsageSource.NONE and (entry.status in _CUT_OFF or entry.finish is Finish.COMPLETED):
+            self._estimate(run.context, entry)
 
     def _estimate(self, context: RequestContext, entry: LedgerEntry) -> None:
         """Estimate the tokens of an answer that the engine did not count: its prompt from its bytes, and each sequence

@@ -42,7 +42,7 @@ class _OpenRun:
 class EngineRuns:
     """Records engine runs; `price(engine)` returns the engine's present nano-USD per hour. Methods block.
 
-    What the database did not take is kept in memory and written at the next heartbeat, so no uptime is lost.
+    After a database error, uptime is kept in memory and written at the next heartbeat, so none is lost.
     """
 
     def __init__(self, database: Engine, price: Callable[[str], int | None]) -> None:

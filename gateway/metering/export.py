@@ -30,7 +30,7 @@ def ledger_pages(
     while True:
         page = query if last is None else query.where(row.opened_us >= last[0], tuple_(*place) > tuple_(*last))
         with database.connect() as connection:
-            found = [dict(zip(EXPORTED, one, strict=True)) for one in connection.execute(page.limit(_PAGE_ROWS))]
+            found = [dict(zip(EXPORTED, row, strict=True)) for row in connection.execute(page.limit(_PAGE_ROWS))]
         if found:
             yield found
         if len(found) < _PAGE_ROWS:

@@ -3,7 +3,7 @@
     <root>/<run>/lock           held by the process that writes here, for as long as it lives
     <root>/<run>/00000001       segments of whole lines; each is deleted once all its lines are in the database
 
-What the operating system has taken survives a killed process. A folder whose lock is free was left by a dead process,
+Written lines survive a killed process. A folder whose lock is free belonged to a dead process,
 and the next start folds it. One thread appends and one reads; they may be different threads.
 """
 

@@ -110,7 +110,7 @@ class Ledger:
                 log.warning("ledger: the progress of a request could not be written", exc_info=True)
 
     def settle(self, entry: LedgerEntry) -> None:
-        """Settle a row, once; what the disk does not take now is written later."""
+        """Settle a row once; after a disk error it is written later."""
         if entry.is_settled:
             return
         entry.is_settled = True
@@ -143,7 +143,7 @@ class Ledger:
                 log.warning("ledger: %d rows of gateways that are gone are marked as interrupted", interrupted)
 
     def close(self) -> None:
-        """Fold what is written and stop; what the database does not take stays in the journal for the next start."""
+        """Fold the journal and stop; lines that the database does not accept stay for the next start."""
         self.retry()
         self._is_closing = True
         self._hurry.set()
@@ -171,7 +171,7 @@ class Ledger:
             is_last = self._is_closing
             try:
                 self._fold_all(self._journal.reader)
-            except Exception as error:  # whatever it is, the thread lives and tries again
+            except Exception as error:  # after any error the thread continues and retries
                 trace = None if isinstance(error, _AWAY) else error
                 log.error(
                     "ledger: rows cannot be folded (%s); they wait in the journal", _reason(error), exc_info=trace
@@ -206,7 +206,7 @@ class Ledger:
         with self._database.begin() as connection:
             self._spending.add_rows(connection, charged)
             self._rows.write(connection, rows)
-        self._file.require()  # what was committed into a file that is gone stays in the journal, and is folded again
+        self._file.require()  # rows committed to a lost file stay in the journal, and are folded again
 
     def _fold_one_by_one(self, lines: Sequence[bytes], run: str) -> None:
         """Reject the lines that no database would take, so that they do not hold up the others."""

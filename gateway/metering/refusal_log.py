@@ -97,7 +97,7 @@ class RefusalLog:
     def find(self, request_id: str) -> list[Refusal]:
         """Return the refusals of a request id, ours or the client's own."""
         wanted = orjson.dumps(request_id)
-        return [one for one in self._read(wanted) if request_id in (one.id, one.client_id)]
+        return [refusal for refusal in self._read(wanted) if request_id in (refusal.id, refusal.client_id)]
 
     def all(self) -> Iterator[Refusal]:
         """Yield all kept refusals, in no order."""
@@ -109,8 +109,8 @@ class RefusalLog:
         with self._writing:
             for path in self._files():
                 kept = [
-                    replace(one, tenant=pseudonym, key_id=None) if one.tenant == tenant else one
-                    for one in _refusals(path.read_bytes())
+                    replace(refusal, tenant=pseudonym, key_id=None) if refusal.tenant == tenant else refusal
+                    for refusal in _refusals(path.read_bytes())
                 ]
                 scratch = path.with_suffix(".part")
                 scratch.write_bytes(b"".join(map(_line, kept)))

@@ -32,15 +32,15 @@ class RequestFilter:
     tenant: str | None = None
     model: str | None = None
 
-    def matches(self, one: Refusal) -> bool:
+    def matches(self, refusal: Refusal) -> bool:
         """Whether a refusal meets the conditions."""
         return (
-            one.at_us >= self.since_us
-            and (self.least_status is None or self.least_status <= one.status)
-            and (self.most_status is None or one.status <= self.most_status)
-            and self.key in (None, one.key_id)
-            and self.tenant in (None, one.tenant)
-            and (self.model is None or self.model in (one.model, one.version, _name(one.version)))
+            refusal.at_us >= self.since_us
+            and (self.least_status is None or self.least_status <= refusal.status)
+            and (self.most_status is None or refusal.status <= self.most_status)
+            and self.key in (None, refusal.key_id)
+            and self.tenant in (None, refusal.tenant)
+            and (self.model is None or self.model in (refusal.model, refusal.version, _name(refusal.version)))
         )
 
     def sql(self) -> list[ColumnElement[bool]]:
@@ -79,7 +79,7 @@ class RequestHistory:
 
     def newest(self, conditions: RequestFilter, limit: int) -> list[dict[str, Any]]:
         """Return the newest requests that match a filter."""
-        refused = sorted(filter(conditions.matches, self._refusals.all()), key=lambda one: -one.at_us)[:limit]
+        refused = sorted(filter(conditions.matches, self._refusals.all()), key=lambda refusal: -refusal.at_us)[:limit]
         found = [*self._rows(conditions.sql(), limit), *map(_refusal_document, refused)]
         return sorted(found, key=_order, reverse=True)[:limit]
 
@@ -88,7 +88,7 @@ class RequestHistory:
         row = usage_ledger.c
         query = select(usage_ledger).where(*conditions).order_by(row.opened_us.desc(), row.attempt.desc()).limit(limit)
         with self._database.connect() as connection:
-            return [_row_document(one) for one in connection.execute(query).mappings()]
+            return [_row_document(row) for row in connection.execute(query).mappings()]
 
 
 def _order(document: dict[str, Any]) -> tuple[str, int]:
@@ -140,25 +140,25 @@ def _row_document(row: RowMapping) -> dict[str, Any]:
     }
 
 
-def _refusal_document(one: Refusal) -> dict[str, Any]:
+def _refusal_document(refusal: Refusal) -> dict[str, Any]:
     return {
         "object": "request",
-        "id": one.id,
-        "client_request_id": one.client_id,
-        "at": iso_z(one.at_us, "milliseconds"),
-        "status": one.status,
-        "outcome": "client_abort" if one.kind == "cancelled" else "refused" if one.status < 500 else "failed",
-        "reason": {"code": one.code, "message": one.message},
-        "key": one.key_id,
-        "tenant": one.tenant,
-        "api": one.api,
-        "model": one.model,
-        "version": one.version,
+        "id": refusal.id,
+        "client_request_id": refusal.client_id,
+        "at": iso_z(refusal.at_us, "milliseconds"),
+        "status": refusal.status,
+        "outcome": "client_abort" if refusal.kind == "cancelled" else "refused" if refusal.status < 500 else "failed",
+        "reason": {"code": refusal.code, "message": refusal.message},
+        "key": refusal.key_id,
+        "tenant": refusal.tenant,
+        "api": refusal.api,
+        "model": refusal.model,
+        "version": refusal.version,
         "digest": None,
         "engine": None,
         "attempt": 1,
-        "stream": one.stream,
-        "timings_ms": {"queue": None, "ttft": None, "total": _ms(one.took_us)},
+        "stream": refusal.stream,
+        "timings_ms": {"queue": None, "ttft": None, "total": _ms(refusal.took_us)},
         "tokens": None,
         "cost_usd": None,
         "found_in": "refusals of this gateway",

@@ -1,6 +1,6 @@
 """Retention and erasure: old ledger rows are deleted, a tenant's name is replaced, and no sum changes.
 
-Rows are pruned once their hours are summed; what is left is usage by the hour, and the tokens booked for each run of an
+Rows are pruned once their hours are summed; usage by the hour remains, and the tokens booked for each run of an
 engine. A row that arrives later in a pruned hour is counted from the ledger, and added to the hour by the next pruning.
 Erasure replaces a tenant's name and key ids by random pseudonyms. Prompts and answers are never stored.
 """
@@ -64,10 +64,10 @@ class Retention:
     def _add_late_rows(connection: Connection, kept_from: int) -> None:
         """Add rows that arrived in pruned hours to their sums."""
         late = usage_queries.ledger_sums(connection, (0, kept_from * HOUR_US), HOUR_US)
-        for hour in sorted({one.period for one in late}):
+        for hour in sorted({sums.period for sums in late}):
             known = usage_queries.hour_sums(connection, (hour, hour + 1), HOUR_US)
             connection.execute(delete(usage_hours).where(usage_hours.c.hour == hour))
-            here = merge_sums([*known, *(one for one in late if one.period == hour)])
+            here = merge_sums([*known, *(sums for sums in late if sums.period == hour)])
             connection.execute(insert(usage_hours), usage_queries.rows_of(here))
 
     @staticmethod

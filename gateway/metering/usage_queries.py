@@ -51,22 +51,22 @@ class UsageSums:
 
 def client_sums(sums: Iterable[UsageSums]) -> list[UsageSums]:
     """Keep the sums of clients' requests, without the gateway's own and shadow requests."""
-    return [one for one in sums if one.key_id not in OWN_KEYS]
+    return [each for each in sums if each.key_id not in OWN_KEYS]
 
 
 def merge_sums(sums: Iterable[UsageSums]) -> list[UsageSums]:
     """Add up the sums of the same keys."""
     found: dict[tuple[int, str, str, str, str, int], UsageSums] = {}
-    for one in sums:
-        key = (one.period, one.engine, one.adapter, one.tenant, one.key_id, one.long_prompt)
+    for each in sums:
+        key = (each.period, each.engine, each.adapter, each.tenant, each.key_id, each.long_prompt)
         before = found.get(key)
-        found[key] = one if before is None else add_sums(before, one)
+        found[key] = each if before is None else add_sums(before, each)
     return list(found.values())
 
 
-def add_sums(one: UsageSums, other: UsageSums) -> UsageSums:
+def add_sums(left: UsageSums, right: UsageSums) -> UsageSums:
     """Add two sums, under the keys of the first."""
-    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in COUNTS})
+    return replace(left, **{name: getattr(left, name) + getattr(right, name) for name in COUNTS})
 
 
 def ledger_sums(connection: Connection, span: TimeSpan, period_us: int) -> list[UsageSums]:
@@ -191,4 +191,4 @@ def _min_max(connection: Connection) -> tuple[Any, Any]:
 
 def rows_of(sums: Sequence[UsageSums]) -> list[dict[str, Any]]:
     """Convert hourly sums to rows of `usage_hours`."""
-    return [{"hour": one.period} | {name: getattr(one, name) for name in (*WHO, *COUNTS)} for one in sums]
+    return [{"hour": each.period} | {name: getattr(each, name) for name in (*WHO, *COUNTS)} for each in sums]

@@ -39,10 +39,10 @@ class UsageWindow:
 def join_windows(windows: Sequence[UsageWindow]) -> UsageWindow:
     """Join consecutive windows."""
     busy, loads = Counter[tuple[int, str]](), Counter[tuple[int, str, str]]()
-    for one in windows:
-        busy.update(one.busy_us)
-        loads.update(one.load_us)
-    return UsageWindow(merge_sums(sums for one in windows for sums in one.sums), dict(busy), dict(loads))
+    for window in windows:
+        busy.update(window.busy_us)
+        loads.update(window.load_us)
+    return UsageWindow(merge_sums(sums for window in windows for sums in window.sums), dict(busy), dict(loads))
 
 
 class UsageSummary:
@@ -188,7 +188,7 @@ class UsageSummary:
             return int(until)
         sums = usage_queries.ledger_sums(connection, (begin * HOUR_US, end * HOUR_US), HOUR_US)
         carried = usage_queries.busy_until_us(connection, begin)
-        engines, used = [], {one.period for one in sums}
+        engines, used = [], {each.period for each in sums}
         for hour in range(begin, end):
             span = (hour * HOUR_US, (hour + 1) * HOUR_US)
             if hour not in used and max(carried.values(), default=0) <= span[0]:
@@ -206,7 +206,7 @@ class UsageSummary:
         if engines:
             connection.execute(insert(engine_hours), engines)
         added = {
-            name: usage_summed.c[name] + sum(getattr(one, name) for one in sums) for name in ("requests", "unsettled")
+            name: usage_summed.c[name] + sum(getattr(each, name) for each in sums) for name in ("requests", "unsettled")
         }
         connection.execute(update(usage_summed).values(until_hour=end, **added))
         return end

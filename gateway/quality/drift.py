@@ -1,7 +1,7 @@
 """Drift: distance of live answers from the baseline of the training data, measure by measure, and its thresholds.
 
 Lengths and class mixes are compared by the population stability index, PSI = sum of (live - baseline) x ln(live /
-baseline) over the buckets' shares. By the usual reading below 0.1 is steady, up to 0.25 worth a look, above it drift.
+baseline) over the buckets' shares. By convention a PSI below 0.1 is steady, up to 0.25 a warning, above it drift.
 Few answers give a PSI by chance alone, about chi-squared with one degree less than buckets, times (1/live +
 1/baseline): a PSI within its mean plus two standard deviations is never called drift. Rates drift when they are more
 than five points worse, and that by more than chance (two proportions, 95 %).
@@ -72,10 +72,10 @@ def _mix(measure: str, before: Mapping[str, int], now: Mapping[str, int]) -> Dri
     n_before, n_now = sum(before.values()), sum(now.values())
     if n_now < MIN_ANSWERS:
         return DriftFinding(measure, Drift.TOO_FEW, n_now, 0.0, 0.0)
-    distance, room = 0.0, _HALF * len(buckets)
+    distance, added = 0.0, _HALF * len(buckets)
     for bucket in buckets:
-        was = (before.get(bucket, 0) + _HALF) / (n_before + room)
-        is_now = (now.get(bucket, 0) + _HALF) / (n_now + room)
+        was = (before.get(bucket, 0) + _HALF) / (n_before + added)
+        is_now = (now.get(bucket, 0) + _HALF) / (n_now + added)
         distance += (is_now - was) * math.log(is_now / was)
     freedom = max(len(buckets) - 1, 1)
     by_chance = (freedom + 2 * math.sqrt(2 * freedom)) * (1 / n_now + 1 / n_before)

@@ -145,19 +145,19 @@ class FeedbackStore:
 
 def chat_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield a chat example for each feedback with a conversation and an expected answer."""
-    for one in rows:
-        if one["messages"] and one["expected"]:
-            yield {"messages": [*_prompt(one["messages"]), _answer(one["expected"])]}
+    for row in rows:
+        if row["messages"] and row["expected"]:
+            yield {"messages": [*_prompt(row["messages"]), _answer(row["expected"])]}
 
 
 def pair_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield a preference pair for each feedback whose given and expected answers differ."""
-    for one in rows:
-        given = _given(one["messages"] or [])
-        if given is not None and one["expected"] and one["expected"] != given:
+    for row in rows:
+        given = _given(row["messages"] or [])
+        if given is not None and row["expected"] and row["expected"] != given:
             yield {
-                "input": {"messages": _prompt(one["messages"])},
-                "preferred_output": [_answer(one["expected"])],
+                "input": {"messages": _prompt(row["messages"])},
+                "preferred_output": [_answer(row["expected"])],
                 "non_preferred_output": [_answer(given)],
             }
 

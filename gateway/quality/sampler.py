@@ -156,13 +156,15 @@ class AnswerSampler:
 
     def _measure(self, answers: Sequence[_SampledAnswer]) -> Counter[CountKey]:
         found: Counter[CountKey] = Counter()
-        for one in answers:
-            baseline, version = self.baseline(one.version), one.version
+        for sampled in answers:
+            baseline, version = self.baseline(sampled.version), sampled.version
             assert baseline is not None, "only versions with a baseline are sampled"
-            text = text_of(one.body, is_stream=one.is_stream)
-            answer = ProfiledAnswer(text, one.usage.prompt_tokens, one.usage.completion_tokens, ending_of(one.body))
+            text = text_of(sampled.body, is_stream=sampled.is_stream)
+            answer = ProfiledAnswer(
+                text, sampled.usage.prompt_tokens, sampled.usage.completion_tokens, ending_of(sampled.body)
+            )
             for measure, bucket in answer.buckets(baseline.shape):
-                found[version.name, version.digest, one.day, measure, bucket] += 1
+                found[version.name, version.digest, sampled.day, measure, bucket] += 1
             self._outcomes.labels(version.name, "counted").inc()
         return found
 

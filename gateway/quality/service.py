@@ -26,7 +26,7 @@ class QualityGauges:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._due = Gauge(
             "turntable_retrain_due",
-            "1 while a live adapter is due for another round, by reason (drift, feedback, age, base).",
+            "1 while retraining of a live adapter is due, by reason (drift, feedback, age, base).",
             ("model", "reason"),
             registry=registry,
         )
@@ -56,7 +56,7 @@ class QualityGauges:
 
 @dataclass(frozen=True)
 class QualityMonitoring:
-    """The parts of quality monitoring, and their work besides requests."""
+    """The parts of quality monitoring, with their periodic work."""
 
     registry: Registry
     sampler: AnswerSampler
@@ -66,7 +66,7 @@ class QualityMonitoring:
     gauges: QualityGauges
 
     async def close(self) -> None:
-        """Measure what is left of the sample."""
+        """Measure the rest of the sample."""
         await REPORTS.run(self.sampler.flush)
 
     def review(self) -> None:

@@ -1,7 +1,7 @@
-"""Leases of budget money: each gateway holds part of every budget that it uses, granted by the database.
+"""Budget leases: each gateway holds part of every budget that it uses, granted by the database, with an expiry.
 
-Spent is what the ledger booked. A lease lapses when its gateway dies or does not renew it. Every change of a lease
-locks its budget first, so that spent and leased money together never exceed the budget. Periods begin and renew at
+Spent amounts are those of the ledger. A lease expires when its gateway dies or does not renew it. Every change of a
+lease locks the row of its budget first, so that spent and leased amounts never exceed the budget. Periods begin at
 midnight UTC.
 """
 
@@ -34,9 +34,18 @@ from gateway.database import upsert
 from gateway.metering import spending
 from gateway.money import usd_text
 
+LEASE_US = 90 * 10**6
+"""Lifetime of a lease; a shorter outage of the database rejects no request."""
+_WANTED_US = 3 * 10**6
+_ADVANCE_DIVISOR = 4
+"""A grant includes 1/4 of the remaining budget in advance."""
+_NO_LAST_DAY = 1 << 30
+_CLOCK = text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")
+_KEY = ("account", "period", "first_day")
+
 
 def first_day(period: Period, day: int) -> int:
-    """The first day of the period that a day (counted since the epoch) lies in; 0 for the one that never ends."""
+    """Return the first day of the period that contains a day (days since the epoch); 0 for TOTAL."""
     match period:
         case Period.DAY:
             return day
@@ -47,7 +56,7 @@ def first_day(period: Period, day: int) -> int:
 
 
 def renews_at(period: Period, first: int) -> datetime | None:
-    """When the period that began on day `first` is over; None for the one that never is."""
+    """Return the end of the period that begins on day `first`; None for TOTAL."""
     match period:
         case Period.DAY:
             after = date_of(first) + timedelta(days=1)
@@ -59,14 +68,14 @@ def renews_at(period: Period, first: int) -> datetime | None:
 
 
 def last_day(period: Period, first: int) -> int | None:
-    """The last day of the period that began on day `first`; None for the one without."""
+    """Return the last day of the period that begins on day `first`; None for TOTAL."""
     after = renews_at(period, first)
     return None if after is None else day_number(after.date()) - 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class BudgetKey:
-    """Which budget: whose, per what, and the day since the epoch on which its period began."""
+    """Identifies a budget: account, period, and the first day of the period (days since the epoch)."""
 
     account: str
     period: Period
@@ -75,8 +84,10 @@ class BudgetKey:
 
 @dataclass(slots=True)
 class BudgetLease:
-    """All amounts are nano-USD. The money held is either free, reserved by requests that run, or spent by requests
-    whose rows may not be in the database yet.
+    """This gateway's lease of a budget, in nano-USD.
+
+    The amount `held` is free, `reserved` by running requests, or `spent_here` by requests whose rows may not be in the
+    database yet.
     """
 
     key: BudgetKey
@@ -85,31 +96,31 @@ class BudgetLease:
     reserved: int = 0
     spent_here: int = 0
     until_s: float = 0.0
-    """Until when the money is ours, on the clock of `Budgets`."""
+    """Expiry of the lease, on the clock of `Budgets`."""
     is_frozen: bool = False
-    """Nothing is reserved while the database may take money back."""
+    """No reservations are made while a renewal may shrink the lease."""
     used_s: float = 0.0
     spent: int = 0
-    """What the database said was spent, then."""
+    """Spent amount in the database at the last renewal."""
     refused_s: float = -1e9
-    """When the database last had not enough."""
+    """When the database last could not grant the wanted amount."""
 
     def has(self, nano_usd: int, now_s: float) -> bool:
-        """Whether so much can be reserved now."""
+        """Whether an amount can be reserved now."""
         return self.held - self.reserved - self.spent_here >= nano_usd and now_s < self.until_s and not self.is_frozen
 
     @property
     def left(self) -> int:
-        """What would be left if all that runs cost nothing, as far as this gateway knows."""
+        """Remaining budget, without reservations, as far as this gateway knows."""
         return max(0, self.limit - self.spent - self.spent_here)
 
     @property
     def use(self) -> float:
-        """The part of it that is spent, as far as this gateway knows."""
+        """Spent share of the budget, as far as this gateway knows."""
         return 1.0 if not self.limit else (self.spent + self.spent_here) / self.limit
 
     def name(self) -> str:
-        """The budget in words, with the moment in which it renews."""
+        """Describe the budget for messages, with the time of its renewal."""
         whose = "this key" if self.key.account.startswith("key:") else "this key's tenant"
         renewed = renews_at(self.key.period, self.key.first_day)
         when = "does not renew" if renewed is None else f"renews at {renewed.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
@@ -117,15 +128,7 @@ class BudgetLease:
         return f"the budget of {whose} ({usd_text(self.limit)} {per}; it {when})"
 
 
-LEASE_US = 90 * 10**6
-"""Longer than a database may be away without a request being refused."""
-_WANTED_US = 3 * 10**6
-_SPARE = 4
-"""Who needs money gets this part of what is left beyond that."""
-_FOR_EVER = 1 << 30
-_CLOCK = text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")
 metadata = MetaData()
-_KEY = ("account", "period", "first_day")
 
 budget_periods = Table(
     "budget_periods",
@@ -162,14 +165,14 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGrant:
-    """The new amount of a lease, and the total that the ledger booked on its budget, in nano-USD."""
+    """The new amount of a lease, and the spent amount of its budget in the ledger, in nano-USD."""
 
     nano_usd: int
     spent: int
 
 
 class BudgetLeaseStore:
-    """The leases of one gateway (`run` names it) in one database; methods block."""
+    """Stores the leases of this gateway (run id `run`) in the database; methods block."""
 
     def __init__(self, database: Engine, run: str, clock_us: Callable[[], int] | None = None) -> None:
         self._database = database
@@ -183,10 +186,10 @@ class BudgetLeaseStore:
         Requests must be sorted by key, so that gateways cannot deadlock.
         """
         with self._database.begin() as connection:
-            return [self._serve(connection, request) for request in requests]
+            return [self._grant(connection, request) for request in requests]
 
     def sweep(self) -> None:
-        """Remove leases that ended long ago."""
+        """Delete leases that have expired long ago."""
         with self._database.begin() as connection:
             old_us = self._now_us(connection) - LEASE_US
             connection.execute(delete(budget_leases).where(budget_leases.c.until_us < old_us))
@@ -197,7 +200,7 @@ class BudgetLeaseStore:
             connection.execute(delete(budget_leases).where(budget_leases.c.gateway.in_(runs)))
 
     def wanted(self) -> set[BudgetKey]:
-        """Return the budgets that lately had no money left because other gateways have leased it."""
+        """Return the budgets of which another gateway lately wanted more than was left unleased."""
         periods = budget_periods.c
         with self._database.connect() as connection:
             since_us = self._now_us(connection) - _WANTED_US
@@ -205,12 +208,12 @@ class BudgetLeaseStore:
             return {BudgetKey(account, Period(period), first) for account, period, first in rows}
 
     def spent(self, key: BudgetKey) -> int:
-        """Return what the ledger booked on an account within a period, in nano-USD."""
+        """Return the spent amount of a budget in the ledger, in nano-USD."""
         with self._database.connect() as connection:
             return self._spent(connection, key)
 
-    def _serve(self, connection: Connection, request: LeaseRequest) -> LeaseGrant:
-        """Grant one request; the floor is always granted, as running requests will spend it."""
+    def _grant(self, connection: Connection, request: LeaseRequest) -> LeaseGrant:
+        """Grant one request; its floor is always granted, because running requests will spend it."""
         sql, key = self._sql, dict(zip(_KEY, _values(request.key), strict=True))
         connection.execute(sql.lock, key | {"wanted_us": 0})
         now = self._now_us(connection)
@@ -219,18 +222,18 @@ class BudgetLeaseStore:
         ceiling, needed = request.limit - spent - elsewhere, request.floor + request.wanted
         if needed > ceiling and elsewhere:
             connection.execute(sql.want, _bound(key, now=now))
-        spare = max(0, ceiling - needed) // _SPARE if request.wanted else 0
+        spare = max(0, ceiling - needed) // _ADVANCE_DIVISOR if request.wanted else 0
         held = max(request.floor, min(needed + spare, ceiling))
         connection.execute(sql.hold, key | {"gateway": self._run, "nano_usd": held, "until_us": now + LEASE_US})
         return LeaseGrant(held, spent)
 
     def _spent(self, connection: Connection, key: BudgetKey) -> int:
         last = last_day(key.period, key.first_day)
-        days = {"of": key.account, "first": key.first_day, "last": _FOR_EVER if last is None else last}
+        days = {"of": key.account, "first": key.first_day, "last": _NO_LAST_DAY if last is None else last}
         return int(connection.execute(self._sql.spent, days).scalar_one())
 
     def _now_us(self, connection: Connection) -> int:
-        """By the clock of the database, which all its gateways share."""
+        """Return the time of the database, which all gateways share."""
         if self._clock_us is not None:
             return self._clock_us()
         if connection.dialect.name == "sqlite":
@@ -239,11 +242,11 @@ class BudgetLeaseStore:
 
 
 class _Statements:
-    """The statements of an exchange, made once: making one takes longer than running it."""
+    """The SQL statements of a grant, built once: building one takes longer than executing it."""
 
     def __init__(self, dialect: str) -> None:
         lease, row = budget_leases.c, spending.c
-        # Written rather than selected: SQLite begins its transaction with it, PostgreSQL locks the row, new or old.
+        # A write, not a SELECT: SQLite begins its write transaction with it, PostgreSQL locks the row, new or not.
         self.lock = upsert(dialect, budget_periods, keep=["wanted_us"])
         self.want = update(budget_periods).where(*_is(budget_periods)).values(wanted_us=bindparam("now"))
         self.held_elsewhere = select(func.coalesce(func.sum(lease.nano_usd), 0)).where(

@@ -14,7 +14,7 @@ from gateway.quota.budgets import Budgets
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """One budget now, in nano-USD; `reserved` is of requests that run on this gateway."""
+    """Current state of a budget, in nano-USD; `reserved` is for requests that run on this gateway."""
 
     period: Period
     budget: int
@@ -24,11 +24,11 @@ class BudgetStatus:
 
     @property
     def left(self) -> int:
-        """What neither was spent nor is reserved here; never below 0."""
+        """Remaining amount after spent and reserved; never below 0."""
         return max(0, self.budget - self.spent - self.reserved)
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it, in dollars."""
+        """Return the status as JSON, in USD."""
         return {
             "period": self.period.value,
             "budget_usd": usd_exact(self.budget),
@@ -40,7 +40,7 @@ class BudgetStatus:
 
 
 class BudgetStatuses:
-    """Tells how accounts stand; methods block."""
+    """Computes the budget statuses of accounts; methods block."""
 
     def __init__(self, store: BudgetLeaseStore, budgets: Budgets, ledger: Ledger) -> None:
         self._store = store
@@ -48,11 +48,11 @@ class BudgetStatuses:
         self._ledger = ledger
 
     def documents(self, account: Account) -> list[dict[str, Any]]:
-        """The same as JSON has it."""
+        """Return the statuses of an account's budgets as JSON."""
         return [status.document() for status in self.of(account)]
 
     def of(self, account: Account) -> list[BudgetStatus]:
-        """One for each budget of the account; what has ended until now is in it."""
+        """Return a status for each budget of the account, with all requests that have ended."""
         self._ledger.flush()
         day = now_us() // DAY_US
         statuses = []

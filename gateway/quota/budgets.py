@@ -22,14 +22,14 @@ from gateway.quota.lease_renewal import LeaseRenewer
 from gateway.threads import CRITICAL
 
 log = logging.getLogger(__name__)
-_AT_ONCE = 100
+_BATCH_SIZE = 100
 _REFUSED_S = 1.0
-"""So long, what the database refused is not asked for again."""
-_TRIES = 4
+"""How long a budget that was refused is not requested again."""
+_MAX_ATTEMPTS = 4
 
 
 class Budgets:
-    """Reserves and settles money on the budget leases of one gateway."""
+    """Reserves and settles amounts on the budget leases of this gateway."""
 
     def __init__(
         self, store: BudgetLeaseStore, ledger: Ledger, tasks: TaskSet, clock_s: Callable[[], float] = time.monotonic
@@ -45,7 +45,7 @@ class Budgets:
         """Reserve the most that a request may cost in all its budgets; raises an error of `gateway.quota.errors`."""
         day = at_us // DAY_US
         leases = [lease for account in accounts if account.budgets for lease in self._of(account, day)]
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             now_s = self._clock_s()
             lacking = [lease for lease in leases if not lease.has(nano_usd, now_s)]
             if not lacking:
@@ -54,7 +54,7 @@ class Budgets:
                     lease.used_s = now_s
                 return Reservation(leases, nano_usd)
             if any(lease.is_frozen for lease in lacking):
-                await self._renewer.calm()
+                await self._renewer.wait_for_batch()
                 continue
             for lease in lacking:
                 if now_s < lease.refused_s + _REFUSED_S:
@@ -63,34 +63,36 @@ class Budgets:
         raise BudgetHeldError(lacking[0].name())
 
     def refuse_spent(self, accounts: Iterable[Account], at_us: int) -> None:
-        """Raise for a budget of nothing, and for one that the database has just said is spent."""
+        """Raise `BudgetSpentError` for a budget of 0, and for one that was found spent a moment ago."""
         now_s = self._clock_s()
         for account in accounts:
             if account.budgets:
                 for lease in self._of(account, at_us // DAY_US):
                     if not lease.limit or (not lease.left and now_s < lease.refused_s + _REFUSED_S):
                         raise BudgetSpentError(
-                            f"Nothing is left of {lease.name()}; have the operator raise the budget."
+                            f"Nothing is left of {lease.name()}; ask the operator to raise the budget."
                         )
 
     async def renew(self, *, is_shared: bool) -> None:
-        """Renew in time what is in use and give back what others ask for; what nobody uses lapses by itself."""
+        """Renew leases in use, shrink those that other gateways want; unused ones expire. A periodic task."""
         now_s = self._clock_s()
         wanted = await CRITICAL.run(self._store.wanted) if is_shared else set()
         used = [lease for lease in self._leases.values() if lease.reserved or now_s - lease.used_s < LEASE_US / 2e6]
         lapsed = [lease for lease in used if lease.reserved and lease.until_s < now_s]
-        for some in _batched([lease for lease in self._leases.values() if lease.key in wanted and lease.held] + lapsed):
-            await self._renewer.give_back(some)
-        for some in _batched([lease for lease in used if now_s < lease.until_s < now_s + LEASE_US / 2e6]):
-            await self._renewer.renew(some)
+        for batch in _batched(
+            [lease for lease in self._leases.values() if lease.key in wanted and lease.held] + lapsed
+        ):
+            await self._renewer.shrink(batch)
+        for batch in _batched([lease for lease in used if now_s < lease.until_s < now_s + LEASE_US / 2e6]):
+            await self._renewer.renew(batch)
         await self._tidy(now_us() // DAY_US)
 
     def in_use(self) -> Sequence[BudgetLease]:
-        """The leases of budgets that were used here lately."""
+        """Return the leases of budgets that this gateway has used lately."""
         return list(self._leases.values())
 
     def reserved(self, key: BudgetKey) -> int:
-        """What requests that run here have reserved of a budget."""
+        """Return the amount of a budget reserved by requests that run here, in nano-USD."""
         lease = self._leases.get(key)
         return 0 if lease is None else lease.reserved
 
@@ -100,13 +102,13 @@ class Budgets:
         except SQLAlchemyError as error:
             log.warning("budgets: the database does not answer (%s)", str(error).partition("\n")[0])
             raise BudgetUncheckedError(
-                "Budgets cannot be checked, because their database does not answer; try again later.",
+                "Budgets cannot be checked, because the gateway's database does not answer; try again later.",
                 reason="database_away",
                 retry_after_s=5,
             ) from error
 
     def _of(self, account: Account, day: int) -> tuple[BudgetLease, ...]:
-        """An account's leases on a day."""
+        """Return an account's leases for the periods that contain a day."""
         known = self._known.get(account.id)
         if known is not None and known[1] == day and (known[0] is account or known[0] == account):
             return known[2]
@@ -124,7 +126,7 @@ class Budgets:
         return found
 
     async def _tidy(self, today: int) -> None:
-        """Once a day: forget what belonged to periods that are over and to keys that rest."""
+        """Once a day, drop expired leases: of past periods and of unused keys."""
         if today == self._tidied:
             return
         self._tidied = today
@@ -137,19 +139,19 @@ class Budgets:
 
 
 def _batched(leases: list[BudgetLease]) -> Iterator[list[BudgetLease]]:
-    """A few at a time: while they are looked after, requests of other keys get their turn."""
-    return (leases[start : start + _AT_ONCE] for start in range(0, len(leases), _AT_ONCE))
+    """Split leases into batches, so that requests of other keys get their leases in between."""
+    return (leases[start : start + _BATCH_SIZE] for start in range(0, len(leases), _BATCH_SIZE))
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Money set aside for one request, until it is settled, once."""
+    """Amount reserved for one request in all its budgets; `settle` must follow once."""
 
     leases: Sequence[BudgetLease]
     nano_usd: int
 
     def settle(self, cost_nano_usd: int) -> None:
-        """The request has ended and cost so much; call it in the moment in which its row is settled."""
+        """Replace the reservation by the request's cost; call it together with settling the ledger row."""
         for lease in self.leases:
             lease.reserved -= self.nano_usd
             lease.spent_here += cost_nano_usd
@@ -160,5 +162,5 @@ def _refusal(lease: BudgetLease, nano_usd: int) -> BudgetSpentError | RateLimitE
         return BudgetHeldError(lease.name())
     return BudgetSpentError(
         f"You have {usd_text(lease.left, 9)} left of {lease.name()}, and this request may cost up to "
-        f"{usd_text(nano_usd, 9)}; ask for fewer tokens, or have the operator raise the budget."
+        f"{usd_text(nano_usd, 9)}; ask for fewer tokens, or ask the operator to raise the budget."
     )

@@ -1,10 +1,10 @@
-"""What a client is told when a limit or a budget of its key or tenant stands in the way; `reason` is for metrics.
+"""Errors of rate limits and budgets of a key or tenant; `reason` labels them in metrics.
 
-RateLimitError               429  more than may be used for now; `retry-after` says when it may
-├── TokenLimitError               of tokens
-└── BudgetHeldError               what is left of a budget is held by requests that still run
-BudgetSpentError             429  a budget is used up: trying again before it renews is no use
-BudgetUncheckedError         503  there is a budget, and no price or no database to check it with
+RateLimitError               429  a rate or concurrency limit is reached; `retry-after` says when to retry
+├── TokenLimitError               the limit of tokens per minute
+└── BudgetHeldError               the rest of a budget is reserved for running requests
+BudgetSpentError             429  a budget is spent: a retry before it renews fails again
+BudgetUncheckedError         503  a budget cannot be checked: no price is configured, or the database is unavailable
 """
 
 from typing import ClassVar
@@ -13,7 +13,7 @@ from gateway.errors import GatewayError
 
 
 class RateLimitError(GatewayError):
-    """More than the key or its tenant may use for now; nothing was counted."""
+    """A rate or concurrency limit of the key or its tenant is reached; nothing was taken."""
 
     status = 429
     type = "requests"
@@ -33,13 +33,13 @@ class RateLimitError(GatewayError):
 
 
 class TokenLimitError(RateLimitError):
-    """More tokens per minute than there are."""
+    """The limit of tokens per minute is reached."""
 
     type = "tokens"
 
 
 def rate_limit_error(what: str, whose: str, limit: int, wait_ns: int) -> RateLimitError:
-    """A bucket will not hold enough `what` (requests or tokens) for another `wait_ns`."""
+    """Build the error of a token bucket that has too few `what` (requests or tokens) for another `wait_ns`."""
     wait_ms = max(1, -(-wait_ns // 1_000_000))
     many = what if limit != 1 else what.removesuffix("s")
     message = f"Rate limit reached for {whose}: {limit} {many} per minute. Try again in {wait_ms / 1000:g} s."
@@ -48,26 +48,28 @@ def rate_limit_error(what: str, whose: str, limit: int, wait_ns: int) -> RateLim
 
 
 def concurrency_error(whose: str, limit: int) -> RateLimitError:
-    """As many requests run as may."""
-    message = f"Limit reached for {whose}: {limit} requests at a time. Try again when one of them has ended."
+    """Build the error of a reached concurrency limit."""
+    message = (
+        f"Concurrency limit reached for {whose}: {limit} requests at a time. Try again when one of them has ended."
+    )
     return RateLimitError(message, reason="concurrency", wait_ms=1000)
 
 
 class BudgetHeldError(RateLimitError):
-    """What is left of a budget is reserved by requests that still run; most of it comes back when they end."""
+    """The rest of a budget is reserved for running requests; most of it is released when they end."""
 
     code = "budget_in_flight"
 
     def __init__(self, budget: str) -> None:
         super().__init__(
-            f"What is left of {budget} is reserved for requests that are still running; try again in a moment.",
+            f"The rest of {budget} is reserved for requests that are still running; try again in a moment.",
             reason="budget_in_flight",
             wait_ms=1000,
         )
 
 
 class BudgetSpentError(GatewayError):
-    """A budget has not enough left for this request."""
+    """A budget has too little left for this request."""
 
     status = 429
     type = "insufficient_quota"
@@ -79,7 +81,7 @@ class BudgetSpentError(GatewayError):
 
 
 class BudgetUncheckedError(GatewayError):
-    """There is a budget and nothing to check it with; what cannot be checked is not given away."""
+    """A budget cannot be checked, so the request is rejected: no price, or no database."""
 
     status = 503
     type = "service_unavailable_error"

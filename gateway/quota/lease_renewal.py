@@ -14,7 +14,7 @@ _FLUSH_S = 2.0
 
 
 class LeaseRenewer:
-    """One batch at a time; requests that arrive meanwhile share the next batch."""
+    """Exchanges lease requests with the database in batches, one at a time; later requests share the next batch."""
 
     def __init__(
         self, store: BudgetLeaseStore, ledger: Ledger, tasks: TaskSet, clock_s: Callable[[], float] = time.monotonic
@@ -33,19 +33,19 @@ class LeaseRenewer:
             self._waiting[id(lease)] = (lease, self._waiting.get(id(lease), (lease, 0))[1] + nano_usd)
         if self._next is None:
             self._next = self._tasks.start(self._fetch_for_all())
-        await asyncio.shield(self._next)  # a client that leaves does not end what others wait for
+        await asyncio.shield(self._next)  # a client that disconnects must not cancel the batch of others
 
-    async def calm(self) -> None:
-        """Wait until no batch runs."""
+    async def wait_for_batch(self) -> None:
+        """Wait for the end of the running batch."""
         async with self._lock:
             pass
 
-    async def give_back(self, leases: Sequence[BudgetLease]) -> None:
-        """Shrink leases to what running and unbooked requests need."""
+    async def shrink(self, leases: Sequence[BudgetLease]) -> None:
+        """Shrink leases to the amounts of running requests and of those not in the database yet."""
         await asyncio.shield(self._tasks.start(self._exchange_alone([(lease, 0) for lease in leases], keep=False)))
 
     async def renew(self, leases: Sequence[BudgetLease]) -> None:
-        """Renew leases at their present amount."""
+        """Renew leases at their current amount."""
         await asyncio.shield(self._tasks.start(self._exchange_alone([(lease, 0) for lease in leases], keep=True)))
 
     async def _fetch_for_all(self) -> None:
@@ -62,17 +62,17 @@ class LeaseRenewer:
         began_s = self._clock_s()
         parts = [_Part(lease, want, keep=keep) for lease, want in wanted]
         parts.sort(key=lambda part: part.lease.key)
-        for part in parts:
-            part.lease.is_frozen = not keep
-        self._ledger.retry()  # what these parts have spent is in the journal now, unless its disk is full
-        is_written = not self._ledger.unsettled
         try:
+            for part in parts:
+                part.lease.is_frozen = not keep
+            self._ledger.retry()  # settled rows are in the journal now, unless its disk is full
+            is_written = not self._ledger.unsettled
             is_booked, grants = await CRITICAL.run(self._ask, parts, is_written)
         finally:
             for part in parts:
                 part.lease.is_frozen = False
         for part, grant in zip(parts, grants, strict=True):
-            part.take_in(grant, began_s, is_booked=is_booked)
+            part.apply(grant, began_s, is_booked=is_booked)
 
     def _ask(self, parts: "Sequence[_Part]", is_written: bool) -> tuple[bool, list[LeaseGrant]]:
         is_booked = is_written and self._ledger.flush(_FLUSH_S)
@@ -82,8 +82,8 @@ class LeaseRenewer:
 class _Part:
     """The part of one lease in a batch, with its amounts when the batch began.
 
-    Money spent by then is in the ledger's journal, so after a flush it is booked and leaves the lease. Until the batch
-    is done it counts both as spent and as leased, never as neither.
+    Amounts spent by then are in the ledger's journal, so after a flush they are in the database and leave the lease.
+    Until the batch is done they count twice, as spent and as leased, but never not at all.
     """
 
     __slots__ = ("_floor", "_spent", "_want", "lease")
@@ -99,7 +99,7 @@ class _Part:
         floor = self._floor - (self._spent if is_booked else 0)
         return LeaseRequest(self.lease.key, self.lease.limit, floor, self._want)
 
-    def take_in(self, grant: LeaseGrant, began_s: float, *, is_booked: bool) -> None:
+    def apply(self, grant: LeaseGrant, began_s: float, *, is_booked: bool) -> None:
         """Apply a grant to the lease."""
         lease = self.lease
         lease.held, lease.spent = grant.nano_usd, grant.spent

@@ -36,7 +36,7 @@ class QuotaManager:
         )
 
     def refuse_early(self, context: RequestContext) -> None:
-        """Raise what `admit` would raise whatever the body says, before it is read; takes nothing."""
+        """Raise before the body is read what `admit` would raise for any body; takes nothing."""
         caller, api = context.caller, context.api
         if not caller.accounts:
             return
@@ -49,7 +49,7 @@ class QuotaManager:
             raise
 
     async def admit(self, context: RequestContext, price: WorkPrice) -> "QuotaGrant | None":
-        """Take what a request may use from rate limits and budgets; None for a caller without accounts.
+        """Take a request's share of rate limits and budgets; returns None for a caller without accounts.
 
         Writes the key's maximum of tokens onto the request and the limits' headers onto the context. Raises an error
         of `gateway.quota.errors`, having taken nothing. `QuotaGrant.settle` or `cancel` must follow.
@@ -87,7 +87,7 @@ class QuotaManager:
         context_tokens = None if answer_tokens is not None else await self._context_tokens()
         if answer_tokens is None and (answer_tokens := size.most_answer_tokens(context_tokens)) is None:
             raise InvalidRequestError(
-                "This key has a budget, and nothing says how long the answer may become; name a maximum of tokens.",
+                "This key has a budget, and nothing limits the length of the answer; set a maximum of tokens.",
                 param="max_tokens",
             )
         most_nano_usd = price.most_nano_usd(size.most_prompt_tokens(context_tokens), answer_tokens)
@@ -110,7 +110,7 @@ class QuotaManager:
 
 @dataclass(slots=True)
 class QuotaGrant:
-    """What one request took from its limits and budgets at `at_us`, until `settle` or `cancel`: once, and then never.
+    """A request's share of its rate limits and budgets, taken at `at_us`; `settle` or `cancel` ends it once.
 
     `release_rate` may come first, for a request that has ended while its cost is not known yet.
     """
@@ -122,8 +122,9 @@ class QuotaGrant:
     """Whether its key and tenant pay for it."""
 
     def date(self, entry: LedgerEntry) -> None:
-        """Note on a ledger row who pays, and since when: a request that waited past midnight belongs to the day on
-        which its money was reserved.
+        """Set on a ledger row whether it is charged, and move it into the day of the reservation.
+
+        A request that waited past midnight otherwise belonged to the next day.
         """
         entry.is_charged = self.is_charged
         first_us = self.at_us // DAY_US * DAY_US
@@ -134,22 +135,26 @@ class QuotaGrant:
         self._end_rate(None if entry.engine is None else entry.usage.prompt_tokens + entry.usage.completion_tokens)
 
     def settle(self, entry: LedgerEntry) -> None:
-        """Charge what an ended request used; one that no engine saw counts for nothing."""
-        self.release_rate(entry)
-        self._end_reservation(entry.cost_nano_usd or 0)
+        """Charge an ended request; one that never reached an engine is refunded."""
+        try:
+            self.release_rate(entry)
+        finally:
+            self._end_reservation(entry.cost_nano_usd or 0)
 
     def cancel(self) -> None:
-        """Give everything back, unless the request has been settled or will be, after `release_rate`."""
+        """Refund everything, unless the request has been settled or will be, after `release_rate`."""
         if self.rate is not None:
-            self._end_rate(None)
-            self._end_reservation(0)
+            try:
+                self._end_rate(None)
+            finally:
+                self._end_reservation(0)
 
     def _end_rate(self, tokens: int | None) -> None:
-        if self.rate is not None:
-            self.rate.end(tokens)
-            self.rate = None
+        rate, self.rate = self.rate, None
+        if rate is not None:
+            rate.end(tokens)
 
     def _end_reservation(self, cost_nano_usd: int) -> None:
-        if self.reservation is not None:
-            self.reservation.settle(cost_nano_usd)
-            self.reservation = None
+        reservation, self.reservation = self.reservation, None
+        if reservation is not None:
+            reservation.settle(cost_nano_usd)

@@ -1,7 +1,7 @@
-"""Sharing: gateways on one database tell each other once a second what they let through and what they run.
+"""Shared rate limits: gateways on one database exchange their admitted and running requests once a second.
 
-Each gives at most its part of a limit at once, and pays for what the others let through as soon as it hears of it. So
-together they let through what one alone would, plus at most what the limit allows in a beat for each further gateway.
+Each gateway admits at most its share of a limit at once, and takes the requests of the others from its own buckets when
+it reads them. Together they admit what a single gateway would, plus at most one second's limit for each further one.
 """
 
 from collections import Counter
@@ -29,12 +29,13 @@ from gateway.quota.rate_limits import AccountMeter, RateLimiter
 from gateway.threads import CRITICAL
 
 _ALIVE_US = 5 * 10**6
+"""A gateway counts as running for this long after its last exchange."""
 _KEPT_US = 600 * 10**6
-_LATE_US = 2 * 10**6
-_MOST = 2**63 - 1
-"""The largest number of the table: one absurd request keeps no other account from being told of."""
-_SELF = ""
-"""The account under which a gateway says that it is there."""
+_LATE_COMMIT_US = 2 * 10**6
+"""Rows this much older than the last exchange are read again, because they may have been committed late."""
+_MAX_BIGINT = 2**63 - 1
+_HEARTBEAT = ""
+"""The account of a gateway's heartbeat row."""
 
 limit_use = Table(
     "limit_use",
@@ -48,39 +49,44 @@ limit_use = Table(
     Column("rpm", BigInteger),
     Column("tpm", BigInteger),
 )
-_SAID = ("seen_us", "running", "requests", "tokens", "rpm", "tpm")
-_NOTHING = {"account": _SELF, "running": 0, "requests": 0, "tokens": 0, "rpm": None, "tpm": None}
+_VALUES = ("seen_us", "running", "requests", "tokens", "rpm", "tpm")
+_HEARTBEAT_ROW = {"account": _HEARTBEAT, "running": 0, "requests": 0, "tokens": 0, "rpm": None, "tpm": None}
 
 
 class LimitSharing:
-    """The exchange of one gateway (`run` names it) with all others."""
+    """Exchanges the use of accounts between this gateway (run id `run`) and all others on the database."""
 
     def __init__(self, database: Engine, run: str, limiter: RateLimiter) -> None:
         self._database = database
         self._run = run
         self._limiter = limiter
-        self._heard: dict[tuple[str, str], tuple[int, int]] = {}
-        self._heard_us = 0
+        self._counted: dict[tuple[str, str], tuple[int, int]] = {}
+        """Requests and tokens already counted, by gateway and account."""
+        self._read_us = 0
         self._running: dict[tuple[str, str], tuple[int, int]] = {}
-        self._busy: set[str] = set()
+        """Running requests and when they were reported, by gateway and account."""
+        self._running_elsewhere: set[str] = set()
 
     async def exchange(self) -> None:
-        """Tell and hear; raises `SQLAlchemyError` when the database is away, and then tells it the next time."""
+        """Publish this gateway's use and read that of the others; a periodic task.
+
+        Raises `SQLAlchemyError` when the database is unavailable; the use is then published the next time.
+        """
         limiter = self._limiter
-        told, limiter.used = limiter.used, set()
-        rows = [self._row(account, limiter.meters[account]) for account in told]
+        published, limiter.changed = limiter.changed, set()
+        rows = [self._row(account, limiter.meters[account]) for account in published]
         try:
-            now_us, limiter.gateways, heard = await CRITICAL.run(self._visit, rows)
+            now_us, limiter.gateways, others = await CRITICAL.run(self._write_and_read, rows)
         except BaseException:
-            limiter.used |= told
+            limiter.changed |= published
             raise
-        self._hear(heard, now_us)
+        self._count(others, now_us)
         self._count_running(now_us)
-        # What runs here is told again and again: others believe it for a few beats only, in case this gateway dies.
-        limiter.used |= {account for account in told if limiter.meters[account].running}
+        # Running requests are published each time: their rows expire soon, in case this gateway dies.
+        limiter.changed |= {account for account in published if limiter.meters[account].running}
 
     def leave(self) -> None:
-        """Tell the others that this gateway is gone."""
+        """Delete this gateway's rows when it stops."""
         with self._database.begin() as connection:
             connection.execute(delete(limit_use).where(limit_use.c.gateway == self._run))
 
@@ -89,58 +95,59 @@ class LimitSharing:
         return {
             "account": account,
             "running": meter.running,
-            "requests": meter.requests_let,
-            "tokens": min(meter.tokens_let, _MOST),
+            "requests": meter.admitted_requests,
+            "tokens": min(meter.admitted_tokens, _MAX_BIGINT),  # an overflow would fail the rows of all accounts
             "rpm": meter.limits.rpm,
             "tpm": meter.limits.tpm,
         }
 
-    def _visit(self, rows: Sequence[dict[str, Any]]) -> tuple[int, int, Sequence[Any]]:
+    def _write_and_read(self, rows: Sequence[dict[str, Any]]) -> tuple[int, int, Sequence[Any]]:
         with self._database.begin() as connection:
             now = int(connection.execute(text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")).scalar_one())
-            told = [row | {"gateway": self._run, "seen_us": now} for row in (_NOTHING, *rows)]
-            connection.execute(upsert(connection.dialect.name, limit_use, replace=_SAID), told)
-            return now, self._alive(connection, now), self._others(connection, now)
+            values = [row | {"gateway": self._run, "seen_us": now} for row in (_HEARTBEAT_ROW, *rows)]
+            connection.execute(upsert(connection.dialect.name, limit_use, replace=_VALUES), values)
+            return now, self._count_gateways(connection, now), self._read_others(connection)
 
     @staticmethod
-    def _alive(connection: Connection, now: int) -> int:
+    def _count_gateways(connection: Connection, now: int) -> int:
+        """Count the running gateways, and delete the rows of those that died long ago."""
         use = limit_use.c
-        gone = select(use.gateway).where(use.account == _SELF, use.seen_us < now - _KEPT_US)
-        connection.execute(delete(limit_use).where(use.gateway.in_(gone)))
-        alive = select(func.count()).where(use.account == _SELF, use.seen_us > now - _ALIVE_US)
+        dead = select(use.gateway).where(use.account == _HEARTBEAT, use.seen_us < now - _KEPT_US)
+        connection.execute(delete(limit_use).where(use.gateway.in_(dead)))
+        alive = select(func.count()).where(use.account == _HEARTBEAT, use.seen_us > now - _ALIVE_US)
         return int(connection.execute(alive).scalar_one())
 
-    def _others(self, connection: Connection, now: int) -> Sequence[Any]:
-        """What changed since the last visit, and a little before, for what was committed late; at first everything."""
+    def _read_others(self, connection: Connection) -> Sequence[Any]:
+        """Read the rows of other gateways that changed since the last exchange; at the first one, all."""
         use = limit_use.c
-        query = select(limit_use).where(use.gateway != self._run, use.account != _SELF)
-        if self._heard_us:
-            query = query.where(use.seen_us > self._heard_us - _LATE_US)
+        query = select(limit_use).where(use.gateway != self._run, use.account != _HEARTBEAT)
+        if self._read_us:
+            query = query.where(use.seen_us > self._read_us - _LATE_COMMIT_US)
         return connection.execute(query).all()
 
-    def _hear(self, rows: Sequence[Any], now_us: int) -> None:
-        """Take what others let through since they last said; what they did before this gateway came is past."""
+    def _count(self, rows: Sequence[Any], now_us: int) -> None:
+        """Count what other gateways have admitted since the last exchange, not what preceded this gateway's start."""
         for row in rows:
-            before = self._heard.get((row.gateway, row.account))
+            before = self._counted.get((row.gateway, row.account))
             if before is None:
-                before = (0, 0) if self._heard_us else (row.requests, row.tokens)
+                before = (0, 0) if self._read_us else (row.requests, row.tokens)
             if (row.requests, row.tokens) != before:
                 limits = Limits(rpm=row.rpm, tpm=row.tpm)
-                self._limiter.hear(row.account, limits, row.requests - before[0], row.tokens - before[1])
-            self._heard[row.gateway, row.account] = (row.requests, row.tokens)
+                self._limiter.add_remote_use(row.account, limits, row.requests - before[0], row.tokens - before[1])
+            self._counted[row.gateway, row.account] = (row.requests, row.tokens)
             self._running[row.gateway, row.account] = (row.running, row.seen_us)
-        self._heard_us = now_us
+        self._read_us = now_us
 
     def _count_running(self, now_us: int) -> None:
-        """Set what runs elsewhere, as far as a living gateway said so lately."""
+        """Sum the running requests that other gateways have reported within `_ALIVE_US`."""
         elsewhere: Counter[str] = Counter()
         for (gateway, account), (running, seen_us) in list(self._running.items()):
             if running and seen_us > now_us - _ALIVE_US:
                 elsewhere[account] += running
             else:
                 del self._running[gateway, account]
-        for account in self._busy - elsewhere.keys():
+        for account in self._running_elsewhere - elsewhere.keys():
             self._limiter.meter(account).running_elsewhere = 0
         for account, running in elsewhere.items():
             self._limiter.meter(account).running_elsewhere = running
-        self._busy = set(elsewhere)
+        self._running_elsewhere = set(elsewhere)

@@ -6,7 +6,7 @@ from gateway.core import MOST_TOKENS, InferenceRequest
 from gateway.errors import InvalidRequestError
 from gateway.inference.formats import Api
 
-# The field that the engine obeys; for chat it takes the first one that is there.
+# The field with the maximum of tokens; of several, the engine uses the first that is set.
 _FIELDS = {
     "/v1/chat/completions": ("max_completion_tokens", "max_tokens"),
     "/v1/completions": ("max_tokens",),
@@ -15,38 +15,39 @@ _FIELDS = {
 }
 _COMPLETIONS = "/v1/completions"
 _COMPLETIONS_DEFAULT = 16
-"""What the engine generates for a completion that names no maximum."""
+"""The engine's maximum for a completion without one."""
 _TEMPLATE_TOKENS = 256
-"""What a chat template may add to a prompt."""
+"""Tokens that a chat template may add to a prompt."""
 _BYTES_PER_TOKEN = 4
 _ASSUMED_TOKENS = 512
-"""What an answer is taken to be as long as its request names no maximum, for tokens per minute."""
+"""Estimated length of an answer without a maximum, for tokens per minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSize:
-    """Tokens that a request may use. `answer_tokens` is for one answer and None when nothing limits it; embeddings
-    have no answer. `body_bytes` is the size of all that the prompt can be made of.
+    """Size of a request: body, number of answers (embeddings have none), and the maximum of tokens of each answer.
+
+    `answer_tokens` is None without a maximum. `body_bytes` bounds the prompt.
     """
 
     body_bytes: int
     answers: int
     answer_tokens: int | None
     added_limit: tuple[str, int] | None = None
-    """Field and value of the maximum that the engine has to be sent, where the client named none."""
+    """Field and value of the maximum to send to the engine, where the client gave none."""
 
     def likely_tokens(self) -> int:
-        """An estimate of prompt and answers: four bytes are about a token. Sums of them fit a database."""
+        """Estimate the tokens of prompt and answers, at four bytes each; capped, so that sums fit the database."""
         answer = _ASSUMED_TOKENS if self.answer_tokens is None else self.answer_tokens
         return min(self.body_bytes // _BYTES_PER_TOKEN + self.answers * answer, MOST_TOKENS)
 
     def most_prompt_tokens(self, context_tokens: int | None) -> int:
-        """A token is at least a byte."""
+        """Return an upper bound of the prompt's tokens: a token has at least one byte."""
         most = self.body_bytes + _TEMPLATE_TOKENS
         return most if context_tokens is None else min(most, context_tokens * self._prompts)
 
     def most_answer_tokens(self, context_tokens: int | None) -> int | None:
-        """All answers together; None when nothing limits them."""
+        """Return an upper bound of the tokens of all answers; None without a limit."""
         bounds = [bound for bound in (self.answer_tokens, context_tokens) if bound is not None]
         return self.answers * min(bounds) if bounds or not self.answers else None
 
@@ -77,7 +78,7 @@ def measure_request(
     elif tokens is not None and most_tokens is not None and tokens > most_tokens:
         name = next(name for name, count in zip(fields, named, strict=True) if count is not None)
         raise InvalidRequestError(
-            f"'{name}' is {tokens}, and this key may ask for at most {most_tokens} tokens; ask for fewer.",
+            f"'{name}' is {tokens}, but this key allows at most {most_tokens} tokens; ask for fewer.",
             param=name,
             code="max_tokens_exceeded",
         )

@@ -1,4 +1,4 @@
-"""The text of an answer, whole or streamed, in any of the APIs: for comparing two versions, never for relaying."""
+"""Extract the text of an answer of any API, whole or streamed, for comparisons and quality measures."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import orjson
 
 
 def text_of(answer: bytes, *, is_stream: bool) -> str:
-    """Everything a reader of the answer would see, tool calls included; empty for an answer without text."""
+    """Return all generated text of an answer, reasoning and tool calls included; empty when there is none."""
     return "".join(_streamed(answer) if is_stream else _whole(_object(answer)))
 
 

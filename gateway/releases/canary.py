@@ -1,9 +1,7 @@
-"""Canaries: the canary version of a name against its live one over a sliding window, taken back when it is worse.
+"""Canaries: compare a canary with the live version over a sliding window, and roll it back beyond its limits.
 
-Each gateway watches what went through itself. Only the engine's failures count: what a client did wrong, or a client
-that left, says nothing about a version.
-
-A sliding window over the latest requests of one version: how many, how many failed, how slow.
+Each gateway judges the requests that it has served itself. Only failures of the engine count: a client's bad request or
+disconnect says nothing about a version.
 """
 
 import logging
@@ -23,12 +21,39 @@ from gateway.metering import Finish, LedgerEntry
 from gateway.metrics import TrafficMetrics
 from gateway.threads import CRITICAL
 
-_MOST_SAMPLES = 1_000
+log = logging.getLogger(__name__)
+ACTOR = "gateway"
+BOUNDS_EVIDENCE = "canary_bounds"
+"""Kind of evidence: the limits that an operator set for a canary."""
+_MAX_SAMPLES = 1_000
+_MIN_SLOWDOWN_MS = 50.0
+"""A smaller slowdown never breaks a latency limit: users do not notice it, and ratios of short times are noise."""
+_CHECK_EVERY = 8
+_RETRY_S = 1.0
+_VERSION_FAILURES = frozenset({422, 500, 502, 504})
+"""Statuses that count against a version: the engine refused the adapter, failed, or timed out."""
+_BODY_FAILURES = frozenset({500, 502})
+"""Statuses for which the request body may be the cause, with any version."""
+_MAX_BODY_KINDS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryLimits:
+    """How much worse than the live version a canary may be before it is rolled back.
+
+    `max_extra_error_rate` is added to the live version's error rate; `max_latency_ratio` limits the 95th percentiles of
+    latency and of streams' time to first token; neither is checked before `min_requests` within `window_s`.
+    """
+
+    max_extra_error_rate: float = 0.05
+    max_latency_ratio: float = 2.0
+    min_requests: int = 20
+    window_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class WindowSummary:
-    """Requests within a window; the 95th percentiles are None without any to take them from."""
+    """Requests within a window; a 95th percentile is None without samples."""
 
     requests: int
     errors: int
@@ -41,7 +66,7 @@ class WindowSummary:
         return self.errors / self.requests if self.requests else 0.0
 
     def document(self) -> dict[str, float | int | None]:
-        """As JSON for operators and the audit log."""
+        """Return the summary as JSON for operators and the audit log."""
         return {
             "requests": self.requests,
             "errors": self.errors,
@@ -52,22 +77,25 @@ class WindowSummary:
 
 
 class RequestWindow:
-    """Keeps what happened within `seconds`, the latest thousand at most. Times are seconds of one clock."""
+    """Sliding window over the requests of one version: those of the last `seconds`, at most `_MAX_SAMPLES`.
+
+    Times (`_s`) are of the monitor's clock.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._samples: deque[tuple[float, float | None, float | None]] = deque(maxlen=_MOST_SAMPLES)
+        self._samples: deque[tuple[float, float | None, float | None]] = deque(maxlen=_MAX_SAMPLES)
 
     def failed(self, at_s: float) -> None:
-        """Take a request that the engine failed on; how long that took says nothing."""
+        """Add a request that the engine failed on; its latency is not used."""
         self._samples.append((at_s, None, None))
 
     def answered(self, at_s: float, latency_ms: float, ttft_ms: float | None) -> None:
-        """Take an answered request; `ttft_ms` is that of a stream."""
+        """Add an answered request; `ttft_ms` is None unless it streamed."""
         self._samples.append((at_s, latency_ms, ttft_ms))
 
     def summary(self, now_s: float) -> WindowSummary:
-        """Forget what is too old and sum up the rest."""
+        """Drop samples older than the window and summarize the rest."""
         samples = self._samples
         while samples and samples[0][0] < now_s - self.seconds:
             samples.popleft()
@@ -76,101 +104,47 @@ class RequestWindow:
         return WindowSummary(len(samples), len(samples) - len(latencies), _p95(latencies), _p95(ttfts))
 
 
-def _p95(values: list[float]) -> float | None:
-    return round(sorted(values)[int(0.95 * (len(values) - 1) + 0.5)], 3) if values else None
-
-
-log = logging.getLogger(__name__)
-ACTOR = "gateway"
-BOUNDS_EVIDENCE = "canary_bounds"
-"""Under which the registry keeps the bounds that an operator set for a canary."""
-# Below this nobody feels a difference, and a ratio of small numbers is noise.
-_SLACK_MS = 50.0
-_CHECK_EVERY = 8
-_LOOK_S = 1.0
-# The engine refused the adapter, failed, or was too slow. A full queue or an engine that is down is nobody's fault.
-_VERSION_AT_FAULT = frozenset({422, 500, 502, 504})
-# The engine gave up on the request: the body may be at fault, whatever the version.
-_BODY_AT_FAULT = frozenset({500, 502})
-_MOST_KINDS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class CanaryLimits:
-    """How much worse than the live version a canary may be before it is taken back.
-
-    `max_extra_error_rate` is added to the live version's error rate; `max_latency_ratio` bounds the 95th percentiles of
-    the whole answer and of streams' time to first token; neither is judged before `min_requests` within `window_s`.
-    """
-
-    max_extra_error_rate: float = 0.05
-    max_latency_ratio: float = 2.0
-    min_requests: int = 20
-    window_s: float = 300.0
-
-
-def broken_bound(canary: WindowSummary, live: WindowSummary, bounds: CanaryLimits) -> str | None:
-    """In which way the canary is worse than its bounds allow, as a sentence; None while it is not."""
-    if canary.requests < bounds.min_requests:
-        return None
-    if canary.error_rate > live.error_rate + bounds.max_extra_error_rate:
-        return (
-            f"its error rate is {canary.error_rate:.1%} against {live.error_rate:.1%}; "
-            f"{bounds.max_extra_error_rate:.1%} more is allowed"
-        )
-    if live.requests < bounds.min_requests:
-        return None
-    for what, ours, theirs in (
-        ("latency", canary.p95_latency_ms, live.p95_latency_ms),
-        ("time to first token", canary.p95_ttft_ms, live.p95_ttft_ms),
-    ):
-        if ours is None or theirs is None:
-            continue
-        if ours > max(theirs * bounds.max_latency_ratio, theirs + _SLACK_MS):
-            return f"its p95 {what} is {ours:.0f} ms against {theirs:.0f} ms; {bounds.max_latency_ratio:g} x is allowed"
-    return None
-
-
 @dataclass(slots=True)
 class CanaryComparison:
-    """One canary against the version that was live beside it."""
+    """One canary and the live version beside it."""
 
     live_version: int
     canary_version: int
-    bounds: CanaryLimits | None = None
-    """What the operator said when the canary began; None until the database has told, and nothing is judged so long."""
+    limits: CanaryLimits | None = None
+    """The operator's limits; None until they are read from the database, and nothing is judged before."""
     read_from: RegistrySnapshot | None = None
-    """As the registry was when the bounds were read: they may change with it."""
+    """The registry snapshot when the limits were read; a new one may come with new limits."""
     live: RequestWindow = field(default_factory=lambda: RequestWindow(CanaryLimits().window_s))
     canary: RequestWindow = field(default_factory=lambda: RequestWindow(CanaryLimits().window_s))
-    seen: int = 0
-    """Canary requests since the beginning."""
-    is_taken_back: bool = False
+    canary_requests: int = 0
+    is_rolled_back: bool = False
     retry_s: float = 0.0
-    """When it may be tried again to take it back, after that failed."""
-    answered: set[bytes] = field(default_factory=set)
+    """Earliest time of another rollback, after one has failed."""
+    answered_kinds: set[bytes] = field(default_factory=set)
     """Kinds of bodies, other than plain ones, that either version has answered."""
 
-    def blames_version(self, context: RequestContext, status: int) -> bool:
-        """Whether a failure tells of the version: one on a body of a kind that nobody ever answered does not, since any
-        version may fail on it, and one caller could have a canary taken back.
+    def counts_failure(self, context: RequestContext, status: int) -> bool:
+        """Whether a failure counts against the version.
+
+        Not if neither version ever answered such a body: any version may fail on it, and a single caller could have a
+        canary rolled back.
         """
-        kind = body_kind(context.request.document) if status in _BODY_AT_FAULT else None
-        return kind is None or kind in self.answered
+        kind = body_kind(context.request.document) if status in _BODY_FAILURES else None
+        return kind is None or kind in self.answered_kinds
 
-    def learn(self, context: RequestContext) -> None:
-        """A version has answered this kind of body."""
-        if (kind := body_kind(context.request.document)) is not None and len(self.answered) < _MOST_KINDS:
-            self.answered.add(kind)
+    def add_answered(self, context: RequestContext) -> None:
+        """Note that a version has answered this kind of body."""
+        if (kind := body_kind(context.request.document)) is not None and len(self.answered_kinds) < _MAX_BODY_KINDS:
+            self.answered_kinds.add(kind)
 
-    def keep_to(self, bounds: CanaryLimits) -> None:
-        """From now on judge by these bounds."""
-        self.bounds = bounds
-        self.live.seconds = self.canary.seconds = bounds.window_s
+    def set_limits(self, limits: CanaryLimits) -> None:
+        """Judge by these limits from now on."""
+        self.limits = limits
+        self.live.seconds = self.canary.seconds = limits.window_s
 
 
 class CanaryMonitor:
-    """Watches every canary of the registry; `ended` sees each request at its end."""
+    """Compares every canary of the registry with its live version; `ended` is called with each finished request."""
 
     def __init__(
         self,
@@ -186,35 +160,35 @@ class CanaryMonitor:
         self._comparisons: dict[str, CanaryComparison] = {}
         self._rollbacks = rollbacks
 
-    async def look(self) -> None:
-        """Read the bounds that are not known yet, and judge every canary by them."""
+    async def check(self) -> None:
+        """Read the limits that are not known yet, and judge every canary; a periodic task."""
         failures: list[Exception] = []
         for name, comparison in list(self._comparisons.items()):
             try:
-                await self._read_bounds(name, comparison)
-            except Exception as error:  # the other canaries are judged first
+                await self._read_limits(name, comparison)
+            except Exception as error:  # raised after the other canaries are judged
                 failures.append(error)
             self._judge(name, comparison, self._clock())
         for failure in failures:
             raise failure
 
     def ended(self, context: RequestContext, entry: LedgerEntry) -> None:
-        """Take a request into its window when its name has a canary, and take the canary back when that is broken."""
+        """Record a finished request; roll the canary back when it exceeds its limits."""
         track = context.target.track
         if track is not Track.LIVE and track is not Track.CANARY:
             return
-        failed = entry.status in _VERSION_AT_FAULT
+        failed = entry.status in _VERSION_FAILURES
         if not failed and entry.finish is not Finish.COMPLETED:
             return
         assert context.target.version is not None, "tracks are of adapters"
         name, number = context.target.version.name, context.target.version.version
         comparison = self._comparison(name)
         if comparison is None or number not in (comparison.live_version, comparison.canary_version):
-            return  # the canary ended, or another began, while this request ran
-        if failed and not comparison.blames_version(context, entry.status):
+            return  # the canary was ended or replaced while this request ran
+        if failed and not comparison.counts_failure(context, entry.status):
             return
         if not failed:
-            comparison.learn(context)
+            comparison.add_answered(context)
         is_canary = number == comparison.canary_version
         self._metrics.canary_requests.labels(name, str(track), "failed" if failed else "answered").inc()
         window, now_s = comparison.canary if is_canary else comparison.live, self._clock()
@@ -224,24 +198,24 @@ class CanaryMonitor:
             ttft_ms = entry.ttft_us / 1e3 if entry.stream and entry.ttft_us is not None else None
             window.answered(now_s, (now_us() - entry.opened_us) / 1e3, ttft_ms)
         if is_canary:
-            comparison.seen += 1
-            if failed or comparison.seen % _CHECK_EVERY == 0:
+            comparison.canary_requests += 1
+            if failed or comparison.canary_requests % _CHECK_EVERY == 0:
                 self._judge(name, comparison, now_s)
 
     def describe(self, name: str) -> dict[str, Any] | None:
-        """The canary of a name beside its live version as this gateway has seen them; None while it saw nothing."""
+        """Return this gateway's comparison of a name's canary with its live version; None without requests yet."""
         comparison = self._comparisons.get(name)
         if comparison is None or not self._is_current(name, comparison):
             return None
         now_s = self._clock()
         return {
-            "bounds": asdict(comparison.bounds or CanaryLimits()),
+            "bounds": asdict(comparison.limits or CanaryLimits()),
             "live": comparison.live.summary(now_s).document(),
             "canary": comparison.canary.summary(now_s).document(),
         }
 
     async def close(self) -> None:
-        """Wait for what is being taken back."""
+        """Wait for running rollbacks."""
         await self._rollbacks.join()
 
     def _is_current(self, name: str, comparison: CanaryComparison) -> bool:
@@ -259,38 +233,38 @@ class CanaryMonitor:
         if policy is None or policy.canary is None or policy.live is None:
             return None
         comparison = self._comparisons[name] = CanaryComparison(policy.live, policy.canary.version)
-        self._rollbacks.start(self._read_bounds(name, comparison))
+        self._rollbacks.start(self._read_limits(name, comparison))
         return comparison
 
-    async def _read_bounds(self, name: str, comparison: CanaryComparison) -> None:
-        """What the operator said when the canary began; it may have begun before this gateway did."""
+    async def _read_limits(self, name: str, comparison: CanaryComparison) -> None:
+        """Read the operator's limits of a canary, which may be older than this gateway, unless they are current."""
         snapshot = self._registry.snapshot
         if snapshot is comparison.read_from or not self._is_current(name, comparison):
             return
-        kept = await CRITICAL.run(self._registry.evidence, name, comparison.canary_version)
-        document = next((found.document for found in kept if found.kind == BOUNDS_EVIDENCE), {})
-        comparison.keep_to(CanaryLimits(**document))
+        evidence = await CRITICAL.run(self._registry.evidence, name, comparison.canary_version)
+        document = next((found.document for found in evidence if found.kind == BOUNDS_EVIDENCE), {})
+        comparison.set_limits(CanaryLimits(**document))
         comparison.read_from = snapshot
 
     def _judge(self, name: str, comparison: CanaryComparison, now_s: float) -> None:
-        if comparison.bounds is None or comparison.is_taken_back or now_s < comparison.retry_s:
+        if comparison.limits is None or comparison.is_rolled_back or now_s < comparison.retry_s:
             return
         canary, live = comparison.canary.summary(now_s), comparison.live.summary(now_s)
-        broken = broken_bound(canary, live, comparison.bounds)
-        if broken is None or not self._is_current(name, comparison):
+        exceeded = exceeded_limit(canary, live, comparison.limits)
+        if exceeded is None or not self._is_current(name, comparison):
             return
-        comparison.is_taken_back = True
+        comparison.is_rolled_back = True
         evidence = {
-            "broken": broken,
+            "broken": exceeded,
             "canary": f"v{comparison.canary_version}",
             "live": f"v{comparison.live_version}",
-            "bounds": asdict(comparison.bounds),
+            "bounds": asdict(comparison.limits),
             "canary_window": canary.document(),
             "live_window": live.document(),
         }
-        self._rollbacks.start(self._take_back(name, comparison, evidence))
+        self._rollbacks.start(self._roll_back(name, comparison, evidence))
 
-    async def _take_back(self, name: str, comparison: CanaryComparison, evidence: dict[str, Any]) -> None:
+    async def _roll_back(self, name: str, comparison: CanaryComparison, evidence: dict[str, Any]) -> None:
         clear = partial(
             self._registry.clear_canary,
             name,
@@ -302,9 +276,38 @@ class CanaryMonitor:
         try:
             await CRITICAL.run(clear)
         except StaleLiveError:
-            return  # an operator was faster, and what is there now is not what was judged
+            return  # an operator has changed the canary or the live version since it was judged
         except BaseException:
-            comparison.is_taken_back, comparison.retry_s = False, self._clock() + _LOOK_S
+            comparison.is_rolled_back, comparison.retry_s = False, self._clock() + _RETRY_S
             raise
-        log.warning("canary %s@v%d was taken back: %s", name, comparison.canary_version, evidence["broken"])
+        log.warning("canary %s@v%d was rolled back: %s", name, comparison.canary_version, evidence["broken"])
         self._metrics.canary_rollbacks.labels(name).inc()
+
+
+def exceeded_limit(canary: WindowSummary, live: WindowSummary, limits: CanaryLimits) -> str | None:
+    """Describe the limit that the canary exceeds as a sentence; None while it exceeds none."""
+    if canary.requests < limits.min_requests:
+        return None
+    if canary.error_rate > live.error_rate + limits.max_extra_error_rate:
+        return (
+            f"its error rate is {canary.error_rate:.1%} against {live.error_rate:.1%} of the live version; "
+            f"{limits.max_extra_error_rate:.1%} more is allowed"
+        )
+    if live.requests < limits.min_requests:
+        return None
+    for measure, canary_ms, live_ms in (
+        ("latency", canary.p95_latency_ms, live.p95_latency_ms),
+        ("time to first token", canary.p95_ttft_ms, live.p95_ttft_ms),
+    ):
+        if canary_ms is None or live_ms is None:
+            continue
+        if canary_ms > max(live_ms * limits.max_latency_ratio, live_ms + _MIN_SLOWDOWN_MS):
+            return (
+                f"its p95 {measure} is {canary_ms:.0f} ms against {live_ms:.0f} ms of the live version; "
+                f"{limits.max_latency_ratio:g} times as much is allowed"
+            )
+    return None
+
+
+def _p95(values: list[float]) -> float | None:
+    return round(sorted(values)[int(0.95 * (len(values) - 1) + 0.5)], 3) if values else None

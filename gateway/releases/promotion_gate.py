@@ -264,7 +264,9 @@ class EvidenceRecorder:
 
     def withdraw_approval(self, version: Version, why: str, *, actor: str) -> None:
         """Withdraw the approval of a version, if it has one."""
-        found = {one.kind: one for one in self._registry.evidence(version.name, version.version)}.get(APPROVAL)
+        found = {evidence.kind: evidence for evidence in self._registry.evidence(version.name, version.version)}.get(
+            APPROVAL
+        )
         if found is not None and not found.document.get("withdrawn"):
             document = {**found.document, "approved_by": found.actor, "withdrawn": why}
             self._registry.record_evidence(version, APPROVAL, document, actor=actor)

@@ -197,7 +197,9 @@ class Publisher:
     async def _record_warnings(self, version: Version, warnings: tuple[str, ...], actor: str) -> None:
         """Record the warnings of a version if they changed."""
         known = await CRITICAL.run(self._registry.evidence, version.name, version.version)
-        before: list[str] = next((one.document["warnings"] for one in known if one.kind == PREFLIGHT_EVIDENCE), [])
+        before: list[str] = next(
+            (evidence.document["warnings"] for evidence in known if evidence.kind == PREFLIGHT_EVIDENCE), []
+        )
         if list(warnings) != before:
             await self._record(version, PREFLIGHT_EVIDENCE, {"warnings": list(warnings)}, actor)
 

@@ -156,7 +156,7 @@ class Rollout:
 
     def _expect(self, name: str, live: int | None) -> None:
         if live not in (None, self._policy(name).live):
-            raise ConflictError(f"v{live} is not the live version of {name}; look again and retry.")
+            raise ConflictError(f"v{live} is not the live version of {name} any more; look again and retry.")
 
     def _require_grounds(self, name: str, number: int, judge: Callable[[Dossier], object]) -> None:
         """Check the gate before an engine makes room for the version; the registry checks again within the change."""
@@ -195,8 +195,8 @@ class Rollout:
     def _unload_unrouted(self, name: str, before: TrafficPolicy) -> None:
         """Unload versions that no route leads to any more."""
         after = self._policy(name)
-        led = {*before.routed, *([before.previous] if before.previous else [])}
-        for number in led - {*after.routed, after.previous}:
+        routed_before = {*before.routed, *([before.previous] if before.previous else [])}
+        for number in routed_before - {*after.routed, after.previous}:
             version = self._registry.snapshot.resolve(AdapterRef(name, version=number))
             if version.engine_name not in self._unloads:
                 task = self._unloads[version.engine_name] = self._tasks.start(self._unload_when_idle(version))
@@ -219,8 +219,8 @@ class Rollout:
 
     async def _delete_files(self, version: Version) -> str:
         """Delete the files unless another version or an engine uses them; returns what happened."""
-        everyone = (v for versions in self._registry.snapshot.versions.values() for v in versions)
-        for other in everyone:
+        every_version = (v for versions in self._registry.snapshot.versions.values() for v in versions)
+        for other in every_version:
             if other.digest == version.digest and other.state is not State.RETIRED:
                 return f"kept: {other.name}@v{other.version} has the same files"
         try:

@@ -1,9 +1,8 @@
-"""Sums over pairs of answers, one of the live version and one of the shadow.
+"""Shadow traffic: send answered requests of a name to another version as well, and compare the two answers.
 
-Shadows: answered requests of a name asked again of another version, compared, counted, and never answered from.
-
-A shadow request goes the way of every other one, so its tokens are on the ledger (under the key `shadow`), but it
-starts only after its original has been answered and only while there is room; otherwise it is dropped and counted.
+A shadow request runs through the inference pipeline, so its tokens are on the ledger (under the key `shadow`). It
+starts only after its original has been answered and while no request waits; otherwise it is dropped and counted. Its
+answer is never sent to a client.
 """
 
 import difflib
@@ -28,10 +27,16 @@ from gateway.metrics import TrafficMetrics
 from gateway.releases.answer_text import text_of
 from gateway.threads import REPORTS
 
+log = logging.getLogger(__name__)
+_CALLER = Caller(key_id=SHADOW_KEY, tenant=SHADOW_KEY, scopes=frozenset({Scope.INFERENCE}))
+_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+_MAX_COMPARED_WORDS = 500  # the time of a comparison grows with the square: 0.3 s for this many
+_MAX_ANSWER_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ShadowAnswer:
-    """One answer as far as it is compared."""
+    """The compared properties of one answer."""
 
     latency_ms: float
     usage: Usage
@@ -39,26 +44,26 @@ class ShadowAnswer:
 
     @classmethod
     def of(cls, entry: LedgerEntry, text: str) -> "ShadowAnswer":
-        """The answer whose request has just ended."""
+        """Build it from the ledger entry of a request that has just finished."""
         return cls((now_us() - entry.opened_us) / 1e3, entry.usage, text)
 
 
 @dataclass(slots=True)
 class ShadowSide:
-    """Sums over the answers of one version."""
+    """Sums over the compared answers of one version."""
 
     latency_ms: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     def add(self, answer: ShadowAnswer) -> None:
-        """Take one answer."""
+        """Add one answer."""
         self.latency_ms += answer.latency_ms
         self.prompt_tokens += answer.usage.prompt_tokens
         self.completion_tokens += answer.usage.completion_tokens
 
     def document(self, answers: int) -> dict[str, Any]:
-        """As JSON; the mean is None without answers."""
+        """Return the sums as JSON; the mean is None without answers."""
         return {
             "mean_latency_ms": round(self.latency_ms / answers, 3) if answers else None,
             "prompt_tokens": self.prompt_tokens,
@@ -68,7 +73,7 @@ class ShadowSide:
 
 @dataclass(slots=True)
 class ShadowStats:
-    """One shadow beside the version that was live, since this gateway knows of the two."""
+    """Comparison of a shadow with its live version on this gateway, since either of them last changed."""
 
     live_version: int
     shadow_version: int
@@ -76,27 +81,27 @@ class ShadowStats:
     failed: int = 0
     dropped: int = 0
     greedy: int = 0
-    """Pairs asked for at temperature 0: only their texts can be compared."""
+    """Pairs at temperature 0: only their texts are compared."""
     equal: int = 0
     similarity: float = 0.0
     live: ShadowSide = field(default_factory=ShadowSide)
     shadow: ShadowSide = field(default_factory=ShadowSide)
 
-    def answered_freely(self, live: ShadowAnswer, shadow: ShadowAnswer) -> None:
-        """Take a pair of sampled answers: nothing follows from their texts."""
+    def add_sampled(self, live: ShadowAnswer, shadow: ShadowAnswer) -> None:
+        """Add a pair of sampled answers, whose texts are not compared."""
         self.answered += 1
         self.live.add(live)
         self.shadow.add(shadow)
 
-    def answered_greedily(self, live: ShadowAnswer, shadow: ShadowAnswer, similarity: float) -> None:
-        """Take a pair of greedy answers; `similarity` is 1 when the texts are equal."""
-        self.answered_freely(live, shadow)
+    def add_greedy(self, live: ShadowAnswer, shadow: ShadowAnswer, similarity: float) -> None:
+        """Add a pair of greedy answers; `similarity` is 1 when the texts are equal."""
+        self.add_sampled(live, shadow)
         self.greedy += 1
         self.equal += similarity == 1
         self.similarity += similarity
 
     def document(self) -> dict[str, Any]:
-        """As JSON for operators."""
+        """Return the comparison as JSON for operators."""
         return {
             "answered": self.answered,
             "failed": self.failed,
@@ -109,23 +114,16 @@ class ShadowStats:
         }
 
 
-log = logging.getLogger(__name__)
-_CALLER = Caller(key_id=SHADOW_KEY, tenant=SHADOW_KEY, scopes=frozenset({Scope.INFERENCE}))
-_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
-_MOST_WORDS = 500  # the matcher's time grows with the square, to some 0.3 s here
-_MOST_BYTES = 1 << 20
-
-
 @dataclass(slots=True)
-class _Pair:
-    """A live answer whose request is being asked again."""
+class _PendingComparison:
+    """A live answer whose shadow request is running."""
 
     stats: ShadowStats
     live: ShadowAnswer
 
 
 class Shadows:
-    """Sends shadow requests for what `ended` is told of; at most `most_running` shadow requests run at a time."""
+    """Sends shadow requests for finished requests (`ended`), at most `max_running` at a time."""
 
     def __init__(
         self,
@@ -135,31 +133,31 @@ class Shadows:
         admission: Admission,
         metrics: TrafficMetrics,
         running: TaskSet,
-        most_running: int,
+        max_running: int,
     ) -> None:
         self._registry = registry
         self._inference = inference
         self._admission = admission
         self._metrics = metrics
-        self._most_running = most_running
+        self._max_running = max_running
         self._stats: dict[str, ShadowStats] = {}
-        self._pairs: dict[str, _Pair] = {}
+        self._pairs: dict[str, _PendingComparison] = {}
         self._tasks = running
 
     def ended(self, context: RequestContext, entry: LedgerEntry) -> None:
-        """Send the shadow request of a chosen, answered one; compare a shadow answer with its original."""
+        """Send the shadow of an answered request selected for it; compare a finished shadow with its original."""
         if context.target.track is Track.SHADOW:
-            self._ended(context, entry)
+            self._finish(context, entry)
         elif context.shadow_target is not None and entry.finish is Finish.COMPLETED and context.api.path in _PATHS:
             self._start(context, entry)
 
     def describe(self, name: str) -> dict[str, Any] | None:
-        """What the shadow of a name has shown so far on this gateway; None without a shadow."""
+        """Return this gateway's comparison of a name's shadow with its live version; None without a shadow."""
         stats = self._stats_of(name)
         return stats.document() if stats else None
 
     async def close(self) -> None:
-        """Give up what is running."""
+        """Cancel running shadow requests."""
         await self._tasks.cancel()
 
     def _stats_of(self, name: str) -> ShadowStats | None:
@@ -173,19 +171,19 @@ class Shadows:
         return stats
 
     def _start(self, context: RequestContext, entry: LedgerEntry) -> None:
-        assert context.shadow_target is not None, "the request was chosen"
+        assert context.shadow_target is not None, "the request was selected for a shadow"
         assert context.shadow_target.version is not None, "shadows are of adapters"
         name = context.shadow_target.version.name
         stats = self._stats_of(name)
         if stats is None or stats.shadow_version != context.shadow_target.version.version:
-            return  # the shadow ended while this request ran
+            return  # the shadow was ended or replaced while this request ran
         captured = b"".join(context.captured or ())
-        if len(self._tasks) >= self._most_running or not self._admission.is_quiet or len(captured) > _MOST_BYTES:
+        if len(self._tasks) >= self._max_running or not self._admission.is_quiet or len(captured) > _MAX_ANSWER_BYTES:
             self._drop(name, stats)
             return
         live = ShadowAnswer.of(entry, text_of(captured, is_stream=entry.stream))
         shadow = _shadow_request(context)
-        self._pairs[shadow.id] = _Pair(stats, live)
+        self._pairs[shadow.id] = _PendingComparison(stats, live)
         self._tasks.start(self._send(shadow, name))
 
     async def _send(self, context: RequestContext, name: str) -> None:
@@ -195,9 +193,9 @@ class Shadows:
             log.debug("shadow request %s: %s", context.id, error)
         finally:
             if pair := self._pairs.pop(context.id, None):
-                self._drop(name, pair.stats)  # it never got as far as the engine
+                self._drop(name, pair.stats)  # it failed before it reached the engine
 
-    def _ended(self, context: RequestContext, entry: LedgerEntry) -> None:
+    def _finish(self, context: RequestContext, entry: LedgerEntry) -> None:
         pair = self._pairs.pop(context.id)
         assert context.target.version is not None, "shadows are of adapters"
         name = context.target.version.name
@@ -207,15 +205,15 @@ class Shadows:
             return
         shadow = ShadowAnswer.of(entry, text_of(b"".join(context.captured or ()), is_stream=False))
         if context.request.document.get("temperature") != 0:
-            pair.stats.answered_freely(pair.live, shadow)
+            pair.stats.add_sampled(pair.live, shadow)
             self._metrics.shadow_requests.labels(name, "answered").inc()
             return
         self._tasks.start(self._compare(pair, shadow, name))
 
-    async def _compare(self, pair: _Pair, shadow: ShadowAnswer, name: str) -> None:
-        alike = await REPORTS.run(similarity, pair.live.text, shadow.text)
-        pair.stats.answered_greedily(pair.live, shadow, alike)
-        self._metrics.shadow_requests.labels(name, "equal" if alike == 1 else "different").inc()
+    async def _compare(self, pair: _PendingComparison, shadow: ShadowAnswer, name: str) -> None:
+        score = await REPORTS.run(similarity, pair.live.text, shadow.text)
+        pair.stats.add_greedy(pair.live, shadow, score)
+        self._metrics.shadow_requests.labels(name, "equal" if score == 1 else "different").inc()
 
     def _drop(self, name: str, stats: ShadowStats) -> None:
         stats.dropped += 1
@@ -223,11 +221,11 @@ class Shadows:
 
 
 def _shadow_request(context: RequestContext) -> RequestContext:
-    """The same question for the shadow: not streamed, under our own key, with a fingerprint of its own."""
-    assert context.shadow_target is not None, "only chosen requests have a shadow"
-    left_out = ("stream", "stream_options", *UNSERVED_FIELDS)
-    document = {name: value for name, value in context.request.document.items() if name not in left_out}
-    # A body of its own: when it kills the engine, the request that clients send is not suspected.
+    """Copy a request for its shadow: not streamed, under the gateway's own key, with its own fingerprint."""
+    assert context.shadow_target is not None, "the request was selected for a shadow"
+    removed = ("stream", "stream_options", *UNSERVED_FIELDS)
+    document = {name: value for name, value in context.request.document.items() if name not in removed}
+    # A different body: if it crashes the engine, the client's own request is not treated as a poison request.
     body = b"shadow " + dump(document)
     request = replace(context.request, stream=False, document=document, body=body)
     shadow = RequestContext(f"{context.id}-shadow", None, context.api, {}, received_s=time.perf_counter(), captured=[])
@@ -235,9 +233,9 @@ def _shadow_request(context: RequestContext) -> RequestContext:
     return shadow
 
 
-def similarity(one: str, other: str) -> float:
-    """1 for equal texts, else the share of words (the first five hundred) that both have in the same order."""
-    if one == other:
+def similarity(left: str, right: str) -> float:
+    """Return 1 for equal texts, else the share of words in common and in order, of the first `_MAX_COMPARED_WORDS`."""
+    if left == right:
         return 1.0
-    words = one.split()[:_MOST_WORDS], other.split()[:_MOST_WORDS]
+    words = left.split()[:_MAX_COMPARED_WORDS], right.split()[:_MAX_COMPARED_WORDS]
     return min(difflib.SequenceMatcher(None, *words, autojunk=False).ratio(), 0.9999)

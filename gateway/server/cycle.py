@@ -1,8 +1,8 @@
-"""One request on a client's connection, with what the inference endpoint needs beyond ASGI's messages.
+"""One request-response cycle on a client connection, with more than ASGI's messages offer.
 
-That is: the whole body without waiting, a call when the client leaves, and a stream's next piece without a task being
-woken. Our own protocol puts a `Cycle` into the scope. On any other server (plain uvicorn, `httpx.ASGITransport`)
-`cycle_of` makes an `AsgiCycle`, which does the same over `receive` and `send`, at the price of a task per request.
+It gives the whole body without waiting, a callback when the client disconnects, and writes to a stream without waking a
+task. `StrictHttp` puts a `Cycle` into the scope. On any other server (plain uvicorn, `httpx.ASGITransport`) `cycle_of`
+returns an `AsgiCycle`, which does the same over `receive` and `send` at the cost of one task per request.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 CYCLE = "turntable.cycle"
-"""Key of `scope["extensions"]` under which a request's `Cycle` lies."""
+"""Key of `scope["extensions"]` that holds a request's `Cycle`."""
 _NO_BODY = frozenset({204, 304})
 
 Message = MutableMapping[str, Any]
@@ -21,25 +21,25 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class ClientCycle(Protocol):
-    """What the inference endpoint asks of a server, besides ASGI's `receive` and `send`."""
+    """Interface of a server for the inference endpoint, beyond ASGI's `receive` and `send`."""
 
     disconnected: bool
-    """The client is known to be gone."""
+    """The client is known to have disconnected."""
 
     def take_body(self) -> bytes | None:
         """Return the whole body if it has arrived; None while there is more to `receive`."""
         ...
 
     def when_gone(self, callback: Callable[[], object] | None) -> None:
-        """Call back when the client leaves, at once if it is gone; None ends that. Call it once the body is read."""
+        """Call back when the client disconnects, at once if it has; None cancels. Call it once the body is read."""
         ...
 
     def write(self, piece: bytes) -> bool:
-        """Write a piece of a response that has begun; False when `drained` has to be awaited before the next one."""
+        """Write part of a response body; False when `drained` has to be awaited before the next part."""
         ...
 
     async def drained(self) -> None:
-        """Return once more may be written."""
+        """Wait until more may be written."""
         ...
 
     async def receive(self) -> Message:
@@ -48,7 +48,7 @@ class ClientCycle(Protocol):
 
 
 def cycle_of(scope: Mapping[str, Any], receive: Receive, send: Send) -> tuple[ClientCycle, Send]:
-    """Return the cycle of a request and the `send` that belongs to it, whatever server the request came through."""
+    """Return the cycle of a request and its `send`, on any ASGI server."""
     cycle: Cycle | None = scope.get("extensions", {}).get(CYCLE)
     if cycle is not None:
         return cycle, send
@@ -57,7 +57,7 @@ def cycle_of(scope: Mapping[str, Any], receive: Receive, send: Send) -> tuple[Cl
 
 
 class AsgiCycle:
-    """A cycle over ASGI's messages alone: each piece is sent when `drained` is awaited, which is the back-pressure."""
+    """A cycle over ASGI's messages: written data is sent when `drained` is awaited, which applies back-pressure."""
 
     __slots__ = ("_pending", "_receive", "_send", "_watcher", "disconnected")
 
@@ -69,7 +69,7 @@ class AsgiCycle:
         self.disconnected = False
 
     def take_body(self) -> bytes | None:
-        """Return None: bodies are received."""
+        """Return None: the body comes by `receive`."""
         return None
 
     async def receive(self) -> Message:
@@ -77,7 +77,7 @@ class AsgiCycle:
         return await self._receive()
 
     def when_gone(self, callback: Callable[[], object] | None) -> None:
-        """Watch for the client's leaving in a task of its own, because only `receive` tells."""
+        """Wait for the disconnect in a task of its own, because only `receive` reports it."""
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
@@ -85,20 +85,20 @@ class AsgiCycle:
             self._watcher = asyncio.create_task(self._watch(callback))
 
     def write(self, piece: bytes) -> bool:
-        """Keep a piece until `drained` is awaited."""
+        """Buffer data until `drained` is awaited."""
         if piece:
             self._pending.append(piece)
         return not self._pending
 
     async def drained(self) -> None:
-        """Send what was written; a server returns from that once the client has read enough."""
+        """Send the buffered data; the server's `send` returns once the client has read enough."""
         if self._pending:
             body = b"".join(self._pending)
             self._pending.clear()
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def send(self, message: Message) -> None:
-        """Send a message after all that was written before it."""
+        """Send a message after the buffered data."""
         await self.drained()
         await self._send(message)
 
@@ -110,7 +110,7 @@ class AsgiCycle:
 
 
 class Cycle(RequestResponseCycle):
-    """A cycle of our own protocol. It sends the head with the first piece of the body, and checks each header once."""
+    """The cycle of `StrictHttp`: sends the head together with the first body data, and checks each header once."""
 
     _head = b""
     _is_chunked = False
@@ -122,7 +122,7 @@ class Cycle(RequestResponseCycle):
             return None
         body = bytes(self.body)
         self.body = bytearray()
-        self.flow.resume_reading()  # only who reads notices that the client leaves
+        self.flow.resume_reading()  # a disconnect is noticed only while reading
         return body
 
     async def receive(self) -> Any:
@@ -132,13 +132,13 @@ class Cycle(RequestResponseCycle):
         return message
 
     def when_gone(self, callback: Callable[[], object] | None) -> None:
-        """Call back when the client leaves, at once if it is gone; None ends that."""
+        """Call back when the client disconnects, at once if it has; None cancels that."""
         self._gone = callback
         if callback is not None and self.transport.is_closing():
             callback()
 
     def leave(self) -> None:
-        """Note that the client is gone."""
+        """Note that the client has disconnected."""
         self.disconnected = self.disconnected or not self.response_complete
         self.message_event.set()
         if self._gone is not None:
@@ -157,7 +157,7 @@ class Cycle(RequestResponseCycle):
             self._end(message.get("body", b""))
 
     def write(self, piece: bytes) -> bool:
-        """Write a piece of a response that has begun; False when the client has to read first: await `drained`."""
+        """Write part of a response body; False when `drained` has to be awaited before the next part."""
         if piece and not self.disconnected:
             head, self._head = self._head, b""
             if self._is_chunked:
@@ -168,14 +168,14 @@ class Cycle(RequestResponseCycle):
         return not self.flow.write_paused
 
     async def drained(self) -> None:
-        """Return once the client has read enough to be sent more."""
+        """Wait until the client has read enough."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
 
-    def _hang_up(self) -> None:
+    def _close(self) -> None:
         if not self.more_body:
             self.transport.close()
-        elif self.transport.can_write_eof():  # closed while it still sends, the client would lose the answer
+        elif self.transport.can_write_eof():  # a full close while the client still sends would lose the response
             self.transport.write_eof()
 
     def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -209,5 +209,5 @@ class Cycle(RequestResponseCycle):
         self.transport.write(self._head + body)
         self.message_event.set()
         if not self.keep_alive:
-            self._hang_up()
+            self._close()
         self.on_response()

@@ -1,7 +1,4 @@
-"""Doors: the addresses that a gateway listens on, and what a connection to each may ask for.
-
-The server behind one door or two: applications at the public address, operators at one of their own.
-"""
+"""Listeners: the addresses that the gateway serves, and the server with an optional second, admin-only address."""
 
 import asyncio
 import socket
@@ -13,12 +10,12 @@ from functools import partial
 
 import uvicorn
 
-LISTENER = "turntable.door"
-"""Key of `scope["extensions"]` under which it says through which `Door` a request came."""
+LISTENER = "turntable.listener"
+"""Key of `scope["extensions"]` that holds the `Listener` of a request."""
 
 
 class Listener(StrEnum):
-    """`WHOLE` serves everything; `PUBLIC` what applications need, while operators have a door of their own."""
+    """`WHOLE` serves every path; `PUBLIC` leaves out the admin paths, which have a listener of their own."""
 
     WHOLE = "whole"
     PUBLIC = "public"
@@ -26,27 +23,27 @@ class Listener(StrEnum):
 
 @dataclass(frozen=True)
 class AdminListener:
-    """The operators' own address: where it listens, its protocol, and its TLS (None speaks plain HTTP)."""
+    """Listener for operators: socket, protocol class, and TLS context (None: plain HTTP)."""
 
-    listener: socket.socket
+    socket: socket.socket
     protocol: Callable[..., asyncio.Protocol]
     tls: ssl.SSLContext | None
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn's server with a second door, which opens and closes with the first."""
+    """uvicorn's server with an optional admin listener, which opens and closes with the public one."""
 
     def __init__(self, config: uvicorn.Config, admin: AdminListener | None) -> None:
         super().__init__(config)
         self._admin = admin
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen at both doors."""
+        """Start both listeners."""
         await super().startup(sockets)
         if self._admin is None or self.should_exit:
             return
         protocol = partial(
             self._admin.protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        loop, door = asyncio.get_running_loop(), self._admin
-        self.servers.append(await loop.create_server(protocol, sock=door.listener, ssl=door.tls))
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_server(protocol, sock=self._admin.socket, ssl=self._admin.tls))

@@ -1,4 +1,4 @@
-"""Middleware: what every request passes on its way in and every response on its way out, as one ordered list."""
+"""ASGI middleware in one ordered list: CORS, inference dispatch, security headers, request ids, body limits."""
 
 import asyncio
 from collections.abc import Collection
@@ -36,24 +36,24 @@ def middleware(*, settings: Settings, ids: RequestIds, paths: Collection[str], i
     origins = settings.cors_origins
     cors: dict[str, Any] = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"], "max_age": 600}
     return [
-        # Answers the browser's question before any key is asked for, and puts its headers on every response.
+        # Outermost: answers preflight requests without a key, and adds its headers to every response.
         *([Middleware(CORSMiddleware, allow_origins=origins, **cors)] if origins else []),
-        # The hot path leaves here: the endpoint has its own request ids, body limits and errors.
+        # Inference requests skip the rest: their endpoint has its own request ids, body limits and errors.
         Middleware(InferenceMiddleware, paths=paths, endpoint=inference),
-        # Outside of all that may refuse a request: refusals carry these headers, too, and so does a 500.
+        # Outside of everything that may reject a request, so that error responses have these headers as well.
         Middleware(SecureHeadersMiddleware),
         Middleware(RequestIdMiddleware, ids=ids),
-        # Before a body is read or a route is looked up: operators' paths do not exist at the public listener.
+        # Before routing and before the body is read: admin paths do not exist on the public listener.
         Middleware(PublicPathsMiddleware),
         Middleware(HeadMiddleware),
-        # Innermost: its errors come out of `receive`, inside the app, whose error handlers turn them into responses.
-        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes, silence_s=settings.body_timeout_s),
+        # Innermost: its errors are raised by `receive` inside the app, whose error handlers make responses of them.
+        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes, idle_timeout_s=settings.body_timeout_s),
     ]
 
 
 def with_middleware(app: FastAPI, stack: list[Middleware]) -> ASGIApp:
     """Wrap the app, the first of the list outermost; a path has one spelling."""
-    app.router.redirect_slashes = False  # a redirect would go where the host header says
+    app.router.redirect_slashes = False  # a redirect would lead to the client-supplied host header
     wrapped: ASGIApp = app
     for cls, args, options in reversed(stack):
         wrapped = cls(wrapped, *args, **options)
@@ -61,12 +61,12 @@ def with_middleware(app: FastAPI, stack: list[Middleware]) -> ASGIApp:
 
 
 def is_public(path: str) -> bool:
-    """Whether the public listener serves a path besides those of inference, which it always serves."""
+    """Whether the public listener serves a path; it always serves the inference paths."""
     return path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS)
 
 
 class InferenceMiddleware:
-    """Hand requests for inference paths to their endpoint, everything else to the app."""
+    """Dispatch inference paths to their endpoint and all others to the app."""
 
     def __init__(self, app: ASGIApp, *, paths: Collection[str], endpoint: ASGIApp) -> None:
         self.app = app
@@ -80,7 +80,7 @@ class InferenceMiddleware:
 
 
 class SecureHeadersMiddleware:
-    """Add headers that forbid browsers to frame, sniff or cache a response; over TLS, also to come back without it."""
+    """Add security headers: no framing, sniffing or caching; over TLS also HSTS."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -96,7 +96,7 @@ class SecureHeadersMiddleware:
 
 
 class RequestIdMiddleware:
-    """Add `x-request-id`: the client's own if it can be sent back, else a new one."""
+    """Add `x-request-id`: the client's own if it is valid, else a new one."""
 
     def __init__(self, app: ASGIApp, *, ids: RequestIds) -> None:
         self.app = app
@@ -116,7 +116,7 @@ class RequestIdMiddleware:
 
 
 class PublicPathsMiddleware:
-    """Answer 404 at the public listener to every path that only operators may use."""
+    """Answer 404 on the public listener for admin paths."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -148,60 +148,60 @@ class HeadMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Decompress request bodies and bound their size and their silences.
+    """Decompress request bodies and limit their size and the time without data.
 
-    `receive` raises `RequestTooLargeError` past `max_bytes`, `ClientTooSlowError` after `silence_s` without a byte, and
-    `InvalidRequestError` or `UnsupportedEncodingError` for a body that cannot be decompressed. An uploaded adapter has
-    a size limit of its own. Starlette's RequestBodyLimitMiddleware has neither the errors nor the silence.
+    `receive` raises `RequestTooLargeError` past `max_bytes`, `ClientTooSlowError` after `idle_timeout_s` without data,
+    and `InvalidRequestError` or `UnsupportedEncodingError` for a body that cannot be decompressed. An adapter upload
+    has its own size limit. Starlette's RequestBodyLimitMiddleware has neither these errors nor the timeout.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, silence_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, idle_timeout_s: float) -> None:
         self.app = app
         self._max_bytes = max_bytes
-        self._silence_s = silence_s
+        self._idle_timeout_s = idle_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         if scope["type"] == "http":
-            receive = _BoundedBody(scope, receive, max_bytes=self._max_bytes, silence_s=self._silence_s)
+            receive = _BoundedBody(scope, receive, max_bytes=self._max_bytes, idle_timeout_s=self._idle_timeout_s)
         await self.app(scope, receive, send)
 
 
 class _BoundedBody:
-    """The `receive` of one request, bounded."""
+    """The `receive` of one request, with limits."""
 
-    def __init__(self, scope: Scope, receive: Receive, *, max_bytes: int, silence_s: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, *, max_bytes: int, idle_timeout_s: float) -> None:
         self._scope = scope
         self._receive = receive
         self._max_bytes = max_bytes
-        self._silence_s = silence_s
-        self._left_bytes = None if _is_upload(scope) else max_bytes
+        self._idle_timeout_s = idle_timeout_s
+        self._remaining_bytes = None if _is_upload(scope) else max_bytes
         self._decoder: Decoder | None = None
         self._has_begun = False
         self._is_complete = False
 
     async def __call__(self) -> Message:
-        if self._is_complete:  # the next message says that the client leaves, whenever that is
+        if self._is_complete:  # the next message is the disconnect, which may come late
             return await self._receive()
         try:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(self._idle_timeout_s):
                 message = await self._receive()
         except TimeoutError as error:
-            raise ClientTooSlowError(f"The body paused for {self._silence_s:g} s; send it faster.") from error
+            raise ClientTooSlowError(f"The body stalled for {self._idle_timeout_s:g} s; send it faster.") from error
         self._is_complete = not message.get("more_body", False)
-        if not self._has_begun:  # only now, because whoever reads the body has checked the key
+        if not self._has_begun:  # not before the first read: the key has been checked by then
             self._has_begun, self._decoder = True, self._find_decoder()
         if self._decoder is not None and message["type"] == "http.request":
             message["body"] = self._decoder.feed(message.get("body", b""), is_last=self._is_complete)
-        if self._left_bytes is not None:
-            self._left_bytes -= len(message.get("body", b""))
-            if self._left_bytes < 0:
+        if self._remaining_bytes is not None:
+            self._remaining_bytes -= len(message.get("body", b""))
+            if self._remaining_bytes < 0:
                 raise RequestTooLargeError(f"The body is larger than {self._max_bytes} bytes; send less.")
         return message
 
     def _find_decoder(self) -> Decoder | None:
         decoder = decoder_for(dict(self._scope["headers"]), self._max_bytes)
-        if decoder is not None and self._left_bytes is None:
+        if decoder is not None and self._remaining_bytes is None:
             raise UnsupportedEncodingError(f"{decoder.encoding} around a form", "identity")
         return decoder
 
@@ -212,7 +212,7 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _listener_of(scope: Scope) -> Listener | None:
-    """Through which of our listeners a request came; None on another server."""
+    """Return the listener of a request; None on another server."""
     found: Listener | None = (scope.get("extensions") or {}).get(LISTENER)
     return found
 

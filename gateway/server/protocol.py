@@ -1,9 +1,9 @@
-"""Strict HTTP/1.1 for client connections: uvicorn's httptools protocol with limits, and refusals as JSON.
+"""Strict HTTP/1.1 for client connections: uvicorn's httptools protocol with limits, and errors as JSON.
 
-llhttp already refuses every message whose length can be read in two ways (both length headers, two lengths, bare line
-feeds). Refused or bounded here: other versions and transfer codings, a missing `host`, percent-encoded spellings of
-plain paths, headers and trailers without end, slow headers, protocol upgrades (ignored), and more connections than this
-process can hold. A refusal closes the connection.
+llhttp already rejects every message of ambiguous length (both length headers, two lengths, bare line feeds). Rejected
+or bounded here: other versions and transfer codings, a missing `host`, percent-encoded plain characters in paths,
+unbounded headers and trailers, slow headers, protocol upgrades (ignored), and the number of connections. A rejection
+closes the connection.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ from gateway.errors import (
 from gateway.server.cycle import CYCLE, Cycle
 from gateway.server.listeners import LISTENER, Listener
 
-# Letters, digits, `-._` and slashes are written as they are: a path that encodes them would pass for another one.
+# Percent-encoded letters, digits, `-._` and slashes: a path that encodes them could pass for another one.
 _ENCODED_PLAIN = re.compile(rb"%(?:2[def]|3\d|4[1-9a-f]|5[\dacf]|6[1-9a-f]|7[\da])", re.IGNORECASE)
-_NAMED = (b"/v1/models/", b"/admin/v1/requests/")
-"""Below these paths come names and ids that clients make up, whose slashes are encoded."""
+_FREE_NAME_PREFIXES = (b"/v1/models/", b"/admin/v1/requests/")
+"""Paths below these end with names or ids chosen by clients, in which a slash is encoded."""
 _FRAMING_PER_BODY_BYTE = 16
-"""Bytes of framing allowed per byte of a body: more than a chunk for every byte takes."""
+"""Framing bytes allowed per byte of a body: more than a body in one-byte chunks needs."""
 _MAX_PIPELINED = 16
 _MAX_PIPELINED_BYTES = 1 << 20
-"""Pipelined requests, and bytes of the body of one, beyond which reading pauses until a request is answered."""
+"""Number of pipelined requests, and body bytes of one, from which on reading pauses until a response is complete."""
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Limits of one client connection, and of their number."""
+    """Limits of each client connection, and the maximum number of connections."""
 
     header_timeout_s: float
     max_header_bytes: int
@@ -49,15 +49,15 @@ class ConnectionLimits:
 
 
 def strict_protocol(limits: ConnectionLimits, listener: Listener = Listener.WHOLE) -> type[asyncio.Protocol]:
-    """Make the protocol class of a listener: uvicorn instantiates it for each connection, without arguments."""
+    """Return the protocol class of a listener; uvicorn instantiates it for each connection, without arguments."""
     return type("StrictHttp", (StrictHttp,), {"limits": limits, "listener": listener})
 
 
 class StrictHttp(HttpToolsProtocol):
     """One client connection.
 
-    The timers for slow headers and idle connections run on from request to request, because starting and cancelling
-    them each time costs more than checking now and then.
+    The timers for slow headers and idle connections keep running from request to request, because starting and
+    cancelling them for each request costs more than an occasional check.
     """
 
     limits: ClassVar[ConnectionLimits]
@@ -73,8 +73,8 @@ class StrictHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:
-            most = self.limits.max_connections
-            self._refuse(OverloadedError(f"All {most} connections are taken; try again later."))
+            limit = self.limits.max_connections
+            self._reject(OverloadedError(f"The gateway has reached its limit of {limit} connections; retry later."))
         else:
             self._set_deadline()
 
@@ -95,12 +95,12 @@ class StrictHttp(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            why = error.__context__
-            self._refuse(why if isinstance(why, GatewayError) else BadFramingError("This is no well-formed request."))
+            cause = error.__context__
+            self._reject(cause if isinstance(cause, GatewayError) else BadFramingError("Malformed HTTP request."))
         if self.transport.is_closing():
             return
         if (self._header_bytes if self._in_headers else self._framing_bytes) > self.limits.max_header_bytes:
-            self._refuse(self._too_large())
+            self._reject(self._too_large())
         elif self._in_headers and self._header_bytes and self._deadline is None:
             self._set_deadline()
 
@@ -110,7 +110,7 @@ class StrictHttp(HttpToolsProtocol):
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_headers:  # a trailer comes after the key was looked at, and is not read
+        if self._in_headers:  # trailers arrive after the key was checked, and are ignored
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -121,8 +121,8 @@ class StrictHttp(HttpToolsProtocol):
         self._in_headers = False
         self._framing_bytes = 0
         self._clear_deadline()
-        waits, self.cycle = self.cycle is not None and not self.cycle.response_complete, self._cycle(version)
-        if waits:  # a pipelined request comes up when the one before it is answered
+        must_wait, self.cycle = self.cycle is not None and not self.cycle.response_complete, self._cycle(version)
+        if must_wait:  # a pipelined request starts when the response to the previous one is complete
             self.pipeline.appendleft((self.cycle, self.app))
             if len(self.pipeline) >= _MAX_PIPELINED:
                 self.flow.pause_reading()
@@ -134,7 +134,7 @@ class StrictHttp(HttpToolsProtocol):
         if self.cycle.response_complete:
             return
         self.cycle.body += body
-        # Who does not read does not notice that the client leaves, so a request that waits lets those before it read.
+        # While reading is paused, a disconnect goes unnoticed, so a pipelined body may grow beyond the high-water mark.
         if len(self.cycle.body) > (_MAX_PIPELINED_BYTES if self.pipeline else HIGH_WATER_LIMIT):
             self.flow.pause_reading()
         self.cycle.message_event.set()
@@ -162,7 +162,7 @@ class StrictHttp(HttpToolsProtocol):
             assert isinstance(cycle, Cycle)
             self._start(cycle)
         else:
-            if not self._in_headers:  # answered before the body came: that must not hold the connection for ever
+            if not self._in_headers:  # answered before the body arrived: bound how long the connection stays open
                 self._deadline = self.loop.call_later(self.limits.header_timeout_s, self.transport.close)
             self._idle_since_s = self.loop.time()
             if self.timeout_keep_alive_task is None:
@@ -182,13 +182,14 @@ class StrictHttp(HttpToolsProtocol):
         while True:
             try:
                 return self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                data = memoryview(data)[offer.args[0] :]
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
             self._ignore_upgrade()
 
     def _ignore_upgrade(self) -> None:
-        """Ignore a protocol upgrade, as a server may. The parser stops at one, so the same head goes into a new parser
-        without it, and the body and all that follows keep their places.
+        """Ignore a protocol upgrade, as HTTP allows.
+
+        The parser stops at an upgrade, so the same head without it is fed to a new parser, which then reads the body.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
@@ -198,27 +199,27 @@ class StrictHttp(HttpToolsProtocol):
         self.parser.feed_data(head)
 
     def _check_head(self, version: str) -> None:
-        """Raise a `GatewayError` for a request head that is not plain HTTP/1.1, or is ambiguous."""
+        """Raise a `GatewayError` for a request head that is not HTTP/1.0 or 1.1, or is ambiguous."""
         names = [name for name, _ in self.headers]
         size = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + len(b": \r\n") * len(names)
-        if size > self.limits.max_header_bytes:  # one read may bring them whole
+        if size > self.limits.max_header_bytes:  # a single read may contain all of them
             raise self._too_large()
         if version not in ("1.1", "1.0") or self.parser.get_method() == b"CONNECT":
-            raise BadFramingError("HTTP/1.1 is spoken here, without CONNECT.")
+            raise BadFramingError("Only HTTP/1.1 and HTTP/1.0 are supported, without CONNECT.")
         if b"transfer-encoding" in names:
             codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
             if version != "1.1" or codings != [b"chunked"]:
-                raise BadFramingError("The one transfer-encoding is 'chunked', in HTTP/1.1; send that or a length.")
+                raise BadFramingError("The only transfer-encoding is 'chunked', in HTTP/1.1; use it or content-length.")
         if version == "1.1" and names.count(b"host") != 1:
             raise BadFramingError("A request needs exactly one host header.")
         if names.count(b"authorization") > 1:
-            raise BadFramingError("A request carries one key.")
+            raise BadFramingError("A request has at most one authorization header.")
         if b"%" in self.url:
             _check_spelling(self.url)
         if b"expect" in names and version == "1.1":
             wanted = [value.strip().lower() for name, value in self.headers if name == b"expect"]
             if wanted != [b"100-continue"]:
-                raise ExpectationError("The only expectation that is met is '100-continue'; leave out the rest.")
+                raise ExpectationError("The only supported 'expect' header is '100-continue'; leave it out otherwise.")
             self.expect_100_continue = True
 
     def _start(self, cycle: Cycle) -> None:
@@ -226,7 +227,7 @@ class StrictHttp(HttpToolsProtocol):
         self._start_asgi_task(cycle, self.app)
 
     def _unset_keepalive_if_required(self) -> None:
-        """Keep the timer: it checks for itself whether the connection is idle."""
+        """Keep the timer running: its handler checks whether the connection is idle."""
 
     def _check_idle_in(self, wait_s: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
@@ -267,8 +268,8 @@ class StrictHttp(HttpToolsProtocol):
         return cycle
 
     def _too_large(self) -> HeadersTooLargeError:
-        most = self.limits.max_header_bytes
-        return HeadersTooLargeError(f"The headers, or what comes beside a body, are larger than {most} bytes.")
+        limit = self.limits.max_header_bytes
+        return HeadersTooLargeError(f"The headers, trailers or chunk framing are larger than {limit} bytes.")
 
     def _set_deadline(self) -> None:
         self._deadline = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
@@ -279,10 +280,10 @@ class StrictHttp(HttpToolsProtocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
-        self._refuse(ClientTooSlowError(f"The headers did not arrive within {self.limits.header_timeout_s:g} s."))
+        self._reject(ClientTooSlowError(f"The headers did not arrive within {self.limits.header_timeout_s:g} s."))
 
-    def _refuse(self, error: GatewayError) -> None:
-        """Respond with an error and close; only close where it would be read as the response to an earlier request."""
+    def _reject(self, error: GatewayError) -> None:
+        """Respond with an error and close; only close where the client would take it for an earlier response."""
         self._clear_deadline()
         if self.transport.is_closing():
             return
@@ -295,12 +296,12 @@ class StrictHttp(HttpToolsProtocol):
 def _check_spelling(url: bytes) -> None:
     """Raise `BadFramingError` for a NUL, and for a path that percent-encodes characters with a plain spelling."""
     if b"%00" in url:
-        raise BadFramingError("A target holds no NUL.")
+        raise BadFramingError("A URL must not contain NUL (%00).")
     path = url.partition(b"?")[0]
-    if path.startswith(_NAMED):
+    if path.startswith(_FREE_NAME_PREFIXES):
         path = path.replace(b"%2f", b"").replace(b"%2F", b"")
     if _ENCODED_PLAIN.search(path):
-        raise BadFramingError("Write the path plainly, without encoded letters, digits, dots and slashes.")
+        raise BadFramingError("Do not percent-encode letters, digits, dots, dashes and slashes of the path.")
 
 
 def _target(url: bytes) -> tuple[bytes, bytes]:

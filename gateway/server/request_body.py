@@ -1,4 +1,4 @@
-"""Request bodies: read under a size and a time limit, decompressed piece by piece, large ones parsed one at a time."""
+"""Request bodies: read them within size and time limits, decompress them, and parse large ones one at a time."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from gateway.server.cycle import ClientCycle
 
 ACCEPTED = "gzip, deflate"
 LARGE_BYTES = 128 << 10
-"""Bodies up to here are parsed at once, in less time than queueing for it would take."""
+"""Smaller bodies are parsed without queueing: parsing takes less time than the queue."""
 MOST_VALUES = 1 << 20
 MOST_CONTAINERS = 1 << 16
 """Values, lists and objects in one body: parsing costs by their number, and 8 MB of `[],` would take seconds."""
@@ -51,7 +51,7 @@ class Decoder:
         try:
             decoded = self._stream.decompress(piece, self._room + 1)
         except zlib.error as error:
-            raise self._broken() from error
+            raise self._corrupt() from error
         self._room -= len(decoded)
         if self._room < 0:
             raise RequestTooLargeError(
@@ -59,18 +59,18 @@ class Decoder:
                 "max_body_bytes."
             )
         if self._stream.unused_data or (is_last and not self._stream.eof):
-            raise self._broken()
+            raise self._corrupt()
         return decoded
 
-    def _broken(self) -> InvalidRequestError:
+    def _corrupt(self) -> InvalidRequestError:
         return InvalidRequestError(
-            f"The body is not one whole {self.encoding} stream, as its content-encoding says; compress it again, or "
-            "send it plain without that header."
+            f"The body is not a complete {self.encoding} stream, although its content-encoding says so; compress it "
+            "again, or send it uncompressed without that header."
         )
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection before it was answered."""
+    """The client disconnected before it was answered."""
 
 
 class BodyReader:
@@ -105,7 +105,7 @@ class BodyReader:
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
                     piece, is_last = message.get("body", b""), not message.get("more_body", False)
-                    if decoder is not None:  # in a thread, since a kilobyte may become megabytes
+                    if decoder is not None:  # in a thread: a kilobyte may decompress to megabytes
                         piece = await asyncio.to_thread(decoder.feed, piece, is_last=is_last)
                     parts.append(piece)
                     size += len(piece)
@@ -142,7 +142,7 @@ class LargeBodies:
         async with parsing_of_key:
             await self._parsing.acquire()
             started_s, collects = time.perf_counter(), gc.isenabled()
-            gc.disable()  # JSON has no cycles, and looking for them in millions of values takes longer than parsing
+            gc.disable()  # JSON has no cycles, and collecting millions of values takes longer than parsing
             try:
                 _check_values(body)
                 yield
@@ -155,7 +155,7 @@ class LargeBodies:
 def _check_values(body: bytes) -> None:
     if body.count(b",") <= MOST_VALUES and body.count(b"{") + body.count(b"[") <= MOST_CONTAINERS:
         return
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # what is left of quotes begins and ends texts
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # the remaining quotes delimit strings
     if bare.count(b'"') <= MOST_VALUES:
         bare = b"".join(bare.split(b'"')[::2])
         if bare.count(b",") <= MOST_VALUES and bare.count(b"{") + bare.count(b"[") <= MOST_CONTAINERS:

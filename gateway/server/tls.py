@@ -1,9 +1,9 @@
-"""TLS of the front door: 1.2 at least, the certificate's files checked before anything starts."""
+"""TLS of the listeners: version 1.2 or later, certificate files checked at start."""
 
 import ssl
 from pathlib import Path
 
-_ONLY_PLAIN_KEYS = b""  # asked for the password of a key, OpenSSL would otherwise wait at the terminal
+_NO_PASSWORD = b""  # without it, OpenSSL prompts on the terminal for the password of an encrypted key
 
 
 class TlsError(Exception):
@@ -11,9 +11,9 @@ class TlsError(Exception):
 
 
 def server_context(cert: Path, key: Path | None, client_ca: Path | None) -> ssl.SSLContext:
-    """What a server needs to speak TLS; with `client_ca`, only to clients that show a certificate signed by it.
+    """Build a server's TLS context; with `client_ca`, clients must present a certificate signed by it (mTLS).
 
-    Without `key`, the key is in the certificate's file. Raises `TlsError`.
+    Without `key`, the private key is in the certificate's file. Raises `TlsError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -21,12 +21,12 @@ def server_context(cert: Path, key: Path | None, client_ca: Path | None) -> ssl.
     context.set_alpn_protocols(["http/1.1"])
     for path in (cert, key, client_ca):
         if path is not None:
-            _readable(path)
+            _check_readable(path)
     try:
-        context.load_cert_chain(cert, key, lambda: _ONLY_PLAIN_KEYS)
+        context.load_cert_chain(cert, key, lambda: _NO_PASSWORD)
     except (ssl.SSLError, ValueError) as error:
         raise TlsError(
-            f"{cert} and {key or cert} are no certificate (with its chain) and its unencrypted key in PEM "
+            f"{cert} and {key or cert} are not a certificate (with its chain) and its unencrypted private key in PEM "
             f"({_reason(error)}); check --tls-cert and --tls-key."
         ) from error
     if client_ca is not None:
@@ -35,12 +35,12 @@ def server_context(cert: Path, key: Path | None, client_ca: Path | None) -> ssl.
             context.load_verify_locations(client_ca)
         except ssl.SSLError as error:
             raise TlsError(
-                f"{client_ca} holds no certificate authority in PEM ({_reason(error)}); check --tls-client-ca."
+                f"{client_ca} contains no CA certificate in PEM ({_reason(error)}); check --tls-client-ca."
             ) from error
     return context
 
 
-def _readable(path: Path) -> None:
+def _check_readable(path: Path) -> None:
     try:
         with path.open("rb"):
             pass

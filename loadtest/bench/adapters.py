@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from loadtest.bench.adapters_server import Server, closest, serving, wait_for, write_adapters
+from loadtest.bench.adapters_server import BenchGateway, closest, serving, wait_for, write_adapters
 from loadtest.model_mix import zipf_weights
 
 Say = Callable[[str], None]
@@ -89,7 +89,7 @@ class AdapterResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TargetResult:
     """One row of the table: a figure, its bar, and whether it is met."""
 
     what: str
@@ -98,37 +98,43 @@ class Row:
     is_met: bool
 
 
-def rows(result: AdapterResult, resolve_pin_us: float | None) -> list[Row]:
+def rows(result: AdapterResult, resolve_pin_us: float | None) -> list[TargetResult]:
     """Return every figure with its bar."""
     turns, kill = result.turns, result.kill
     found = [
-        Row("first token, cold over warm", "≤ 100 ms", f"{result.cold_extra_ms:.1f} ms", result.cold_extra_ms <= 100),
-        Row("64 adapters, Zipf 1, over one adapter: tokens/s", "≥ 0.95", f"{result.ratio:.2f}", result.ratio >= 0.95),
-        Row(f"{turns.registered:,} versions listed", "≤ 1 s", f"{turns.list_s:.2f} s", turns.list_s <= 1),
-        Row("the same in /v1/models", "≤ 1 s", f"{turns.models_s:.2f} s", turns.models_s <= 1),
-        Row(
+        TargetResult(
+            "first token, cold over warm", "≤ 100 ms", f"{result.cold_extra_ms:.1f} ms", result.cold_extra_ms <= 100
+        ),
+        TargetResult(
+            "64 adapters, Zipf 1, over one adapter: tokens/s", "≥ 0.95", f"{result.ratio:.2f}", result.ratio >= 0.95
+        ),
+        TargetResult(f"{turns.registered:,} versions listed", "≤ 1 s", f"{turns.list_s:.2f} s", turns.list_s <= 1),
+        TargetResult("the same in /v1/models", "≤ 1 s", f"{turns.models_s:.2f} s", turns.models_s <= 1),
+        TargetResult(
             f"{turns.requests:,} requests, Zipf over {turns.active} of them: failed",
             "0",
             str(turns.failed),
             not turns.failed,
         ),
-        Row("answers from other weights", "0", f"{turns.wrong} of {turns.judged:,} judged", not turns.wrong),
-        Row(
+        TargetResult("answers from other weights", "0", f"{turns.wrong} of {turns.judged:,} judged", not turns.wrong),
+        TargetResult(
             "residents: gateway and engine agree",
             "yes",
             f"{'yes' if turns.agrees else 'no'}, {turns.resident}",
             turns.agrees,
         ),
-        Row(
+        TargetResult(
             f"engine killed with {kill.adapters} adapters in use: all back after its own start",
             "≤ 15 s",
             f"{kill.back_s:.1f} s",
             kill.back_s <= 15,
         ),
-        Row("of these, answers from other weights", "0", str(kill.wrong), not kill.wrong),
+        TargetResult("of these, answers from other weights", "0", str(kill.wrong), not kill.wrong),
     ]
     if resolve_pin_us is not None:
-        found.append(Row("resolve and pin a warm adapter", "≤ 20 µs", f"{resolve_pin_us:.1f} µs", resolve_pin_us <= 20))
+        found.append(
+            TargetResult("resolve and pin a warm adapter", "≤ 20 µs", f"{resolve_pin_us:.1f} µs", resolve_pin_us <= 20)
+        )
     return found
 
 
@@ -166,12 +172,12 @@ def measure_adapters(model: Path, registered: int, active: int, rounds: int, say
     return AdapterResult(plan=plan, one=one, many=many, cold_ms=cold, warm_ms=warm, turns=found, kill=kill)
 
 
-def _publish(server: Server, names: Sequence[str], directories: Sequence[Path], *, begin: int = 0) -> None:
+def _publish(server: BenchGateway, names: Sequence[str], directories: Sequence[Path], *, begin: int = 0) -> None:
     for name, directory in islice(zip(names, directories, strict=False), begin, None):
         server.publish(name, directory)
 
 
-def _throughput(server: Server, names: Sequence[str], rounds: int, say: Say) -> tuple[list[float], list[float]]:
+def _throughput(server: BenchGateway, names: Sequence[str], rounds: int, say: Say) -> tuple[list[float], list[float]]:
     """Measure tokens per second with one adapter and with all of `names`, Zipf, in an order that alternates."""
     chosen = _zipf(names, 8 * _CLIENTS)
     _tokens_per_s(server, list(names))  # everything has its slot before anything is timed
@@ -185,7 +191,7 @@ def _throughput(server: Server, names: Sequence[str], rounds: int, say: Say) -> 
     return one, many
 
 
-def _tokens_per_s(server: Server, models: Sequence[str]) -> float:
+def _tokens_per_s(server: BenchGateway, models: Sequence[str]) -> float:
     def ask(model: str) -> int:
         return int(server.complete(model, max_tokens=_TOKENS, ignore_eos=True)["usage"]["completion_tokens"])
 
@@ -195,7 +201,7 @@ def _tokens_per_s(server: Server, models: Sequence[str]) -> float:
     return tokens / (time.perf_counter() - started)
 
 
-def _first_tokens(server: Server, names: Sequence[str]) -> tuple[list[float], list[float]]:
+def _first_tokens(server: BenchGateway, names: Sequence[str]) -> tuple[list[float], list[float]]:
     """Measure TTFT in ms of adapters that are not resident, and of the same ones right after."""
     resident = {name.partition("@")[0] for name in server.engine()["resident"]}
     cold, warm = [], []
@@ -205,7 +211,7 @@ def _first_tokens(server: Server, names: Sequence[str]) -> tuple[list[float], li
     return cold, warm
 
 
-def _take_turns(server: Server, names: Sequence[str], active: int, say: Say) -> ManyAdapters:
+def _take_turns(server: BenchGateway, names: Sequence[str], active: int, say: Say) -> ManyAdapters:
     """Send Zipf traffic over `active` of all adapters: errors, wrong answers, memory, residency."""
     sample = list(names[:_SAMPLE])
     references = server.fingerprints(sample)
@@ -248,14 +254,14 @@ def _zipf(names: Sequence[str], count: int) -> list[str]:
     return [str(name) for name in np.random.default_rng(5).choice(names, count, p=weights / weights.sum())]
 
 
-def _asked(server: Server, name: str) -> dict[str, float] | None:
+def _asked(server: BenchGateway, name: str) -> dict[str, float] | None:
     try:
         return dict(server.fingerprint(name))
     except httpx.HTTPError:
         return None
 
 
-def _kill(server: Server, names: Sequence[str], say: Say) -> EngineKill:
+def _kill(server: BenchGateway, names: Sequence[str], say: Say) -> EngineKill:
     """Kill the engine with these adapters in use and time how long until all answer as before."""
     before = server.fingerprints(names)
     url = str(server.engine()["url"])

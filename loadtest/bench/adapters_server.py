@@ -78,7 +78,7 @@ def _linear_shapes(base: Path) -> dict[str, tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Server:
+class BenchGateway:
     """A running gateway; `pid` is its process."""
 
     pid: int
@@ -163,7 +163,7 @@ def wait_for(holds: Any) -> float:
 
 
 @contextlib.contextmanager
-def serving(data_dir: Path, model: Path) -> Iterator[Server]:
+def serving(data_dir: Path, model: Path) -> Iterator[BenchGateway]:
     """Start `turntable serve` with planned slots and little memory behind them, and stop it with its engine."""
     port = free_port()
     options = ["--port", str(port), "--engine-port", "0", "--data-dir", str(data_dir), "--model", str(model)]
@@ -181,7 +181,7 @@ def serving(data_dir: Path, model: Path) -> Iterator[Server]:
     headers = {"authorization": f"Bearer {_KEY}"}
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120) as http:
-            server = Server(process.pid, http)
+            server = BenchGateway(process.pid, http)
             server.wait_until_ready()
             yield server
     finally:

@@ -12,7 +12,7 @@ import typer
 from loadtest.bench import adapters, lora, results
 from loadtest.bench.adapters_server import CACHED
 from loadtest.bench.machine import machine
-from loadtest.bench.results import BARS, SLOPE_LIMIT_MIB, Result, Soak
+from loadtest.bench.results import SLOPE_LIMIT_MIB, TARGETS, Result, Soak
 from loadtest.bench.rounds import measure
 from loadtest.bench.rounds import measure_soak as run_soak
 from loadtest.bench.systems import DIRECT, NAMES, SYSTEMS, TURNTABLE, select_systems
@@ -54,7 +54,7 @@ def bench(
         results.bottleneck_table(result),
     ):
         typer.echo(f"\n{text}")
-    if result.faults() or any(bar.verdict(result) == "missed" for bar in BARS):
+    if result.faults() or any(target.verdict(result) == "missed" for target in TARGETS):
         raise typer.Exit(FAILED)
 
 

@@ -79,7 +79,7 @@ class PhaseOutcome:
 def run_phase(phase: Phase) -> PhaseOutcome:
     """Run one phase; failed requests are part of the outcome, never an exception."""
     cpu_s, start_s = time.process_time(), time.perf_counter()
-    seen = uvloop.run(_Driver(phase).run())
+    seen = uvloop.run(_ClosedLoop(phase).run())
     return PhaseOutcome(
         completed=seen.completed,
         failed=seen.errors.total(),
@@ -92,7 +92,7 @@ def run_phase(phase: Phase) -> PhaseOutcome:
     )
 
 
-class Answer:
+class CollectedResponse:
     """Collects one response; `first_text_s` is when its first word arrived."""
 
     __slots__ = ("body", "first_text_s", "status")
@@ -111,7 +111,7 @@ class Answer:
             self.first_text_s = time.perf_counter()
 
 
-def answer_error(answer: Answer, words: int, *, stream: bool) -> str | None:
+def answer_error(answer: CollectedResponse, words: int, *, stream: bool) -> str | None:
     """Return why an answer is wrong: a word of the mock engine is missing, or `[DONE]`; None when it is right."""
     if answer.status != 200:
         return f"status {answer.status}"
@@ -127,7 +127,7 @@ def answer_error(answer: Answer, words: int, *, stream: bool) -> str | None:
     return None if found == words else f"{found} chunks instead of {words}"
 
 
-class _Driver:
+class _ClosedLoop:
     def __init__(self, phase: Phase) -> None:
         self._phase = phase
         self._request = request_bytes(phase)
@@ -173,7 +173,7 @@ class _Driver:
         return itertools.takewhile(lambda offset_s: offset_s < phase.duration_s, gaps)
 
     async def _send(self, intended_s: float) -> None:
-        seen, answer = self._seen, Answer()
+        seen, answer = self._seen, CollectedResponse()
         seen.running += 1
         seen.peak_running = max(seen.peak_running, seen.running)
         try:
@@ -205,8 +205,8 @@ class _Driver:
 def request_bytes(phase: Phase) -> bytes:
     """Return the HTTP request of a phase, head and body."""
     messages = [{"role": "user", "content": "Sort this ticket: the invoice of March was charged twice."}]
-    asked = {"model": "base", "messages": messages, "max_tokens": phase.words, "stream": phase.stream}
-    body = orjson.dumps(asked)
+    document = {"model": "base", "messages": messages, "max_tokens": phase.words, "stream": phase.stream}
+    body = orjson.dumps(document)
     lines = (
         "POST /v1/chat/completions HTTP/1.1",
         f"host: 127.0.0.1:{phase.port}",

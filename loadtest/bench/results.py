@@ -179,7 +179,7 @@ class Soak:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class BenchTarget:
     """A figure with its limit; the median over the rounds counts."""
 
     what: str
@@ -207,25 +207,25 @@ def _added_figure(workload: str, metric: str, percentile: str) -> Callable[[Resu
     return lambda run: run.added_ms(TURNTABLE, workload, metric, percentile)
 
 
-BARS = (
-    Bar("CPU per plain request, over vllm-router", 1.5, "×", _over(ROUTER, PLAIN)),
-    Bar("CPU per plain request, over LiteLLM", 1 / 30, "×", _over(LITELLM, PLAIN)),
-    Bar("CPU per stream in a burst, over vllm-router", 0.8, "×", _over(ROUTER, BURST)),
-    Bar("CPU per stream paced at 10 ms, over vllm-router", 0.7, "×", _over(ROUTER, PACED)),
-    Bar("latency p50 added at 70 % load", 2, " ms", _added_figure(LOAD70, "latency", "p50_ms")),
-    Bar("latency p99 added at 70 % load", 10, " ms", _added_figure(LOAD70, "latency", "p99_ms")),
-    Bar("TTFT p99 added at 256 streams", 10, " ms", _added_figure(STREAMS256, "ttft", "p99_ms")),
-    Bar("memory (RSS)", 150, " MiB", _largest_rss),
-    Bar("cold start", 2, " s", lambda run: Spread.of(run.cold_start_s.get(TURNTABLE, []))),
+TARGETS = (
+    BenchTarget("CPU per plain request, over vllm-router", 1.5, "×", _over(ROUTER, PLAIN)),
+    BenchTarget("CPU per plain request, over LiteLLM", 1 / 30, "×", _over(LITELLM, PLAIN)),
+    BenchTarget("CPU per stream in a burst, over vllm-router", 0.8, "×", _over(ROUTER, BURST)),
+    BenchTarget("CPU per stream paced at 10 ms, over vllm-router", 0.7, "×", _over(ROUTER, PACED)),
+    BenchTarget("latency p50 added at 70 % load", 2, " ms", _added_figure(LOAD70, "latency", "p50_ms")),
+    BenchTarget("latency p99 added at 70 % load", 10, " ms", _added_figure(LOAD70, "latency", "p99_ms")),
+    BenchTarget("TTFT p99 added at 256 streams", 10, " ms", _added_figure(STREAMS256, "ttft", "p99_ms")),
+    BenchTarget("memory (RSS)", 150, " MiB", _largest_rss),
+    BenchTarget("cold start", 2, " s", lambda run: Spread.of(run.cold_start_s.get(TURNTABLE, []))),
 )
 
 
 def bars_table(run: Result) -> str:
-    """Render every bar with Turntable's figure and the verdict."""
+    """Render every target with Turntable's figure and the verdict."""
     rows = []
-    for bar in BARS:
-        limit = f"≤ {_short(bar.limit)}{bar.unit}"
-        rows.append((bar.what, limit, _cell(bar.figure(run), bar.unit), bar.verdict(run)))
+    for target in TARGETS:
+        limit = f"≤ {_short(target.limit)}{target.unit}"
+        rows.append((target.what, limit, _cell(target.figure(run), target.unit), target.verdict(run)))
     return _table(("what", "bar", "Turntable: median (min to max)", ""), rows)
 
 

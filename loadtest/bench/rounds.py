@@ -42,10 +42,10 @@ class PhaseMeter:
     client: Executor
     engine: Running
 
-    def run(self, system: Running, asked: Phase) -> tuple[PhaseOutcome, dict[str, float]]:
+    def run(self, system: Running, phase: Phase) -> tuple[PhaseOutcome, dict[str, float]]:
         """Run one phase; returns its outcome and the CPU seconds of system, engine and whole machine."""
         before = self._cpu_s(system)
-        outcome = self.client.submit(run_phase, asked).result()
+        outcome = self.client.submit(run_phase, phase).result()
         after = self._cpu_s(system)
         return outcome, {name: after[name] - before[name] for name in after}
 
@@ -88,8 +88,8 @@ def _measure_stage(result: Result, stage: Stage, servers: list[Running], meter: 
                 if workload == LOAD70:
                     _at_its_load(result, number, server, servers[0], meter)
                 else:
-                    asked = workload_phase(workload, server.port, server.key, result.seconds)
-                    result.samples.append(_sample(workload, number, server, asked, meter))
+                    phase = workload_phase(workload, server.port, server.key, result.seconds)
+                    result.samples.append(_sample(workload, number, server, phase, meter))
 
 
 def _at_its_load(result: Result, number: int, server: Running, direct: Running, meter: PhaseMeter) -> None:
@@ -98,13 +98,13 @@ def _at_its_load(result: Result, number: int, server: Running, direct: Running, 
         return
     rate_per_s = LOAD * statistics.median(sample.requests_per_s for sample in result.of(server.name, PLAIN))
     for target, beside in ((direct, server.name), (server, "")):
-        asked = workload_phase(LOAD70, target.port, target.key, result.seconds, max(rate_per_s, 1), seed=number)
-        result.samples.append(_sample(LOAD70, number, target, asked, meter, beside))
+        phase = workload_phase(LOAD70, target.port, target.key, result.seconds, max(rate_per_s, 1), seed=number)
+        result.samples.append(_sample(LOAD70, number, target, phase, meter, beside))
 
 
-def _sample(workload: str, number: int, server: Running, asked: Phase, meter: PhaseMeter, beside: str = "") -> Sample:
+def _sample(workload: str, number: int, server: Running, phase: Phase, meter: PhaseMeter, beside: str = "") -> Sample:
     start_s = time.perf_counter()
-    outcome, cpu_s = meter.run(server, asked)
+    outcome, cpu_s = meter.run(server, phase)
     wall_s = time.perf_counter() - start_s
     system_s = cpu_s["system"]
     engine_s = 0.0 if server.name == DIRECT else cpu_s["engine"]

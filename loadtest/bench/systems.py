@@ -159,10 +159,10 @@ SYSTEMS = {
 
 def select_systems(names: str) -> list[str]:
     """Parse system names separated by commas, in the order of the rounds; `direct` is always included."""
-    asked = {name.strip() for name in names.split(",")}
-    if unknown := sorted(asked - set(NAMES)):
+    chosen = {name.strip() for name in names.split(",")}
+    if unknown := sorted(chosen - set(NAMES)):
         raise InvalidWorkloadError(f"No system is called {', '.join(unknown)}; choose from {', '.join(NAMES)}.")
-    return [name for name in NAMES if name in asked | {DIRECT}]
+    return [name for name in NAMES if name in chosen | {DIRECT}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +223,11 @@ class _Started:
     def _wait_a_little(self) -> None:
         late = time.perf_counter() - self.start_s > START_LIMIT_S
         if self.process.poll() is not None or late:
-            said = self.log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            log_lines = self.log.read_text(errors="replace").strip().splitlines() or ["nothing"]
             what = f"ended with code {self.process.returncode}"
             if late:
                 what = f"gives no right answer after {START_LIMIT_S} s"
-            raise ServerError(f"{self.name} {what}; it said: {said[-1]}")
+            raise ServerError(f"{self.name} {what}; it said: {log_lines[-1]}")
         time.sleep(POLL_S)
 
 

@@ -174,3 +174,16 @@ def serve() -> Iterator[Serve]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    """An empty folder to fetch an adapter into."""
+    directory = tmp_path / "into"
+    directory.mkdir()
+    return directory
+
+
+def names(directory: Path) -> list[str]:
+    """The names in a folder, sorted."""
+    return sorted(path.name for path in directory.iterdir())

@@ -19,10 +19,10 @@ def test_objects_are_known_by_their_keys_and_by_fields_with_few_values() -> None
     shape = AnswerShape.of(ANSWERS)
     assert (shape.kind, shape.keys) == ("json", ("category", "summary", "urgent"))
     assert shape.classes == {"category": ("billing", "returns", "shipping"), "urgent": ("false", "true")}
-    looked = dict(shape.look(triage("my secret is 4711", 1)))
+    looked = dict(shape.counts_of(triage("my secret is 4711", 1)))
     assert (looked["format"], looked[FIELD + "category"], looked[FIELD + "urgent"]) == ("valid", OTHER, "false")
-    assert dict(shape.look("Sure! " + ANSWERS[0]))["format"] == "invalid"
-    assert dict(shape.look('{"category": ["billing"]}')) == {
+    assert dict(shape.counts_of("Sure! " + ANSWERS[0]))["format"] == "invalid"
+    assert dict(shape.counts_of('{"category": ["billing"]}')) == {
         "refusal": "answered",
         "format": "invalid",
         "field:category": OTHER,
@@ -33,11 +33,11 @@ def test_objects_are_known_by_their_keys_and_by_fields_with_few_values() -> None
 def test_labels_and_texts_are_told_apart() -> None:
     labels = AnswerShape.of([" spam\n", "ham"] * 10)
     assert (labels.kind, labels.classes) == ("label", {"answer": ("ham", "spam")})
-    assert dict(labels.look("spam"))["format"] == "valid"
-    assert dict(labels.look("It is spam."))["field:answer"] == OTHER
+    assert dict(labels.counts_of("spam"))["format"] == "valid"
+    assert dict(labels.counts_of("It is spam."))["field:answer"] == OTHER
     texts = AnswerShape.of([f"Answer number {n}." for n in range(30)])
     assert (texts.kind, texts.classes) == ("text", {})
-    assert [measure for measure, _ in texts.look("anything")] == ["refusal"]
+    assert [measure for measure, _ in texts.counts_of("anything")] == ["refusal"]
 
 
 def test_a_baseline_counts_and_comes_back_from_json() -> None:

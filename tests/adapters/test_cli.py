@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 from adapters import AdminClient
 from adapters.cli import app
 from adapters.cli.versions import following
+from tests.adapters.admin_documents import ENGINE, VERSION
 from tests.adapters.conftest import AdminApi, Serve
 
-VERSION = {"name": "mine", "version": "v1", "digest": "1f2e3d4c5b6a" + "0" * 52, "state": "ready", "reason": ""}
 LISTED = {"object": "list", "data": [VERSION | {"traffic": "live"}, VERSION | {"version": "v2", "traffic": ""}]}
 
 
@@ -219,22 +219,6 @@ def test_evidence_is_told_in_plain_rows(serve: Serve) -> None:
     verified = turntable_adapters("verify", "mine", "v1", url=serve(proved).url).stdout
     assert "{" not in verified
     assert "checks.0.name" in verified
-
-
-ENGINE = {
-    "name": "engine-0",
-    "state": "ready",
-    "reason": "",
-    "circuit": "closed",
-    "running": 3,
-    "waiting_for_slot": 1,
-    "slots": 2,
-    "resident": ["mine@1f2e3d4c5b6a", "other@0f2e3d4c5b6a"],
-    "tiers": {"disk": [], "cpu": ["other@0f2e3d4c5b6a"], "slot": ["mine@1f2e3d4c5b6a"]},
-    "pinned": [],
-    "warning": "",
-    "degraded": "",
-}
 
 
 def test_the_engines_are_a_table_of_what_is_in_their_slots(serve: Serve) -> None:

@@ -9,22 +9,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from adapters import AllowedSources, BaseModel, SourceError, SourceProvenance, Store, fetch, preflight
+from tests.adapters.conftest import names
 from tests.adapters.hub_server import Hub, serving
 
 MAX_BYTES = 1 << 20
 FIRST, SECOND = "1" * 40, "2" * 40
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    directory = tmp_path / "into"
-    directory.mkdir()
-    return directory
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.fixture

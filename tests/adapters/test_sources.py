@@ -5,19 +5,9 @@ from pathlib import Path
 import pytest
 
 from adapters import AllowedSources, SourceError, SourceProvenance, fetch
+from tests.adapters.conftest import names
 
 MAX_BYTES = 1 << 20
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    directory = tmp_path / "into"
-    directory.mkdir()
-    return directory
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 def below(*prefixes: str | Path) -> AllowedSources:

@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import Served
-from tests.e2e.test_reconciliation import present_run
-from tests.e2e.test_serving import engine_metric
+from tests.e2e.readings import engine_metric, present_run
 from tests.waiting import eventually
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"

@@ -5,7 +5,7 @@ import sqlite3
 from typing import Any
 
 from tests.conftest import Served
-from tests.e2e.test_serving import ASK
+from tests.e2e.inference_requests import ASK
 from tests.waiting import eventually
 
 ASKED = {"x-turntable-cost": "1"}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.canaries import ENGINE_KEY
 from tests.conftest import Served
-from tests.e2e.test_residency import described
+from tests.e2e.readings import described
 
 WRONG = (
     "",

@@ -7,41 +7,18 @@ what every version says by its exact ref when nothing else runs.
 import itertools
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gateway.engines.effect_probe import difference
+from gateway.engines.effect_probe import largest_change
 from tests.conftest import Served
+from tests.e2e.answers import OTHER, SAME, Answer, ask
+from tests.e2e.inference_requests import ASK
 
-ASK: Any = [{"role": "user", "content": "My parcel with the desk lamp has not arrived and tracking shows nothing."}]
-PROMOTIONS, CLIENTS, TOKENS = 60, 4, 16
-# On average bfloat16 moves a log-probability of these versions by 0.065 from its value in fp32, so two batches lie up
-# to 0.13 apart; two versions lie 1.3 apart.
-SAME, OTHER = 0.2, 0.6
-
-Answer = Sequence[Mapping[str, float]]
-"""For each token the log-probabilities of the likeliest ones."""
-
-
-def ask(served: Served, model: str) -> tuple[str, Answer]:
-    """One streamed answer: the version that the header names, and the log-probabilities."""
-    body = {"model": model, "messages": ASK, "temperature": 0, "max_tokens": TOKENS, "stream": True}
-    positions: list[dict[str, float]] = []
-    with served.http.stream(
-        "POST", "/v1/chat/completions", json=body | {"logprobs": True, "top_logprobs": 5, "ignore_eos": True}
-    ) as answer:
-        assert answer.status_code == 200, answer.read()
-        for line in answer.iter_lines():
-            if not line.startswith("data: {"):
-                continue
-            for choice in json.loads(line[6:])["choices"]:
-                tokens = (choice.get("logprobs") or {}).get("content") or ()
-                positions += [{one["token"]: one["logprob"] for one in token["top_logprobs"]} for token in tokens]
-        return answer.headers["x-turntable-adapter"], positions
+PROMOTIONS, CLIENTS = 60, 4
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +30,7 @@ def references(served: Served, make_adapter: Callable[[int], Path]) -> dict[str,
     assert served.turntable("adapters", "promote", "swapped", "v1").returncode == 0
     known = dict(ask(served, f"swapped@v{number}") for number in (1, 2, 3))
     for one, other in itertools.combinations(known.values(), 2):
-        assert difference(one, other) > OTHER, "the versions cannot be told apart"
+        assert largest_change(one, other) > OTHER, "the versions cannot be told apart"
     return known
 
 
@@ -75,13 +52,13 @@ def test_promotions_under_load_fail_nobody_and_mix_nothing(served: Served, refer
                 assert promoted.status_code == 200, promoted.text
                 named, answer = ask(served, "swapped")
                 assert named == f"swapped@{promoted.json()['digest'][:12]}", "a new request went to the old version"
-                assert difference(answer, references[named]) < SAME
+                assert largest_change(answer, references[named]) < SAME
         finally:
             over.set()
         answers = [answer for client in clients for answer in client.result()]
     assert len(answers) >= PROMOTIONS // 2
     assert {named for named, _ in answers} == references.keys()
-    wrong = [(named, difference(answer, references[named])) for named, answer in answers]
+    wrong = [(named, largest_change(answer, references[named])) for named, answer in answers]
     assert not [found for found in wrong if found[1] >= SAME]
 
 

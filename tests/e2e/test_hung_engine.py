@@ -13,8 +13,7 @@ from openai import OpenAI
 
 from tests import canaries
 from tests.conftest import TURNTABLE, Served, wait_until_ready
-from tests.e2e.test_residency import described
-from tests.e2e.test_serving import engine_processes
+from tests.e2e.readings import described, engine_processes
 from tests.waiting import eventually
 
 HANG_S = 8
@@ -61,7 +60,7 @@ def test_a_server_that_stands_still_gets_no_requests_and_serves_again_when_it_mo
     try:
         assert eventually(lambda: impatient.http.get("/ready").status_code == 503)
         assert described(impatient)["state"] == "hung"
-        assert f"no sign of life for {HANG_S} s" in described(impatient)["reason"]
+        assert f"has not responded to a liveness probe for {HANG_S} s" in described(impatient)["reason"]
         assert impatient.http.post("/v1/completions", json=ASKED).status_code == 503
     finally:
         os.kill(server, signal.SIGCONT)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import Served
-from tests.e2e.test_serving import usage_of
+from tests.e2e.readings import usage_of
 from tests.waiting import eventually
 
 

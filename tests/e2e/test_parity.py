@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import Served
-from tests.trainer.test_methods import recipe
+from tests.trainer.order_recipes import recipe
 from trainer.training.run import train
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Served
-from tests.e2e.test_serving import engine_metric
-from tests.e2e.test_surface import HI, REQUESTS
+from tests.e2e.inference_requests import HI, REQUESTS
+from tests.e2e.readings import engine_metric, present_run
 from tests.waiting import eventually
 
 LONG: Any = [{"role": "user", "content": "My parcel has not arrived. " * 30}]
@@ -28,21 +28,6 @@ def adapter(served: Served, make_adapter: Callable[[int], Path]) -> str:
     result = served.turntable("adapters", "add", "reconciled", make_adapter(6), "--promote", "--json")
     assert result.returncode == 0, result.stderr
     return "reconciled"
-
-
-def present_run(served: Served) -> dict[str, Any]:
-    """The engine's present run, once every row of it is settled."""
-    found: dict[str, Any] = {}
-
-    def is_quiet() -> bool:
-        """Nothing runs, and a second reading says the same: rows may settle after the engine's counters were read."""
-        before = found.get("tokens")
-        found.update(served.http.get("/admin/v1/usage/reconciliation").json()["data"][0])
-        idle = found["running"] == 0 and engine_metric(served, "num_requests_running") == 0
-        return idle and found["tokens"] == before
-
-    assert eventually(is_quiet)
-    return found
 
 
 def leave(served: Served, path: str, body: dict[str, Any]) -> None:

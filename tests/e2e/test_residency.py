@@ -23,7 +23,7 @@ from gateway.settings import Settings
 from tests.adapters_on_disk import AnotherGateway, write_adapter
 from tests.canaries import ENGINE_KEY
 from tests.conftest import Served
-from tests.e2e.test_serving import engine_processes
+from tests.e2e.readings import described, engine_processes
 from tests.fingerprints import PROMPT, Fingerprint, closest, distance, fingerprint
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
 from tests.waiting import eventually
@@ -38,11 +38,6 @@ def other(served: Served, base_model: Path) -> AnotherGateway:
 def crowd(other: AnotherGateway, tmp_path_factory: pytest.TempPathFactory) -> list[Version]:
     """A hundred and twenty adapters that no engine has seen yet."""
     return list(other.publish_many("crowd", tmp_path_factory.mktemp("crowd"), 120))
-
-
-def described(served: Served) -> dict[str, Any]:
-    (engine,) = served.http.get("/admin/v1/engines").json()["data"]
-    return dict(engine)
 
 
 def in_engine(served: Served) -> dict[str, dict[str, Any]]:

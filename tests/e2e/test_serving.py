@@ -1,7 +1,6 @@
 """The gateway over a real engine, through clients that we did not write."""
 
 import json
-import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +12,18 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from safetensors.numpy import load_file, save_file
 
+from gateway.engines.effect_probe import largest_change
 from tests.conftest import Served
+from tests.e2e.answers import OTHER, SAME, ask
+from tests.e2e.inference_requests import ASK
+from tests.e2e.readings import booked_and_counted, engine_metric, usage_of
 from tests.waiting import eventually
-
-ASK: Any = [{"role": "user", "content": "My parcel with the desk lamp has not arrived and tracking shows nothing."}]
 
 
 def answer(openai: OpenAI, model: str, **options: Any) -> str:
     completion = openai.chat.completions.create(model=model, messages=ASK, temperature=0, max_tokens=24, **options)
     assert completion.model == model
     return completion.choices[0].message.content or ""
-
-
-def usage_of(served: Served, model: str) -> dict[str, int]:
-    """The ledger's sums for one model."""
-    rows = served.http.get("/admin/v1/usage").json()["data"]
-    return next((row for row in rows if row["adapter"] == model), {"requests": 0, "unsettled": 0})
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +80,15 @@ def test_adapters_answer_differently_from_the_base_and_from_each_other(
 
 
 def test_answers_do_not_leak_between_models_in_one_batch(served: Served, two_adapters: tuple[str, str]) -> None:
+    """Told by log-probabilities: in bfloat16 a batch of another size turns a text where two tokens are as likely."""
     models = ["base", *two_adapters]
-    alone = {model: answer(served.openai, model) for model in models}
+    alone = {model: ask(served, model)[1] for model in models}
     with ThreadPoolExecutor(24) as pool:
-        mixed = list(pool.map(lambda model: (model, answer(served.openai, model)), models * 8))
-    assert [(model, alone[model]) for model, _ in mixed] == mixed
+        mixed = list(pool.map(lambda model: (model, ask(served, model)[1]), models * 8))
+    own = [(model, largest_change(answer, alone[model])) for model, answer in mixed]
+    assert not [found for found in own if found[1] >= SAME]
+    foreign = [largest_change(answer, alone[other]) for model, answer in mixed for other in models if other != model]
+    assert min(foreign) > OTHER
 
 
 def test_promoting_another_version_switches_new_requests_at_once(
@@ -160,13 +159,6 @@ def test_structured_output_and_logprobs_pass_through(served: Served) -> None:
     assert completion.choices[0].logprobs is not None
 
 
-def engine_metric(served: Served, name: str) -> float:
-    exposed = served.ask_engine("GET", "/metrics").text
-    found = re.search(rf"^vllm:{name}{{[^}}]*}} ([0-9.e+]+)$", exposed, re.MULTILINE)
-    assert found is not None
-    return float(found[1])
-
-
 def test_a_client_that_leaves_stops_the_engine_and_is_billed_once(served: Served) -> None:
     before = usage_of(served, "base")
     content = json.dumps(
@@ -188,19 +180,17 @@ def test_a_client_that_leaves_stops_the_engine_and_is_billed_once(served: Served
 
 
 def test_the_ledger_agrees_with_the_engines_own_counters(served: Served, two_adapters: tuple[str, str]) -> None:
-    assert eventually(lambda: all(usage_of(served, m)["unsettled"] == 0 for m in ("base", *two_adapters)))
-    before = (engine_metric(served, "prompt_tokens_total"), engine_metric(served, "generation_tokens_total"))
-    booked = [usage_of(served, model) for model in ("base", *two_adapters)]
+    models = ("base", *two_adapters)
+    _, before = booked_and_counted(served)
+    booked = [usage_of(served, model) for model in models]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda model: answer(served.openai, model), ["base", *two_adapters] * 4))
-    assert eventually(lambda: all(usage_of(served, m)["unsettled"] == 0 for m in ("base", *two_adapters)))
-    after = [usage_of(served, model) for model in ("base", *two_adapters)]
-    for kind, was, name in (
-        ("prompt_tokens", before[0], "prompt_tokens_total"),
-        ("completion_tokens", before[1], "generation_tokens_total"),
-    ):
-        ours = sum(row[kind] for row in after) - sum(row[kind] for row in booked)
-        assert ours == engine_metric(served, name) - was
+        list(pool.map(lambda model: answer(served.openai, model), models * 4))
+    _, after = booked_and_counted(served)
+    settled = [usage_of(served, model) for model in models]
+    assert [row["unsettled"] for row in settled] == [0, 0, 0]
+    for kind in ("prompt_tokens", "completion_tokens"):
+        ours = sum(row[kind] for row in settled) - sum(row[kind] for row in booked)
+        assert ours == after[kind] - before[kind] > 0
 
 
 def test_costs_add_up_and_stand_beside_frontier_prices(served: Served, two_adapters: tuple[str, str]) -> None:
@@ -214,17 +204,3 @@ def test_costs_add_up_and_stand_beside_frontier_prices(served: Served, two_adapt
     table = served.turntable("costs")
     assert table.returncode == 0
     assert two_adapters[0] in table.stdout
-
-
-def engine_processes(served: Served) -> list[int]:
-    """The API server and its workers, found by their group: the guard is the gateway's child and leads it."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            parents[int(entry.name)] = (int(stat[1]), int(stat[2]))
-    guard = next(pid for pid, (parent, group) in parents.items() if parent == served.process.pid and pid == group)
-    return [pid for pid, (_, group) in parents.items() if group == guard and pid != guard]

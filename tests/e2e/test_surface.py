@@ -10,21 +10,9 @@ import httpx
 import pytest
 
 from tests.conftest import Served
-from tests.e2e.test_serving import engine_metric
+from tests.e2e.inference_requests import HI, REQUESTS
+from tests.e2e.readings import booked_and_counted, engine_metric, engine_totals
 from tests.waiting import eventually
-
-HI: Any = [{"role": "user", "content": "My parcel has not arrived."}]
-REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "chat": ("/v1/chat/completions", {"messages": HI, "max_tokens": 6}),
-    "chat with three choices": ("/v1/chat/completions", {"messages": HI, "max_tokens": 6, "n": 3}),
-    "completions": ("/v1/completions", {"prompt": "My parcel", "max_tokens": 6}),
-    "completions of two prompts": (
-        "/v1/completions",
-        {"prompt": ["My parcel", "The lamp is"], "max_tokens": 6, "n": 2},
-    ),
-    "responses": ("/v1/responses", {"input": "My parcel has not arrived.", "max_output_tokens": 6}),
-    "messages": ("/v1/messages", {"messages": HI, "max_tokens": 6}),
-}
 
 
 @pytest.fixture(scope="module")
@@ -34,38 +22,19 @@ def adapter(served: Served, make_adapter: Callable[[int], Path]) -> str:
     return "surface"
 
 
-def totals(served: Served) -> dict[str, int]:
-    """The ledger's sums over everything, once every row is settled."""
-    rows: list[dict[str, int]] = []
-
-    def settled() -> bool:
-        rows[:] = served.http.get("/admin/v1/usage").json()["data"]
-        return all(row["unsettled"] == 0 for row in rows)
-
-    assert eventually(settled)
-    return {kind: sum(row[kind] for row in rows) for kind in ("requests", "prompt_tokens", "completion_tokens")}
-
-
-def engine_totals(served: Served) -> dict[str, float]:
-    return {
-        "prompt_tokens": engine_metric(served, "prompt_tokens_total"),
-        "completion_tokens": engine_metric(served, "generation_tokens_total"),
-    }
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", list(REQUESTS))
 def test_an_adapter_answers_in_the_clients_words_and_is_billed_what_the_engine_counted(
     served: Served, adapter: str, name: str, stream: bool
 ) -> None:
     path, body = REQUESTS[name]
-    booked, counted = totals(served), engine_totals(served)
+    booked, counted = booked_and_counted(served)
     response = served.http.post(path, json=body | {"model": adapter, "stream": stream})
     assert response.status_code == 200, response.text
     assert response.headers["x-turntable-adapter"].startswith(f"{adapter}@")
     assert f'"model":"{adapter}"' in response.text
     assert f'"model":"{adapter}@' not in response.text
-    after, now = totals(served), engine_totals(served)
+    after, now = booked_and_counted(served)
     assert after["requests"] - booked["requests"] == 1
     # OpenAI bills a prompt once; the engine counts it for each of its choices.
     for kind, times in (("prompt_tokens", body.get("n", 1)), ("completion_tokens", 1)):
@@ -80,13 +49,13 @@ def test_a_client_that_leaves_ends_the_engines_work_on_every_endpoint(served: Se
     content = json.dumps(body | {"model": "base", "stream": stream, limit: 1800, "ignore_eos": True}).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
     host, port = served.url.removeprefix("http://").split(":")
-    booked, counted = totals(served), engine_totals(served)
+    booked, counted = booked_and_counted(served)
     with socket.create_connection((host, int(port))) as client:
         client.sendall(f"{head}authorization: Bearer {served.key}\r\n\r\n".encode() + content)
         # An answer that ends by itself, as messages may, can be over before anybody looks.
         assert eventually(lambda: engine_totals(served) != counted)
     assert eventually(lambda: engine_metric(served, "num_requests_running") == 0)
-    after, now = totals(served), engine_totals(served)
+    after, now = booked_and_counted(served)
     assert after["requests"] - booked["requests"] == 1
     assert 0 < now["completion_tokens"] - counted["completion_tokens"] < 1800
     assert 0 < after["completion_tokens"] - booked["completion_tokens"] < 1800
@@ -94,13 +63,13 @@ def test_a_client_that_leaves_ends_the_engines_work_on_every_endpoint(served: Se
 
 
 def test_tokens_go_to_ids_and_back_with_the_adapters_template(served: Served, adapter: str) -> None:
-    before = totals(served)
+    before, _ = booked_and_counted(served)
     ids = served.http.post("/tokenize", json={"model": adapter, "messages": HI}).json()["tokens"]
     counted = served.http.post("/v1/messages/count_tokens", json={"model": adapter, "messages": HI}).json()
     text = served.http.post("/detokenize", json={"tokens": ids}).json()["prompt"]
     assert counted["input_tokens"] == len(ids)
     assert HI[0]["content"] in text
-    assert totals(served) == before
+    assert booked_and_counted(served)[0] == before
 
 
 def test_what_the_base_cannot_do_is_said_plainly(served: Served) -> None:

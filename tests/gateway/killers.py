@@ -42,12 +42,12 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def completion(model: str = "base", **fields: Any) -> dict[str, Any]:
-    """A completion request that harms nobody, with `fields` set."""
+    """A harmless completion request, with `fields` set."""
     return {"model": model, "prompt": PROMPT, "max_tokens": 8, "temperature": 0} | fields
 
 
 def chat(model: str = "base", **fields: Any) -> dict[str, Any]:
-    """A chat request that harms nobody, with `fields` set."""
+    """A harmless chat request, with `fields` set."""
     messages = [{"role": "user", "content": "hello there"}]
     return {"model": model, "messages": messages, "max_tokens": 8, "temperature": 0} | fields
 

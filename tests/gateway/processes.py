@@ -10,8 +10,11 @@ from pathlib import Path
 
 import httpx
 
+from adapters.admin_client import running_gateway
+from gateway.settings import inherited_environment
 from tests.canaries import ADMIN_KEY
 from tests.conftest import TURNTABLE
+from tests.waiting import wait_until
 
 
 class Process:
@@ -73,3 +76,21 @@ def gateway_process(data_dir: Path, engine_url: str, **settings: str) -> Iterato
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+@contextmanager
+def serve(data_dir: Path, engine: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [TURNTABLE, "serve", "--port", "0", "--engine-url", engine, "--data-dir", str(data_dir), *options]
+    with subprocess.Popen(command, env=inherited_environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        heard = []
+        for line in process.stderr:
+            heard.append(line)
+            if "listening on" in line:
+                break
+        else:
+            raise AssertionError("".join(heard))
+        wait_until(lambda: running_gateway(data_dir) is not None)
+        yield process
+        process.terminate()
+        assert process.wait(30) == 0

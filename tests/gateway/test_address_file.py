@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from adapters.admin_client import ADDRESS_FILE, running_gateway
 from gateway.settings import inherited_environment
 from loadtest.mock_engine import MockSettings, serving
 from tests.conftest import TURNTABLE
-from tests.waiting import wait_until
+from tests.gateway.processes import serve
 
 
 def turntable(*arguments: object, data_dir: Path, url: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -24,24 +22,6 @@ def turntable(*arguments: object, data_dir: Path, url: str | None = None) -> "su
     environment |= {"TURNTABLE_GATEWAY_URL": url} if url else {}
     command = [TURNTABLE, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-@contextmanager
-def serve(data_dir: Path, engine: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [TURNTABLE, "serve", "--port", "0", "--engine-url", engine, "--data-dir", str(data_dir), *options]
-    with subprocess.Popen(command, env=inherited_environment(), stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        heard = []
-        for line in process.stderr:
-            heard.append(line)
-            if "listening on" in line:
-                break
-        else:
-            raise AssertionError("".join(heard))
-        wait_until(lambda: running_gateway(data_dir) is not None)
-        yield process
-        process.terminate()
-        assert process.wait(30) == 0
 
 
 def test_commands_find_the_running_gateway_and_name_its_absence_afterwards(tmp_path: Path) -> None:

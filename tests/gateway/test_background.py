@@ -16,7 +16,7 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import Attached, running_gateway, wait_until_ready
-from tests.waiting import eventually
+from tests.waiting import eventually, eventually_async
 
 
 class Work:
@@ -69,7 +69,7 @@ async def test_work_that_keeps_failing_is_named_until_it_works_again() -> None:
     background.start([Periodic("costs", 0, work)])
     await work.done.wait()
     assert background.failing == ["costs"]
-    background.require_healthy()  # nobody is less safe without it
+    background.require_healthy()  # it is not essential
     await background.close()
     assert background.failing == []
 
@@ -94,7 +94,33 @@ async def test_a_gateway_is_not_ready_while_an_essential_task_hangs(monkeypatch:
     await background.close()
 
 
-async def test_a_database_that_is_away_is_told_but_keeps_nobody_out() -> None:
+async def test_a_task_that_hangs_for_long_is_named_and_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.background._HUNG_S", -1.0)
+    background, never = Background(), asyncio.Event()
+    background.start([Periodic("keys", 0, never.wait, is_essential=True), Periodic("budgets", 0, never.wait)])
+    await asyncio.sleep(0)
+    assert background.failing == ["budgets"]
+    background.require_healthy()
+    await background.close()
+
+
+async def test_a_task_whose_pause_cannot_be_told_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.background._MAX_RETRY_S", 0.0)
+    registry = CollectorRegistry()
+    background, work, pauses = Background(registry), Work(), [ValueError("x")]
+
+    def pause_s() -> float:
+        if pauses:
+            raise pauses.pop()
+        return 0.0
+
+    background.start([Periodic("costs", pause_s, work)])
+    assert await eventually_async(lambda: work.calls > 2)
+    await background.close()
+    assert 'turntable_background_failures_total{task="costs"} 1.0' in generate_latest(registry).decode()
+
+
+async def test_an_unavailable_database_is_logged_but_does_not_make_the_gateway_unready() -> None:
     background, work = Background(), FailsForever(AWAY)
     background.start([Periodic("keys", 0, work, is_essential=True)])
     await work.done.wait()
@@ -157,7 +183,7 @@ def test_a_gateway_that_can_no_longer_read_keys_says_so_and_is_ready_again_once_
         assert eventually(lambda: http.get("/ready").status_code == httpx.codes.SERVICE_UNAVAILABLE)
         error = http.get("/ready").json()["error"]
         assert (error["code"], "'keys'" in error["message"]) == ("background_work_failed", True)
-        assert gateway.chat().is_success  # it is taken out of service by whoever asks /ready, and breaks nothing off
+        assert gateway.chat().is_success  # only /ready fails; requests are still served
         damage('["inference"]')
         assert eventually(lambda: http.get("/ready").is_success)
         gateway.http.close()

@@ -217,11 +217,11 @@ def test_a_disk_without_room_is_named_in_the_refusal(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_a_second_gateway_on_one_data_directory_is_refused_and_told_who_is_there(
+def test_a_second_gateway_on_one_data_directory_is_refused_with_the_address_of_the_first(
     tmp_path: Path, engine: MockServer
 ) -> None:
     with gateway_process(tmp_path, engine.url) as first:
-        with pytest.raises(AssertionError, match="error: Another gateway works on the data directory") as refused:
+        with pytest.raises(AssertionError, match="error: Another gateway uses the data directory") as refused:
             start(tmp_path, engine)
         assert f"process {first.process.pid}, {first.url}" in str(refused.value)
 
@@ -252,7 +252,7 @@ def test_the_data_of_a_gateway_that_was_killed_is_free(tmp_path: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         for place, what in (("one", "the data directory"), ("two", "the SQLite file")):
-            with pytest.raises(DataDirInUseError, match=f"works on {what} .*process {holder.pid}"):
+            with pytest.raises(DataDirInUseError, match=f"uses {what} .*process {holder.pid}"):
                 lock_data_dir(tmp_path / place, url).__enter__()
         with lock_data_dir(tmp_path / "two", "postgresql://shared/database"):
             pass

@@ -71,7 +71,7 @@ def test_the_openai_client_raises_its_own_errors(attached: Attached) -> None:
         stream = client.chat.completions.create(
             model="base", messages=messages, stream=True, extra_body={"mock_fault": "drop_mid_stream"}
         )
-        with pytest.raises(APIError, match="broke off"):
+        with pytest.raises(APIError, match="closed the connection"):
             list(stream)
     with OpenAI(base_url=f"{attached.url}/v1", api_key="tt-wrong") as stranger, pytest.raises(AuthenticationError):
         stranger.chat.completions.create(model="base", messages=messages)
@@ -83,7 +83,7 @@ def test_an_engines_500_is_translated_and_its_paths_stay_inside(attached: Attach
     assert LEAKED_PATH not in response.text
 
 
-def test_an_error_event_in_the_stream_is_told_without_the_engines_words(attached: Attached) -> None:
+def test_an_error_event_in_the_stream_is_replaced_by_one_without_the_engines_message(attached: Attached) -> None:
     response = attached.chat(stream=True, mock_fault=Fault.ERROR_MID_STREAM)
     events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     assert json.loads(events[-1])["error"]["code"] == "engine_failed"
@@ -159,7 +159,8 @@ def test_an_engine_that_is_not_there_is_a_503_with_retry_after_and_a_reason(tmp_
         ({"idle_timeout_s": 0.3}, Fault.HANG, False, "engine_idle_timeout"),
         ({"first_byte_timeout_s": 0.3}, Fault.HANG, True, "engine_first_byte_timeout"),
         ({"total_timeout_s": 0.3}, Fault.HANG, False, "engine_total_timeout"),
-        ({"total_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_total_timeout"),
+        ({"total_timeout_s": 0.3}, Fault.HANG, True, "engine_total_timeout"),
+        ({"total_timeout_s": 2}, Fault.HANG_MID_STREAM, True, "engine_total_timeout"),
         ({"idle_timeout_s": 0.3}, Fault.HANG_MID_STREAM, True, "engine_idle_timeout"),
     ],
 )
@@ -268,6 +269,20 @@ def test_metrics_count_requests_by_model_and_never_by_what_clients_invent(attach
     text = attached.http.get("/metrics").text
     assert 'turntable_requests_total{model="base",status="200"}' in text
     assert "invented-by-a-client" not in text
+
+
+def test_only_streams_have_a_time_to_first_token(attached: Attached) -> None:
+    def counts() -> list[str]:
+        lines = attached.http.get("/metrics").text.splitlines()
+        kinds = [f"turntable_{kind}_seconds_count{{" for kind in ("ttft", "latency")]
+        return [line.split()[1] for kind in kinds for line in lines if line.startswith(kind) and '"base"' in line]
+
+    attached.chat(stream=True)
+    first, latencies = map(float, counts())
+    attached.chat()
+    assert list(map(float, counts())) == [first, latencies + 1]
+    attached.chat(stream=True)
+    assert list(map(float, counts())) == [first + 1, latencies + 2]
 
 
 def test_the_key_appears_in_no_answer_and_no_file(attached: Attached) -> None:

@@ -52,10 +52,10 @@ def test_under_a_hard_limit_fewer_connections_are_taken_and_the_start_says_how_m
         with contextlib.ExitStack() as stack:
             for _ in range(300):  # far more than there are files
                 idle = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
-            assert b"All " + str(most).encode() + b" connections are taken" in idle.recv(65536)
+            assert b"limit of " + str(most).encode() + b" connections" in idle.recv(65536)
         assert httpx.get(f"{url}/health").status_code == 200
 
 
-def test_a_limit_that_leaves_room_for_nobody_is_a_sentence(tmp_path: Path) -> None:
+def test_a_limit_that_allows_no_connection_is_an_error_sentence(tmp_path: Path) -> None:
     with served_under("-n 136", tmp_path) as (lines, _):
         assert lines[-1].startswith("error: 136 open files are allowed (ulimit -n), too few to serve; raise it")

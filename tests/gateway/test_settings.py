@@ -26,7 +26,7 @@ def test_only_loopback_is_listened_on_by_default() -> None:
     assert Settings().host == "127.0.0.1"
 
 
-def test_the_database_lives_in_the_data_directory_unless_told() -> None:
+def test_the_database_is_in_the_data_directory_by_default() -> None:
     assert Settings(data_dir=Path("there")).database == "sqlite:///there/turntable.db"
     assert Settings(database_url="postgresql://db").database == "postgresql://db"
 
@@ -84,12 +84,12 @@ def test_every_list_may_be_json(monkeypatch: pytest.MonkeyPatch, field: str, tex
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("['/a']", r'is no JSON list .*; write \["a", "b"\]'),
-        ('["/a"', "is no JSON list"),
-        ("[1]", "must be a list of texts"),
-        ("adapters", "'adapters' is no source; write an absolute directory, hf://org or s3://bucket/prefix"),
-        ("~/adapters", "is no source"),
-        ("https://hub.example", "is no source"),
+        ("['/a']", r'is not a JSON list .*; write \["a", "b"\]'),
+        ('["/a"', "is not a JSON list"),
+        ("[1]", "must be a list of strings"),
+        ("adapters", "'adapters' is not a source; use an absolute directory, hf://org or s3://bucket/prefix"),
+        ("~/adapters", "is not a source"),
+        ("https://hub.example", "is not a source"),
     ],
 )
 def test_a_source_that_would_never_match_is_refused_with_the_right_form(

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.inference.settlement import Settlement
 from gateway.quality.service import QualityMonitoring
 from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
@@ -18,7 +19,7 @@ from loadtest.mock_engine.engine import MockSettings
 from tests.conftest import TURNTABLE
 from tests.databases import Postgres
 from tests.gateway.auth.conftest import PEPPER
-from tests.gateway.conftest import running_gateway, wait_until_ready
+from tests.gateway.conftest import in_process_gateway, running_gateway, wait_until_ready
 
 
 def test_sigterm_finishes_running_streams_and_exits_with_zero(tmp_path: Path) -> None:
@@ -42,6 +43,22 @@ def test_sigterm_finishes_running_streams_and_exits_with_zero(tmp_path: Path) ->
         host, port = url.removeprefix("http://").split(":")
         with socket.socket() as probe:
             assert probe.connect_ex((host, int(port))) != 0
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_engines_are_up_until_the_last_row_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of requests that were cut off are settled with what the engine says, which a stopped one cannot."""
+    close, up = Settlement.close, list[bool]()
+
+    async def closing(settlement: Settlement) -> None:
+        await close(settlement)
+        up.append(bool(settlement._pool.ready))
+
+    monkeypatch.setattr(Settlement, "close", closing)
+    with serving(MockSettings()) as engine:
+        async with in_process_gateway(Settings(data_dir=tmp_path), engine.url):
+            assert up == []
+    assert up == [True]
 
 
 def test_background_work_that_still_runs_leaves_no_connection_open(

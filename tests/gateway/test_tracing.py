@@ -51,9 +51,10 @@ def test_a_request_is_a_span_below_the_clients_own_with_tokens_and_without_text(
             headers = {"authorization": f"Bearer {KEY}", "traceparent": f"00-{TRACE}-{PARENT}-01"}
             body = {"model": "base", "messages": [{"role": "user", "content": "secret words"}]}
             httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers).raise_for_status()
+            httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers).raise_for_status()
             bad = httpx.post(f"{url}/v1/chat/completions", json=body | {"max_tokens": 0}, headers=headers)
             assert bad.status_code == 400
-    answered, refused = spans
+    answered, streamed, refused = spans
     facts = {item.key: item.value for item in answered.attributes}
     assert (answered.trace_id.hex(), answered.parent_span_id.hex()) == (TRACE, PARENT)
     assert answered.name == "chat base"
@@ -61,6 +62,8 @@ def test_a_request_is_a_span_below_the_clients_own_with_tokens_and_without_text(
     assert facts["gen_ai.request.model"].string_value == "base"
     assert answered.end_time_unix_nano > answered.start_time_unix_nano
     assert {item.key: item.value.string_value for item in refused.attributes}["error.type"] == "400"
+    assert "gen_ai.server.time_to_first_token" not in facts
+    assert "gen_ai.server.time_to_first_token" in {item.key for item in streamed.attributes}
     assert "secret words" not in str(spans)
     assert KEY not in str(spans)
 

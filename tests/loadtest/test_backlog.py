@@ -14,7 +14,7 @@ from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals
 from loadtest.mock_engine import MockSettings, serving
 from loadtest.records import RequestRecord
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.run import LoadRun, Provenance, run_load
 from loadtest.schedule import Plan
 from loadtest.settings import RunSettings
@@ -47,13 +47,13 @@ class Queue:
             records.append(RequestRecord(spec.index, "base", at_s, at_s, end_s, 200, [begin_s + took_s / 2]))
         return records
 
-    async def measure(self, settings: RunSettings, label: str) -> Report:
+    async def measure(self, settings: RunSettings, label: str) -> LoadReport:
         self.loads[settings.rate_per_s or 0.0] += 1
         totals = LiveTotals.empty(settings.slo)
         for record in self.records(settings):
             totals.add(record)
         run = LoadRun(totals, ClientLoad(1, 0.1, 0.1, None), False, Provenance.of_records(("base",)))
-        return Report.of(settings, run)
+        return LoadReport.of(settings, run)
 
 
 def found(queue: Queue, settings: RunSettings, start: float = 1.0) -> float:
@@ -153,9 +153,9 @@ async def test_the_capacity_of_a_real_server_is_found(arrivals: str) -> None:
     with serving(MockSettings(ttft_ms=service_ms, tokens=1, max_num_seqs=places)) as server:
         settings = RunSettings(server.url, ("base",), duration_s=2.0, arrivals=arrivals)
 
-        async def measure(asked: RunSettings, label: str) -> Report:
+        async def measure(asked: RunSettings, label: str) -> LoadReport:
             # A busy machine makes the client late now and then; that the server was too slow it cannot make.
-            return replace(Report.of(asked, await run_load(asked)), invalid=[])
+            return replace(LoadReport.of(asked, await run_load(asked)), invalid=[])
 
         study, _ = await find_capacity(settings, ANY_TTFT, 60.0, 0.15, 8, measure)
         busy = await measure(replace(settings, arrivals="poisson", concurrency=2 * places), "")

@@ -6,7 +6,7 @@ from loadtest.client_saturation import ClientLoad, client_bound
 from loadtest.comparison import compare
 from loadtest.metrics import Slo, jain, summarise
 from loadtest.records import RequestRecord
-from loadtest.report import Cost
+from loadtest.report import LevelCost
 from loadtest.statistics import Distribution, MeanEstimate, difference, t_quantile
 
 
@@ -68,7 +68,7 @@ def test_an_answer_without_any_text_does_not_keep_a_limit_on_ttft() -> None:
 
 def test_failed_and_late_requests_are_paid_for_by_the_good_ones() -> None:
     summary = summarise([record(20, (1, 1)), record(900, (1,)), record(1, error="timeout")], 36.0, Slo(ttft_ms=50))
-    cost = Cost.of(summary, over_s=36.0, usd_per_hour=10.0)
+    cost = LevelCost.of(summary, over_s=36.0, usd_per_hour=10.0)
     assert cost.usd == pytest.approx(0.1)
     assert cost.per_request == pytest.approx(0.05)
     assert cost.per_good_request == pytest.approx(0.1)
@@ -76,7 +76,7 @@ def test_failed_and_late_requests_are_paid_for_by_the_good_ones() -> None:
 
 
 def test_without_any_answer_there_is_no_price_per_request() -> None:
-    cost = Cost.of(summarise([record(1, error="timeout")], 9.0), 9.0, 10.0)
+    cost = LevelCost.of(summarise([record(1, error="timeout")], 9.0), 9.0, 10.0)
     assert (cost.per_request, cost.per_good_request, cost.per_million_tokens) == (None, None, None)
 
 

@@ -17,14 +17,14 @@ from loadtest.metrics import Slo
 from loadtest.mock_engine import Fault, MockSettings, serving
 from loadtest.promotions import Promoter, PromotionResult
 from loadtest.records import RequestRecord
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.run import run_load
 from loadtest.schedule import Plan
 from loadtest.settings import PromotionPlan, RunSettings
 
 
-async def report_on(settings: RunSettings) -> Report:
-    return Report.of(settings, await run_load(settings, lambda record: None))
+async def report_on(settings: RunSettings) -> LoadReport:
+    return LoadReport.of(settings, await run_load(settings, lambda record: None))
 
 
 async def test_the_metrics_contain_the_configured_times() -> None:
@@ -61,7 +61,7 @@ async def test_an_open_loop_counts_waiting_from_the_intended_time() -> None:
     # One at a time, 30 ms each, all meant to leave within a few milliseconds: the last one waited for seven others.
     last = records[-1]
     assert last.sent_s - last.intended_s >= 7 * 0.030 - (last.intended_s - records[0].intended_s)
-    assert Report.of(settings, result).total.ttft is not None
+    assert LoadReport.of(settings, result).total.ttft is not None
     assert max(record.end_s - record.intended_s for record in records) >= 8 * 0.030 - last.intended_s
 
 
@@ -168,7 +168,7 @@ async def test_several_processes_send_one_plan(tmp_path: Path) -> None:
     assert sorted(record.index for record in records) == list(range(31))
     in_plan_order = sorted(records, key=lambda record: record.index)
     assert [record.intended_s for record in in_plan_order] == list(islice(Plan.of(settings).offsets_s or (), 31))
-    report = Report.of(settings, run)
+    report = LoadReport.of(settings, run)
     assert (report.total.succeeded, report.client.processes) == (31, 3)
     assert report.total.completion_tokens == 31 * 16
 

@@ -9,7 +9,7 @@ from loadtest.capacity import Bracket, ProbeOutcome, SloLimits, bracket_capacity
 from loadtest.client_saturation import ClientLoad
 from loadtest.collector import LiveTotals
 from loadtest.records import RequestRecord
-from loadtest.report import Report
+from loadtest.report import LoadReport
 from loadtest.run import LoadRun, Provenance
 from loadtest.settings import RunSettings
 from loadtest.study import Study, compare_mixes, geometric, sweep
@@ -33,7 +33,7 @@ class Arithmetic:
         self.client_lag_ms = client_lag_ms
         self.asked: list[tuple[str, float, int]] = []
 
-    async def measure(self, settings: RunSettings, label: str) -> Report:
+    async def measure(self, settings: RunSettings, label: str) -> LoadReport:
         rate = settings.rate_per_s or float(settings.concurrency or 0)
         self.asked.append((label, rate, settings.run))
         answered = min(rate, self.most_per_s) / len(settings.models)
@@ -47,7 +47,7 @@ class Arithmetic:
             if rate >= self.deadly_per_s:
                 totals.add(RequestRecord(index, "base", at_s, at_s, at_s, 503, error="http_503"))
         cpu_share = 0.99 if rate > self.client_most_per_s else 0.1
-        return Report.of(
+        return LoadReport.of(
             settings, LoadRun(totals, ClientLoad(1, 0.1, cpu_share, None), False, Provenance.of_records(()))
         )
 

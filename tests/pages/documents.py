@@ -12,10 +12,10 @@ from gateway.database import open_database
 from loadtest.metrics import Slo
 from loadtest.page import html_page as loadtest_page
 from loadtest.study import Level, Study
+from tests.gateway.costs.cost_reports import CAPACITY, NOW, SINCE, reports_of, run_of
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import CAPACITY, NOW, SINCE, reports_of, run_of
-from tests.loadtest.test_outputs import SETTINGS, report, study
-from tests.trainer.cli.test_commands import run
+from tests.loadtest.load_reports import SETTINGS, report, study
+from tests.trainer.commands import run
 from tests.trainer.report import comparisons
 from trainer.cli.report import app as report_app
 

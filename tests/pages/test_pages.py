@@ -12,7 +12,7 @@ from tests.trainer.human_eval.contests import compared
 from tests.trainer.report.comparisons import HOSTILE
 from trainer.eval.task import read_task
 from trainer.human_eval.pairs import read_pairwise_eval
-from trainer.human_eval.ratings import Ratings
+from trainer.human_eval.ratings import RatingStore
 from trainer.human_eval.server import Session, serving
 
 WIDTHS = (1280, 390)
@@ -80,7 +80,7 @@ def test_a_page_shows_everything_and_asks_for_nothing(name: str, width: int, pag
 def test_the_review_page_shows_everything_and_talks_to_its_server_only(width: int, page: Page, tmp_path: Path) -> None:
     task_file, path = compared(tmp_path)
     contest = read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)
-    with Ratings(contest) as ratings, serving(Session(contest, ratings, show_expected=True)) as url:
+    with RatingStore(contest) as ratings, serving(Session(contest, ratings, show_expected=True)) as url:
         inspect(page, url, width)
         page.type("ana")
         page.evaluate("document.querySelector('#who button').click()")

@@ -10,7 +10,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from turntable.pages import render
-from turntable.pages.tables import Table
+from turntable.pages.tables import PageTable
 
 NASTY = "<img src=x onerror=alert(1)> | `# _x_"
 
@@ -20,7 +20,7 @@ def load_page(**changes: object) -> str:
         name: [] for name in ("sentences", "tiles", "charts", "models", "settings", "definitions")
     }
     values |= {"title": NASTY, "headline": NASTY, "tone": "plain", "provenance": "", "levels_title": "x"}
-    values |= {"throughput": Table(["", "a"], [[NASTY, NASTY]]), "latency": Table([], [])}
+    values |= {"throughput": PageTable(["", "a"], [[NASTY, NASTY]]), "latency": PageTable([], [])}
     return render.page("loadtest/page.html", **values | changes)
 
 
@@ -50,13 +50,16 @@ def test_no_value_is_markdown() -> None:
         "trainer.report/page.md",
         **{name: "" for name in ("gate_metric", "human_sentence", "costs_basis", "checked", "question")},
         **{name: [] for name in ("warnings", "advice", "lineage", "examples")},
-        **{name: Table([], []) for name in ("checks", "differences", "slices", "classes", "human", "costs", "files")},
-        findings=Table([], []),
+        **{
+            name: PageTable([], [])
+            for name in ("checks", "differences", "slices", "classes", "human", "costs", "files")
+        },
+        findings=PageTable([], []),
         title=f"one\n# {NASTY}",
         lead="",
         verdict={"words": NASTY, "sentence": ""},
         gate={"arm": None, "against": None, "cost_saving": None},
-        arms=Table(["", "a|b"], [[NASTY, "1"]]),
+        arms=PageTable(["", "a|b"], [[NASTY, "1"]]),
         has_lost_run=False,
     )
     assert r"# one \# \<img src=x onerror=alert(1)\> \| \`\# \_x\_" in text

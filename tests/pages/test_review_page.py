@@ -6,14 +6,14 @@ from tests.browser import Page
 from tests.trainer.human_eval.contests import ITEMS, SYSTEM, compared
 from trainer.eval.task import read_task
 from trainer.human_eval.pairs import read_pairwise_eval
-from trainer.human_eval.ratings import Ratings
+from trainer.human_eval.ratings import RatingStore
 from trainer.human_eval.server import Session, serving
 
 
 def test_a_rater_rates_by_keyboard_undoes_comes_back_and_finishes(page: Page, tmp_path: Path) -> None:
     task_file, path = compared(tmp_path)
     contest = read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)
-    with Ratings(contest) as ratings, serving(Session(contest, ratings, show_expected=True)) as url:
+    with RatingStore(contest) as ratings, serving(Session(contest, ratings, show_expected=True)) as url:
         begin(page, url)
         assert SYSTEM in page.evaluate("document.getElementById('messages').textContent")
         assert "expected" in page.evaluate("document.getElementById('expected').textContent")
@@ -46,7 +46,7 @@ def test_a_rater_rates_by_keyboard_undoes_comes_back_and_finishes(page: Page, tm
 def test_a_server_that_is_gone_is_said_on_the_page(page: Page, tmp_path: Path) -> None:
     task_file, path = compared(tmp_path)
     contest = read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)
-    with Ratings(contest) as ratings, serving(Session(contest, ratings, show_expected=False)) as url:
+    with RatingStore(contest) as ratings, serving(Session(contest, ratings, show_expected=False)) as url:
         begin(page, url)
     page.press("1")
     page.wait_for("!document.getElementById('error').hidden")

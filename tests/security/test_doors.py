@@ -189,20 +189,26 @@ def test_with_a_client_authority_only_its_clients_are_served(
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"tls_key": "server.key"}, "There is no TLS without a certificate"),
-        ({"tls_client_ca": "server.pem"}, "There is no TLS without a certificate"),
+        ({"tls_key": "server.key"}, "TLS needs a certificate"),
+        ({"tls_client_ca": "server.pem"}, "TLS needs a certificate"),
         ({"tls_cert": "nowhere.pem", "tls_key": "server.key"}, r"nowhere\.pem cannot be read \(No such file"),
         ({"tls_cert": "server.pem", "tls_key": "nowhere.key"}, r"nowhere\.key cannot be read"),
-        ({"tls_cert": "server.pem"}, "are no certificate .* and its unencrypted key"),
-        ({"tls_cert": "server.key", "tls_key": "server.pem"}, "are no certificate .* and its unencrypted key"),
+        ({"tls_cert": "server.pem"}, "are not a certificate .* and its unencrypted private key"),
+        (
+            {"tls_cert": "server.key", "tls_key": "server.pem"},
+            "are not a certificate .* and its unencrypted private key",
+        ),
         ({"tls_cert": "server.pem", "tls_key": "other.key"}, r"key values mismatch"),
-        ({"tls_cert": "locked.pem", "tls_key": "locked.key"}, "are no certificate .* and its unencrypted key"),
+        (
+            {"tls_cert": "locked.pem", "tls_key": "locked.key"},
+            "are not a certificate .* and its unencrypted private key",
+        ),
         (
             {"tls_cert": "server.pem", "tls_key": "server.key", "tls_client_ca": "server.key"},
-            "no certificate authority",
+            "contains no CA certificate",
         ),
-        ({"host": "0.0.0.0"}, r"unencrypted: 0\.0\.0\.0 is no loopback address; give --tls-cert .* or --plain-http"),
-        ({"host": "::"}, "unencrypted: :: is no loopback address"),
+        ({"host": "0.0.0.0"}, r"unencrypted: 0\.0\.0\.0 is not a loopback address; give --tls-cert .* or --plain-http"),
+        ({"host": "::"}, "unencrypted: :: is not a loopback address"),
         ({"admin_port": 0, "admin_host": "0.0.0.0"}, r"unencrypted: 0\.0\.0\.0"),
     ],
 )

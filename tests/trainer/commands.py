@@ -1,4 +1,7 @@
-"""The apps of the trainer's commands by name."""
+"""The apps of the trainer's commands by name, and how a test runs one."""
+
+import typer
+from typer.testing import CliRunner, Result
 
 from trainer.cli.advise import app as advise
 from trainer.cli.compare import app as compare
@@ -9,4 +12,9 @@ from trainer.cli.report import app as report
 from trainer.cli.review import app as review
 from trainer.cli.train import app as train
 
-__all__ = ["advise", "compare", "data", "lineage", "merge", "report", "review", "train"]
+__all__ = ["advise", "compare", "data", "lineage", "merge", "report", "review", "run", "train"]
+
+
+def run(app: typer.Typer, *arguments: object) -> Result:
+    """Run a command of an app in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])

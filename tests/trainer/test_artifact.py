@@ -14,6 +14,7 @@ from trainer.training.loop import TrainedWeights
 from trainer.training.metrics_log import StepMetrics
 from trainer.training.recipe import Recipe
 from trainer.training.run_directory import default_directory, files_in_runs, interrupted_run, staged
+from trainer.training.self_check import SelfCheck
 
 Tensors = dict[str, torch.Tensor]
 RECIPE = Recipe.model_validate({"name": "x", "train": "t.jsonl", "lora": {"r": 8}, "directory": Path()})
@@ -76,6 +77,7 @@ def trained(base: BaseModel, change: Callable[[Tensors], object] = lambda tensor
         world_size=1,
         base_shards=1,
         arithmetic="0" * 12,
+        self_check=SelfCheck("packed", "turntable_packed", None, 0.0, 0.0),
     )
 
 

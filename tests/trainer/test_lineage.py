@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import commands
-from tests.trainer.cli.test_commands import run
+from tests.trainer.commands import run
 from trainer.errors import RunError
 from trainer.training.lineage import find_row_uses
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,36 +10,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from adapters import BaseModel, preflight
-from tests.trainer.conftest import chat
+from tests.trainer.order_recipes import ROWS, recipe
 from tests.trainer.precision import assert_as_exact, loss_token_logprobs
 from trainer.errors import DataError, RecipeError, RunError
 from trainer.training.lineage import find_row_uses, resolve_row
 from trainer.training.merge import merge
-from trainer.training.recipe import Recipe
 from trainer.training.run import Run, train
 from trainer.training.sweep import train_sweep
 
 QUIET = Console(quiet=True)
-ROWS = [chat(f"Order {i} is late, where is it?", f'{{"order": {i}, "late": true}}') for i in range(16)]
-PAIRS = [
-    {
-        "input": {"messages": [{"role": "user", "content": f"Order {i} is late, where is it?"}]},
-        "preferred_output": [{"role": "assistant", "content": f"Order {i} is late."}],
-        "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
-    }
-    for i in range(16)
-]
-
-
-def recipe(folder: Path, base_model: Path, method: str, **more: Any) -> Recipe:
-    rows = PAIRS if method == "dpo" else ROWS
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    training = {"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 4}
-    lora = {} if method == "full" else {"lora": {"r": 8}}
-    document = {"name": "late", "method": method, "base_model": str(base_model), "train": "train.jsonl"}
-    return Recipe.model_validate(
-        {**document, "valid_fraction": 0.25, "training": training, "directory": folder, **lora, **more}
-    )
 
 
 def run(folder: Path, base_model: Path, method: str) -> Run:

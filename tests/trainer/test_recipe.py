@@ -31,7 +31,7 @@ def test_two_lines_are_a_recipe_with_the_documented_defaults(tmp_path: Path) -> 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     recipe = read(tmp_path, MINIMAL + 'valid = "../valid.jsonl"\n')
-    assert recipe.train_path == tmp_path / "train.jsonl"
+    assert recipe.train_paths == (tmp_path / "train.jsonl",)
     assert recipe.valid_path == tmp_path / "../valid.jsonl"
 
 

@@ -92,8 +92,9 @@ def test_exactly_the_answers_and_their_stop_tokens_are_learnt(renderer: Renderer
 def test_ids_are_those_of_the_chat_template_and_labels_are_ids_or_ignored(renderer: Renderer, row: Example) -> None:
     rendered = renderer.render(row)
     whole = renderer.tokenizer.apply_chat_template(row.as_dicts(), tokenize=True, return_dict=True)["input_ids"]
-    assert rendered.input_ids == whole
-    assert all(label in (IGNORE_INDEX, token) for label, token in zip(rendered.labels, whole, strict=True))
+    assert rendered.input_ids == whole[: rendered.tokens]
+    assert renderer.tokenizer.decode(whole[rendered.tokens :]).strip() == "", "it ends at the last stop token"
+    assert all(label in (IGNORE_INDEX, token) for label, token in zip(rendered.labels, rendered.input_ids, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -126,13 +127,7 @@ def test_a_template_that_trims_learns_the_trimmed_answer(base_model: Path) -> No
     ("template", "row", "said"),
     [
         (NEVER_STOPS, [("user", "a"), ("assistant", "b")], "messages[1] is not followed by a stop token"),
-        (
-            FORGETS_OLD_ANSWERS,
-            [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
-            "messages[1] changes how the chat template renders",
-        ),
         (WANTS_A_USER_FIRST, [("system", "s"), ("user", "a"), ("assistant", "b")], "a user must speak first"),
-        (GLUES_THE_ANSWER, [("user", "a"), ("assistant", "the")], "shares a token with the prompt before it"),
     ],
 )
 def test_what_cannot_be_masked_exactly_is_refused(
@@ -140,6 +135,28 @@ def test_what_cannot_be_masked_exactly_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         with_template(base_model, template).render(example(*row))
+
+
+def test_a_conversation_whose_earlier_turns_are_rewritten_is_one_example_per_answer(base_model: Path) -> None:
+    renderer = with_template(base_model, FORGETS_OLD_ANSWERS)
+    row = example(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    first, last = renderer.render_answers(row)
+    assert [learnt_texts(renderer, one) for one in (first, last)] == [["b<|end|>"], ["d<|end|>"]]
+    assert last.text == (
+        "<|user|>user\na<|end|>\n<|assistant|>assistant\n<|end|>\n<|user|>user\nc<|end|>\n"
+        "<|assistant|>assistant\nd<|end|>"
+    )
+    with pytest.raises(ValueError, match="makes 2 examples, because the chat template rewrites earlier turns"):
+        renderer.render(row)
+
+
+def test_an_answer_that_would_share_a_token_with_its_prompt_is_tokenized_behind_it(base_model: Path) -> None:
+    renderer = with_template(base_model, GLUES_THE_ANSWER)
+    row = renderer.render(example(("user", "a"), ("assistant", "the")))
+    prompt = renderer.tokenizer("x a<|end|>\nx ", add_special_tokens=False)["input_ids"]
+    assert row.input_ids[: len(prompt)] == prompt
+    assert set(row.labels[: len(prompt)]) == {IGNORE_INDEX}
+    assert learnt_texts(renderer, row) == ["the<|end|>"]
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
@@ -156,13 +173,14 @@ def rows(count: int, answer: str = "b") -> list[Example]:
 def test_problems_of_all_rows_are_told_with_their_lines(renderer: Renderer) -> None:
     bad = [Example(line, (Message("user", "<|pad|>"), Message("assistant", "b"))) for line in (5, 7)]
     with pytest.raises(DataError) as caught:
-        render_all(renderer.render, Path("t.jsonl"), [*rows(3), *bad], max_length=50, allow_drop=False)
-    assert [problem.line for problem in caught.value.problems] == [5, 7]
+        render_all(renderer.render_answers, Path("t.jsonl"), [*rows(3), *bad], max_length=50, allow_drop=False)
+    assert [problem.line for problem in caught.value.problems] == [None, 5, 7]
+    assert "2 of 5 rows contain a control token in their text; set special_tokens in [data]" in str(caught.value)
 
 
 def test_overlong_rows_are_left_out_whole_and_counted(renderer: Renderer) -> None:
     long = Example(200, (Message("user", "a"), Message("assistant", "b " * 60)))
-    rendered = render_all(renderer.render, Path("t.jsonl"), [*rows(199), long], max_length=50, allow_drop=False)
+    rendered = render_all(renderer.render_answers, Path("t.jsonl"), [*rows(199), long], max_length=50, allow_drop=False)
     assert (len(rendered.rows), rendered.dropped_lines) == (199, (200,))
 
 
@@ -171,9 +189,9 @@ def test_many_overlong_rows_are_an_error_unless_allowed(renderer: Renderer) -> N
     with pytest.raises(
         DataError, match=r"t.jsonl:9: 1 of 9 rows are over max_length = 50 tokens, the longest \(line 9\)"
     ):
-        render_all(renderer.render, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=False)
+        render_all(renderer.render_answers, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=False)
     assert render_all(
-        renderer.render, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=True
+        renderer.render_answers, Path("t.jsonl"), [*rows(8), long], max_length=50, allow_drop=True
     ).dropped_lines == (9,)
 
 

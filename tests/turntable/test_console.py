@@ -1,8 +1,11 @@
 """Tables, figures and progress of the console module, and how an app's commands end."""
 
 import io
+import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,20 @@ from adapters.cli.versions import _VERSION_COLUMNS
 from gateway.cli.keys import _HEADS as KEY_COLUMNS
 from gateway.cli.limits import limits_row
 from gateway.cli.requests import _HEADS as REQUEST_COLUMNS
-from tests.adapters.test_cli import ENGINE, VERSION
+from tests.adapters.admin_documents import ENGINE, VERSION
 from turntable.console import (
     App,
     Column,
     CommandError,
+    Group,
     Table,
+    cell_text,
     count,
     csv_text,
     duration,
     figures,
     progress,
+    say,
     size,
     table_of,
     usd,
@@ -149,7 +155,8 @@ def test_a_table_of_rows_leaves_out_empty_columns_and_groups_digits() -> None:
 
 def test_figures_have_one_form() -> None:
     assert (count(1, "row"), count(2_000, "row")) == ("1 row", "2,000 rows")
-    assert [usd(amount) for amount in (1184.69, 0.000013, -1)] == ["$1,184.69", "$0.000013", "-$1.00"]
+    assert [usd(amount) for amount in (1184.69, 0.000013, -1, 0)] == ["$1,184.69", "$0.000013", "-$1.00", "$0.00"]
+    assert [cell_text(number) for number in (6_543.21, 0.00001, 1_000_000)] == ["6,543.21", "1e-05", "1,000,000"]
     assert [duration(seconds) for seconds in (59.6, 600, 9000)] == ["60 s", "10 min", "2.5 h"]
     assert [size(number) for number in (512, 2048, 13 << 20, 5 << 40)] == ["512 B", "2.0 KiB", "13.0 MiB", "5.0 TiB"]
     assert csv_text(["a", "b"], [{"a": 1, "b": "x,y"}, {"a": 2}]) == 'a,b\n1,"x,y"\n2,\n'
@@ -183,6 +190,8 @@ def end(how: str) -> None:
             raise CommandError("It does not pass.", exit_code=1, details=["line 1: wrong"])
         case "interrupt":
             raise KeyboardInterrupt
+        case "connection":
+            raise BrokenPipeError
         case "package":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
         case "usage":
@@ -253,9 +262,57 @@ def test_a_pipe_that_was_closed_before_anything_was_printed_is_141(tmp_path: Pat
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
-def test_text_is_broken_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from turntable.console import say
+@pytest.mark.parametrize("end_of_output", ["stdout", "stderr"])
+def test_an_output_without_a_reader_is_141(end_of_output: str) -> None:
+    program = (
+        "import os, socket, sys, typer; from turntable.console import App\n"
+        "ours, theirs = socket.socketpair(); theirs.close()\n"
+        f"os.dup2(ours.fileno(), sys.{end_of_output}.fileno())\n"
+        "app = App()\n"
+        f"app.command()(lambda: typer.echo('x', err={end_of_output == 'stderr'}))\n"
+        "app()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (141, "", "")
 
+
+class LoadsOverAConnection(Group):
+    """A group that breaks off before a command runs."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        raise BrokenPipeError
+
+
+def test_a_broken_connection_is_an_error_and_no_closed_pipe() -> None:
+    loading = App(cls=LoadsOverAConnection)
+    loading.command("first")(other)
+    loading.command("second")(other)
+    before = CliRunner().invoke(loading, ["first"])
+    during = run("end", "connection")
+    for ended in (before, during):
+        assert ended.exit_code == 2
+        assert ended.stderr == "error: a connection was closed by the other side; run the command again.\n"
+
+
+@pytest.mark.parametrize("err", [False, True])
+def test_a_sentence_is_as_wide_as_the_terminal_that_it_is_printed_on(
+    err: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ends: dict[str, int] = {}
+    for name, columns in (("stdout", 20 if not err else 60), ("stderr", 60 if not err else 20)):
+        ends[name], terminal = pty.openpty()
+        termios.tcsetwinsize(terminal, (25, columns))
+        monkeypatch.setattr(sys, name, os.fdopen(terminal, "w"))
+    say("one two three four five six seven eight nine", err=err)
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()
+    assert os.read(ends["stderr" if err else "stdout"], 100).count(b"\n") == 3
+    for end_of_terminal in ends.values():
+        os.close(end_of_terminal)
+
+
+def test_text_is_broken_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -1,6 +1,6 @@
-"""The case that is judged: what somebody says about a task, as a TOML file or an interview gives it.
+"""Task facts that advice is based on, read from a TOML file or an interview.
 
-Everything may be left out but the name; what is not said or measured is None, and the rules treat it as unknown.
+Only the name is required; a fact that is not given or measured is None, and the rules treat it as unknown.
 
 The interview: the questions of `turntable advise`, one after the other; an empty answer means not known.
 """
@@ -27,7 +27,7 @@ class Case(BaseModel):
     """One task, as far as it is known.
 
     `need`: does the model lack knowledge, behaviour, both? `prompt_score` and `bar` are shares of `metric`, and
-    `examples` counts labelled rows. `private` means that the data must not leave the house, `retrieval` that answers
+    `examples` counts labelled rows. `private` means data that must not leave your machines, `retrieval` that answers
     are given documents already, `recall` how often the right one is among them.
     """
 
@@ -60,7 +60,7 @@ class Case(BaseModel):
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """The names of the facts that nobody said or measured."""
+        """The names of the facts that were neither given nor measured."""
         return tuple(name for name in type(self).model_fields if name != "name" and getattr(self, name) is None)
 
 
@@ -86,12 +86,12 @@ def read_case(path: Path) -> CaseFile:
 
 @dataclass(frozen=True, slots=True)
 class InterviewQuestion:
-    """Asks for one fact; `applies` looks at what was said so far."""
+    """A question about one fact; `applies` decides on the facts known so far."""
 
     field: str
     text: str
     hint: str
-    applies: Callable[[Mapping[str, Any]], bool] = lambda said: True
+    applies: Callable[[Mapping[str, Any]], bool] = lambda facts: True
 
 
 QUESTIONS: tuple[InterviewQuestion, ...] = (
@@ -102,13 +102,13 @@ QUESTIONS: tuple[InterviewQuestion, ...] = (
     InterviewQuestion("metric", "Which metric says whether an answer is good?", "a name, like exact_match"),
     InterviewQuestion("bar", "From which value of it on is it good enough?", "a share, like 0.9"),
     InterviewQuestion(
-        "prompt_tried", "Has a prompt with examples been tried in earnest, for an hour at least?", "yes, no"
+        "prompt_tried", "Has a prompt with examples been evaluated, for at least an hour of work?", "yes, no"
     ),
     InterviewQuestion(
         "prompt_score",
         "What did that prompt score on held-out rows?",
         "a share, like 0.75",
-        lambda said: said.get("prompt_tried") is True,
+        lambda facts: facts.get("prompt_tried") is True,
     ),
     InterviewQuestion("requests_per_day", "How many requests a day are there, or will there be?", "a number"),
     InterviewQuestion("examples", "How many labelled examples are there?", "a number"),
@@ -116,24 +116,24 @@ QUESTIONS: tuple[InterviewQuestion, ...] = (
         "smallest_class",
         "How many of them has the rarest class?",
         "a number",
-        lambda said: said.get("kind") == "classification",
+        lambda facts: facts.get("kind") == "classification",
     ),
     InterviewQuestion("labels_agree", "Do people who label the same row agree?", "yes, no"),
     InterviewQuestion(
         "facts_change", "How often do facts in the answers change?", "never, yearly, monthly, weekly, daily"
     ),
-    InterviewQuestion("private", "Must the data stay in the house?", "yes, no"),
+    InterviewQuestion("private", "Must the data stay on your own machines?", "yes, no"),
     InterviewQuestion(
         "retrieval",
         "Does a search bring documents into the prompt already?",
         "yes, no",
-        lambda said: said.get("need") in ("know", "both") or said.get("facts_change") not in (None, "never"),
+        lambda facts: facts.get("need") in ("know", "both") or facts.get("facts_change") not in (None, "never"),
     ),
     InterviewQuestion(
         "recall",
         "How often is the right document among those that it brings?",
         "a share, like 0.9",
-        lambda said: said.get("retrieval") is True,
+        lambda facts: facts.get("retrieval") is True,
     ),
     InterviewQuestion("wish", "What is wished above all?", "quality, cost, latency"),
 )
@@ -141,17 +141,17 @@ QUESTIONS: tuple[InterviewQuestion, ...] = (
 
 def parse(field: str, text: str) -> Any:
     """The fact that an answer gives, or None when it is empty; raises `ValueError` with a sentence."""
-    said = text.strip()
-    if not said:
+    given = text.strip()
+    if not given:
         return None
     annotation: Any = Case.model_fields[field].annotation
-    value: Any = said.rstrip("%")
-    if field in ("bar", "prompt_score", "recall") and said.endswith("%"):
+    value: Any = given.rstrip("%")
+    if field in ("bar", "prompt_score", "recall") and given.endswith("%"):
         value = float(value) / 100
     elif field in ("requests_per_day", "examples", "smallest_class"):
-        value = said.replace(",", "").replace("_", "")
+        value = given.replace(",", "").replace("_", "")
     elif field != "metric":
-        value = said.lower()
+        value = given.lower()
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
@@ -160,8 +160,8 @@ def parse(field: str, text: str) -> Any:
 
 def interview(name: str, known: Mapping[str, Any], ask: Callable[[InterviewQuestion], str]) -> Case:
     """A case from the answers that `ask` gets; what is known already, measured or given, is not asked."""
-    said = dict(known)
+    facts = dict(known)
     for question in QUESTIONS:
-        if question.field not in said and question.applies(said):
-            said[question.field] = parse(question.field, ask(question))
-    return Case(name=name, **said)
+        if question.field not in facts and question.applies(facts):
+            facts[question.field] = parse(question.field, ask(question))
+    return Case(name=name, **facts)

@@ -27,7 +27,7 @@ from trainer.eval.freeze import identity
 from trainer.eval.metrics import measure
 from trainer.eval.report import ArmKind
 from trainer.eval.runner import Progress, run_arms
-from trainer.eval.statistics import Bootstrap, Estimate
+from trainer.eval.statistics import Bootstrap, MetricEstimate
 from trainer.eval.task import Task, read_schema, read_task
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ class PromptedScore:
     task_sha256: str
     metric: str
     best: str
-    arms: dict[str, Estimate]
+    arms: dict[str, MetricEstimate]
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> MetricEstimate:
         """The best arm's."""
         return self.arms[self.best]
 
@@ -156,7 +156,7 @@ def _estimates(
     items: Sequence[EvalExample],
     given: Sequence[Answer],
     validator: "Validator | None",
-) -> dict[str, Estimate]:
+) -> dict[str, MetricEstimate]:
     bootstrap, size = Bootstrap(task.seed), len(items)
     return {
         plan.name: bootstrap.estimate(
@@ -186,8 +186,8 @@ def measure_prompt(
     best = score.estimate
     low, high = best.interval
     facts = {"metric": score.metric, "prompt_score": best.value, "prompt_tried": True}
-    told = ", ".join(f"{name} {one.value:.1%}" for name, one in score.arms.items())
-    sentence = f"{score.metric} on {best.of} items: {told}; {score.best} lies between {low:.1%} and {high:.1%}"
+    scores = ", ".join(f"{name} {one.value:.1%}" for name, one in score.arms.items())
+    sentence = f"{score.metric} on {best.of} items: {scores}; {score.best} lies between {low:.1%} and {high:.1%}"
     seen = {
         "task": score.task,
         "task_sha256": score.task_sha256,

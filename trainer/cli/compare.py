@@ -15,7 +15,7 @@ from rich.console import Console
 
 from trainer.cli.options import address_of, inference_key, show_problems, trainer_app
 from trainer.errors import EvaluationError, RecipeError
-from trainer.eval.report import Report, VerdictWord
+from trainer.eval.report import ComparisonReport, VerdictWord
 from turntable.console import FAILED, CommandError, Group, print_json, progress
 from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, DataDir, Gateway
 
@@ -135,7 +135,7 @@ def _places(request: "ComparisonRequest", json_out: Path | None, data_dir: Path,
 
 def _finished(folder: Path) -> bool:
     report = folder / _REPORT
-    return not (folder / _ANSWERS).is_file() or (report.is_file() and Report.read(report).complete)
+    return not (folder / _ANSWERS).is_file() or (report.is_file() and ComparisonReport.read(report).complete)
 
 
 def _ask(request: "ComparisonRequest", gateway: str, key: str, answers: Path, *, resume: bool) -> "ComparisonOutcome":
@@ -147,7 +147,7 @@ def _ask(request: "ComparisonRequest", gateway: str, key: str, answers: Path, *,
         )
 
 
-def _record(report: Report, gateway: str, data_dir: Path) -> None:
+def _record(report: ComparisonReport, gateway: str, data_dir: Path) -> None:
     from trainer.eval.endpoints import record_verdict
 
     version = record_verdict(report, gateway, data_dir)
@@ -166,7 +166,7 @@ def _passes(outcome: "ComparisonOutcome", required: Sequence[Requirement]) -> bo
     return not missed and report.gate.verdict in (None, VerdictWord.PROMOTE)
 
 
-def _missed(report: Report, wanted: Requirement) -> list[str]:
+def _missed(report: ComparisonReport, wanted: Requirement) -> list[str]:
     value = report.arm(wanted.arm).metrics[wanted.metric].value
     if value >= wanted.least:
         return []

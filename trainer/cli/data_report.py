@@ -169,20 +169,24 @@ def _usd(price: tuple[float, float] | None) -> str:
 
 
 def mask_text(row: PreviewRow) -> str:
-    """An example as the model sees it, loss tokens green and in ⟦brackets⟧; both sides of a preference pair."""
+    """A row as the model sees it, loss tokens green and in ⟦brackets⟧; both sides of a pair, all examples of a row."""
     parts = []
-    for number, side in enumerate(row.sides):
-        name = f" ({_SIDES[number]})" if len(row.sides) > 1 else ""
-        tokens = f"{len(side.input_ids)} tokens, {side.loss_tokens} loss tokens"
+    for number, example in enumerate(row.examples):
+        of = f" of {len(row.examples)}"
+        name = (
+            f" ({_SIDES[number]})" if row.is_pair else f" (example {number + 1}{of})" if len(row.examples) > 1 else ""
+        )
+        tokens = f"{len(example.input_ids)} tokens, {example.loss_tokens} loss tokens"
         heading = f"line {row.line}{name}: {tokens}, row {row.row_id[:12]}"
-        parts += [typer.style(heading, bold=True), _side(side)]
+        parts += [typer.style(heading, bold=True), _side(example)]
     return "\n".join(parts)
 
 
 def mask_json(row: PreviewRow) -> dict[str, Any]:
-    """An example with its token ids and labels; those of a pair under the names of its sides."""
-    sides = [asdict(side) for side in row.sides]
-    named = sides[0] if len(sides) == 1 else dict(zip(_SIDES, sides, strict=True))
+    """A row with its token ids and labels; the sides of a pair by name, several examples of a row as a list."""
+    examples = [asdict(example) for example in row.examples]
+    several = {"examples": examples} if len(examples) > 1 else examples[0]
+    named = dict(zip(_SIDES, examples, strict=True)) if row.is_pair else several
     return {"line": row.line, "row_id": row.row_id} | named
 
 

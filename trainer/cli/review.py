@@ -11,11 +11,11 @@ import typer
 
 from trainer.cli.options import trainer_app
 from trainer.eval.endpoints import record_verdict
-from trainer.eval.report import Report
+from trainer.eval.report import ComparisonReport
 from trainer.eval.task import read_task
 from trainer.human_eval.judgement import HumanEvalResult, export_pairs
 from trainer.human_eval.pairs import PairwiseEval, read_pairwise_eval
-from trainer.human_eval.ratings import Ratings, Votes, read_votes
+from trainer.human_eval.ratings import RatingStore, Votes, read_votes
 from trainer.report.context import decided, find_report, outcome, people_object
 from turntable.console import FAILED, count, print_json
 from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
@@ -52,7 +52,7 @@ def rate(
     from trainer.human_eval.server import Session, serving
 
     contest = _contest(task_file, comparison, arm, against, seed, data_dir)
-    with Ratings(contest) as ratings:
+    with RatingStore(contest) as ratings:
         with serving(Session(contest, ratings, show_expected=show_expected), port) as url:
             typer.echo(f"{count(len(contest.pairs), 'item')} to rate, {len(contest.identical)} have identical answers")
             typer.echo(f"open {url} (Ctrl-C ends)")
@@ -80,7 +80,7 @@ def results(
     """Add the result of the ratings to the comparison's report; exit code 1 when raters prefer the other arm."""
     contest = _contest(task_file, comparison, arm, against, seed, data_dir)
     judgement = _save(contest, read_votes(contest))
-    report = Report.read(contest.report)
+    report = ComparisonReport.read(contest.report)
     if record_it:
         typer.echo(f"recorded on {record_verdict(decided(report), gateway, data_dir)}", err=True)
     if as_json:
@@ -122,11 +122,11 @@ def _contest(
 def _save(contest: PairwiseEval, votes: Votes) -> HumanEvalResult:
     """Write the result of the ratings into the report."""
     judgement = HumanEvalResult.of(contest, votes)
-    Report.read(contest.report).model_copy(update={"human": judgement.as_json()}).save(contest.report)
+    ComparisonReport.read(contest.report).model_copy(update={"human": judgement.as_json()}).save(contest.report)
     return judgement
 
 
-def _show(judgement: HumanEvalResult, report: Report) -> None:
+def _show(judgement: HumanEvalResult, report: ComparisonReport) -> None:
     typer.echo(judgement.sentence)
     typer.echo(
         f"{judgement.rated} of {judgement.items} items rated by {count(judgement.raters, 'rater')}: "

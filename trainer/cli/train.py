@@ -50,9 +50,9 @@ VerifyRun = Annotated[
         "--verify-run", help="Repeat this finished run and compare the adapter digests; exit code 1 if they differ."
     ),
 ]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FINDING", help="Train despite this red finding of `turntable data check`; repeatable."),
+DespiteData = Annotated[
+    str | None,
+    typer.Option(metavar="REASON", help="Train despite red findings of `turntable data check`; kept with the run."),
 ]
 
 
@@ -73,7 +73,7 @@ def train_recipe(
     verify_run: VerifyRun = None,
     report_to: ReportTo = None,
     task: FrozenTask = None,
-    allow: Allow = None,
+    despite_data: DespiteData = None,
     publish_it: Annotated[bool, typer.Option("--publish", help="Upload the adapter to the gateway.")] = False,
     publish_name: Annotated[
         str | None, typer.Option("--as", help="Publish under this name instead of the recipe's.")
@@ -100,7 +100,7 @@ def train_recipe(
     promotion = _promotion(promote, override, by)
     publishing = publish_it or promotion is not None or bool(publish_name)
     check = _check_for_publishing(recipe, gateway, data_dir, promotion, sweep=sweep) if publishing else None
-    options = _options(resume, auto_batch, report_to, advice, _judge(task, recipe), check, allow)
+    options = _options(resume, auto_batch, report_to, advice, _judge(task, recipe), check, despite_data)
     run = _train(recipe, data_dir, console, out, options, sweep=sweep)
     if run is not None:
         name = (publish_name or recipe.name) if publishing else None
@@ -157,11 +157,11 @@ def _options(
     advice: dict[str, Any] | None,
     task: dict[str, Any] | None,
     check: "Callable[[PreparedData], None] | None",
-    allow: list[str] | None,
+    despite_data: str | None,
 ) -> "TrainOptions":
     from trainer.training.run import TrainOptions
 
-    return TrainOptions(resume, auto_batch, tuple(report_to or ()), advice, task, check, tuple(allow or ()))
+    return TrainOptions(resume, auto_batch, tuple(report_to or ()), advice, task, check, despite_data)
 
 
 def _train(
@@ -184,7 +184,7 @@ def _train(
             auto_batch=options.auto_batch,
             advice=options.advice,
             check=options.check,
-            allow=options.allow,
+            despite_data=options.despite_data,
         )
         show_trials(outcome, console)
         return outcome.run

@@ -1,7 +1,7 @@
 """Turn the scan and the comparisons of files into findings: a grade, a count, the meaning with the fix, places.
 
-The verdict on files is their worst grade. Red stops `turntable train`, unless --allow accepts the finding; amber is for
-a person to look at.
+The verdict on files is their worst grade. Red stops `turntable train`, unless --despite-data gives a reason; amber
+is for a person to look at.
 
 How many rows a task needs follows the table that Precision AI Academy (2026) publishes for fine-tuning by task type;
 duplicates do not count, and for a classification each class has to reach the numbers.
@@ -40,7 +40,7 @@ ACCEPTABLE = (
     *("rated_bad", "conflicting_scores", "conflicting_preferences"),
     *(kind.lower() for kind in SECRETS),
 )
-"""Red findings that `turntable train --allow` accepts; the other ones leave nothing that could be trained on."""
+"""Red findings that `turntable train --despite-data` accepts; the other ones leave nothing that could be trained on."""
 
 
 @dataclass(frozen=True, slots=True)

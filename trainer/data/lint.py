@@ -8,7 +8,7 @@
 `turntable data check` prints the findings. `turntable train` stops on the red ones.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from trainer.data.loaders import Kind
 from trainer.data.near_duplicates import DEFAULT_SIMILARITY, NearDuplicateIndex
 from trainer.data.rendering import TokenLengths, measure_lengths
 from trainer.data.scan import Columns, FileScan, Scanner
-from trainer.errors import DataError, Problem, RunError
+from trainer.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from trainer.training.loss_mask import Renderer
@@ -95,11 +95,10 @@ def lint_files(paths: Sequence[Path], options: LintOptions) -> LintReport:
     return LintReport(tuple(scanner.files), columns, compared, found, scanner.labels.balances, lengths, spent)
 
 
-def refuse_red(report: LintReport, allow: Collection[str] = ()) -> None:
-    """Raise `DataError` with every red finding that `allow` does not name; raises `RunError` for an unknown name."""
-    if unknown := [name for name in allow if name not in ACCEPTABLE]:
-        raise RunError(f"--allow {unknown[0]}: this finding cannot be accepted; use one of {', '.join(ACCEPTABLE)}.")
-    refused = [one for one in report.findings if one.grade == RED and one.name not in allow]
+def refuse_red(report: LintReport, despite: str | None = None) -> None:
+    """Raise `DataError` with every red finding; with the reason `despite`, only with those that no reason accepts."""
+    accepts = bool(despite and despite.strip())
+    refused = [one for one in report.findings if one.grade == RED and not (accepts and one.name in ACCEPTABLE)]
     if problems := [problem for finding in refused for problem in _problems(report, finding)]:
         raise DataError(problems)
 
@@ -109,7 +108,7 @@ def _problems(report: LintReport, finding: Finding) -> Iterator[Problem]:
     if finding.name == "problems":
         yield from (problem for file in report.files for problem in file.problems)
         return
-    accept = f" (to train on them anyway: --allow {finding.name})" if finding.name in ACCEPTABLE else ""
+    accept = " (to train on them all the same: --despite-data REASON)" if finding.name in ACCEPTABLE else ""
     yield Problem(str(report.files[0].path), None, f"{finding}{accept}")
     yield from finding.places
 

@@ -5,6 +5,7 @@ from how it was rendered: an empty loss, a prompt in the loss, or a stop token o
 """
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def measure_lengths(
     for index, row in zip(chosen, read_rows(files, columns, np.array(chosen, np.int64)), strict=True):
         path = str(files[int(columns.file[index])].path)
         try:
-            sides = [renderer.render(side) for side in _sides(row)]
+            sides = [one for side in _sides(row) for one in renderer.render_answers(side)]
         except ValueError as error:
             if len(unrendered) < MAX_PROBLEMS:
                 unrendered.append(Problem(path, row.line, str(error)))
@@ -88,23 +89,28 @@ def _sides(row: Example | Pair) -> tuple[Example, ...]:
 
 _IGNORED = -100
 _TELLING_CHARACTERS = 8
+_THINK_TAG = re.compile("</?think>")
 
 
-def check_mask(example: Example, rendered: "RenderedExample", control_ids: frozenset[int]) -> Iterator[str]:
-    """Yield the defects of a loss mask as sentences; `control_ids` are the tokenizer's special tokens."""
-    runs = list(_runs(rendered))
+def check_mask(example: Example, rendered: "Sequence[RenderedExample]", control_ids: frozenset[int]) -> Iterator[str]:
+    """Yield the defects of the loss masks of a conversation's examples as sentences.
+
+    `control_ids` are the tokenizer's special tokens.
+    """
+    runs = [(one, end) for one in rendered for _, end in _runs(one)]
+    spans = [span for one in rendered for span in one.loss_spans]
     in_loss = [message for message in example.messages if message.in_loss]
     if not runs:
         yield "has no loss tokens: there is nothing to train on"
         return
-    if len(runs) != len(in_loss) or len(rendered.loss_spans) != len(in_loss):
+    if len(runs) != len(in_loss) or len(spans) != len(in_loss):
         yield f"has {len(runs)} spans of loss tokens for {len(in_loss)} messages in the loss: the mask is shifted"
         return
-    for (_, end), message, (begin_at, end_at) in zip(runs, in_loss, rendered.loss_spans, strict=True):
-        text = rendered.text[begin_at:end_at]
-        if rendered.labels[end - 1] not in control_ids:
+    for (one, end), message, (begin_at, end_at) in zip(runs, in_loss, spans, strict=True):
+        text = one.text[begin_at:end_at]
+        if one.labels[end - 1] not in control_ids:
             yield f"trains {_short(text)} without its stop token: the model would not learn to stop"
-        if message.content.strip() not in text:
+        if any(piece.strip() not in text for piece in _THINK_TAG.split(message.content)):
             yield f"trains {_short(text)}, which is not the whole answer {_short(message.content)}"
         for other in example.messages:
             prompt = other.content.strip()
@@ -137,11 +143,12 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One rendered row; a pair has two sides, the preferred one first, a conversation has one."""
+    """One rendered row: the examples of a conversation, or the two sides of a pair, the preferred one first."""
 
     line: int
     row_id: str
-    sides: "tuple[RenderedExample, ...]"
+    examples: "tuple[RenderedExample, ...]"
+    is_pair: bool
 
 
 def first_rows(path: Path, most: int) -> list[Example | Pair]:
@@ -166,16 +173,17 @@ def render_rows(
     shown, problems, controls = list[PreviewRow](), list[Problem](), control_ids(renderer.tokenizer)
     for row in rows:
         try:
-            sides = tuple(_rendered(renderer, row))
+            sides = [(side, _examples(renderer, row, side)) for side in _sides(row)]
         except ValueError as error:
             problems.append(Problem(str(path), row.line, str(error)))
             continue
-        for example, rendered in sides:
-            problems += (Problem(str(path), row.line, text) for text in check_mask(example, rendered, controls))
-        shown.append(PreviewRow(row.line, row.row_id, tuple(rendered for _, rendered in sides)))
+        for side, rendered in sides:
+            problems += (Problem(str(path), row.line, text) for text in check_mask(side, rendered, controls))
+        examples = tuple(one for _, rendered in sides for one in rendered)
+        shown.append(PreviewRow(row.line, row.row_id, examples, isinstance(row, Pair)))
     return shown, problems
 
 
-def _rendered(renderer: "Renderer", row: Example | Pair) -> "list[tuple[Example, RenderedExample]]":
-    examples = (row.preferred, row.rejected) if isinstance(row, Pair) else (row,)
-    return [(example, renderer.render(example)) for example in examples]
+def _examples(renderer: "Renderer", row: Example | Pair, side: Example) -> "tuple[RenderedExample, ...]":
+    """Return the examples of a conversation, or the one of a side of a pair."""
+    return (renderer.render(side),) if isinstance(row, Pair) else renderer.render_answers(side)

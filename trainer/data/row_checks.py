@@ -93,6 +93,7 @@ ANSWERED = (
 MASKING = {"loss": False, "train": False, "training": False, "trainable": False, "learn": False, "masked": True}
 # How other formats name the reasoning before an answer.
 THOUGHTS = ("thinking", "reasoning", "thought", "thoughts", "reasoning_text")
+MOST_WEIGHT = 100
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _THINK_TAG = re.compile(r"<(/?)think(?:ing)?>")
 
@@ -121,6 +122,7 @@ def usual_columns(row: Mapping[str, Any]) -> dict[str, str] | None:
 
 def check_row(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield every defect of one row as a sentence; nothing when it can be trained on."""
+    yield from _check_row_weight(row)
     if "messages" in row:
         yield from _check_conversation(row)
     elif "preferred_output" in row or "non_preferred_output" in row:
@@ -175,6 +177,8 @@ def _check_answer(where: str, messages: object) -> Iterator[str]:
     yield from _check_messages(where, messages)
     if isinstance(messages, list) and messages:
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+        if any(isinstance(one, dict) and one.get("weight", 1) not in (0, 1) for one in messages):
+            yield f"{where} has a weight beside 0 and 1, which a preference cannot use; give the row a weight"
         if all(role in ROLES for role in roles) and (roles[-1] != "assistant" or {"user", "system"} & set(roles)):
             yield f"{where} contains {', '.join(map(str, roles))} messages; write the assistant message to train on"
 
@@ -214,12 +218,27 @@ def _check_legacy(holder: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _check_weight(where: str, message: Mapping[str, Any]) -> Iterator[str]:
     weight = message.get("weight", 1)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-        yield f"{where}.weight is {shown(weight)}; use 1 to train on the message or 0 to keep it as context"
+    if not _is_weight(weight):
+        yield (
+            f"{where}.weight is {shown(weight)}; use 1 to train on the message, 0 to keep it as context, or another "
+            f"factor of its loss up to {MOST_WEIGHT}"
+        )
     elif "weight" in message and message.get("role") != "assistant":
         yield f"{where} has weight, but only assistant messages are in the loss; remove it"
     if message.get("role") == "assistant" and message.get("weight", 1) != 0 and (name := masked_by(message)):
         yield f"{where}.{name} is {shown(message[name])}, which training would ignore; write weight 0 ({_PREPARE} does)"
+
+
+def _check_row_weight(row: Mapping[str, Any]) -> Iterator[str]:
+    if not _is_weight(row.get("weight", 1)) or not row.get("weight", 1):
+        yield (
+            f"weight is {shown(row['weight'])}; give the factor of the row's loss, above 0 and up to {MOST_WEIGHT}, or "
+            "rename the field"
+        )
+
+
+def _is_weight(weight: object) -> bool:
+    return isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= MOST_WEIGHT
 
 
 def masked_by(message: Mapping[str, Any]) -> str | None:

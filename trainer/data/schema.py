@@ -15,13 +15,15 @@ from typing import Any
 class Message:
     """One message of a conversation; an assistant message of `weight` 0 is context, outside the loss.
 
+    The loss of other messages is multiplied by their weight.
+
     `tool_calls`, `tool_call_id` and `name` are OpenAI's fields as they were read; `content` is empty beside tool calls.
     `reasoning_content` holds the reasoning before the answer.
     """
 
     role: str
     content: str
-    weight: int = 1
+    weight: float = 1
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
@@ -33,7 +35,7 @@ class Message:
         return cls(
             message["role"],
             message.get("content") or "",
-            0 if context else int(message.get("weight", 1)),
+            0 if context else message.get("weight", 1),
             tuple(message.get("tool_calls") or ()),
             message.get("tool_call_id"),
             message.get("name"),
@@ -58,11 +60,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation to train on; `line` is its line in the file, `tools` the tools the model could have called."""
+    """One conversation to train on; `line` is its line in the file, `tools` the tools the model could have called.
+
+    `weight` is the row's, by which the weights of its messages are multiplied.
+    """
 
     line: int
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    weight: float = 1
 
     @classmethod
     def of(cls, line: int, messages: Iterable[Mapping[str, Any]]) -> "Example":
@@ -83,6 +89,10 @@ class Example:
     def answer_index(self) -> int:
         """The index of the last message in the loss: the messages before it are the input, it is the output."""
         return max(index for index, message in enumerate(self.messages) if message.in_loss)
+
+    def weight_of(self, index: int) -> float:
+        """Return the factor of the loss of message `index`."""
+        return self.weight * self.messages[index].weight
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return the messages as chat templates and chat APIs take them."""
@@ -117,17 +127,18 @@ def row_id(row: Mapping[str, Any]) -> str:
 
 def parse_row(line: int, row: Mapping[str, Any]) -> Example | Pair:
     """Parse a row that has passed `check_row`."""
+    weight = row.get("weight", 1)
     if "messages" in row:
-        return Example(line, _messages(row["messages"]), tuple(row.get("tools") or ()))
+        return Example(line, _messages(row["messages"]), tuple(row.get("tools") or ()), weight)
     if "preferred_output" in row:
         asked, tools = _messages(row["input"]["messages"], context=True), tuple(row["input"].get("tools") or ())
         sides = (_messages(row[name]) for name in ("preferred_output", "non_preferred_output"))
-        preferred, rejected = (Example(line, (*asked, *side), tools) for side in sides)
+        preferred, rejected = (Example(line, (*asked, *side), tools, weight) for side in sides)
         return Pair(line, preferred, rejected)
     prompt, completion = row["prompt"], row["completion"]
     asked = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt, context=True)
     answer = (Message("assistant", completion),) if isinstance(completion, str) else _messages(completion)
-    return Example(line, (*asked, *answer), tuple(row.get("tools") or ()))
+    return Example(line, (*asked, *answer), tuple(row.get("tools") or ()), weight)
 
 
 def _messages(messages: Iterable[Mapping[str, Any]], *, context: bool = False) -> tuple[Message, ...]:
@@ -136,7 +147,8 @@ def _messages(messages: Iterable[Mapping[str, Any]], *, context: bool = False) -
 
 def _conversation(messages: Iterable[Message], tools: Iterable[Mapping[str, Any]]) -> list[Any]:
     turns = [
-        message.as_dict() | ({"weight": 0} if message.role == "assistant" and message.weight == 0 else {})
+        message.as_dict()
+        | ({"weight": message.weight or 0} if message.role == "assistant" and message.weight != 1 else {})
         for message in messages
     ]
     return [turns, list(tools)]

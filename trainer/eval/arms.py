@@ -33,14 +33,14 @@ class FewShotExamples:
 
     def __init__(self, task: Task, pool: Sequence[Example]) -> None:
         self._task = task
-        self._pool = [example for example in pool if len(_said(example).split()) <= _MAX_WORDS] or list(pool)
+        self._pool = [example for example in pool if len(_last_user_text(example).split()) <= _MAX_WORDS] or list(pool)
 
-    def before(self, item: EvalExample) -> list[dict[str, Any]]:
+    def before(self, eval_example: EvalExample) -> list[dict[str, Any]]:
         """Return the few-shot examples for a test example as messages."""
         if not self._task.shots:
             return []
         if self._task.shot_choice == "nearest":
-            chosen = [self._pool[at] for at in reversed(self._index.nearest(item.question, self._task.shots))]
+            chosen = [self._pool[at] for at in reversed(self._index.nearest(eval_example.question, self._task.shots))]
         else:
             chosen = self.diverse
         return [turn for example in chosen for turn in _turns(example)]
@@ -69,7 +69,7 @@ class FewShotExamples:
 
     @cached_property
     def _index(self) -> Index:
-        return Index([_said(example) for example in self._pool])
+        return Index([_last_user_text(example) for example in self._pool])
 
 
 def _newness(example: Example, covered: set[str]) -> float:
@@ -79,12 +79,12 @@ def _newness(example: Example, covered: set[str]) -> float:
 
 
 def _vocabulary(example: Example) -> set[str]:
-    return set(words(normalised(_said(example))))
+    return set(words(normalised(_last_user_text(example))))
 
 
-def _said(example: Example) -> str:
-    said = [message.content for message in example.messages[: example.answer_index] if message.role == "user"]
-    return said[-1] if said else ""
+def _last_user_text(example: Example) -> str:
+    questions = [message.content for message in example.messages[: example.answer_index] if message.role == "user"]
+    return questions[-1] if questions else ""
 
 
 def _class(example: Example, field: str) -> str:
@@ -143,27 +143,27 @@ class Prompts:
         table = self._task.retrieval
         return DocumentIndex.read(self._task.directory, table) if table else None
 
-    def messages(self, arm: ArmPlan, item: EvalExample) -> list[dict[str, Any]]:
+    def messages(self, arm: ArmPlan, eval_example: EvalExample) -> list[dict[str, Any]]:
         """Return the messages for one test example."""
-        system = "\n\n".join(message["content"] for message in item.asked if message["role"] == "system")
-        said = [dict(message) for message in item.asked if message["role"] != "system"]
+        system = "\n\n".join(message["content"] for message in eval_example.prompt if message["role"] == "system")
+        messages = [dict(message) for message in eval_example.prompt if message["role"] != "system"]
         if arm.with_prompt:
             system = self._task.prompt or system
-            said = [*self._shots.before(item), *said]
+            messages = [*self._shots.before(eval_example), *messages]
         if arm.with_passages and self.library:
-            passages = "\n\n".join(f"[{passage.id}] {passage.text}" for passage in self.library.found(item))
+            passages = "\n\n".join(f"[{passage.id}] {passage.text}" for passage in self.library.found(eval_example))
             system = f"{system}\n\n{_PASSAGES}{passages}" if system else f"{_PASSAGES}{passages}"
-        return [{"role": "system", "content": system}, *said] if system else said
+        return [{"role": "system", "content": system}, *messages] if system else messages
 
     def settings(self, arm: ArmPlan) -> dict[str, Any]:
         """Return the settings of an arm for the report."""
-        said: dict[str, Any] = dict(arm.settings)
+        settings: dict[str, Any] = dict(arm.settings)
         if arm.with_prompt:
-            said |= {"prompt": self._task.prompt, "shots": self._task.shots, "shot_choice": self._task.shot_choice}
+            settings |= {"prompt": self._task.prompt, "shots": self._task.shots, "shot_choice": self._task.shot_choice}
         if arm.with_passages and self.library and self._task.retrieval:
             k = self._task.retrieval.k
-            said |= {"k": k, f"recall_at_{k}": self.library.recall(self._items.items)}
-        return said
+            settings |= {"k": k, f"recall_at_{k}": self.library.recall(self._items.items)}
+        return settings
 
 
 def plan_arms(task: Task, base: str, adapters: Sequence[Candidate]) -> list[ArmPlan]:
@@ -182,9 +182,9 @@ def plan_arms(task: Task, base: str, adapters: Sequence[Candidate]) -> list[ArmP
             name = f"{one.ref}+retrieval"
             plans.append(ArmPlan(name, ArmKind.ADAPTER_RETRIEVAL, one.model, one.digest, common))
     if task.frontier:
-        asked = {name: value for name, value in common.items() if name not in task.frontier.omit}
+        accepted = {name: value for name, value in common.items() if name not in task.frontier.omit}
         settings = {"endpoint": task.frontier.base_url or "the gateway"}
-        request = asked | task.frontier.request
+        request = accepted | task.frontier.request
         plans.append(ArmPlan("frontier", ArmKind.FRONTIER, task.frontier.model, None, request, settings))
     if task.recorded:
         plans.append(ArmPlan("recorded", ArmKind.RECORDED, task.recorded))
@@ -257,12 +257,14 @@ def resolve_versions(refs: Sequence[str], gateway_url: str, data_dir: Path) -> S
 
 def _base(admin: AdminClient) -> BaseFacts:
     try:
-        told = admin.request("GET", "/base")
+        served = admin.request("GET", "/base")
     except AdminError as error:
         if error.status != _NOT_FOUND:
             raise
         return BaseFacts(model=BASE, base_sha256=None, template_sha256=None)
-    return BaseFacts(model=told["model"], base_sha256=told["base_sha256"], template_sha256=told["template_sha256"])
+    return BaseFacts(
+        model=served["model"], base_sha256=served["base_sha256"], template_sha256=served["template_sha256"]
+    )
 
 
 def _candidate(admin: AdminClient, ref: str) -> Candidate:

@@ -16,10 +16,10 @@ from trainer.eval.forgetting import cross_entropy_at, general_texts
 from trainer.eval.freeze import FrozenTask, frozen_at, identity
 from trainer.eval.judge import Judge, Judged
 from trainer.eval.metrics import ArmSeries, MetricFunction, custom_metric_series, load_function, measure
-from trainer.eval.report import ArmKind, Examples, Gate, Report, TaskFacts
+from trainer.eval.report import ArmKind, ComparisonReport, Examples, Gate, TaskFacts
 from trainer.eval.runner import Progress, run_arms
-from trainer.eval.statistics import Series
-from trainer.eval.summarize import Assembly, Column
+from trainer.eval.statistics import MetricSample
+from trainer.eval.summarize import Assembly, ScoredArm
 from trainer.eval.task import JUDGE, Task, read_schema, read_task
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ComparisonRequest:
 class ComparisonOutcome:
     """A report, and the problems that keep it from being complete, by test example."""
 
-    report: Report
+    report: ComparisonReport
     problems: tuple[Problem, ...]
 
 
@@ -61,9 +61,9 @@ class ComparisonOutcome:
 class _Found:
     """The measured columns, and the problems so far."""
 
-    columns: list[Column]
+    columns: list[ScoredArm]
     problems: list[Problem] = field(default_factory=list)
-    forgotten: Series | None = None
+    forgotten: MetricSample | None = None
 
 
 def prepare(
@@ -118,7 +118,7 @@ def _measured(request: ComparisonRequest, prompts: Prompts, given: Sequence[Answ
             for answer in answers
             if answer.error is not None
         ]
-        found.columns.append(Column(plan, answers, series, prompts.settings(plan)))
+        found.columns.append(ScoredArm(plan, answers, series, prompts.settings(plan)))
     return found
 
 
@@ -143,7 +143,7 @@ async def _judge(request: ComparisonRequest, found: _Found, gateway: "AsyncOpenA
         ]
 
 
-def _with_judge(task: Task, column: Column, judged: Judged) -> Column:
+def _with_judge(task: Task, column: ScoredArm, judged: Judged) -> ScoredArm:
     metrics = _with(task, column.series, task.metric_names, JUDGE, judged.series)
     settings = {**column.settings, "judge": dict(judged.facts)}
     return replace(column, series=replace(column.series, metrics=metrics), settings=settings)
@@ -157,7 +157,7 @@ async def _forgetting(request: ComparisonRequest, found: _Found, gateway: "Async
         return
     models = {"base": base, candidate.name: candidate.model}
     measured = await cross_entropy_at(texts, models, base, gateway, journal, task.concurrency)
-    found.forgotten = Series.mean_of((measured[candidate.name].features - measured["base"].features)[:, 0])
+    found.forgotten = MetricSample.mean_of((measured[candidate.name].features - measured["base"].features)[:, 0])
     found.columns = [
         replace(column, settings={**column.settings, "general_text_cross_entropy": measured[column.plan.name].value})
         if column.plan.name in measured
@@ -175,7 +175,7 @@ def _report(request: ComparisonRequest, found: _Found, answers: Path) -> Compari
         gate = Gate(verdict=None, summary=_partial(found.problems))
     else:
         gate = assembly.gate(found.forgotten, frozen=request.frozen_at is not None, changed=request.changed)
-    report = Report(
+    report = ComparisonReport(
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         complete=not found.problems,
         task=TaskFacts(
@@ -199,7 +199,7 @@ def _partial(problems: Sequence[Problem]) -> str:
     return f"There is no verdict: {len(problems)} results are missing; fix the cause and continue with --resume."
 
 
-def _with(task: Task, series: ArmSeries, order: Sequence[str], name: str, one: Series) -> dict[str, Series]:
+def _with(task: Task, series: ArmSeries, order: Sequence[str], name: str, one: MetricSample) -> dict[str, MetricSample]:
     """Return the metrics with one more, in the order of the task."""
     metrics = {**series.metrics, name: one}
     return {metric: metrics[metric] for metric in order if metric in metrics}

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from trainer.eval.answers import Answer
-from trainer.eval.report import Arm, Cost
+from trainer.eval.report import Arm, ArmCost
 
 BASIS = "cost_basis"
 """The setting of an arm that counts its priced requests by what their cost was computed from."""
@@ -17,7 +17,7 @@ _BASES = {
 }
 
 
-def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
+def cost_of(answers: Sequence[Answer], correct: int) -> ArmCost:
     """Return the cost of an arm: per request the mean of the priced requests, in total only when all have a price.
 
     Without any price, all values are None: a gateway has no price before its first requests.
@@ -25,9 +25,9 @@ def cost_of(answers: Sequence[Answer], correct: int) -> Cost:
     costs = [answer.cost_nano_usd for answer in answers if answer.error is None]
     known = [cost for cost in costs if cost is not None]
     if not known:
-        return Cost(total=None, per_request=None, per_correct=None)
+        return ArmCost(total=None, per_request=None, per_correct=None)
     per_request = sum(known) / len(known)
-    return Cost(
+    return ArmCost(
         total=sum(known) if len(known) == len(costs) else None,
         per_request=round(per_request),
         per_correct=round(per_request * len(costs) / correct) if correct else None,
@@ -43,7 +43,7 @@ def basis_of(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:
 
 def basis_word(arm: Arm) -> str:
     """Return the sources of an arm's prices, for a table."""
-    return ", ".join(arm.settings.get(BASIS, {})) or "not told"
+    return ", ".join(arm.settings.get(BASIS, {})) or "unknown"
 
 
 def basis_sentence(arms: Sequence[Arm], when: str) -> str:
@@ -51,9 +51,9 @@ def basis_sentence(arms: Sequence[Arm], when: str) -> str:
     if not any(arm.cost_nano_usd.per_request for arm in arms):
         return ""
     bases = sorted({name for arm in arms for name in arm.settings.get(BASIS, {})})
-    told = "; ".join(f"{name}: {_BASES.get(name, 'as the gateway says')}" for name in bases) or "basis not told"
+    named = "; ".join(f"{name}: {_BASES.get(name, 'as the gateway reports')}" for name in bases) or "basis unknown"
     more = " A calibration changes them: hold only costs of one basis against each other." if bases else ""
-    return f"Costs as of {when[:10]} ({told}).{more}"
+    return f"Costs as of {when[:10]} ({named}).{more}"
 
 
 def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
@@ -61,21 +61,21 @@ def cost_saving(candidate: Arm, others: Sequence[Arm]) -> str:
     mine = candidate.cost_nano_usd
     if mine.per_request is None:
         return f"The cost of {candidate.name} is unknown: the gateway gave no price for its requests."
-    said = [f"1,000 requests cost {_usd(mine.per_request)} with {candidate.name}{_right(mine)}"]
+    amounts = [f"1,000 requests cost {_usd(mine.per_request)} with {candidate.name}{_right(mine)}"]
     for other in others:
         cost = other.cost_nano_usd
         if cost.per_request is None:
-            said.append(f"{other.name} has no price")
+            amounts.append(f"{other.name} has no price")
             continue
-        said.append(f"{other.name} {_usd(cost.per_request)}{_right(cost)}{_saved(mine, cost)}")
-    return f"{'; '.join(said)}."
+        amounts.append(f"{other.name} {_usd(cost.per_request)}{_right(cost)}{_saved(mine, cost)}")
+    return f"{'; '.join(amounts)}."
 
 
-def _right(cost: Cost) -> str:
+def _right(cost: ArmCost) -> str:
     return ", which was never right" if cost.per_correct is None else f", 1,000 right answers {_usd(cost.per_correct)}"
 
 
-def _saved(mine: Cost, other: Cost) -> str:
+def _saved(mine: ArmCost, other: ArmCost) -> str:
     if not other.per_request or mine.per_request is None:
         return ""
     share = 1 - mine.per_request / other.per_request

@@ -16,7 +16,7 @@ from adapters import AdapterError
 from adapters.admin_client import connect
 from trainer.errors import EvaluationError
 from trainer.eval.answers import Answer
-from trainer.eval.report import Arm, Report
+from trainer.eval.report import Arm, ComparisonReport
 from trainer.eval.task import EndpointTable
 
 if TYPE_CHECKING:
@@ -105,15 +105,15 @@ async def complete(
     )
 
 
-def _nano_usd(told: str | None) -> int | None:
+def _nano_usd(header: str | None) -> int | None:
     """Parse the cost of the gateway's header; None without one."""
     try:
-        return int(Decimal(told) * 10**9) if told else None
+        return int(Decimal(header) * 10**9) if header else None
     except InvalidOperation:
         return None
 
 
-def record_verdict(report: Report, gateway_url: str, data_dir: Path) -> str:
+def record_verdict(report: ComparisonReport, gateway_url: str, data_dir: Path) -> str:
     """Record the verdict on its version and return the version; raises `EvaluationError`."""
     arm = _subject(report)
     name, _, version = arm.model.partition("@")
@@ -125,7 +125,7 @@ def record_verdict(report: Report, gateway_url: str, data_dir: Path) -> str:
     return arm.model
 
 
-def _subject(report: Report) -> Arm:
+def _subject(report: ComparisonReport) -> Arm:
     if report.gate.verdict is None or report.gate.arm is None:
         raise EvaluationError(f"there is nothing to record: {report.gate.summary}")
     arm = report.arm(report.gate.arm)
@@ -137,7 +137,7 @@ def _subject(report: Report) -> Arm:
     return arm
 
 
-def _body(report: Report, arm: Arm) -> dict[str, Any]:
+def _body(report: ComparisonReport, arm: Arm) -> dict[str, Any]:
     return {
         "verdict": report.gate.verdict,
         "digest": arm.digest,

@@ -64,10 +64,10 @@ def _refuse(constant: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class EvalExample:
-    """One test example; `asked` are the messages to send, `row` the line as it was read."""
+    """One test example; `prompt` are the messages to send, `row` the line as it was read."""
 
     line: int
-    asked: tuple[Mapping[str, Any], ...]
+    prompt: tuple[Mapping[str, Any], ...]
     expected: str
     row: Mapping[str, Any]
     slices: tuple[str, ...] = ()
@@ -75,8 +75,8 @@ class EvalExample:
     @property
     def question(self) -> str:
         """The last user message."""
-        said = [message["content"] for message in self.asked if message["role"] == "user"]
-        return str(said[-1]) if said else ""
+        questions = [message["content"] for message in self.prompt if message["role"] == "user"]
+        return str(questions[-1]) if questions else ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from trainer.errors import EvaluationError, RecipeError
 from trainer.eval.answers import Answer, Journal
 from trainer.eval.freeze import BUILTIN
 from trainer.eval.runner import run_jobs
-from trainer.eval.statistics import Series
+from trainer.eval.statistics import MetricSample
 from trainer.eval.task import Task
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def cross_entropy_at(
     client: "AsyncOpenAI",
     journal: Journal,
     concurrency: int,
-) -> dict[str, Series]:
+) -> dict[str, MetricSample]:
     """Return the cross-entropy of each arm (name to model) at every position, in nats per token.
 
     Raises `EvaluationError` when the engine gives no log-probability.
@@ -83,7 +83,7 @@ async def cross_entropy_at(
     jobs = [(arm, at) for at in range(len(places)) for arm in models if (_name(arm), at) not in journal.answers]
     await run_jobs(jobs, one, concurrency)
     return {
-        arm: Series.mean_of([-float(journal.answers[_name(arm), at].text) for at in range(len(places))])
+        arm: MetricSample.mean_of([-float(journal.answers[_name(arm), at].text) for at in range(len(places))])
         for arm in models
     }
 
@@ -125,10 +125,10 @@ async def _logprob(client: "AsyncOpenAI", model: str, place: Place) -> float:
             f"forgetting cannot be measured: {model} gives no log-probabilities ({error})."
         ) from error
     logprobs = completion.choices[0].logprobs
-    said = logprobs.token_logprobs if logprobs else None
-    if not said or said[0] is None:
+    logprobs_of_text = logprobs.token_logprobs if logprobs else None
+    if not logprobs_of_text or logprobs_of_text[0] is None:
         raise EvaluationError(f"forgetting cannot be measured: {model} gives no log-probabilities.")
-    return float(said[0])
+    return float(logprobs_of_text[0])
 
 
 def _name(arm: str) -> str:

@@ -109,5 +109,6 @@ def frozen_commitment(task_file: Path, recipe: Recipe) -> dict[str, Any]:
         why = f"has changed since it was frozen ({', '.join(changed)})" if changed else "is not frozen"
         raise RecipeError(f"{task_file} {why}; run `turntable compare freeze {task_file}`, then train.")
     if recipe.method != "dpo":
-        read_eval_set(task.model_copy(update={"train": str(recipe.train_path.resolve())}))
+        for path in recipe.train_paths:
+            read_eval_set(task.model_copy(update={"train": str(path.resolve())}))
     return {"name": task.name, "sha256": frozen.sha256, "frozen_at": when}

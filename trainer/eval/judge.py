@@ -16,7 +16,7 @@ from trainer.eval.answers import Answer, Journal
 from trainer.eval.endpoints import complete
 from trainer.eval.examples import EvalExample
 from trainer.eval.runner import run_jobs
-from trainer.eval.statistics import Series
+from trainer.eval.statistics import MetricSample
 from trainer.eval.task import JudgeTable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _NONSENSE = "nonsense"
 class Judged:
     """One arm against the reference: the preference per example, and statistics of the judge."""
 
-    series: Series
+    series: MetricSample
     facts: Mapping[str, Any]
     unjudged: tuple[int, ...]
 
@@ -67,7 +67,7 @@ class Judge:
         wanted = list(self._wanted(arms, items, answers, reference))
         await run_jobs(wanted, one, self.concurrency)
         judged = {arm: self._judged(arm, items, answers[arm], answers[reference], failed) for arm in arms}
-        own = Series.mean_of([0.5] * len(items))
+        own = MetricSample.mean_of([0.5] * len(items))
         return judged | {reference: Judged(own, {"reference": True}, ())}
 
     def _wanted(
@@ -79,17 +79,17 @@ class Judge:
             if mine.error is None and other.error is None and mine.text != other.text and not known:
                 yield arm, at, side
 
-    async def _ask(self, name: str, item: EvalExample, pair: Sequence[Answer]) -> Answer:
-        question = _USER.format(question=item.question, expected=item.expected, a=pair[0].text, b=pair[1].text)
+    async def _ask(self, name: str, example: EvalExample, pair: Sequence[Answer]) -> Answer:
+        question = _USER.format(question=example.question, expected=example.expected, a=pair[0].text, b=pair[1].text)
         messages = [
             {"role": "system", "content": _SYSTEM.format(rubric=self.table.rubric)},
             {"role": "user", "content": question},
         ]
-        asked = {"temperature": 0.0, "max_tokens": 16}
-        request = {n: v for n, v in asked.items() if n not in self.table.omit} | self.table.request
-        given = await complete(self.client, name, item.line, self.table.model, messages, request)
+        defaults = {"temperature": 0.0, "max_tokens": 16}
+        request = {n: v for n, v in defaults.items() if n not in self.table.omit} | self.table.request
+        given = await complete(self.client, name, example.line, self.table.model, messages, request)
         if given.error is None and not _WORD.fullmatch(given.text):
-            return Answer(name, item.line, text=given.text, error=f"{_NONSENSE}: {given.text[:80]!r}")
+            return Answer(name, example.line, text=given.text, error=f"{_NONSENSE}: {given.text[:80]!r}")
         return given
 
     def _judged(
@@ -100,36 +100,36 @@ class Judge:
         other: Sequence[Answer],
         failed: Mapping[tuple[str, int], str],
     ) -> Judged:
-        values, agreed, both_said, ties = [], 0, 0, 0
-        for at, item in enumerate(items):
+        values, agreed, both_judged, ties = [], 0, 0, 0
+        for at, example in enumerate(items):
             if mine[at].error is not None or other[at].error is not None:
                 values.append(np.nan)
                 continue
             if mine[at].text == other[at].text:
                 values.append(0.5)
                 continue
-            said = [self._said(arm, side, item.line) for side in _SIDES]
-            if None in said:
+            choices = [self._choice(arm, side, example.line) for side in _SIDES]
+            if None in choices:
                 values.append(np.nan)
                 continue
-            both_said += 1
-            agreed += said[0] == said[1]
-            values.append({"A": 1.0, "B": 0.0}.get(said[0] or "", 0.5) if said[0] == said[1] else 0.5)
+            both_judged += 1
+            agreed += choices[0] == choices[1]
+            values.append({"A": 1.0, "B": 0.0}.get(choices[0] or "", 0.5) if choices[0] == choices[1] else 0.5)
             ties += values[-1] == 0.5
         mine_failed = [error for (name, _), error in failed.items() if name in {_name(arm, side) for side in _SIDES}]
         nonsense = sum(error.startswith(_NONSENSE) for error in mine_failed)
         facts = {
             "model": self.table.model,
-            "judged": both_said,
+            "judged": both_judged,
             "ties": int(ties),
-            "agreement": agreed / both_said if both_said else None,
+            "agreement": agreed / both_judged if both_judged else None,
             "nonsense": nonsense,
             "no_answer": len(mine_failed) - nonsense,
         }
-        unjudged = tuple(item.line for item, value in zip(items, values, strict=True) if np.isnan(value))
-        return Judged(Series.mean_of(values), facts, unjudged)
+        unjudged = tuple(example.line for example, value in zip(items, values, strict=True) if np.isnan(value))
+        return Judged(MetricSample.mean_of(values), facts, unjudged)
 
-    def _said(self, arm: str, side: str, line: int) -> str | None:
+    def _choice(self, arm: str, side: str, line: int) -> str | None:
         """Return the better side, A being the arm; None without a usable reply."""
         given = self.journal.answers.get((_name(arm, side), line))
         word = _WORD.fullmatch(given.text) if given else None

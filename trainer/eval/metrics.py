@@ -23,7 +23,7 @@ from trainer.data.labels import repeat_as_classes
 from trainer.errors import Problem, RecipeError
 from trainer.eval.answers import Answer
 from trainer.eval.examples import AnswerMatch, EvalExample, Validator, match_answer, parse_document
-from trainer.eval.statistics import Floats, Series
+from trainer.eval.statistics import Floats, MetricSample
 from trainer.eval.task import (
     BLEU,
     CORRECT,
@@ -68,19 +68,19 @@ def _from_file(name: str, path: Path) -> Any:
 
 def custom_metric_series(
     task: Task, function: MetricFunction, items: Sequence[EvalExample], answers: Sequence[Answer]
-) -> tuple[Series, list[Problem]]:
+) -> tuple[MetricSample, list[Problem]]:
     """Compute the custom metric of one arm, with a problem for each example where it raised or gave no number."""
     values, problems = [], []
-    for item, answer in zip(items, answers, strict=True):
+    for example, answer in zip(items, answers, strict=True):
         value = math.nan
         if answer.error is None:
             try:
-                value = _number(function(answer.text, item.expected, item.row))
+                value = _number(function(answer.text, example.expected, example.row))
             except Exception as error:  # user code
                 why = f"{task.metric_function} raised {type(error).__name__}: {error}{_where(error)} on {answer.arm}"
-                problems.append(Problem(str(task.data_path), item.line, why))
+                problems.append(Problem(str(task.data_path), example.line, why))
         values.append(value)
-    return Series.mean_of(values), problems
+    return MetricSample.mean_of(values), problems
 
 
 def _number(returned: Any) -> float:
@@ -102,37 +102,38 @@ _NGRAMS = 4
 class ArmSeries:
     """The metrics of one arm; `by_class` has the F1 of each class."""
 
-    metrics: Mapping[str, Series]
-    by_class: Mapping[str, Series] = field(default_factory=dict)
+    metrics: Mapping[str, MetricSample]
+    by_class: Mapping[str, MetricSample] = field(default_factory=dict)
 
     def answered(self, name: str) -> tuple[int, int]:
         """Return how often the arm answered a class, and how often the class was expected."""
         features = self.by_class[name].features[self.by_class[name].measured]
-        _, said, wanted = features.sum(axis=0)
-        return int(said), int(wanted)
+        _, predicted, reference = features.sum(axis=0)
+        return int(predicted), int(reference)
 
 
 def measure(
     task: Task, items: Sequence[EvalExample], answers: Sequence[Answer], validator: Validator | None
 ) -> ArmSeries:
     """Compute every metric of one arm that depends on its answers alone, in the order of the examples."""
-    looks = [
-        match_answer(a.text, item.expected, validator, task.fields) for item, a in zip(items, answers, strict=True)
+    matches = [
+        match_answer(a.text, example.expected, validator, task.fields)
+        for example, a in zip(items, answers, strict=True)
     ]
-    exact = [float(a.text.strip() == item.expected.strip()) for item, a in zip(items, answers, strict=True)]
-    metrics = {CORRECT: [float(all(look.fields.values())) for look in looks] if task.fields else exact}
-    metrics |= _structural(task, looks)
+    exact = [float(a.text.strip() == example.expected.strip()) for example, a in zip(items, answers, strict=True)]
+    metrics = {CORRECT: [float(all(match.fields.values())) for match in matches] if task.fields else exact}
+    metrics |= _structural(task, matches)
     if EXACT_MATCH in task.metrics:
         metrics[EXACT_MATCH] = exact
     metrics[EOS_RATE] = [float(answer.finish_reason == "stop") for answer in answers]
     metrics[LENGTH] = [float(answer.completion_tokens) for answer in answers]
-    series = {name: Series.mean_of(values) for name, values in metrics.items()}
-    pairs = [(answer.text, item.expected) for item, answer in zip(items, answers, strict=True)]
+    series = {name: MetricSample.mean_of(values) for name, values in metrics.items()}
+    pairs = [(answer.text, example.expected) for example, answer in zip(items, answers, strict=True)]
     series |= _textual(task, pairs)
-    by_class: dict[str, Series] = {}
-    said, wanted = _labels(task, pairs)
-    if F1_MACRO in task.metrics or repeat_as_classes(Counter(wanted)):
-        macro, by_class = f1(said, wanted)
+    by_class: dict[str, MetricSample] = {}
+    predicted, reference = _labels(task, pairs)
+    if F1_MACRO in task.metrics or repeat_as_classes(Counter(reference)):
+        macro, by_class = f1(predicted, reference)
         series |= {F1_MACRO: macro} if F1_MACRO in task.metrics else {}
     missing = np.array([answer.error is not None for answer in answers])
     return ArmSeries(
@@ -143,34 +144,38 @@ def measure(
 
 def answer_classes(task: Task, items: Sequence[EvalExample]) -> tuple[str | None, ...]:
     """Return the expected class of each example, where the expected answers are repeated short labels."""
-    _, wanted = _labels(task, [("", item.expected) for item in items])
-    return tuple(wanted) if repeat_as_classes(Counter(wanted)) else (None,) * len(items)
+    _, reference = _labels(task, [("", example.expected) for example in items])
+    return tuple(reference) if repeat_as_classes(Counter(reference)) else (None,) * len(items)
 
 
-def f1(said: Sequence[str], wanted: Sequence[str]) -> tuple[Series, dict[str, Series]]:
+def f1(predicted: Sequence[str], reference: Sequence[str]) -> tuple[MetricSample, dict[str, MetricSample]]:
     """Compute macro F1 and F1 per class over the expected classes; other answers are errors."""
-    classes = sorted(set(wanted))
-    say, want = np.asarray(said, object), np.asarray(wanted, object)
+    classes = sorted(set(reference))
+    predicted_labels, reference_labels = np.asarray(predicted, object), np.asarray(reference, object)
     columns = []
     for name in classes:
-        columns += [(say == name) & (want == name), say == name, want == name]
+        columns += [
+            (predicted_labels == name) & (reference_labels == name),
+            predicted_labels == name,
+            reference_labels == name,
+        ]
     features = np.stack(columns, axis=1).astype(np.float64)
-    single = {name: Series(features[:, 3 * at : 3 * at + 3], _macro_f1) for at, name in enumerate(classes)}
-    return Series(features, _macro_f1), single
+    single = {name: MetricSample(features[:, 3 * at : 3 * at + 3], _macro_f1) for at, name in enumerate(classes)}
+    return MetricSample(features, _macro_f1), single
 
 
 def _macro_f1(sums: Floats, _items: Floats) -> Floats:
-    hits, said, wanted = sums[:, 0::3], sums[:, 1::3], sums[:, 2::3]
-    scores: Floats = (2 * hits / np.maximum(said + wanted, 1)).mean(axis=1)
+    hits, predicted, reference = sums[:, 0::3], sums[:, 1::3], sums[:, 2::3]
+    scores: Floats = (2 * hits / np.maximum(predicted + reference, 1)).mean(axis=1)
     return scores
 
 
-def _structural(task: Task, looks: Sequence[AnswerMatch]) -> dict[str, list[float]]:
-    found = {name: [float(look.fields[name]) for look in looks] for name in task.fields}
+def _structural(task: Task, matches: Sequence[AnswerMatch]) -> dict[str, list[float]]:
+    found = {name: [float(match.fields[name]) for match in matches] for name in task.fields}
     if task.fields:
-        found[FIELD_ACCURACY] = [sum(look.fields.values()) / len(task.fields) for look in looks]
+        found[FIELD_ACCURACY] = [sum(match.fields.values()) / len(task.fields) for match in matches]
     if task.json_schema:
-        found[SCHEMA_VALID] = [float(look.schema_valid) for look in looks]
+        found[SCHEMA_VALID] = [float(match.schema_valid) for match in matches]
     return found
 
 
@@ -184,30 +189,30 @@ def _labels(task: Task, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], li
         document = parse_document(text)
         return str(document.get(name)) if isinstance(document, dict) else ""
 
-    return [label(said) for said, _ in pairs], [label(wanted) for _, wanted in pairs]
+    return [label(predicted) for predicted, _ in pairs], [label(reference) for _, reference in pairs]
 
 
-def _textual(task: Task, pairs: Sequence[tuple[str, str]]) -> dict[str, Series]:
-    found: dict[str, Series] = {}
+def _textual(task: Task, pairs: Sequence[tuple[str, str]]) -> dict[str, MetricSample]:
+    found: dict[str, MetricSample] = {}
     if rouges := [name for name in ROUGES if name in task.metrics]:
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(rouges, use_stemmer=False)
-        scores = [scorer.score(wanted, said) for said, wanted in pairs]
-        found |= {name: Series.mean_of([score[name].fmeasure for score in scores]) for name in rouges}
+        scores = [scorer.score(reference, predicted) for predicted, reference in pairs]
+        found |= {name: MetricSample.mean_of([score[name].fmeasure for score in scores]) for name in rouges}
     if BLEU in task.metrics:
         found[BLEU] = bleu(pairs)
     return found
 
 
-def bleu(pairs: Sequence[tuple[str, str]]) -> Series:
+def bleu(pairs: Sequence[tuple[str, str]]) -> MetricSample:
     """Compute corpus BLEU, between 0 and 1, from the n-gram counts of each answer."""
     from sacrebleu.metrics import bleu as sacrebleu
 
     scorer = sacrebleu.BLEU(effective_order=True)
-    counts = [scorer.sentence_score(said, [wanted]) for said, wanted in pairs]
+    counts = [scorer.sentence_score(predicted, [reference]) for predicted, reference in pairs]
     features = np.array([[*c.counts, *c.totals, c.sys_len, c.ref_len] for c in counts], np.float64)
-    return Series(features, _corpus_bleu(partial(sacrebleu.BLEU.compute_bleu, smooth_method="exp")))
+    return MetricSample(features, _corpus_bleu(partial(sacrebleu.BLEU.compute_bleu, smooth_method="exp")))
 
 
 def _corpus_bleu(compute: Callable[..., object]) -> Callable[[Floats, Floats], Floats]:
@@ -221,10 +226,10 @@ def _corpus_bleu(compute: Callable[..., object]) -> Callable[[Floats, Floats], F
     return values
 
 
-def _without(series: Series, missing: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Series:
+def _without(series: MetricSample, missing: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> MetricSample:
     """Return the metric without the examples that have no answer."""
     if not missing.any():
         return series
     features = series.features.copy()
     features[missing] = np.nan
-    return Series(features, series.value_of)
+    return MetricSample(features, series.value_of)

@@ -44,7 +44,7 @@ class _Part(BaseModel):
 
 
 class TaskFacts(_Part):
-    """The task that was asked; `frozen_at` is None when nobody froze it, `changed` names what differs from then."""
+    """The task; `frozen_at` is None when it was not frozen, `changed` names what differs from then."""
 
     name: str
     sha256: str
@@ -61,7 +61,7 @@ class BaseFacts(_Part):
     template_sha256: str | None
 
 
-class Measure(_Part):
+class MetricResult(_Part):
     """One metric of one arm over `of` items."""
 
     value: float
@@ -85,7 +85,7 @@ class Latency(_Part):
     p95: float
 
 
-class Cost(_Part):
+class ArmCost(_Part):
     """What an arm cost in nano-USD; `per_correct` is None when nothing was right, all are None without a price."""
 
     total: int | None
@@ -100,17 +100,17 @@ class Arm(_Part):
     kind: ArmKind
     model: str
     digest: str | None
-    metrics: dict[str, Measure]
-    slices: dict[str, dict[str, Measure]]
+    metrics: dict[str, MetricResult]
+    slices: dict[str, dict[str, MetricResult]]
     tokens: Tokens
     latency_ms: Latency
-    cost_nano_usd: Cost
+    cost_nano_usd: ArmCost
     failed: tuple[int, ...] = ()
     settings: dict[str, Any] = {}
 
 
 class Difference(_Part):
-    """`arm` minus `against`, item by item; `items_needed` sees the asked difference with a power of 80 %."""
+    """`arm` minus `against`, item by item; `items_needed` detects the least gain with a power of 80 %."""
 
     arm: str
     against: str
@@ -159,7 +159,7 @@ class Examples(_Part):
     lost: tuple[ShownAnswer, ...] = ()
 
 
-class Report(_Part):
+class ComparisonReport(_Part):
     """One comparison; `answers` is the file with every answer, beside the report."""
 
     format: Literal[1] = 1

@@ -64,17 +64,17 @@ class DocumentIndex:
             raise RecipeError(f"{path} has no documents; put .txt or .md files there, or JSONL with id and text.")
         return cls(passages, table)
 
-    def found(self, item: EvalExample) -> list[Passage]:
+    def found(self, example: EvalExample) -> list[Passage]:
         """Return the passages for an example, best first."""
-        return [self._passages[at] for at in self._index.nearest(item.question, self._table.k)]
+        return [self._passages[at] for at in self._index.nearest(example.question, self._table.k)]
 
     def recall(self, items: Sequence[EvalExample]) -> float | None:
         """Return the mean recall of the needed documents; None when no row names any."""
         shares = []
-        for item in items:
-            gold = item.row.get(self._table.gold)
+        for example in items:
+            gold = example.row.get(self._table.gold)
             if isinstance(gold, list) and gold:
-                ids = {passage.id for passage in self.found(item)}
+                ids = {passage.id for passage in self.found(example)}
                 shares.append(len(ids.intersection(map(str, gold))) / len(gold))
         return sum(shares) / len(shares) if shares else None
 

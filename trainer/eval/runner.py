@@ -67,18 +67,18 @@ async def run_arms(
         if task.frontier and ArmKind.FRONTIER in {plan.kind for plan in plans}:
             clients["frontier"] = await stack.enter_async_context(endpoint_client(task.frontier, gateway))
 
-        async def one(plan: ArmPlan, item: EvalExample) -> None:
-            messages = prompts.messages(plan, item)
-            answer = await complete(clients[plan.name], plan.name, item.line, plan.model, messages, plan.request)
+        async def one(plan: ArmPlan, example: EvalExample) -> None:
+            messages = prompts.messages(plan, example)
+            answer = await complete(clients[plan.name], plan.name, example.line, plan.model, messages, plan.request)
             if plan.kind is ArmKind.FRONTIER and task.frontier:
                 answer = _priced(answer, task.frontier)
             journal.add(answer)
             if answer.error is not None:
-                failed[plan.name, item.line] = answer
+                failed[plan.name, example.line] = answer
             progress(next(done), total)
 
         await run_jobs(waiting, one, task.concurrency)
-    return [(journal.answers | failed)[plan.name, item.line] for plan in plans for item in items]
+    return [(journal.answers | failed)[plan.name, example.line] for plan in plans for example in items]
 
 
 def _priced(answer: Answer, table: FrontierTable) -> Answer:
@@ -93,14 +93,14 @@ def _take_recorded(task: Task, plans: Sequence[ArmPlan], items: Sequence[EvalExa
     for plan in plans:
         if plan.kind is ArmKind.RECORDED:
             given = dict(_recorded(task, plan.name))
-            if missing := [item.line for item in items if item.line not in given]:
+            if missing := [example.line for example in items if example.line not in given]:
                 raise RecipeError(
                     f"{task.recorded} has no answer for line {missing[0]} of {task.data} ({len(missing)} missing in "
                     "all); a comparison drops no items, so add them."
                 )
-            for item in items:
-                if (plan.name, item.line) not in journal.answers:
-                    journal.add(given[item.line])
+            for example in items:
+                if (plan.name, example.line) not in journal.answers:
+                    journal.add(given[example.line])
 
 
 def _recorded(task: Task, arm: str) -> Iterator[tuple[int, Answer]]:

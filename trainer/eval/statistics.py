@@ -21,7 +21,7 @@ _Z_95, _Z_POWER_80 = 1.959963984540054, 0.8416212335729143
 
 
 @dataclass(frozen=True)
-class Series:
+class MetricSample:
     """A metric before it is summed: `features` has one row per item, NaN where an item was not measured.
 
     `value_of` turns sums (one row per resample) and the number of items behind each into values.
@@ -31,7 +31,7 @@ class Series:
     value_of: Callable[[Floats, Floats], Floats]
 
     @classmethod
-    def mean_of(cls, values: "Floats | list[float]") -> "Series":
+    def mean_of(cls, values: "Floats | list[float]") -> "MetricSample":
         """A metric that is the mean of one number per item."""
         return cls(np.asarray(values, np.float64).reshape(-1, 1), _mean)
 
@@ -40,9 +40,9 @@ class Series:
         """Which items have a value."""
         return np.asarray(np.isfinite(self.features).all(axis=1))
 
-    def at(self, chosen: npt.NDArray[np.bool_]) -> "Series":
+    def at(self, chosen: npt.NDArray[np.bool_]) -> "MetricSample":
         """The metric over some of the items."""
-        return Series(self.features[chosen], self.value_of)
+        return MetricSample(self.features[chosen], self.value_of)
 
     @property
     def value(self) -> float:
@@ -57,8 +57,8 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value, its 95 % interval, how many items it is over and how many the asked difference needs."""
+class MetricEstimate:
+    """A value, its 95 % interval, how many items it is over and how many the least difference needs."""
 
     value: float
     interval: tuple[float, float]
@@ -73,32 +73,32 @@ class Bootstrap:
         self._seed, self._resamples = seed, resamples
         self._kept: dict[int, list[Floats]] = {}
 
-    def estimate(self, series: Series) -> Estimate:
+    def estimate(self, series: MetricSample) -> MetricEstimate:
         """A metric with its interval: Wilson's for a share of items, the bootstrap's percentiles for all others."""
         series = series.at(series.measured)
         of = len(series.features)
         if not of:
-            return Estimate(0.0, (0.0, 1.0), 0)
+            return MetricEstimate(0.0, (0.0, 1.0), 0)
         scores = series.scores
         if scores is not None and np.isin(scores, (0.0, 1.0)).all():
-            return Estimate(series.value, wilson(int(scores.sum()), of), of)
+            return MetricEstimate(series.value, wilson(int(scores.sum()), of), of)
         drawn = [series.value_of(w @ series.features, w.sum(axis=1)) for w in self._weights(of)]
-        return Estimate(series.value, _interval(np.concatenate(drawn)), of)
+        return MetricEstimate(series.value, _interval(np.concatenate(drawn)), of)
 
-    def difference(self, one: Series, other: Series, *, asked: float) -> Estimate:
-        """`one` minus `other`, paired by item, with the items that seeing a difference of `asked` takes."""
+    def difference(self, one: MetricSample, other: MetricSample, *, least_difference: float) -> MetricEstimate:
+        """`one` minus `other`, paired by item, with the items that seeing a difference of `least_difference` takes."""
         both = one.measured & other.measured
         one, other, of = one.at(both), other.at(both), int(both.sum())
         if not of:
-            return Estimate(0.0, (-1.0, 1.0), 0, 0)
+            return MetricEstimate(0.0, (-1.0, 1.0), 0, 0)
         drawn = []
         for weights in self._weights(of):
             items = weights.sum(axis=1)
             mine = one.value_of(weights @ one.features, items)
             drawn.append(mine - other.value_of(weights @ other.features, items))
         resampled, value = np.concatenate(drawn), one.value - other.value
-        needed = items_needed(of * float(resampled.var()) + value**2, asked, of)
-        return Estimate(value, _interval(resampled), of, needed)
+        needed = items_needed(of * float(resampled.var()) + value**2, least_difference, of)
+        return MetricEstimate(value, _interval(resampled), of, needed)
 
     def _weights(self, of: int) -> Iterable[Floats]:
         """Return how often each item is drawn, one row per resample, in chunks."""
@@ -122,17 +122,17 @@ def _interval(resampled: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def items_needed(discordance: float, asked: float, of: int) -> int:
-    """Return the items for an interval that excludes 0 with a power of 80 % at a difference of `asked` (Connor 1987).
+def items_needed(discordance: float, least_difference: float, of: int) -> int:
+    """Return the items for an interval that excludes 0 with a power of 80 % at `least_difference` (Connor 1987).
 
     `discordance` is the mean squared difference per item, for right and wrong the share of items on which both sides
     differ. Over `of` items it is taken to be 3/of at least: what was never seen may still be there.
     """
-    if asked <= 0:
+    if least_difference <= 0:
         return 0
-    spread = max(discordance, 3 / of, asked)
-    root = _Z_95 * math.sqrt(spread) + _Z_POWER_80 * math.sqrt(max(spread - asked**2, 0.0))
-    return math.ceil((root / asked) ** 2)
+    spread = max(discordance, 3 / of, least_difference)
+    root = _Z_95 * math.sqrt(spread) + _Z_POWER_80 * math.sqrt(max(spread - least_difference**2, 0.0))
+    return math.ceil((root / least_difference) ** 2)
 
 
 def wilson(hits: int, of: int) -> tuple[float, float]:

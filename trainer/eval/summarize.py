@@ -19,11 +19,11 @@ from trainer.eval.report import (
     Examples,
     Gate,
     Latency,
-    Measure,
+    MetricResult,
     ShownAnswer,
     Tokens,
 )
-from trainer.eval.statistics import Bootstrap, Estimate, Series
+from trainer.eval.statistics import Bootstrap, MetricEstimate, MetricSample
 from trainer.eval.task import CORRECT, EOS_RATE, LENGTH, Task
 from trainer.eval.verdict import ClassEvidence, GateEvidence, best_of, decide
 
@@ -32,7 +32,7 @@ _UNTRAINED = (ArmKind.CONSTRAINED, ArmKind.RETRIEVAL)
 
 
 @dataclass(frozen=True)
-class Column:
+class ScoredArm:
     """One arm with its answers, in the order of the examples, and its metrics."""
 
     plan: ArmPlan
@@ -44,7 +44,7 @@ class Column:
 class Assembly:
     """Build the parts of a report from the columns of a comparison."""
 
-    def __init__(self, task: Task, items: Sequence[EvalExample], columns: Sequence[Column]) -> None:
+    def __init__(self, task: Task, items: Sequence[EvalExample], columns: Sequence[ScoredArm]) -> None:
         self._task, self._items = task, items
         self._columns = {column.plan.name: column for column in columns}
         self._bootstrap = Bootstrap(task.seed)
@@ -52,13 +52,13 @@ class Assembly:
         self.arms = tuple(self._arm(column) for column in columns)
 
     @property
-    def candidate(self) -> Column | None:
+    def candidate(self) -> ScoredArm | None:
         """The candidate of the verdict."""
         kind = self._task.gate.arm
         return next((column for column in self._columns.values() if column.plan.kind == kind), None)
 
     @property
-    def reference(self) -> Column | None:
+    def reference(self) -> ScoredArm | None:
         """The best of the arms that the candidate must beat."""
         kinds, metric = self._task.gate.against, self._task.gate.metric
         values = {arm.name: arm.metrics[metric].value for arm in self.arms if arm.kind in kinds}
@@ -76,7 +76,7 @@ class Assembly:
                 found += [self._difference(candidate, column, self._task.gate.metric) for column in rest]
         return tuple(found)
 
-    def gate(self, forgotten: Series | None, *, frozen: bool, changed: tuple[str, ...]) -> Gate:
+    def gate(self, forgotten: MetricSample | None, *, frozen: bool, changed: tuple[str, ...]) -> Gate:
         """Compute the verdict; without a candidate or a reference there is none, and the summary says so."""
         candidate, reference = self.candidate, self.reference
         if candidate is None or reference is None:
@@ -112,7 +112,7 @@ class Assembly:
         lost = [example for gain, example in reversed(shown) if gain < 0]
         return Examples(won=tuple(won[:_SHOWN]), lost=tuple(lost[:_SHOWN]))
 
-    def _arm(self, column: Column) -> Arm:
+    def _arm(self, column: ScoredArm) -> Arm:
         plan, answered = column.plan, [answer for answer in column.answers if answer.error is None]
         times = [answer.latency_ms for answer in answered] or [0.0]
         named = {**column.series.metrics, **{f"{CLASS_F1}{n}": one for n, one in column.series.by_class.items()}}
@@ -135,7 +135,7 @@ class Assembly:
             settings=dict(column.settings) | _priced(answered) | basis_of(answered),
         )
 
-    def _slices(self, column: Column) -> dict[str, dict[str, Measure]]:
+    def _slices(self, column: ScoredArm) -> dict[str, dict[str, MetricResult]]:
         return {
             label: {
                 name: _measure(self._bootstrap.estimate(one.at(chosen))) for name, one in column.series.metrics.items()
@@ -147,25 +147,34 @@ class Assembly:
         for label in sorted({label for item in self._items for label in item.slices}):
             yield label, np.array([label in item.slices for item in self._items])
 
-    def _class_gaps(self, one: Column, other: Column) -> Iterator[tuple[str, ClassEvidence]]:
+    def _class_gaps(self, one: ScoredArm, other: ScoredArm) -> Iterator[tuple[str, ClassEvidence]]:
         """The classes of the answers, which are slices by themselves: of each, how far F1 is from the reference."""
         for name in sorted({name for name in self._classes if name is not None}):
             mine, theirs = one.series.by_class[name], other.series.by_class[name]
-            gap = self._bootstrap.difference(mine, theirs, asked=self._task.gate.least_gain)
-            said, wanted = one.series.answered(name)
+            gap = self._bootstrap.difference(mine, theirs, least_difference=self._task.gate.least_gain)
+            predicted, wanted_count = one.series.answered(name)
             # What an interval is sure of comes from the items of the class, not from all that were asked.
-            yield name, ClassEvidence(replace(gap, of=wanted), said, wanted)
+            yield name, ClassEvidence(replace(gap, of=wanted_count), predicted, wanted_count)
 
-    def _gap(self, one: Column, other: Column, metric: str) -> Estimate:
-        asked = 0.0 if metric == LENGTH else self._task.gate.least_gain
-        return self._bootstrap.difference(one.series.metrics[metric], other.series.metrics[metric], asked=asked)
+    def _gap(self, one: ScoredArm, other: ScoredArm, metric: str) -> MetricEstimate:
+        least_difference = 0.0 if metric == LENGTH else self._task.gate.least_gain
+        return self._bootstrap.difference(
+            one.series.metrics[metric], other.series.metrics[metric], least_difference=least_difference
+        )
 
-    def _slice_gaps(self, one: Column, other: Column, metric: str) -> Iterator[tuple[str, Estimate]]:
-        mine, theirs, asked = one.series.metrics[metric], other.series.metrics[metric], self._task.gate.least_gain
+    def _slice_gaps(self, one: ScoredArm, other: ScoredArm, metric: str) -> Iterator[tuple[str, MetricEstimate]]:
+        mine, theirs, least_difference = (
+            one.series.metrics[metric],
+            other.series.metrics[metric],
+            self._task.gate.least_gain,
+        )
         for label, chosen in self._members():
-            yield label, self._bootstrap.difference(mine.at(chosen), theirs.at(chosen), asked=asked)
+            yield (
+                label,
+                self._bootstrap.difference(mine.at(chosen), theirs.at(chosen), least_difference=least_difference),
+            )
 
-    def _difference(self, one: Column, other: Column, metric: str) -> Difference:
+    def _difference(self, one: ScoredArm, other: ScoredArm, metric: str) -> Difference:
         gap = self._gap(one, other, metric)
         return Difference(
             arm=one.plan.name,
@@ -181,18 +190,18 @@ class Assembly:
         metric, rules = self._task.gate.metric, self._task.gate
         mine = candidate.metrics[metric].value
         near = [arm for arm in self.arms if arm.kind in _UNTRAINED and arm.kind not in rules.against]
-        told = [
+        sentences = [
             f" Mind that {arm.name}, which needs no training, has {metric} {arm.metrics[metric].value:.1%}."
             for arm in near
             if arm.metrics[metric].value > mine - rules.least_gain
         ]
-        return "".join(told)
+        return "".join(sentences)
 
-    def _scores(self, column: Column) -> Any:
+    def _scores(self, column: ScoredArm) -> Any:
         scores = column.series.metrics[self._task.gate.metric].scores
         return np.nan_to_num(column.series.metrics[CORRECT].features[:, 0] if scores is None else scores)
 
-    def _shown(self, at: int, before: Column, after: Column) -> ShownAnswer:
+    def _shown(self, at: int, before: ScoredArm, after: ScoredArm) -> ShownAnswer:
         item = self._items[at]
         return ShownAnswer(
             line=item.line,
@@ -209,5 +218,5 @@ def _priced(answered: Sequence[Answer]) -> dict[str, int]:
     return {"requests_with_a_price": known} if 0 < known < len(answered) else {}
 
 
-def _measure(one: Estimate) -> Measure:
-    return Measure(value=one.value, interval_95=one.interval, of=one.of)
+def _measure(one: MetricEstimate) -> MetricResult:
+    return MetricResult(value=one.value, interval_95=one.interval, of=one.of)

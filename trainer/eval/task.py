@@ -41,11 +41,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 
 
-class _Table(BaseModel):
+class _TaskSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class GateRules(_Table):
+class GateRules(_TaskSection):
     """The requirements for the candidate; shares of 1, forgetting in nats per token."""
 
     metric: str = Field(CORRECT, description="The metric that decides.")
@@ -60,7 +60,7 @@ class GateRules(_Table):
     min_items: int = Field(VERDICT_ITEMS, gt=0, description="Fewer items than this never give PROMOTE.")
 
 
-class RetrievalTable(_Table):
+class RetrievalTable(_TaskSection):
     """Documents, searched by BM25 and put before the question."""
 
     documents: Name = Field(description="A folder of .txt and .md files, or JSONL with `id` and `text`.")
@@ -68,7 +68,7 @@ class RetrievalTable(_Table):
     gold: str = Field("document_ids", description="The field of a row that lists the ids it needs, for recall@k.")
 
 
-class EndpointTable(_Table):
+class EndpointTable(_TaskSection):
     """A model behind an OpenAI-compatible endpoint; without `base_url` it is the gateway's own."""
 
     model: Name = Field(description="The model to ask.")
@@ -92,7 +92,7 @@ class JudgeTable(EndpointTable):
     rubric: Name = Field(description="The criteria of a better answer, in words.")
 
 
-class Task(_Table):
+class Task(_TaskSection):
     """One task; paths are relative to the file's folder."""
 
     name: Name = Field(description="The task's name.")

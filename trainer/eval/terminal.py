@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from trainer.eval.costs import basis_sentence, basis_word
-from trainer.eval.report import Arm, Check, Gate, Report, VerdictWord
+from trainer.eval.report import Arm, Check, ComparisonReport, Gate, VerdictWord
 from trainer.eval.task import LENGTH
 from turntable.console import Table
 
@@ -20,18 +20,18 @@ _MEANINGS = {
 }
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: ComparisonReport, console: Console) -> None:
     """Print the whole report."""
     console.print(_arms(report).render(console.width), soft_wrap=True, highlight=False, markup=False)
-    if said := basis_sentence(report.arms, report.created_at):
-        console.print(said, soft_wrap=True, highlight=False, markup=False)
+    if basis := basis_sentence(report.arms, report.created_at):
+        console.print(basis, soft_wrap=True, highlight=False, markup=False)
     if report.gate.verdict is not None:
         console.print(_verdict(report.gate))
     elif report.gate.summary:
         console.print(report.gate.summary, soft_wrap=True)
 
 
-def _arms(report: Report) -> Table:
+def _arms(report: ComparisonReport) -> Table:
     table = Table("", *(arm.name for arm in report.arms), title=f"{report.task.name}, {report.task.items} items")
     for name in report.arms[0].metrics:
         table.add(_LABELS.get(name, name), *(_cell(arm, name) for arm in report.arms))
@@ -71,7 +71,7 @@ def _cell(arm: Arm, name: str) -> str:
     return f"{one.value:6.1%}  ({low:.0%} to {high:.0%})"
 
 
-def _facts(report: Report) -> dict[str, list[str]]:
+def _facts(report: ComparisonReport) -> dict[str, list[str]]:
     """Rows that only some arms have: recall of the search, cross-entropy on general text."""
     names = {
         name: name.replace("_", " ")

@@ -187,7 +187,7 @@ def export_pairs(evaluation: PairwiseEval, votes: Votes, path: Path) -> Exported
             continue
         rows.append(
             {
-                "input": {"messages": [dict(message) for message in pair.item.asked]},
+                "input": {"messages": [dict(message) for message in pair.item.prompt]},
                 "preferred_output": [{"role": "assistant", "content": better}],
                 "non_preferred_output": [{"role": "assistant", "content": worse}],
             }

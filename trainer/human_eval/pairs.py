@@ -15,7 +15,7 @@ from trainer.errors import EvaluationError
 from trainer.eval.answers import Answer, read_answers
 from trainer.eval.examples import EvalExample, read_eval_set
 from trainer.eval.freeze import identity
-from trainer.eval.report import Report
+from trainer.eval.report import ComparisonReport
 from trainer.eval.task import Task
 
 
@@ -47,8 +47,8 @@ class PairwiseEval:
     @cached_property
     def sha256(self) -> str:
         """The identity that ratings belong to: arms, seed and every answer."""
-        said = [[pair.item.line, pair.mine, pair.theirs] for pair in self.pairs]
-        content = json.dumps([self.arm, self.against, self.seed, said], ensure_ascii=False)
+        answers_of_pairs = [[pair.item.line, pair.mine, pair.theirs] for pair in self.pairs]
+        content = json.dumps([self.arm, self.against, self.seed, answers_of_pairs], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def order(self, rater: str) -> list[int]:
@@ -67,7 +67,7 @@ def read_pairwise_eval(
     task: Task, report_path: Path, *, arm: str | None, against: str | None, seed: int
 ) -> PairwiseEval:
     """Read the answers of two arms, by default the gate's; raises `EvaluationError` when they cannot be compared."""
-    report = Report.read(report_path)
+    report = ComparisonReport.read(report_path)
     if identity(task).sha256 != report.task.sha256:
         raise EvaluationError(f"{report_path} was made with another state of the task; run `turntable compare` again.")
     arm, against = arm or report.gate.arm, against or report.gate.against
@@ -87,7 +87,7 @@ def read_pairwise_eval(
     return PairwiseEval(report_path, arm, against, seed, different, identical)
 
 
-def _answers(report: Report, answers: Sequence[Answer], name: str) -> dict[int, str]:
+def _answers(report: ComparisonReport, answers: Sequence[Answer], name: str) -> dict[int, str]:
     """Return the answers of one arm by line; an arm with a failed example cannot be rated fairly."""
     if failed := report.arm(name).failed:
         raise EvaluationError(f"{name} gave no answer on line {failed[0]}; continue with `turntable compare --resume`.")

@@ -26,7 +26,7 @@ def ratings_path(evaluation: PairwiseEval) -> Path:
     return evaluation.report.with_name(f"{evaluation.report.stem}.ratings.{names}.jsonl")
 
 
-class Ratings:
+class RatingStore:
     """The ratings of one evaluation, locked by one process at a time; thread-safe."""
 
     def __init__(self, evaluation: PairwiseEval) -> None:

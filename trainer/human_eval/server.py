@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from trainer.errors import EvaluationError
 from trainer.human_eval.pairs import PairwiseEval
-from trainer.human_eval.ratings import Choice, Ratings
+from trainer.human_eval.ratings import Choice, RatingStore
 from turntable.pages import render
 
 CONTENT_POLICY = (
@@ -42,18 +42,18 @@ class BadRequestError(Exception):
 class Session:
     """Handle the three requests of the page."""
 
-    def __init__(self, evaluation: PairwiseEval, ratings: Ratings, *, show_expected: bool) -> None:
+    def __init__(self, evaluation: PairwiseEval, ratings: RatingStore, *, show_expected: bool) -> None:
         self._evaluation = evaluation
         self._ratings = ratings
         self._show_expected = show_expected
 
-    def next(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def next(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Return the next example of the rater, and the progress."""
-        return self._state(_rater(said))
+        return self._state(_rater(document))
 
-    def rate(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def rate(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Save a rating of the rater's current example, and return the next one."""
-        rater, line, side = _rater(said), said.get("item"), said.get("choice")
+        rater, line, side = _rater(document), document.get("item"), document.get("choice")
         if side not in ("left", "right", "tie"):
             raise BadRequestError("choice is left, right or tie")
         if not isinstance(line, int) or line != self._current(rater):
@@ -61,12 +61,12 @@ class Session:
         choice: Choice = "tie"
         if side != "tie":
             choice = "arm" if (side == "right") == self._evaluation.is_swapped(rater, line) else "against"
-        self._ratings.rate(rater, line, choice, _took_ms(said))
+        self._ratings.rate(rater, line, choice, _took_ms(document))
         return self._state(rater)
 
-    def undo(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def undo(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Remove the rater's last rating and return its example."""
-        rater = _rater(said)
+        rater = _rater(document)
         self._ratings.undo(rater)
         return self._state(rater)
 
@@ -82,20 +82,20 @@ class Session:
             return state
         pair = self._evaluation.by_line[line]
         sides = (pair.theirs, pair.mine) if self._evaluation.is_swapped(rater, line) else (pair.mine, pair.theirs)
-        messages = [{"role": message["role"], "content": message.get("content") or ""} for message in pair.item.asked]
+        messages = [{"role": message["role"], "content": message.get("content") or ""} for message in pair.item.prompt]
         shown = {"item": line, "messages": messages, "left": sides[0], "right": sides[1]}
         return state | {"item": shown | ({"expected": pair.item.expected} if self._show_expected else {})}
 
 
-def _rater(said: Mapping[str, Any]) -> str:
-    name = said.get("rater")
+def _rater(document: Mapping[str, Any]) -> str:
+    name = document.get("rater")
     if not isinstance(name, str) or not _RATER.fullmatch(name.strip()):
         raise BadRequestError("a rater's name has 1 to 40 letters, digits, spaces, dots or dashes")
     return name.strip()
 
 
-def _took_ms(said: Mapping[str, Any]) -> int:
-    took = said.get("took_ms")
+def _took_ms(document: Mapping[str, Any]) -> int:
+    took = document.get("took_ms")
     return min(max(int(took), 0), _MAX_TOOK_MS) if isinstance(took, int | float) else 0
 
 
@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "there are /next, /rate and /undo")
         else:
             try:
-                answer = question(self._said())
+                answer = question(self._json_body())
             except BadRequestError as error:
                 self._refuse(HTTPStatus.BAD_REQUEST, str(error))
             else:
@@ -167,17 +167,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_known(self, token: str) -> bool:
         return secrets.compare_digest(token.encode(), self.server.token.encode())
 
-    def _said(self) -> dict[str, Any]:
+    def _json_body(self) -> dict[str, Any]:
         length = self.headers.get("content-length", "")
         if not length.isascii() or not length.isdigit() or int(length) > MAX_BODY_BYTES:
             raise BadRequestError("send a small JSON object")
         try:
-            said = json.loads(self.rfile.read(int(length)), parse_constant=_no_constant)
+            document = json.loads(self.rfile.read(int(length)), parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise BadRequestError("send a small JSON object") from error
-        if not isinstance(said, dict):
+        if not isinstance(document, dict):
             raise BadRequestError("send a small JSON object")
-        return said
+        return document
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         self.close_connection = True  # its body may not have been read

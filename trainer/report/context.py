@@ -14,7 +14,7 @@ from adapters.manifest import TRAINING_FILE
 from trainer.advice.advice import FOLDER, Advice, newest_advice
 from trainer.advice.measure import DataFacts, check_data
 from trainer.errors import EvaluationError
-from trainer.eval.report import Arm, Report, VerdictWord
+from trainer.eval.report import Arm, ComparisonReport, VerdictWord
 from trainer.training.artifacts import RUN_FILE
 from trainer.training.run_directory import RUNS_FOLDER, files_in_runs
 
@@ -36,17 +36,17 @@ class Outcome:
     tone: Tone
 
 
-def decided(report: Report) -> Report:
+def decided(report: ComparisonReport) -> ComparisonReport:
     """Return the report with the verdict that counts: raters can refuse what the figures allow."""
     gate = report.gate
     if gate.verdict is not VerdictWord.PROMOTE or not people_object(report):
         return report
-    said = f"The figures would allow it, people do not: {(report.human or {}).get('sentence', '')}"
-    changed = gate.model_copy(update={"verdict": VerdictWord.DO_NOT_DEPLOY, "summary": said})
+    reason = f"The figures would allow it, people do not: {(report.human or {}).get('sentence', '')}"
+    changed = gate.model_copy(update={"verdict": VerdictWord.DO_NOT_DEPLOY, "summary": reason})
     return report.model_copy(update={"gate": changed})
 
 
-def outcome(report: Report) -> Outcome:
+def outcome(report: ComparisonReport) -> Outcome:
     """Return what to do, in big words, and why."""
     gate = decided(report).gate
     if gate.verdict is None or not report.complete:
@@ -55,7 +55,7 @@ def outcome(report: Report) -> Outcome:
     return Outcome(words, gate.summary, tone)
 
 
-def people_object(report: Report) -> bool:
+def people_object(report: ComparisonReport) -> bool:
     """Return whether a blind human evaluation of the two arms of the gate prefers the other one, beyond chance."""
     human, gate = report.human or {}, report.gate
     preference = human.get("preference") or {}
@@ -68,7 +68,7 @@ class DecisionContext:
     """A comparison and what led to it; `run`, `data` and `advice` are None where this machine has none."""
 
     path: Path
-    report: Report
+    report: ComparisonReport
     run: Mapping[str, Any] | None = None
     run_name: str | None = None
     data: DataFacts | None = None
@@ -117,7 +117,7 @@ def find_report(decision: str, data_dir: Path) -> Path:
 
 def read_context(path: Path, data_dir: Path, *, check: bool = True) -> DecisionContext:
     """Read a report and find what led to it; `check` checks the training data again."""
-    report = Report.read(path)
+    report = ComparisonReport.read(path)
     context = DecisionContext(path, report)
     digest = context.candidate.digest if context.candidate else None
     folder = _run_of(digest, data_dir) if digest else None

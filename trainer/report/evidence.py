@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 
-from trainer.eval.report import CLASS_F1, Arm, Measure
+from trainer.eval.report import CLASS_F1, Arm, MetricResult
 from trainer.report.context import DecisionContext
 from trainer.report.figures import NANO, UNPRICED, difference_text, is_share, measure_text, share_metrics, usd, words
 from turntable.pages import charts
 from turntable.pages.charts import Axis, Bar, Limit, Range
 from turntable.pages.numbers import PERCENT, POINTS, USD
 from turntable.pages.svg import Drawing
-from turntable.pages.tables import Table, Tile
+from turntable.pages.tables import PageTable, Tile
 
 _CHARTED = 5
 """Metrics in charts; the tables have all."""
@@ -42,13 +42,13 @@ def tiles(context: DecisionContext) -> Iterator[Tile]:
     yield Tile("Latency p50", f"{arm.latency_ms.p50:,.0f} ms", beside)
 
 
-def checks(context: DecisionContext) -> Table:
+def checks(context: DecisionContext) -> PageTable:
     """Every check that the verdict is made of."""
     rows = [
         [words(c.name), _RESULTS[c.passed], "" if c.measured is None else f"{c.measured:.4g}", c.required, c.sentence]
         for c in context.report.gate.checks
     ]
-    return Table(["check", "result", "measured", "required", "explanation"], rows, text=(0, 1, 3, 4))
+    return PageTable(["check", "result", "measured", "required", "explanation"], rows, text=(0, 1, 3, 4))
 
 
 def gain_chart(context: DecisionContext) -> Drawing | None:
@@ -68,14 +68,14 @@ def gain_chart(context: DecisionContext) -> Drawing | None:
     return charts.ranges(title, Axis("gain", POINTS), rows, limits)
 
 
-def arms_table(arms: tuple[Arm, ...]) -> Table:
+def arms_table(arms: tuple[Arm, ...]) -> PageTable:
     """The arms side by side: a row for every metric, as there may be many metrics, but hardly many arms."""
     rows = [["kind", *map(_kind, arms)]]
     names = dict.fromkeys(name for arm in arms for name in arm.metrics)
     rows += [[words(name), *(measure_text(arm.metrics.get(name)) for arm in arms)] for name in names]
     rows.append(["tokens, prompt / completion", *(f"{a.tokens.prompt:,} / {a.tokens.completion:,}" for a in arms)])
     rows.append(["latency p50 / p95, ms", *(f"{a.latency_ms.p50:,.0f} / {a.latency_ms.p95:,.0f}" for a in arms)])
-    return Table(["", *(arm.name for arm in arms)], rows)
+    return PageTable(["", *(arm.name for arm in arms)], rows)
 
 
 def metric_charts(context: DecisionContext) -> list[Drawing]:
@@ -94,7 +94,7 @@ def metric_charts(context: DecisionContext) -> list[Drawing]:
     return [drawing for drawing in drawings if drawing]
 
 
-def differences_table(context: DecisionContext) -> Table:
+def differences_table(context: DecisionContext) -> PageTable:
     """How far the candidate is from the others; the report holds those between the others too."""
     shares = set(share_metrics(context.report.arms))
     rows = [
@@ -108,14 +108,14 @@ def differences_table(context: DecisionContext) -> Table:
         for d in context.report.differences
         if context.candidate and d.arm == context.candidate.name
     ]
-    return Table(["arm", "against", "metric", "difference", "examples needed"], rows, text=(0, 1, 2))
+    return PageTable(["arm", "against", "metric", "difference", "examples needed"], rows, text=(0, 1, 2))
 
 
-def slices(context: DecisionContext) -> tuple[Table, Drawing | None]:
+def slices(context: DecisionContext) -> tuple[PageTable, Drawing | None]:
     """The candidate and its rival, slice by slice."""
     arm, rival, metric = context.candidate, context.rival, context.gate_metric
     if arm is None or rival is None:
-        return Table([], []), None
+        return PageTable([], []), None
     pairs = [
         (name, mine, theirs)
         for name, figures in arm.slices.items()
@@ -127,22 +127,22 @@ def slices(context: DecisionContext) -> tuple[Table, Drawing | None]:
     ]
     title = f"{words(metric).capitalize()} of {arm.name} by slice"
     chart = _parts_chart(title, rival, ((name, mine, theirs) for name, mine, theirs in pairs if is_share(mine)))
-    return Table(["slice", "examples", arm.name, rival.name, "difference"], rows), chart
+    return PageTable(["slice", "examples", arm.name, rival.name, "difference"], rows), chart
 
 
-def classes(context: DecisionContext) -> tuple[Table, Drawing | None]:
+def classes(context: DecisionContext) -> tuple[PageTable, Drawing | None]:
     """The candidate and its rival, class by class of the answers."""
     arm, rival = context.candidate, context.rival
     names = [name for name in arm.metrics if name.startswith(CLASS_F1)] if arm and rival else []
     if arm is None or rival is None or not names:
-        return Table([], []), None
+        return PageTable([], []), None
     found = [(name.removeprefix(CLASS_F1), arm.metrics[name], rival.metrics.get(name)) for name in names]
     rows = [[name, measure_text(mine), measure_text(theirs), _gain(mine, theirs)] for name, mine, theirs in found]
     chart = _parts_chart(f"F1 of {arm.name} by class", rival, found)
-    return Table(["class", arm.name, rival.name, "difference"], rows), chart
+    return PageTable(["class", arm.name, rival.name, "difference"], rows), chart
 
 
-def human_table(context: DecisionContext) -> Table:
+def human_table(context: DecisionContext) -> PageTable:
     """What raters said who did not know which arm they read."""
     human = context.report.human or {}
     named = ("raters", "rated", "won", "lost", "tied", "identical")
@@ -154,10 +154,10 @@ def human_table(context: DecisionContext) -> Table:
         )
     if human.get("p_value") is not None:
         rows.append(["sign test, two-sided", f"p = {human['p_value']:.3g}"])
-    return Table(["", str(human.get("arm", ""))], rows)
+    return PageTable(["", str(human.get("arm", ""))], rows)
 
 
-def costs_table(arms: tuple[Arm, ...], bases: Iterable[str]) -> Table:
+def costs_table(arms: tuple[Arm, ...], bases: Iterable[str]) -> PageTable:
     """What each arm costs, and what a correct answer does."""
     rows = [
         [
@@ -169,7 +169,7 @@ def costs_table(arms: tuple[Arm, ...], bases: Iterable[str]) -> Table:
         ]
         for arm, basis in zip(arms, bases, strict=True)
     ]
-    return Table(["arm", "this comparison", "per request", "per correct answer", "priced by"], rows, text=(0, 4))
+    return PageTable(["arm", "this comparison", "per request", "per correct answer", "priced by"], rows, text=(0, 4))
 
 
 def cost_chart(context: DecisionContext) -> Drawing | None:
@@ -182,7 +182,9 @@ def cost_chart(context: DecisionContext) -> Drawing | None:
     return charts.bars("Cost per correct answer, USD", USD, rows)
 
 
-def _parts_chart(title: str, rival: Arm, parts: Iterable[tuple[str, Measure, Measure | None]]) -> Drawing | None:
+def _parts_chart(
+    title: str, rival: Arm, parts: Iterable[tuple[str, MetricResult, MetricResult | None]]
+) -> Drawing | None:
     """The candidate's figure of each part, written with its gain over the rival."""
     rows = [
         Range(name, *_ends(mine), f"{mine.value:.1%} {_signed(mine, theirs)}".strip()) for name, mine, theirs in parts
@@ -191,23 +193,23 @@ def _parts_chart(title: str, rival: Arm, parts: Iterable[tuple[str, Measure, Mea
     return charts.ranges(title, axis, rows)
 
 
-def _signed(mine: Measure, theirs: Measure | None) -> str:
+def _signed(mine: MetricResult, theirs: MetricResult | None) -> str:
     return "" if theirs is None else f"({(mine.value - theirs.value) * 100:+.1f})"
 
 
-def _gain(mine: Measure, theirs: Measure | None) -> str:
+def _gain(mine: MetricResult, theirs: MetricResult | None) -> str:
     return "" if theirs is None else f"{(mine.value - theirs.value) * 100:+.1f} points"
 
 
-def _ends(found: Measure) -> tuple[float, float, float]:
+def _ends(found: MetricResult) -> tuple[float, float, float]:
     return found.interval_95[0], found.value, found.interval_95[1]
 
 
-def _figure(found: Measure) -> str:
+def _figure(found: MetricResult) -> str:
     return f"{found.value:.1%}" if is_share(found) else f"{found.value:.2f}"
 
 
-def _interval(found: Measure) -> str:
+def _interval(found: MetricResult) -> str:
     return measure_text(found).partition("(")[2].removesuffix(")")
 
 

@@ -1,12 +1,12 @@
 """Figures of a decision as text: shares, points and money, the same in tables and charts."""
 
-from trainer.eval.report import Arm, Difference, Measure
+from trainer.eval.report import Arm, Difference, MetricResult
 
 NANO = 1_000_000_000
 UNPRICED = "no price known"
 
 
-def is_share(measure: Measure) -> bool:
+def is_share(measure: MetricResult) -> bool:
     """Return whether a figure is a share; lengths are not."""
     low, high = measure.interval_95
     return min(low, measure.value) >= 0 and max(high, measure.value) <= 1
@@ -18,7 +18,7 @@ def share_metrics(arms: tuple[Arm, ...]) -> list[str]:
     return [name for name in names if all(is_share(arm.metrics[name]) for arm in arms if name in arm.metrics)]
 
 
-def measure_text(measure: Measure | None) -> str:
+def measure_text(measure: MetricResult | None) -> str:
     """Write a figure with its interval."""
     if measure is None:
         return "not measured"

@@ -10,7 +10,7 @@ from trainer.report import evidence
 from trainer.report.context import DecisionContext, outcome
 from trainer.report.figures import words
 from turntable.pages import render
-from turntable.pages.tables import Table
+from turntable.pages.tables import PageTable
 
 
 def html_page(context: DecisionContext) -> str:
@@ -103,12 +103,12 @@ def _question(context: DecisionContext) -> dict[str, Any]:
     advice = context.advice
     if advice is None:
         return {"question": "`turntable advise` was not asked whether this should be fine-tuned.", "advice": []}
-    asked = {name: value for name, value in advice.case.model_dump(exclude_none=True).items() if name != "name"}
+    facts = {name: value for name, value in advice.case.model_dump(exclude_none=True).items() if name != "name"}
     rows = [("rule", f"{advice.decided.rule}: {advice.decided.number}"), ("source", advice.decided.source)]
     rows += [("disputed", advice.decided.disputed)] if advice.decided.disputed else []
     rows += [("articles", "; ".join(articles_in(f"{advice.decided.source} {advice.decided.disputed}")))]
     rows += [("would change it", advice.decided.change), ("asked", advice.created_at[:10])]
-    rows += [(words(name), _value(value)) for name, value in asked.items()]
+    rows += [(words(name), _value(value)) for name, value in facts.items()]
     question = f"Should this be fine-tuned at all? {spoken(advice.answer)}, because {advice.decided.because}."
     return {"question": question, "advice": rows}
 
@@ -119,7 +119,7 @@ def _value(value: object) -> str:
 
 def _data(context: DecisionContext) -> dict[str, Any]:
     """The files that were trained and evaluated on, and what `turntable data check` finds in them."""
-    files, findings, checked, task = Table([], []), Table([], []), "", context.report.task
+    files, findings, checked, task = PageTable([], []), PageTable([], []), "", context.report.task
     if context.run is not None:
         rows = [
             [name, str(side["file"] or "part of train"), f"{side['rows']:,}", str(side["sha256"] or "")[:12]]
@@ -127,11 +127,11 @@ def _data(context: DecisionContext) -> dict[str, Any]:
             if side["rows"]
         ]
         rows.append(["test", f"task {task.name}", f"{task.items:,}", task.sha256[:12]])
-        files = Table(["part", "file", "rows", "sha256"], rows, text=(0, 1, 3))
+        files = PageTable(["part", "file", "rows", "sha256"], rows, text=(0, 1, 3))
     if context.data is not None:
         checked = f"Checked: {context.data.verdict}; {context.data.examples:,} different rows to train on."
         found = [[one.grade, words(one.name), f"{one.count:,}", one.message] for one in context.data.findings]
-        findings = Table(["grade", "finding", "rows", "explanation"], found, text=(0, 1, 3))
+        findings = PageTable(["grade", "finding", "rows", "explanation"], found, text=(0, 1, 3))
     return {"files": files, "findings": findings, "checked": checked}
 
 

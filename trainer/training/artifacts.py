@@ -23,6 +23,7 @@ from trainer.errors import RunError
 from trainer.files import disk
 from trainer.training.metrics_log import StepMetrics, save_loss_curve
 from trainer.training.recipe import Lora, Recipe
+from trainer.training.targets import renamed
 
 if TYPE_CHECKING:
     import torch
@@ -98,14 +99,16 @@ def write_adapter(
     """
     from safetensors.torch import save_file
 
-    config = adapter_config(recipe.lora, base_name, trained.target_modules)
+    prefix = trained.checkpoint_prefix
+    config = adapter_config(recipe.lora, base_name, tuple(renamed(name, prefix) for name in trained.target_modules))
+    tensors = {renamed(name, prefix): tensor for name, tensor in trained.tensors.items()}
     with disk(directory):
-        save_file(trained.tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
         (directory / WEIGHTS_FILE).chmod(0o644)
         write_json(directory / CONFIG_FILE, config)
     digest = content_digest(config, file_sha256(directory / WEIGHTS_FILE))
     facts = _write_record(directory, recipe, record, digest)
-    _verify(directory / WEIGHTS_FILE, expected=set(trained.tensors))
+    _verify(directory / WEIGHTS_FILE, expected=set(tensors))
     try:
         preflight(directory, base, max_rank=recipe.lora.r)
     except AdapterError as error:

@@ -18,7 +18,8 @@ from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
 class PackedBatch:
     """A padding-free batch: `ids` and `positions` are (1, tokens), `row_tokens` the length of each row.
 
-    `loss_positions` are the indexes whose next token is in the loss, `targets` those next tokens.
+    `loss_positions` are the indexes whose next token is in the loss, `targets` those next tokens. `loss_weights` are
+    the factors of their losses, None where all are 1.
     """
 
     ids: torch.Tensor
@@ -27,18 +28,20 @@ class PackedBatch:
     loss_positions: torch.Tensor
     targets: torch.Tensor
     loss_tokens_per_row: tuple[int, ...]
+    loss_weights: torch.Tensor | None = None
 
 
 def pack(rows: Sequence[RenderedExample], device: torch.device) -> PackedBatch:
     """Concatenate rows; the first token of a row is never a target, so no row predicts the next one."""
     ids, positions = list[int](), list[int]()
-    loss_positions, targets, counts = list[int](), list[int](), list[int]()
+    loss_positions, targets, counts, weights = list[int](), list[int](), list[int](), list[float]()
     for row in rows:
         before = len(ids)
         at = [i for i, label in enumerate(row.labels) if label != IGNORE_INDEX and i > 0]
         loss_positions += [before + i - 1 for i in at]
         targets += [row.labels[i] for i in at]
         counts.append(len(at))
+        weights += (row.loss_weights or (1.0,) * len(at))[-len(at) :] if at else ()
         ids += row.input_ids
         positions += range(len(row.input_ids))
     return PackedBatch(
@@ -48,6 +51,7 @@ def pack(rows: Sequence[RenderedExample], device: torch.device) -> PackedBatch:
         torch.tensor(loss_positions, dtype=torch.long, device=device),
         torch.tensor(targets, dtype=torch.long, device=device),
         tuple(counts),
+        torch.tensor(weights, device=device) if any(weight != 1 for weight in weights) else None,
     )
 
 

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from trainer.errors import RunError
+from trainer.training.output_layer import decoder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -135,7 +136,7 @@ def shard_layers(
         "reshard_after_forward": True,
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32),
     }
-    decoder = base.get_decoder()
+    decoder = decoder_of(base)
     layers = next(part for part in decoder.children() if isinstance(part, torch.nn.ModuleList))
     for layer in layers:
         layer.to(device)  # by itself, so that the scales of NF4 weights go along

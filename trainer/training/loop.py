@@ -17,10 +17,12 @@ from trainer.training.checkpoint import Checkpoints, LoopState
 from trainer.training.dataset import PreparedData
 from trainer.training.distributed import DistributedState, full_tensor, is_sharded, local_tensor
 from trainer.training.loss import DpoLoss, Objective, SupervisedLoss, evaluate_loss
-from trainer.training.model import TrainableModel, local_device, make_trainable
+from trainer.training.model import TrainableModel, adapter_tensors, local_device, make_trainable
 from trainer.training.optimizer import MasterWeightsAdamW, learning_rate_factor, step_seed
 from trainer.training.recipe import Recipe
 from trainer.training.run_metadata import cpu_arithmetic
+from trainer.training.self_check import SelfCheck, checked
+from trainer.training.targets import checkpoint_prefix, refuse_unbound, refuse_unserved, renamed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,6 +53,7 @@ class TrainedWeights:
 
     `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. `base_shards` is
     the number of processes that the base's layers were sharded over, `arithmetic` a fingerprint of this CPU's rounding.
+    `checkpoint_prefix` is the decoder's prefix in memory and in the checkpoint, where they differ.
     Losses are means over loss tokens, or over pairs for dpo; eval losses are None without validation rows.
     """
 
@@ -71,6 +74,8 @@ class TrainedWeights:
     world_size: int
     base_shards: int
     arithmetic: str
+    self_check: SelfCheck
+    checkpoint_prefix: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class FitConfig:
     distributed: DistributedState = DistributedState()  # noqa: RUF009 - frozen
     stop_requested: Callable[[], bool] = lambda: False
     auto_batch: bool = False
+    say: Callable[[str], None] = lambda sentence: None
 
 
 def fit(
@@ -89,6 +95,14 @@ def fit(
     """Train by the recipe on the loaded base; raises `Interrupted`, `RunError`."""
     distributed = config.distributed
     model = make_trainable(base, recipe, local_device(distributed.local_rank), shards=distributed.base_shards)
+    if recipe.method != "full":
+        refuse_unserved(base.config.architectures or (), data.base_model.path.name)
+        prefix = checkpoint_prefix(base, data.base_model)
+        refuse_unbound({renamed(name, prefix): t for name, t in adapter_tensors(model).items()}, data.base_model)
+    longest = max(row.tokens for row in (*data.train.rows, *data.valid.rows))
+    model, check = checked(model, longest=longest, distributed=distributed)
+    for sentence in check.sentences:
+        config.say(f"{data.base.name}: {sentence}")
     loop = TrainingLoop(
         recipe,
         model,
@@ -101,7 +115,7 @@ def fit(
         auto_batch=config.auto_batch,
     )
     loop.run()
-    return model, _result(loop, recipe)
+    return model, _result(loop, recipe, check, checkpoint_prefix(base, data.base_model))
 
 
 @dataclass
@@ -198,7 +212,8 @@ class TrainingLoop:
     def _micro_batches(self, number: int, rows: Sequence[int]) -> float:
         torch.manual_seed(step_seed(self.recipe.seed, number, self.distributed.rank))
         total = torch.zeros((), device=self.model.device)
-        max_rows = self.recipe.training.per_device_train_batch_size
+        # One row at a time, every rank makes as many passes of its decoder as it has batches.
+        max_rows = self.recipe.training.per_device_train_batch_size if self.model.layout == "packed" else 1
         batches = list(micro_batches(rows, self.train.lengths, max_rows=max_rows, max_tokens=self.state.max_tokens))
         passes = len(batches)
         if self.distributed.fsdp:  # a pass gathers the layers from all ranks, so every rank makes as many
@@ -255,7 +270,7 @@ def _objective(model: TrainableModel, recipe: Recipe, rows: tuple[object, ...]) 
     return SupervisedLoss(model, rows)  # type: ignore[arg-type]
 
 
-def _result(loop: TrainingLoop, recipe: Recipe) -> TrainedWeights:
+def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck, prefix: tuple[str, str]) -> TrainedWeights:
     state, losses, model = loop.state, loop.state.losses or [], loop.model
     return TrainedWeights(
         tensors=_tensors(model, recipe, loop.distributed),
@@ -275,23 +290,28 @@ def _result(loop: TrainingLoop, recipe: Recipe) -> TrainedWeights:
         world_size=loop.distributed.world_size,
         base_shards=loop.distributed.base_shards,
         arithmetic=cpu_arithmetic(),
+        self_check=check,
+        checkpoint_prefix=prefix,
     )
 
 
 def _tensors(model: TrainableModel, recipe: Recipe, distributed: DistributedState) -> Weights:
     """Return the trained weights; those of sharded layers on rank 0 only. All ranks call it."""
-    if recipe.method == "full":
-        named = dict(model.base.named_parameters())
-    else:
-        from peft import get_peft_model_state_dict
-
-        named = get_peft_model_state_dict(model.module)
+    named = dict(model.base.named_parameters()) if recipe.method == "full" else adapter_tensors(model)
     tensors = {}
     for name, tensor in sorted(named.items()):
         complete = full_tensor(local_tensor(tensor), tensor)
         if distributed.is_main or not is_sharded(tensor):
             tensors[name] = complete.to("cpu", torch.bfloat16, copy=True).contiguous()
-    return tensors
+    return _as_saved(model, tensors) if recipe.method == "full" and distributed.is_main else tensors
+
+
+def _as_saved(model: TrainableModel, tensors: Weights) -> Weights:
+    """Return the weights under the names and in the shapes of a checkpoint: experts one by one, say."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    saved: Weights = revert_weight_conversion(model.base, tensors)
+    return {name: tensor.contiguous() for name, tensor in sorted(saved.items())}
 
 
 def _out_of_memory(error: Exception) -> bool:

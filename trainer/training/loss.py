@@ -15,17 +15,20 @@ from torch.nn import functional
 from trainer.training.batching import PackedBatch, micro_batches, pack
 from trainer.training.loss_mask import RenderedExample, RenderedPair
 from trainer.training.model import TrainableModel
+from trainer.training.output_layer import Head, logits_of
 
 CHUNK_TOKENS = 512
 
 
-def summed_cross_entropy(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the sum over tokens of -log p(target); `hidden` is (tokens, size), `head` (vocabulary, size)."""
+def summed_cross_entropy(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
+    """Return the sum over tokens of -log p(target); `hidden` is (tokens, size), a matrix `head` (vocabulary, size)."""
+    if not isinstance(head, torch.Tensor):
+        return -token_logprobs(hidden, head, targets).sum()
     loss: torch.Tensor = _SummedLoss.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
-def token_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_logprobs(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
     """Return log p(target) of each token in fp32; the backward pass computes the logits of a chunk again."""
     from torch.utils.checkpoint import checkpoint
 
@@ -38,8 +41,8 @@ def token_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tens
     return torch.cat(parts)
 
 
-def _chunk_logprobs(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    logits = (hidden @ head.T).float()
+def _chunk_logprobs(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
+    logits = logits_of(hidden, head).float()
     return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
 
 
@@ -86,7 +89,7 @@ class Objective(Protocol):
 
     lengths: list[int]
     """Input tokens of each row."""
-    weights: list[int]
+    weights: list[float]
     """The contribution of each row to the denominator of the mean."""
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
@@ -95,17 +98,20 @@ class Objective(Protocol):
 
 
 class SupervisedLoss:
-    """Cross-entropy of the loss tokens; the mean is per token."""
+    """Cross-entropy of the loss tokens, times their weights; the mean is over the sum of weights."""
 
     def __init__(self, model: TrainableModel, rows: Sequence[RenderedExample]) -> None:
         self.lengths = [len(row.input_ids) for row in rows]
-        self.weights = [row.loss_tokens for row in rows]
+        self.weights = [sum(row.loss_weights) or float(row.loss_tokens) for row in rows]
         self._learner, self._rows = model, rows
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the cross-entropy of these rows, summed over their loss tokens."""
         packed = pack([self._rows[row] for row in rows], self._learner.device)
-        return summed_cross_entropy(self._learner.hidden(packed), self._learner.head, packed.targets)
+        hidden, head = self._learner.hidden(packed), self._learner.head
+        if packed.loss_weights is not None:
+            return -(token_logprobs(hidden, head, packed.targets) * packed.loss_weights).sum()
+        return summed_cross_entropy(hidden, head, packed.targets)
 
 
 class DpoLoss:
@@ -113,14 +119,15 @@ class DpoLoss:
 
     def __init__(self, model: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
         self.lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
-        self.weights = [1] * len(pairs)
+        self.weights = [pair.weight for pair in pairs]
         self._learner, self._pairs, self._beta = model, pairs, beta
         self._reference = self._reference_margins(max_tokens)
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the summed loss of these pairs."""
         margins = self._margins(rows) - self._reference[torch.tensor(rows)].to(self._learner.device)
-        return -functional.logsigmoid(self._beta * margins).sum()
+        weights = torch.tensor([self.weights[row] for row in rows], device=margins.device)
+        return -(functional.logsigmoid(self._beta * margins) * weights).sum()
 
     def _margins(self, rows: Sequence[int]) -> torch.Tensor:
         """Return log p(chosen) - log p(rejected) of each pair."""

@@ -11,7 +11,6 @@ scales of NF4 and two layers that are gathered while they are computed. docs/exp
 formula with an example. The libraries themselves are not included.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +49,7 @@ class Memory:
 
 def estimate(base: BaseModel, recipe: Recipe, tokens: int, shards: int = 1) -> Memory:
     """Estimate the memory of one rank for a micro-batch of `tokens` tokens."""
-    config = json.loads((base.path / "config.json").read_bytes())
+    config = _text_config(base)
     linear = {name: shape for name, shape in base.modules.items() if not name.endswith(_UNQUANTIZED)}
     outside = sum(out * size for name, (out, size) in base.modules.items() if name not in linear)
     inside = sum(out * size for out, size in linear.values())
@@ -59,12 +58,12 @@ def estimate(base: BaseModel, recipe: Recipe, tokens: int, shards: int = 1) -> M
     trainable = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
     if recipe.method == "full":
         trainable = inside // shards + outside
-    held = inside if shards == 1 else inside / shards + 2 * inside / int(config["num_hidden_layers"])
+    held = inside if shards == 1 else inside / shards + 2 * inside / int(config.num_hidden_layers)
     return Memory(
         weights=int(held * per_parameter + inside * scales + outside * _BF16),
         trainable=int(trainable * _TRAINABLE),
         activations=tokens * _activation_bytes(config, adapted, recipe),
-        loss=3 * 4 * CHUNK_TOKENS * int(config["vocab_size"]),
+        loss=3 * 4 * CHUNK_TOKENS * int(config.vocab_size),
     )
 
 
@@ -134,13 +133,29 @@ def _adapted(linear: Mapping[str, tuple[int, int]], recipe: Recipe) -> dict[str,
     return {n: shape for n, shape in linear.items() if names == "all-linear" or n.rpartition(".")[2] in names}
 
 
-def _activation_bytes(config: Mapping[str, Any], adapted: Mapping[str, tuple[int, int]], recipe: Recipe) -> int:
+def _text_config(base: BaseModel) -> Any:
+    """Return the configuration of the language model, which is nested in that of a model with other inputs."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(base.path, local_files_only=True).get_text_config()
+
+
+def _intermediate_size(config: Any, hidden: int) -> int:
+    """Return the width of the feed-forward layers that a token goes through, of all its experts together."""
+    size = getattr(config, "intermediate_size", None) or getattr(config, "ffn_hidden_size", None) or 4 * hidden
+    dense = max(size) if isinstance(size, list | tuple) else size
+    experts = getattr(config, "moe_intermediate_size", None) or (size if isinstance(size, int) else 0)
+    active = getattr(config, "num_experts_per_tok", None) or 0
+    return int(max(dense, experts * active if isinstance(experts, int) else 0))
+
+
+def _activation_bytes(config: Any, adapted: Mapping[str, tuple[int, int]], recipe: Recipe) -> int:
     """Return the bytes per token that are kept for the backward pass."""
-    layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
-    heads = int(config["num_attention_heads"])
-    head = int(config.get("head_dim") or hidden // heads)
-    attention = head * (heads + int(config.get("num_key_value_heads") or heads))
-    layer = 16 * hidden + 4 * attention + 8 * int(config["intermediate_size"])
+    layers, hidden = int(config.num_hidden_layers), int(config.hidden_size)
+    heads = int(getattr(config, "num_attention_heads", None) or config.num_heads)
+    head = int(getattr(config, "head_dim", None) or hidden // heads)
+    attention = head * (heads + int(getattr(config, "num_key_value_heads", None) or heads))
+    layer = 16 * hidden + 4 * attention + 8 * _intermediate_size(config, hidden)
     dropped = 2.5 if recipe.lora.lora_dropout else 0
     lora = int(sum(dropped * size + 2 * recipe.lora.r for _, size in adapted.values())) // layers
     per_layer = layer + lora

@@ -4,43 +4,52 @@ lora and dpo train bf16 adapters over the bf16 base, qlora over the base in NF4 
 every weight. A `LoraConfig` has only options that the engine can serve.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from trainer.errors import RunError
 from trainer.training.attention import PACKED, register_packed_attention
 from trainer.training.batching import PackedBatch
 from trainer.training.distributed import shard_layers
+from trainer.training.output_layer import Head, decoder_of, output_layer
 from trainer.training.recipe import Lora, Recipe
+from trainer.training.targets import lora_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # The engine serves base and adapter in it.
 PRECISION = torch.bfloat16
-# The chunked loss multiplies by the output layer and does nothing else.
-_SPECIAL_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+EAGER = "eager"  # transformers' own attention, which every family has
+Layout = Literal["packed", "alone"]
 
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model with trainable parameters; `module` is the PEFT model, or the base itself for full fine-tuning."""
+    """A model with trainable parameters; `module` is the PEFT model, or the base itself for full fine-tuning.
+
+    `layout` says whether the rows of a batch go through the decoder packed, or each one alone (self_check.py).
+    """
 
     module: Any
     base: "PreTrainedModel"
     device: torch.device
+    layout: Layout = "packed"
 
     @property
-    def head(self) -> torch.Tensor:
-        """The output layer's weight, (vocabulary, size)."""
+    def head(self) -> Head:
+        """The output layer's weight, (vocabulary, size), or the base's own logits function."""
         weight: torch.Tensor = self.base.get_output_embeddings().weight
-        return weight
+        return self._own_logits or weight
+
+    @cached_property
+    def _own_logits(self) -> Any:
+        return output_layer(self.base)
 
     @property
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -55,12 +64,22 @@ class TrainableModel:
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
         """Return the last hidden states at the positions that predict loss tokens."""
-        decoder = self.base.get_decoder()
-        states = decoder(
-            input_ids=batch.ids, position_ids=batch.positions, row_tokens=batch.row_tokens, use_cache=False
-        ).last_hidden_state
-        hidden: torch.Tensor = states[0, batch.loss_positions]
-        return hidden
+        if self.layout == "packed":
+            states = self._decode(batch.ids, batch.positions, batch.row_tokens)
+        else:
+            rows = torch.split(batch.ids, list(batch.row_tokens), dim=1)
+            places = torch.split(batch.positions, list(batch.row_tokens), dim=1)
+            parts = zip(rows, places, batch.row_tokens, strict=True)
+            states = torch.cat([self._decode(row, at, (tokens,)) for row, at, tokens in parts])
+        return states[batch.loss_positions]
+
+    def _decode(self, ids: torch.Tensor, positions: torch.Tensor, row_tokens: tuple[int, ...]) -> torch.Tensor:
+        """Return the decoder's last hidden states, (tokens, size); transformers' own attention numbers the tokens."""
+        decoder = decoder_of(self.base)
+        packed = decoder.config._attn_implementation == PACKED
+        options: dict[str, Any] = {"position_ids": positions, "row_tokens": row_tokens} if packed else {}
+        states: torch.Tensor = decoder(input_ids=ids, use_cache=False, **options).last_hidden_state[0]
+        return states
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
@@ -80,16 +99,15 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, shard
     With more than one shard it stays on the CPU until it is sharded.
     """
     device = device if shards == 1 else torch.device("cpu")
-    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     register_packed_attention()
     options: dict[str, Any] = {"device_map": {"": device}, "quantization_config": _nf4()} if nf4 else {}
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=PRECISION, local_files_only=True, attn_implementation=PACKED, **options
-    )
-    _refuse_special_heads(directory, model)
+    options |= {"dtype": PRECISION, "local_files_only": True}
+    model = _architecture(directory).from_pretrained(directory, attn_implementation=EAGER, **options)
+    model.set_attn_implementation(PACKED)  # without effect on families that have attention code of their own
+    _switch_off_dropout(model)
     model.requires_grad_(False)
     return model if nf4 else model.to(device)
 
@@ -110,7 +128,7 @@ def add_adapter(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=_targets(base, lora),
+        target_modules=lora_targets(base, lora),
         use_rslora=lora.use_rslora,
         bias="none",
     )
@@ -119,6 +137,14 @@ def add_adapter(
         if parameter.requires_grad:
             parameter.data = parameter.data.to(PRECISION)
     return _sharded(TrainableModel(model, base, device), shards, unsharded=set(model.parameters()) - frozen)
+
+
+def adapter_tensors(model: TrainableModel) -> dict[str, torch.Tensor]:
+    """Return the LoRA matrices under PEFT's names."""
+    from peft import get_peft_model_state_dict
+
+    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(model.module)
+    return tensors
 
 
 def remove_adapter(model: TrainableModel) -> "PreTrainedModel":
@@ -149,16 +175,15 @@ def _sharded(model: TrainableModel, shards: int, *, unsharded: set[torch.nn.Para
     return model
 
 
-def _targets(base: "PreTrainedModel", lora: Lora) -> str | list[str]:
-    wanted = lora.module_names
-    if isinstance(wanted, str):
-        return wanted
-    present = {name.rpartition(".")[2] for name, module in base.named_modules() if hasattr(module, "in_features")}
-    if missing := [name for name in wanted if name not in present]:
-        raise RunError(
-            f"lora.target_modules: the base has no linear layer {missing[0]}; it has {', '.join(sorted(present))}."
-        )
-    return list(wanted)
+def _architecture(directory: Path) -> Any:
+    """Return the class that wrote the checkpoint, so that its modules have the names that the engine knows."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+    names = config.architectures or ()
+    return next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None) or (
+        transformers.AutoModelForCausalLM
+    )
 
 
 def _nf4() -> Any:
@@ -172,12 +197,11 @@ def _nf4() -> Any:
     )
 
 
-def _refuse_special_heads(directory: Path, model: "PreTrainedModel") -> None:
-    config = json.loads((directory / "config.json").read_bytes())
-    special = next((name for name in _SPECIAL_HEADS if config.get(name) not in (None, 1, 1.0)), None)
-    head = model.get_output_embeddings()
-    if special or head is None or getattr(head, "bias", None) is not None:
-        raise RunError(
-            f"{directory.name} has an output layer with more than one matrix ({special or 'bias'}), which the "
-            "trainer's loss does not support; choose another base model."
-        )
+def _switch_off_dropout(model: torch.nn.Module) -> None:
+    """Set the base's own dropout to zero: `lora_dropout` alone is drawn, and an eval loss draws nothing."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                setattr(module, name, 0.0)

@@ -15,7 +15,7 @@ The base is in bf16 even when the adapter was trained over NF4.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from trainer.training.dataset import PreparedData
 from trainer.training.loss import SupervisedLoss, evaluate_loss, token_logprobs, without_dropout
 from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
 from trainer.training.model import TrainableModel, add_adapter, load_base
+from trainer.training.output_layer import decoder_of
 from trainer.training.recipe import Recipe
 from trainer.training.run_metadata import Bf16BaseEval
 
@@ -115,7 +116,8 @@ def _on_bf16(data: PreparedData, recipe: Recipe, trained: "TrainedWeights", mode
     base = load_base(data.base.directory, model.device, shards=shards)
     served = add_adapter(base, recipe.lora, model.device, seed=recipe.seed, shards=shards)
     set_peft_model_state_dict(served.module, trained.tensors)
-    return served
+    base.set_attn_implementation(decoder_of(model.base).config._attn_implementation)
+    return replace(served, layout=model.layout)
 
 
 def _mean_logprob_change(vectors: list[ParityVector]) -> float | None:

@@ -66,10 +66,15 @@ def other_tokens(
 
 def _difference(renderer: "Renderer", example: Example, http: "httpx.Client") -> str:
     try:
-        ours = renderer.render(example).input_ids
+        ours = renderer.prompt_ids(example)
     except ValueError:
         return ""
-    body = {"messages": example.as_dicts(), "tools": list(example.tools) or None, "add_generation_prompt": False}
+    body = {
+        "messages": example.as_dicts()[: example.answer_index],
+        "tools": list(example.tools) or None,
+        "add_generation_prompt": True,
+        "chat_template_kwargs": dict(renderer.options.kwargs) or None,
+    }
     answer = http.post("/tokenize", json=body)
     if answer.status_code == _BAD_REQUEST:
         return f"is refused by the gateway: {answer.json()['error']['message']}"
@@ -78,7 +83,10 @@ def _difference(renderer: "Renderer", example: Example, http: "httpx.Client") ->
         return ""
     at = next((i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
     if at is None:
-        return f"has {len(ours)} tokens here, {len(theirs)} in the gateway; train with the served base's chat template"
+        return (
+            f"has {len(ours)} tokens before its last answer here, {len(theirs)} in the gateway; train with the served "
+            "base's chat template"
+        )
     here, there = (renderer.tokenizer.decode(ids[at : at + 3]) for ids in (ours, theirs))
     return (
         f"is tokenized differently by the gateway from token {at} on ({here!r} here, {there!r} there); train with the "
@@ -156,7 +164,7 @@ def refuse_other_tokens_than_served(gateway_url: str, data_dir: Path) -> Callabl
     """Return a check of the prepared data that raises `DataError` when the gateway tokenizes its rows differently."""
 
     def check(material: "PreparedData") -> None:
-        side = material.rows.train
-        refuse_other_tokens(material.renderer, side.path, side.rows, gateway_url=gateway_url, data_dir=data_dir)
+        for file in material.rows.train.files:
+            refuse_other_tokens(material.renderer, file.path, file.rows, gateway_url=gateway_url, data_dir=data_dir)
 
     return check

@@ -25,6 +25,10 @@ LEARNING_RATES: Mapping[str, float] = MappingProxyType({"lora": 2e-4, "qlora": 2
 _LARGEST_BATCH = 32
 _UNSERVED_MODULES = ("embed_tokens", "lm_head")
 _Above0 = Field(gt=0)
+_RESERVED_KWARGS = (
+    *("add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "messages"),
+    *("return_dict", "tokenize", "tools"),
+)
 
 
 class Lora(BaseModel):
@@ -132,6 +136,45 @@ class Dpo(BaseModel):
     beta: float = Field(0.1, gt=0, le=2, description="Strength of the penalty for departing from the base.")
 
 
+class TrainFile(BaseModel):
+    """A file of training rows, with how often an epoch goes over its rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    path: str = Field(min_length=1, description="JSON Lines, CSV, Parquet, or `hf://datasets/OWNER/NAME/FILE`.")
+    weight: Annotated[float, Field(strict=False)] = Field(
+        1.0, gt=0, le=100, description="Times per epoch: 2 trains on each row twice, 0.5 on a random half of the rows."
+    )
+
+
+class Data(BaseModel):
+    """`[data]`: how rows become tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    chat_template: str | None = Field(
+        None, min_length=1, description="A Jinja file, or the template itself, instead of the base's; serve it too."
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="Variables of the template, such as `{enable_thinking = false}`; serving sends them too."
+    )
+    reasoning_content: Literal["template", "inline", "drop"] = Field(
+        "template",
+        description='Write reasoning as the template does, `"inline"` as `<think>…</think>`, or `"drop"` it.',
+    )
+    special_tokens: Literal["drop", "escape", "stop"] = Field(
+        "drop",
+        description='Rows with a literal control token: `"drop"` them, `"escape"` it (encoded as text), or `"stop"`.',
+    )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables_of_the_template(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if reserved := [name for name in kwargs if name in _RESERVED_KWARGS]:
+            raise ValueError(f"sets {reserved[0]}, which the engine sets itself; leave it out.")
+        return kwargs
+
+
 class Sweep(BaseModel):
     """`[sweep]`: the values that `turntable train --sweep` combines."""
 
@@ -143,7 +186,7 @@ class Sweep(BaseModel):
 
 
 class Recipe(BaseModel):
-    """One frozen recipe. Paths are as written; `train_path` and `valid_path` are relative to the file's folder."""
+    """One frozen recipe. Paths are as written; `train_paths` and `valid_path` are relative to the file's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -152,7 +195,10 @@ class Recipe(BaseModel):
     base_model: str = Field(
         EMBEDDED, min_length=1, description="`embedded`, a model's folder (relative to the recipe) or a hub name."
     )
-    train: str = Field(min_length=1, description="The training rows: chat `messages`, or preference pairs for dpo.")
+    train: Annotated[str, Field(min_length=1)] | Annotated[tuple[TrainFile, ...], Field(min_length=1)] = Field(
+        description="The training rows, chat `messages` or preference pairs for dpo: a file, or a list of files or "
+        "`{path, weight}`.",
+    )
     valid: str | None = Field(
         None, min_length=1, description="The validation rows; unset, some of `train` are held out."
     )
@@ -160,6 +206,7 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="Same recipe, data and seed: same bytes, on the same kind of CPU.")
     lora: Lora = Field(Lora(), description="The table below.")
     training: Training = Field(Training(), description="The table below.")
+    data: Data = Field(Data(), description="The table below.")
     dpo: Dpo = Field(Dpo(), description="The table below; for dpo alone.")
     sweep: Sweep = Field(Sweep(), description="The table below; read by `--sweep` alone.")
     directory: Annotated[Path, Field(exclude=True, repr=False)]
@@ -180,6 +227,13 @@ class Recipe(BaseModel):
         if self.method != "dpo" and "dpo" in self.model_fields_set:
             raise ValueError(f'[dpo] is set, but method is "{self.method}"; write method = "dpo" or remove the table.')
         return self
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _files(cls, train: object) -> object:
+        if not isinstance(train, list | tuple):
+            return train
+        return tuple({"path": one} if isinstance(one, str) else one for one in train)
 
     @field_validator("name")
     @classmethod
@@ -212,9 +266,14 @@ class Recipe(BaseModel):
         return Recipe.model_validate({**document, "seed": seed, "directory": self.directory})
 
     @property
-    def train_path(self) -> Path:
-        """The path of the training rows."""
-        return self.directory / self.train
+    def train_files(self) -> tuple[TrainFile, ...]:
+        """The files of training rows, paths as written."""
+        return (TrainFile(path=self.train),) if isinstance(self.train, str) else self.train
+
+    @property
+    def train_paths(self) -> tuple[Path, ...]:
+        """The paths of the files of training rows."""
+        return tuple(self.directory / file.path for file in self.train_files)
 
     @property
     def valid_path(self) -> Path | None:

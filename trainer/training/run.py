@@ -44,7 +44,7 @@ class TrainOptions:
     """How to run a recipe; nothing here changes the weights.
 
     `advice` and `task` go into the metadata. `check` is called with the rendered rows before training starts, and
-    raises an error to stop the run. `allow` names the red findings of the data to train on anyway.
+    raises an error to stop the run. `despite_data` is the reason to train on data with red findings.
     """
 
     resume: bool = False
@@ -53,7 +53,7 @@ class TrainOptions:
     advice: dict[str, Any] | None = None
     task: dict[str, Any] | None = None
     check: Callable[[PreparedData], None] | None = None
-    allow: tuple[str, ...] = ()
+    despite_data: str | None = None
 
 
 @dataclass
@@ -80,7 +80,7 @@ def train(
     """
     options = options or TrainOptions()
     check_trackers(options.report_to)
-    rows = load_data(recipe, options.allow)
+    rows = load_data(recipe, options.despite_data, data_dir)
     print_warnings(rows, console)
     prepare_libraries()
     from trainer.training.distributed import distributed_state
@@ -141,10 +141,15 @@ def _fit(job: _Job) -> "tuple[TrainedWeights, tuple[StepMetrics, ...], Trainable
         with tracking(trackers, job.folder, recipe) as track, StopRequest() as stop:
             listener = MetricsRecorder(job.folder, progress, track) if distributed.is_main else NoMetrics()
             checkpoints = Checkpoints(job.folder, data.identity)
-            config = FitConfig(checkpoints, distributed, stop.requested, job.options.auto_batch)
+            config = FitConfig(checkpoints, distributed, stop.requested, job.options.auto_batch, teller(job.console))
             model, trained = fit(data, recipe, base, listener, config)
     metrics = tuple(listener.metrics) if isinstance(listener, MetricsRecorder) else ()
     return trained, metrics, model
+
+
+def teller(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a sentence."""
+    return lambda sentence: console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def _finish(

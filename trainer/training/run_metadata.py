@@ -83,14 +83,15 @@ def run_metadata(
         "base_config_sha256": data.base_model.config_sha256,
         "base_weights_sha256": data.base_weights_sha256,
         "tokenizer_sha256": file_sha256(tokenizer) if tokenizer.is_file() else None,
-        "chat_template_sha256": data.renderer.chat_template_sha256,
+        **_rendering(data),
         "recipe": recipe.model_dump(mode="json", exclude={"sweep"}),
         "recipe_sha256": recipe.sha256,
         "data": {"train": _split(data.rows.train, data.train), "valid": _split(data.rows.valid, data.valid)},
-        "allowed_findings": {finding.name: finding.count for finding in data.rows.accepted},
+        "despite_data": data.rows.despite_document,
         "baseline": answer_baseline(data),
         "seed": recipe.seed,
         "target_modules": trained.target_modules,
+        "self_check": trained.self_check.document,
         "trainable_parameters": trained.trainable_parameters,
         "steps": trained.steps,
         "epochs": trained.epochs,
@@ -142,12 +143,13 @@ def row_lines(data: "PreparedData") -> list[dict[str, Any]]:
     lines = []
     splits = (("train", data.rows.train, data.train), ("valid", data.rows.valid, data.valid))
     for name, split, rendered in splits:
-        dropped = set(rendered.dropped_lines)
-        file = os.path.normpath(split.name)
-        lines += [
-            {"row_id": row.row_id, "file": file, "line": row.line, "part": "dropped" if row.line in dropped else name}
-            for row in split.rows
-        ]
+        dropped = rendered.dropped_ids
+        for file in split.files:
+            path = os.path.normpath(file.name)
+            lines += [
+                {"row_id": row_id, "file": path, "line": line, "part": "dropped" if row_id in dropped else name}
+                for line, row_id in dict.fromkeys((row.line, row.row_id) for row in file.rows)
+            ]
     return lines
 
 
@@ -155,7 +157,7 @@ def answer_baseline(data: "PreparedData") -> dict[str, Any] | None:
     """Profile the last answer of every training row, for comparison with live answers; all end with a stop token."""
     rows = {row.row_id: _preferred(row) for row in data.rows.train.rows}
     answers = []
-    for rendered in data.train.rows:
+    for rendered in {one.row_id: one for one in data.train.rows}.values():
         example = rows[rendered.row_id]
         chosen = rendered.chosen if data.recipe.method == "dpo" else rendered
         prompt_tokens, completion_tokens = _last_answer(chosen)
@@ -183,12 +185,22 @@ def cpu_arithmetic() -> str:
     return digest.hexdigest()[:12]
 
 
+def _rendering(data: "PreparedData") -> dict[str, Any]:
+    return {
+        "chat_template_sha256": data.renderer.chat_template_sha256,
+        "chat_template_kwargs": dict(data.recipe.data.chat_template_kwargs),
+    }
+
+
 def _split(split: "LoadedSplit", rendered: "RenderedSet[Any]") -> dict[str, Any]:
     return {
         "file": split.name,
+        "files": [file.document for file in split.files],
         "sha256": split.sha256,
-        "rows": len(rendered.rows),
+        "rows": rendered.row_count,
+        "examples": len(rendered.rows),
         "dropped_lines": list(rendered.dropped_lines),
+        "special_token_lines": list(rendered.control_lines),
     }
 
 

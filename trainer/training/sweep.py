@@ -20,7 +20,7 @@ from trainer.training.base import prepare_libraries
 from trainer.training.dataset import PreparedData, load_data, prepare_data
 from trainer.training.metrics_log import MetricsRecorder, TrainingProgress, save_sweep, write_metrics
 from trainer.training.recipe import Recipe
-from trainer.training.run import Run, fit_into_memory, print_warnings, write_run
+from trainer.training.run import Run, fit_into_memory, print_warnings, teller, write_run
 from trainer.training.run_directory import default_directory, staged
 from trainer.training.run_metadata import run_metadata
 from turntable.console import Table, figures
@@ -88,16 +88,16 @@ def train_sweep(
     auto_batch: bool = False,
     advice: dict[str, Any] | None = None,
     check: Callable[[PreparedData], None] | None = None,
-    allow: tuple[str, ...] = (),
+    despite_data: str | None = None,
 ) -> SweepOutcome:
     """Train every trial of a recipe; the run of the best one, with sweep.json and sweep.svg, goes to `out`.
 
-    `check` and `allow` are as in `TrainOptions`. Raises `RecipeError` without trials or validation rows, `DataError`
-    and `RunError` as training does.
+    `check` and `despite_data` are as in `TrainOptions`. Raises `RecipeError` without trials or validation rows,
+    `DataError` and `RunError` as training does.
     """
     trials = recipe.trials()
     _refuse_unusable(recipe, trials)
-    rows = load_data(recipe, allow)
+    rows = load_data(recipe, despite_data, data_dir)
     print_warnings(rows, console)
     prepare_libraries()
     final = out or default_directory(data_dir, recipe.name)
@@ -168,7 +168,7 @@ def _run_trial(
     began, began_at = time.perf_counter(), datetime.now(UTC)
     with TrainingProgress(console) as progress:
         recorder = MetricsRecorder(folder, progress)
-        model, trained = fit(data, trial, base, recorder, FitConfig())
+        model, trained = fit(data, trial, base, recorder, FitConfig(say=teller(console)))
     evaluation, vectors = evaluate_on_bf16_base(data, trial, trained, model)
     wall_s = time.perf_counter() - began
     run = _TrialRun(trial, trained, tuple(recorder.metrics), evaluation, vectors, began_at, wall_s)

@@ -1,8 +1,4 @@
-"""Check a base's chat template before any row is rendered: an answer has to begin after a prompt and end with a stop.
-
-Both are defects of the base, not of a row. Without a generation prompt, the model would be taught to write the header
-of its own turn, and applications would read it; without a stop token it would never end.
-"""
+"""Check that a chat template ends an answer with a token that the engine stops at, before any row is rendered."""
 
 from collections.abc import Set
 from pathlib import Path
@@ -13,33 +9,32 @@ from trainer.errors import RunError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ASKED, _ANSWERED = "Seventeen plus four?", "Twenty-one"
+_QUESTION, _ANSWER = "Seventeen plus four?", "Twenty-one"
 
 
-def refuse_unusable_template(base: Path, tokenizer: "PreTrainedTokenizerBase", stop_token_ids: Set[int]) -> None:
-    """Raise `RunError` when answers could not begin or end as the engine needs them.
+def refuse_endless_answers(
+    base: Path, tokenizer: "PreTrainedTokenizerBase", chat_template: str, stop_token_ids: Set[int]
+) -> None:
+    """Raise `RunError` when the template ends an answer without a stop token: a model trained on it would never stop.
 
-    A template that refuses this plain exchange is not judged here: the rows will say what it refuses.
+    A template that refuses this plain exchange is not judged here: each row gets its own finding.
     """
     from jinja2 import TemplateError
 
-    asked = [{"role": "user", "content": _ASKED}]
-    answered = [*asked, {"role": "assistant", "content": _ANSWERED}]
+    question = [{"role": "user", "content": _QUESTION}]
+    answered = [*question, {"role": "assistant", "content": _ANSWER}]
     try:
-        plain = str(tokenizer.apply_chat_template(asked, tokenize=False))
-        prompt = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
-        whole = str(tokenizer.apply_chat_template(answered, tokenize=False))
+        prompt = str(
+            tokenizer.apply_chat_template(
+                question, chat_template=chat_template, tokenize=False, add_generation_prompt=True
+            )
+        )
+        whole = str(tokenizer.apply_chat_template(answered, chat_template=chat_template, tokenize=False))
     except (TemplateError, IndexError, KeyError, TypeError, ValueError):
         return
-    if not whole.startswith(prompt) or _ANSWERED not in whole[len(prompt) :]:
+    if not whole.startswith(prompt) or _ANSWER not in whole[len(prompt) :]:
         return
-    header, _, ending = whole[len(prompt) :].partition(_ANSWERED)
-    if prompt == plain and header.strip():
-        raise RunError(
-            f"{base}: its chat template writes no generation prompt, so the model would have to write "
-            f"{header.strip()!r} itself; add {{% if add_generation_prompt %}} with that text to the template, or give "
-            "a chat (instruct) model."
-        )
+    ending = whole[len(prompt) :].partition(_ANSWER)[2]
     if not stop_token_ids & set(tokenizer(ending, add_special_tokens=False)["input_ids"]):
         raise RunError(
             f"{base}: its chat template ends an answer with {ending.strip()!r}, which holds no end-of-turn token that "

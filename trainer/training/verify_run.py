@@ -14,13 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from adapters.manifest import PARITY_FILE, file_sha256
-from trainer.data.findings import ACCEPTABLE
+from trainer.data.sources import local_rows
 from trainer.errors import RunError
 from trainer.training.artifacts import RUN_FILE
 from trainer.training.base import prepare_libraries
 from trainer.training.recipe import EMBEDDED, Recipe
 from trainer.training.run import Run, TrainOptions, train
-from trainer.training.run_metadata import FORMAT, cpu_arithmetic, read_metadata
+from trainer.training.run_metadata import cpu_arithmetic, read_metadata
 
 # Two independent deviations of one size: over tens of tokens their root mean squares stay within this factor.
 _MAX_RATIO = 2.0
@@ -42,7 +42,7 @@ def verify(directory: Path, data_dir: Path, console: Console) -> Reproduction:
     other.
     """
     facts, locations = read_metadata(directory), _read(directory / RUN_FILE)
-    recipe = _recipe(facts, locations)
+    recipe = _recipe(facts, locations, data_dir)
     _refuse_other_conditions(facts)
     prepare_libraries()
     import torch
@@ -62,9 +62,8 @@ def verify(directory: Path, data_dir: Path, console: Console) -> Reproduction:
 
 
 def _train(recipe: Recipe, data_dir: Path, console: Console, out: Path, facts: Mapping[str, Any]) -> Run:
-    # Before format 3, red findings did not stop a run.
-    allow = facts["allowed_findings"] if facts.get("format", 1) >= FORMAT else ACCEPTABLE
-    run = train(recipe, data_dir, console, out=out, options=TrainOptions(allow=tuple(allow)))
+    given = (facts.get("despite_data") or {}).get("reason", "repeats a finished run")
+    run = train(recipe, data_dir, console, out=out, options=TrainOptions(despite_data=given))
     assert run is not None, "world size is 1"
     if changed := [name for name in ("base_weights_sha256", "chat_template_sha256") if run.facts[name] != facts[name]]:
         raise RunError(f"the run was trained on another base: {changed[0]} differs; restore that base.")
@@ -118,7 +117,7 @@ def _logprobs(directory: Path) -> list[float]:
     return [value for row in rows for value in row.get("adapter", row["base"])]
 
 
-def _recipe(facts: Mapping[str, Any], locations: Mapping[str, Any]) -> Recipe:
+def _recipe(facts: Mapping[str, Any], locations: Mapping[str, Any], data_dir: Path) -> Recipe:
     """Rebuild the recipe; fields that it may not set, because of others, are left out of its complete dump."""
     document = dict(facts["recipe"])
     if document["method"] == "full":
@@ -132,13 +131,17 @@ def _recipe(facts: Mapping[str, Any], locations: Mapping[str, Any]) -> Recipe:
     if document["base_model"] != EMBEDDED:
         document["base_model"] = locations["base_folder"]
     recipe = Recipe.model_validate_json(json.dumps({**document, "directory": locations["recipe_folder"]}))
-    for split, path in (("train", recipe.train_path), ("valid", recipe.valid_path)):
-        _refuse_changed_file(path, facts["data"][split]["sha256"])
+    train, valid = facts["data"]["train"], facts["data"]["valid"]
+    kept = train.get("files") or [train]
+    files = [(file.path, recorded["sha256"]) for file, recorded in zip(recipe.train_files, kept, strict=True)]
+    files += [] if recipe.valid is None else [(recipe.valid, valid["sha256"])]
+    for name, expected in files:
+        _refuse_changed_file(local_rows(name, recipe.directory, data_dir), expected)
     return recipe
 
 
-def _refuse_changed_file(path: Path | None, expected: str) -> None:
-    if path is not None and (not path.is_file() or file_sha256(path) != expected):
+def _refuse_changed_file(path: Path, expected: str) -> None:
+    if not path.is_file() or file_sha256(path) != expected:
         raise RunError(f"{path} is not the file that was trained on; restore it (sha256 {expected[:12]}).")
 
 

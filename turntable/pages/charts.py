@@ -287,6 +287,6 @@ def _range_row(chart: Drawing, row: Range, top: float, places: Sequence[float]) 
 
 def _described(rows: Iterable[tuple[str, str]]) -> str:
     """Say the first figures in a sentence."""
-    told = [f"{name} {value}" for name, value in rows]
-    more = f" and {len(told) - _MOST_DESCRIBED} more" if len(told) > _MOST_DESCRIBED else ""
-    return f"{'; '.join(told[:_MOST_DESCRIBED])}{more}."
+    described = [f"{name} {value}" for name, value in rows]
+    more = f" and {len(described) - _MOST_DESCRIBED} more" if len(described) > _MOST_DESCRIBED else ""
+    return f"{'; '.join(described[:_MOST_DESCRIBED])}{more}."

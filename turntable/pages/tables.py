@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class PageTable:
     """Rows under a head. Columns are figures and right-aligned, except `text` ones; `totals` are rows that stand out.
 
     Units belong in the head.

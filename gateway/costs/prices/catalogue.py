@@ -66,7 +66,7 @@ class CatalogueListing:
     @property
     def has_peak_hours(self) -> bool:
         """Whether the price changes within a day."""
-        return any(isinstance(one.constraint, genai.TimeOfDateConstraint) for one in self._conditional)
+        return any(isinstance(price.constraint, genai.TimeOfDateConstraint) for price in self._conditional)
 
     @property
     def _conditional(self) -> list[genai.ConditionalPrice]:
@@ -75,7 +75,7 @@ class CatalogueListing:
 
     def changes(self) -> tuple[date, ...]:
         """Return the days on which a later price begins."""
-        constraints = [one.constraint for one in self._conditional]
+        constraints = [price.constraint for price in self._conditional]
         return tuple(sorted({c.start_date for c in constraints if isinstance(c, genai.StartDateConstraint)}))
 
     def tiers(self, at: datetime, *, batch: bool = False) -> tuple[PriceTier, ...]:
@@ -170,7 +170,7 @@ def modified_on(path: Path) -> date:
 
 def _all_prices(model: genai.ModelInfo) -> Iterator[object]:
     prices = model.prices
-    for price in [prices] if isinstance(prices, genai.ModelPrice) else [one.prices for one in prices]:
+    for price in [prices] if isinstance(prices, genai.ModelPrice) else [conditional.prices for conditional in prices]:
         for value in vars(price).values():
             yield from (
                 [value.base, *(t.price for t in value.tiers)] if isinstance(value, genai.TieredPrices) else [value]

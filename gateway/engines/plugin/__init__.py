@@ -1,1 +1,1 @@
-"""What runs inside the vLLM process: patches against known defects, and where which adapter is. Only here is torch."""
+"""vLLM plugin, runs inside the engine's processes: patches of known defects, adapter residency, token counts."""

@@ -65,7 +65,7 @@ class TokenGroups:
     def take(self, x: Tensor) -> Sequence[Tensor]:
         """The rows of each group, one tensor per group."""
         taken = x[self.rows] if isinstance(self.rows, slice) else x.index_select(0, self.rows)
-        return (taken,) if len(self.sizes) == 1 else taken.split(self.sizes)
+        return (taken,) if len(self.sizes) == 1 else taken.split(self.sizes)  # type: ignore[no-untyped-call]
 
     def add(self, y: Tensor, parts: Sequence[Tensor]) -> None:
         """Add one tensor per group to its rows of `y`, in place."""
@@ -116,7 +116,7 @@ class Delta:
         self._shrink = Product(torch.cat([part[:rank] for part, rank in zip(a, ranks, strict=True)]))
         cut = [part[:, :rank] for part, rank in zip(b, ranks, strict=True)]
         self._ranks = ranks if sum(ranks) > _MOST_PACKED_RANKS and len(ranks) > 1 else [sum(ranks)]
-        blocks = cut if len(self._ranks) > 1 else [torch.block_diag(*cut)]
+        blocks = cut if len(self._ranks) > 1 else [torch.block_diag(*cut)]  # type: ignore[no-untyped-call]
         self._expand = [Product(block) if block.shape[1] else block.shape[0] for block in blocks]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Delta:
         shrunk = self._shrink(x.to(self.dtype))
         if len(self._expand) == 1:
             return self._expanded(self._expand[0], shrunk)
-        parts = shrunk.split(self._ranks, dim=1)
+        parts = shrunk.split(self._ranks, dim=1)  # type: ignore[no-untyped-call]
         return torch.cat([self._expanded(*pair) for pair in zip(self._expand, parts, strict=True)], dim=1)
 
     @staticmethod

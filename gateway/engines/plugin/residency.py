@@ -1,9 +1,8 @@
-"""Endpoints that vLLM's API server lacks: adapters per tier, removing one for good, pinning one to its slot, the tokens
-of a request that has ended, and a sign of life of the workers.
+"""Endpoints that vLLM's API server lacks: list adapters by tier, remove one, pin one, token counts, liveness.
 
 vLLM mounts them through the entry point group `vllm.endpoint_plugins`, and only when VLLM_PLUGINS names the plugin.
-They are for the gateway alone, like vLLM's endpoints for loading adapters: where VLLM_API_KEY is set, as in every
-engine that the gateway starts, the plugin closes all of the engine to whoever does not know it.
+They are for the gateway only, like vLLM's endpoints for loading adapters. With VLLM_API_KEY set, as in every engine
+that the gateway starts, the plugin requires that key on all of the engine's paths.
 """
 
 from argparse import Namespace
@@ -14,7 +13,7 @@ from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.engines.plugin.finished_requests import TOKENS, EndedRequests
+from gateway.engines.plugin.finished_requests import TOKENS, FinishedRequests
 from gateway.engines.plugin.key_guard import KeyGuard
 from gateway.engines.plugin.patches import applied_patches
 from gateway.engines.plugin.worker import ALIVE_HERE, REPORT, UNPIN
@@ -26,7 +25,7 @@ REMOVE, PIN = f"{ADAPTERS}/remove", f"{ADAPTERS}/pin"
 
 
 class ResidencyPlugin:
-    """vLLM's contract for endpoint plugins."""
+    """Implements vLLM's interface of endpoint plugins."""
 
     name = PLUGIN
     required_tasks = None
@@ -34,10 +33,10 @@ class ResidencyPlugin:
     def __init__(self) -> None:
         self._engine: Any = None
         self._models: Any = None
-        self._ended = EndedRequests()
+        self._finished = FinishedRequests()
 
     def attach_router(self, app: Starlette) -> None:
-        """Called once while vLLM builds its application."""
+        """Add the routes; vLLM calls it once while it builds its application."""
         from vllm import envs
 
         if envs.VLLM_API_KEY:
@@ -46,24 +45,24 @@ class ResidencyPlugin:
         app.add_route(ADAPTERS, self.show, methods=["GET"])
         app.add_route(REMOVE, self.remove, methods=["POST"])
         app.add_route(PIN, self.pin, methods=["POST"])
-        app.add_route(TOKENS, self._ended.show, methods=["GET"])
+        app.add_route(TOKENS, self._finished.show, methods=["GET"])
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Called once when the engine is there; a server that only renders prompts has none."""
+        """Keep the engine client; vLLM calls it once at start. A server that only renders prompts has no engine."""
         self._engine = engine_client
         self._models = getattr(state, "openai_serving_models", None)
         if (processor := getattr(engine_client, "output_processor", None)) is not None:
-            self._ended.attach(processor)
+            self._finished.attach(processor)
 
     async def alive(self, _request: Request) -> Response:
-        """Answers once every worker has: vLLM's own health check does so while its core stands still."""
+        """Answer once every worker has: vLLM's own health check succeeds even while its core hangs."""
         await self._engine.collective_rpc(ALIVE_HERE)
         return JSONResponse({"alive": True})
 
     async def show(self, _request: Request) -> Response:
-        """Every adapter that the engine knows by name, coldest first, with its tier: slot, cpu, or disk.
+        """List the named adapters with their tier (slot, cpu or disk), least recently used first.
 
-        `unnamed` counts weights that no name leads to any more.
+        `unnamed` counts cached weights whose name was removed.
         """
         report = await self._report()
         named = {request.lora_int_id: request for request in self._models.lora_requests.values()}
@@ -82,31 +81,32 @@ class ResidencyPlugin:
         return JSONResponse(document)
 
     async def remove(self, request: Request) -> Response:
-        """Forget `name` and take its weights out of slot and cache, with all weights that have no name.
+        """Remove `name` and its weights from slot and cache, and all weights without a name.
 
-        A request that was cut off a moment ago may still be in the engine's queue and bring weights back; they are
-        then unnamed, and go with the next call. An unknown or empty name is no error.
+        A cancelled request that is still in the engine's queue may load the weights again; they are then unnamed, and
+        the next call removes them. An unknown or empty name is no error.
         """
         name = (await request.json())["name"]
         known = self._models.lora_requests
         async with self._models.lora_resolver_lock[name]:
-            gone = known.pop(name, None)
-            if gone is not None:
-                await self._engine.remove_lora(gone.lora_int_id)
+            removed = known.pop(name, None)
+            if removed is not None:
+                await self._engine.remove_lora(removed.lora_int_id)
         self._models.lora_resolver_lock.pop(name, None)
         for unnamed in await self._unnamed():
             await self._engine.remove_lora(unnamed)
         cached = set((await self._report())["cached"])
-        return JSONResponse({"removed": gone is not None, "gone": gone is None or gone.lora_int_id not in cached})
+        is_gone = removed is None or removed.lora_int_id not in cached
+        return JSONResponse({"removed": removed is not None, "gone": is_gone})
 
     async def pin(self, request: Request) -> Response:
-        """Keep `name` in its slot, or with `pinned` false let it go again; 404 for a name that the engine has not."""
+        """Pin `name` to its slot, or unpin it (`pinned` false); 404 for an unknown name."""
         body = await request.json()
         found = self._models.lora_requests.get(body["name"])
         if found is None:
-            return JSONResponse({"error": {"message": f"There is no adapter '{body['name']}' here."}}, 404)
+            return JSONResponse({"error": {"message": f"The engine has no adapter '{body['name']}'."}}, 404)
         if body["pinned"]:
-            await self._engine.add_lora(found)  # brings it back from disk when the cache has dropped it
+            await self._engine.add_lora(found)  # loads it again when the cache has evicted it
             await self._engine.pin_lora(found.lora_int_id)
         else:
             await self._engine.collective_rpc(UNPIN, args=(found.lora_int_id,))

@@ -1,4 +1,4 @@
-"""What the engine's workers tell about adapters: which lie in slots, which in the cache behind them, what loads cost.
+"""Methods added to vLLM's workers: report adapters in slots and cache with their load times, unpin, liveness.
 
 vLLM calls `install` in every engine process through the entry point group `vllm.general_plugins`; the API server then
 reaches the methods by `collective_rpc`.
@@ -12,7 +12,7 @@ REPORT, UNPIN, ALIVE_HERE = "turntable_report", "turntable_unpin", "turntable_al
 
 
 def install() -> None:
-    """Give vLLM's workers our methods; does nothing when called again."""
+    """Add the methods to vLLM's worker class; calling it again does nothing."""
     from vllm.lora.worker_manager import WorkerLoRAManager
     from vllm.v1.worker.worker_base import WorkerBase
 
@@ -25,7 +25,7 @@ def install() -> None:
 
 
 def report(worker: Any) -> dict[str, Any]:
-    """The adapters of one worker by vLLM's integer ids, coldest first, and how long reading each took."""
+    """Report the adapters of one worker by vLLM's integer ids, least recently used first, with their load times."""
     manager = worker.model_runner.lora_manager
     adapters = manager._adapter_manager
     cached = list(adapters.list_adapters())
@@ -46,19 +46,19 @@ def report(worker: Any) -> dict[str, Any]:
 
 
 def alive(_worker: Any) -> bool:
-    """Answer, between two steps of the engine."""
+    """Answer a liveness probe; vLLM runs this between two steps."""
     return True
 
 
 def unpin(worker: Any, adapter_id: int) -> None:
-    """Let an adapter be evicted again; vLLM itself can only pin."""
+    """Unpin an adapter, so that it may be evicted; vLLM itself can only pin."""
     adapters = worker.model_runner.lora_manager._adapter_manager
     for cache in (adapters._registered_adapters, adapters._active_adapters):
         cache.pinned_items.discard(adapter_id)
 
 
 def _timed(load: Any) -> Any:
-    # Also counts loads that vLLM does by itself within a step, when a request asks for what the cache has dropped.
+    # Also counts loads that vLLM does within a step, when a request needs an adapter that the cache has evicted.
     @functools.wraps(load)
     def timed(manager: Any, request: Any) -> Any:
         started = time.perf_counter()

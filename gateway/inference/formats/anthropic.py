@@ -7,7 +7,7 @@ import orjson
 
 from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, GatewayError
-from gateway.inference.formats.base import Api, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer, write_answer
 from gateway.inference.formats.sse import NamedEvents
 
 _ERROR_TYPES = {
@@ -34,7 +34,7 @@ class _AnthropicApi(Api):
 
 
 class Messages(_AnthropicApi):
-    """POST /v1/messages."""
+    """Answer a conversation, with streaming; Anthropic's Messages API."""
 
     path = "/v1/messages"
     salted = True
@@ -43,8 +43,8 @@ class Messages(_AnthropicApi):
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
         if not isinstance(document.get("content"), list) or not isinstance(document.get("stop_reason"), str):
-            raise EngineFailedError("The engine answered something that is not a complete message.")
-        return orjson.dumps(document | {"model": names.client_model}), Usage.from_anthropic(document.get("usage"))
+            raise EngineFailedError("The engine's answer is not a complete message.")
+        return write_answer(document | {"model": names.client_model}), Usage.from_anthropic(document.get("usage"))
 
     def stream(self, request: InferenceRequest, names: Names) -> "MessagesStream":
         return MessagesStream(names)
@@ -76,13 +76,13 @@ class MessagesStream(NamedEvents):
 
     def end(self) -> None:
         if self._stop_reason is None:
-            self.fail("The engine ended its answer without saying why it finished.")
+            self.fail("The engine's answer ended without a finish reason.")
         else:
             super().end()
 
 
 class CountTokens(_AnthropicApi):
-    """POST /v1/messages/count_tokens."""
+    """Count the prompt tokens of a conversation; Anthropic's token counting API. Not metered."""
 
     path = "/v1/messages/count_tokens"
     streams = False

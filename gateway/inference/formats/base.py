@@ -14,7 +14,7 @@ from gateway.inference.formats.grammars import binding_field, check_schemas
 from gateway.inference.request_guards import UNSERVED_FIELDS, guard_request
 
 _GENERATION_FAILED = b'"Internal server error"'
-"""All that the engine says when it cannot follow a request, as when a grammar does not compile."""
+"""The engine's only message when generation fails, for example when a grammar does not compile."""
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _LIMIT = re.compile(rf"\b(?:{'|'.join(_LIMITS)})\b")
 
@@ -68,7 +68,7 @@ class Api(ABC):
     """Whether the engine keeps the prefixes of prompts apart by `cache_salt`."""
 
     keep_alive: ClassVar[bytes] = b": keep-alive\n\n"
-    """What a stream carries while the engine is silent; clients ignore it."""
+    """Sent in a stream while the engine sends nothing; clients ignore it."""
 
     def parse(self, body: bytes, base: str) -> InferenceRequest:
         """Parse and guard a request body; raises `InvalidRequestError` naming the field. Unknown fields pass."""
@@ -111,7 +111,7 @@ class Api(ABC):
         return dump(document)
 
     def most_tokens(self, request: InferenceRequest) -> int:
-        """Return the most tokens that one answer may have, as the engine was told; a large number without a limit."""
+        """Return the maximum of tokens of one answer that the engine was sent; a large number without one."""
         limits = [request.limit(name) for name in _LIMITS]
         return min((limit for limit in limits if isinstance(limit, int)), default=1 << 31)
 
@@ -127,8 +127,8 @@ class Api(ABC):
     def explain(self, request: InferenceRequest, error: GatewayError, answer: bytes) -> GatewayError:
         """Translate an engine's error into the terms of the request; `answer` is what the engine sent.
 
-        The engine names a limit by a field of its own choice, and has one sentence for its failures and for grammars
-        that it cannot follow.
+        The engine may name another field for the maximum of tokens than the client did, and has the same message for
+        its own failures and for grammars that it cannot compile.
         """
         if isinstance(error, InvalidRequestError) and (found := _LIMIT.search(str(error))):
             own = found[0] if request.limit(found[0]) is not None else None
@@ -139,7 +139,7 @@ class Api(ABC):
             field = binding_field(request.document)
             if field is not None:
                 return InvalidRequestError(
-                    f"The engine cannot follow what '{field}' asks for; check its grammar, schema or pattern.",
+                    f"The engine cannot generate what '{field}' requires; check its grammar, schema or pattern.",
                     param=field,
                 )
         return error
@@ -181,10 +181,18 @@ def read_answer(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise EngineFailedError("The engine answered something that is not JSON.") from error
+        raise EngineFailedError("The engine's answer is not JSON.") from error
     if not isinstance(document, dict):
-        raise EngineFailedError("The engine answered something that is not a JSON object.")
+        raise EngineFailedError("The engine's answer is not a JSON object.")
     return document
+
+
+def write_answer(document: dict[str, Any]) -> bytes:
+    """Write a rewritten answer as JSON; raises `EngineFailedError` when it is nested too deep."""
+    try:
+        return orjson.dumps(document)
+    except TypeError as error:
+        raise EngineFailedError("The engine answered something that is nested too deep.") from error
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from typing import Any, ClassVar
 
-import orjson
-
 from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, InvalidRequestError
-from gateway.inference.formats.base import Api, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer, write_answer
 from gateway.inference.formats.completions_stream import CompletionsStream
 from gateway.inference.formats.fields import count_prompts
 
@@ -16,7 +14,7 @@ _NULLABLE = frozenset({"content", "refusal", "logprobs", "finish_reason", "text"
 
 
 class Completions(Api):
-    """POST /v1/completions."""
+    """Complete one or more prompts; OpenAI's legacy completions API, with streaming."""
 
     path = "/v1/completions"
     salted = True
@@ -32,9 +30,9 @@ class Completions(Api):
         try:
             choices = [_without_nulls(choice) for choice in document["choices"]]
             if not choices or not all(isinstance(choice["finish_reason"], str) for choice in choices):
-                raise EngineFailedError("The engine answered with a completion that is not complete.")
+                raise EngineFailedError("The engine's completion is incomplete.")
         except (KeyError, TypeError, AttributeError) as error:
-            raise EngineFailedError("The engine answered something that is not a completion.") from error
+            raise EngineFailedError("The engine's answer is not a completion.") from error
         counted = document.get("usage")
         answer = _without_nulls(document) | {
             "model": names.client_model,
@@ -43,7 +41,7 @@ class Completions(Api):
         }
         if isinstance(counted, dict):
             answer["usage"] = {name: _tidy(value) for name, value in counted.items() if value is not None}
-        return orjson.dumps(answer), Usage.from_openai(counted)
+        return write_answer(answer), Usage.from_openai(counted)
 
     def stream(self, request: InferenceRequest, names: Names) -> CompletionsStream:
         options = _options(request)
@@ -64,14 +62,14 @@ class Completions(Api):
 
 
 class ChatCompletions(Completions):
-    """POST /v1/chat/completions."""
+    """Answer a conversation, with streaming and tool calls; OpenAI's chat completions API."""
 
     path = "/v1/chat/completions"
     required: ClassVar = {"messages": (list,)}
 
 
 class Embeddings(Api):
-    """POST /v1/embeddings; only embedding models answer."""
+    """Embed one or more texts; only where the base is an embedding model. OpenAI's embeddings API."""
 
     path = "/v1/embeddings"
     streams = False
@@ -81,8 +79,8 @@ class Embeddings(Api):
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
         if not isinstance(document.get("data"), list) or not document["data"]:
-            raise EngineFailedError("The engine answered something that is not a list of embeddings.")
-        return orjson.dumps(document | {"model": names.client_model}), Usage.from_openai(document.get("usage"))
+            raise EngineFailedError("The engine's answer is not a list of embeddings.")
+        return write_answer(document | {"model": names.client_model}), Usage.from_openai(document.get("usage"))
 
 
 def _options(request: InferenceRequest) -> dict[str, Any]:

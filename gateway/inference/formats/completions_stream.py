@@ -66,7 +66,7 @@ class CompletionsStream:
         *events, self._tail = data.split(_END)
         whole = b"".join([self._rewrite(event) for event in events])
         if len(self._tail) > MOST_EVENT_BYTES:
-            self._tail = self._fail("The engine sent an event that does not end.")
+            self._tail = self._fail("The engine sent an event that is too large.")
         return whole
 
     def count(self) -> tuple[Usage, UsageSource]:
@@ -99,7 +99,7 @@ class CompletionsStream:
         try:
             return self._rewrite_any(event)
         except ValueError:
-            return self._fail("The engine sent an event that cannot be read.")
+            return self._fail("The engine sent an event of an unexpected format.")
 
     def _rewrite_any(self, event: bytes) -> bytes:
         if event == b"data: [DONE]":
@@ -130,7 +130,7 @@ class CompletionsStream:
 
     def _end(self) -> bytes:
         if len(self._finished) < self._choices:
-            return self._fail("The engine ended its answer without saying why it finished.")
+            return self._fail("The engine's answer ended without a finish reason.")
         self.saw_end = self._is_over = True
         return DONE
 

@@ -7,15 +7,15 @@ import orjson
 
 from gateway.core import InferenceRequest, Usage
 from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
-from gateway.inference.formats.base import Api, Names, read_answer
+from gateway.inference.formats.base import Api, Names, read_answer, write_answer
 from gateway.inference.formats.sse import NamedEvents
 
-_WHOLE = frozenset({"completed", "incomplete"})
+_COMPLETE_STATUSES = frozenset({"completed", "incomplete"})
 _NUMBER = re.compile(rb'"sequence_number":\s*([0-9]+)')
 
 
 class Responses(Api):
-    """POST /v1/responses. Nothing is stored, so what needs a stored response is refused."""
+    """Answer an input, with streaming; OpenAI's Responses API. Stored responses are not supported."""
 
     path = "/v1/responses"
     salted = True
@@ -27,7 +27,7 @@ class Responses(Api):
         for name in ("background", "previous_response_id"):
             if request.document.get(name):
                 raise InvalidRequestError(
-                    f"'{name}' needs stored responses, and none are stored here; send the whole conversation as "
+                    f"'{name}' needs stored responses, which this server does not keep; send the whole conversation as "
                     "'input'.",
                     param=name,
                 )
@@ -35,9 +35,9 @@ class Responses(Api):
 
     def whole(self, body: bytes, names: Names) -> tuple[bytes, Usage]:
         document = read_answer(body)
-        if document.get("status") not in _WHOLE or not isinstance(document.get("output"), list):
-            raise EngineFailedError("The engine answered something that is not a complete response.")
-        return orjson.dumps(document | {"model": names.client_model}), Usage.from_responses(document.get("usage"))
+        if document.get("status") not in _COMPLETE_STATUSES or not isinstance(document.get("output"), list):
+            raise EngineFailedError("The engine's answer is not a complete response.")
+        return write_answer(document | {"model": names.client_model}), Usage.from_responses(document.get("usage"))
 
     def stream(self, request: InferenceRequest, names: Names) -> "ResponsesStream":
         return ResponsesStream(request, names)
@@ -52,7 +52,7 @@ class Responses(Api):
         return b"event: error\ndata: " + orjson.dumps(fields) + b"\n\n"
 
     def _engine_fields(self, request: InferenceRequest) -> dict[str, Any]:
-        """Tell the engine to store nothing, as it does anyway."""
+        """Set `store` to false, which is what the engine does anyway."""
         return {"store": False}
 
 
@@ -73,7 +73,7 @@ class ResponsesStream(NamedEvents):
     def __init__(self, request: InferenceRequest, names: Names) -> None:
         super().__init__()
         self._model = names.client_model
-        # Until the last event nothing tells how long the prompt was: four bytes are about a token.
+        # Only the last event reports the prompt's tokens; until then they are estimated at four bytes each.
         self._estimated_prompt_tokens = len(request.body) // 4
 
     def rewrite(self, name: bytes, document: dict[str, Any]) -> bytes:
@@ -91,8 +91,8 @@ class ResponsesStream(NamedEvents):
     def _ended(self, name: bytes, document: dict[str, Any], response: dict[str, Any]) -> bytes:
         """Rename an end at a token limit to `response.incomplete`; the engine calls every end `response.completed`."""
         status = response.get("status")
-        if status not in _WHOLE:
-            self.fail("The engine ended its answer without saying why it finished.")
+        if status not in _COMPLETE_STATUSES:
+            self.fail("The engine's answer ended without a finish reason.")
             return name
         self.end()
         if status == "completed":

@@ -63,7 +63,7 @@ class NamedEvents(ABC):
         whole = b"".join([self._rewrite(event) for event in events if event])
         if len(self._tail) > MOST_EVENT_BYTES:
             self._tail = b""
-            self.fail("The engine sent an event that does not end.")
+            self.fail("The engine sent an event that is too large.")
         return whole
 
     def count(self) -> tuple[Usage, UsageSource]:
@@ -89,10 +89,10 @@ class NamedEvents(ABC):
         if name in self.rewritten:
             try:
                 document = orjson.loads(data)
-                name = self.rewrite(name, document)
+                event = b"event: " + self.rewrite(name, document) + _DATA + orjson.dumps(document)
             except (ValueError, KeyError, TypeError, AttributeError):
-                self.fail("The engine sent an event that cannot be read.")
-            return b"" if self.failure is not None else b"event: " + name + _DATA + orjson.dumps(document) + _END
+                self.fail("The engine sent an event of an unexpected format.")
+            return b"" if self.failure is not None else event + _END
         if name == self.last:
             self.end()
         return b"" if self.failure is not None else event + _END

@@ -1,4 +1,4 @@
-"""vLLM's /tokenize and /detokenize: not metered; the base model's where no model is named."""
+"""vLLM's /tokenize and /detokenize, not metered; without `model` they use the base model."""
 
 from typing import Any, ClassVar
 
@@ -7,7 +7,7 @@ from gateway.inference.formats.base import Api, Names
 
 
 class Tokenize(Api):
-    """POST /tokenize."""
+    """Tokenize a prompt or a conversation with the model's tokenizer; vLLM's API. Not metered."""
 
     path = "/tokenize"
     streams = False
@@ -21,7 +21,7 @@ class Tokenize(Api):
 
 
 class Detokenize(Tokenize):
-    """POST /detokenize."""
+    """Turn token ids back into text; vLLM's API. Not metered."""
 
     path = "/detokenize"
     required: ClassVar = {"tokens": (list,)}

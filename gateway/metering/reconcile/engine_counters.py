@@ -1,8 +1,8 @@
 """Token counters of engines by run: read when an engine comes up and periodically, and stored.
 
-A run is identified by the creation time of its counters, so that several gateways on one engine mean the same run. What
-an engine counted before a gateway first read it is not the ledger's. An engine that reports no creation time begins a
-run with each gateway process, and whenever its counters fall.
+A run is identified by the creation time of its counters, so that several gateways on one engine use the same run.
+Tokens counted before the first reading of a run are not on the ledger. An engine that reports no creation time begins a
+new run with each gateway process, and whenever its counters fall.
 """
 
 import logging
@@ -123,7 +123,7 @@ class EngineCounterReader:
     async def read(self, engine: str, client: EngineClient) -> str | None:
         """Read one engine's counters; returns its run, None when it reports none or cannot be asked.
 
-        Call it before the engine gets its first request: what it counted earlier is not the ledger's.
+        Call it before the engine gets its first request: tokens counted earlier are not on the ledger.
         """
         try:
             asked_us = now_us()

@@ -54,7 +54,7 @@ class Reconciliation:
         result = self._reconcile(run, known, read_until_us)
         if not result.running:  # all rows opened until then have ended, so their sums are final
             final = replace(result.booked, surely=result.booked.at_most)
-            recent = {name: one for name, one in self._final.items() if now_us() - one[1] < _READ_AGAIN_US}
+            recent = {name: totals for name, totals in self._final.items() if now_us() - totals[1] < _READ_AGAIN_US}
             self._final = recent | {run.run: (began_us, run.seen_us + 1, final)}
         return result
 
@@ -91,9 +91,9 @@ class ReconcileGauges:
 
     def set(self, engine: str, result: ReconcileResult) -> None:
         """Show the latest result of an engine."""
-        for one in result.kinds:
-            if one.ratio is not None:
-                self._ratio.labels(engine, one.kind.removesuffix("_tokens")).set(one.ratio)
+        for comparison in result.kinds:
+            if comparison.ratio is not None:
+                self._ratio.labels(engine, comparison.kind.removesuffix("_tokens")).set(comparison.ratio)
         self._outside.labels(engine).set(result.agreement is ReconcileAgreement.OUTSIDE)
 
 
@@ -155,7 +155,9 @@ class ReconcileMonitor:
     def _log_change(self, engine: str, result: ReconcileResult) -> None:
         is_outside = result.agreement is ReconcileAgreement.OUTSIDE
         if is_outside != self._is_outside.get(engine, False):
-            sums = ", ".join(f"{one.kind} {one.ledger} to {one.engine}" for one in result.kinds)
+            sums = ", ".join(
+                f"{comparison.kind} {comparison.ledger} to {comparison.engine}" for comparison in result.kinds
+            )
             if is_outside:
                 log.error("the ledger and %s differ (%s); see `turntable usage --reconcile`", engine, sums)
             else:

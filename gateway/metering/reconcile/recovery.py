@@ -1,7 +1,7 @@
-"""Recovery of interrupted rows: an engine that outlived its gateway still knows what their requests used.
+"""Recovery of interrupted rows: read their token counts from an engine that outlived the gateway.
 
-A managed engine ends with its gateway; an attached one remembers. Interrupted rows get the engine's token counts and
-stay interrupted. Their keys and tenants are charged at the price in force at that time.
+A managed engine stops with its gateway; an attached one keeps the counts. Interrupted rows get the engine's token
+counts and stay interrupted. Their keys and tenants are charged at the current price.
 """
 
 import logging
@@ -26,12 +26,12 @@ from gateway.threads import REPORTS
 log = logging.getLogger(__name__)
 _MOST_ROWS = 500
 _LONGEST_US = HOUR_US
-_Asked = tuple[str, str]
+_Query = tuple[str, str]
 """Request id, run of the engine."""
 
 
 class Recovery:
-    """Asks the engines until they know the usage of each interrupted row of one gateway, and charges it."""
+    """Queries the engines for the usage of this gateway's interrupted rows, and charges it."""
 
     def __init__(self, database: Database, pool: EnginePool, gateway: str, prices: RequestPrices) -> None:
         self._database = database
@@ -39,28 +39,28 @@ class Recovery:
         self._spending = SpendingWriter(database.dialect.name)
         self._pool = pool
         self._gateway = gateway
-        self._asked: set[_Asked] = set()
-        self._unknown: set[_Asked] = set()
-        """Asked once, and the engine knew nothing."""
+        self._queried: set[_Query] = set()
+        self._unknown: set[_Query] = set()
+        """Queried once, without usage."""
 
     async def run(self) -> None:
-        """Ask for the rows there are now, `_MOST_ROWS` at most, and charge what is known.
+        """Query the engines for at most `_MOST_ROWS` interrupted rows, and charge the rows with exact usage.
 
         Raises the first error of a row after all rows were tried.
         """
         rows = await REPORTS.run(self._interrupted_rows)
         waiting = {row.request_id for row in rows}
-        self._asked = {asked for asked in self._asked if asked[0] in waiting}
-        self._unknown = {asked for asked in self._unknown if asked[0] in waiting}
+        self._queried = {query for query in self._queried if query[0] in waiting}
+        self._unknown = {query for query in self._unknown if query[0] in waiting}
         failures: list[Exception] = []
         for row in rows:
             for engine in self._pool.ready:
-                asked = (row.request_id, engine.run or "")
-                if engine.run and row.engine_run in (None, engine.run) and asked not in self._asked:
+                query = (row.request_id, engine.run or "")
+                if engine.run and row.engine_run in (None, engine.run) and query not in self._queried:
                     try:
-                        if await self._ask(row, engine):
-                            self._asked.add(asked)
-                    except Exception as error:  # asked again the next time; the other rows go on
+                        if await self._query(row, engine):
+                            self._queried.add(query)
+                    except Exception as error:  # queried again the next time; the other rows continue
                         failures.append(error)
         for failure in failures:
             raise failure
@@ -79,19 +79,18 @@ class Recovery:
         row = usage_ledger.c
         return and_(row.state == "interrupted", row.gateway == self._gateway)
 
-    async def _ask(self, row: Row[Any], engine: Engine) -> bool:
-        """Ask an engine for a row's usage; returns False when it is to be asked again.
+    async def _query(self, row: Row[Any], engine: Engine) -> bool:
+        """Query an engine for a row's usage and store it; returns False when the query is to be repeated.
 
-        An engine that was stopped may read this question before the request itself, so its answer that it knows
-        nothing counts only the second time.
+        A stalled engine may read this query before the request itself, so "no usage" counts only the second time.
         """
         try:
             usage = await engine.client.worked_on(row.request_id)
         except GatewayError:
             return False
-        asked = (row.request_id, engine.run or "")
-        if usage is not None and not usage.usage.prompt_tokens and asked not in self._unknown:
-            self._unknown.add(asked)
+        query = (row.request_id, engine.run or "")
+        if usage is not None and not usage.usage.prompt_tokens and query not in self._unknown:
+            self._unknown.add(query)
             return False
         if usage is not None and (usage.usage.prompt_tokens or row.engine_run):
             await REPORTS.run(self._write_usage, row, engine, usage)
@@ -123,10 +122,14 @@ class Recovery:
             row.key_id.in_(select(keys.c.id)),
         )
         with self._database.begin() as connection:
-            for one in connection.execute(unpaid.limit(_MOST_ROWS)).all():
-                usage = Usage(one.prompt_tokens or 0, one.completion_tokens or 0, one.cached_tokens or 0)
+            for found in connection.execute(unpaid.limit(_MOST_ROWS)).all():
+                usage = Usage(found.prompt_tokens or 0, found.completion_tokens or 0, found.cached_tokens or 0)
                 cost = price.cost_nano_usd(usage) or 0
-                this = (row.request_id == one.request_id, row.attempt == one.attempt, row.cost_nano_usd.is_(None))
+                this = (
+                    row.request_id == found.request_id,
+                    row.attempt == found.attempt,
+                    row.cost_nano_usd.is_(None),
+                )
                 priced = {"cost_nano_usd": cost, "price_version": price.version}
                 if connection.execute(update(usage_ledger).where(*this).values(priced)).rowcount:
-                    self._spending.add(connection, [RequestCost(one.opened_us, one.key_id, one.tenant, cost)])
+                    self._spending.add(connection, [RequestCost(found.opened_us, found.key_id, found.tenant, cost)])

@@ -52,11 +52,11 @@ class ReconcileResult:
     @property
     def agreement(self) -> ReconcileAgreement:
         """The worst agreement of the judged kinds."""
-        return _worst({one.agreement for one in self.kinds if one.kind in JUDGED})
+        return _worst({comparison.agreement for comparison in self.kinds if comparison.kind in JUDGED})
 
 
 def reconcile(run: EngineRunCounters, booked: LedgerTotals, running: int) -> ReconcileResult:
-    """Compare what is booked for a run with what its engine counted."""
+    """Compare the tokens booked for a run with the engine's counters."""
     kinds = tuple(_compare(kind, run, booked, running) for kind in TOKEN_KINDS)
     return ReconcileResult(run, booked, running, kinds)
 
@@ -97,19 +97,19 @@ def _result_document(result: ReconcileResult) -> dict[str, Any]:
         "rows": {who: booked.rows[who] for who in sorted(booked.rows)} | {"deleted": run.pruned_rows},
         "evidence": {source: booked.evidence[source] for source in sorted(booked.evidence)},
         "tokens": {
-            one.kind: {
-                "ledger": one.ledger,
-                "engine": one.engine,
-                "ratio": one.ratio,
-                "agreement": one.agreement if one.kind in JUDGED else "not judged",
+            comparison.kind: {
+                "ledger": comparison.ledger,
+                "engine": comparison.engine,
+                "ratio": comparison.ratio,
+                "agreement": comparison.agreement if comparison.kind in JUDGED else "not judged",
             }
-            for one in result.kinds
+            for comparison in result.kinds
         },
     }
 
 
 def _worst(found: set[ReconcileAgreement]) -> ReconcileAgreement:
     return next(
-        (one for one in (ReconcileAgreement.OUTSIDE, ReconcileAgreement.RUNNING) if one in found),
+        (agreement for agreement in (ReconcileAgreement.OUTSIDE, ReconcileAgreement.RUNNING) if agreement in found),
         ReconcileAgreement.AGREES,
     )

@@ -1,4 +1,4 @@
-"""A key office over a database of each kind, and drafts of keys."""
+"""An API key service over a database of each kind, and drafts of keys."""
 
 from dataclasses import replace
 from typing import Any

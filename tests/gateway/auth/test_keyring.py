@@ -54,7 +54,7 @@ def test_anything_else_is_refused(value: bytes) -> None:
         KEYRING.authenticate(authorization(value))
 
 
-def test_no_header_is_refused_and_told_apart_from_a_wrong_key() -> None:
+def test_a_missing_header_and_a_wrong_key_get_different_errors() -> None:
     with pytest.raises(AuthenticationError) as missing:
         KEYRING.authenticate({})
     with pytest.raises(AuthenticationError) as wrong:
@@ -71,7 +71,7 @@ def test_the_generated_key_is_kept_for_its_owner_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [load_or_create_admin_key, lambda folder: load_pepper(folder, None), gateway_id])
-def test_nobody_ever_reads_half_a_secret_however_many_start_at_once(make: Any, tmp_path: Path) -> None:
+def test_a_secret_is_never_read_half_written_when_many_gateways_start_at_once(make: Any, tmp_path: Path) -> None:
     together = threading.Barrier(8)
 
     def start(_: int) -> Any:

@@ -70,7 +70,7 @@ def test_a_rotated_key_keeps_its_id_and_its_old_secret_for_the_overlap_alone(gat
     assert [refused(gateways.one, key) for key in (third, fourth)] == [refused(gateways.one, third)] * 2
 
 
-def test_a_secret_that_is_promised_to_somebody_is_not_ended_by_another_rotation(gateways: Gateways) -> None:
+def test_a_secret_within_its_grace_period_is_not_ended_by_another_rotation(gateways: Gateways) -> None:
     made, first = gateways.create()
     _, second = gateways.one.rotate(made.id, overlap_us=HOUR_US, actor="admin")
     with pytest.raises(ConflictError, match=r"is valid until .*, as promised .* or with overlap_s 0, which ends"):

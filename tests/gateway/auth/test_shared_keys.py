@@ -1,4 +1,4 @@
-"""Two whole gateways on one database: what one does to a key, the other heeds by the next beats of its heart."""
+"""Two whole gateways on one database: what one changes about a key, the other applies within its next refreshes."""
 
 from pathlib import Path
 from typing import NoReturn

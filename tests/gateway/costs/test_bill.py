@@ -1,4 +1,4 @@
-"""The bill: every nano-dollar is allocated, idle or overhead, whoever carries idle time."""
+"""The bill: every nano-dollar is allocated, idle or overhead, under each idle policy."""
 
 from datetime import date
 from decimal import Decimal
@@ -74,7 +74,7 @@ def test_idle_time_is_carried_as_the_policy_says() -> None:
     assert proportional.idle == even.idle == {}
 
 
-def test_idle_time_of_a_day_on_which_nobody_came_stays_a_line_of_its_own() -> None:
+def test_idle_time_of_a_day_without_requests_stays_a_line_of_its_own() -> None:
     for policy in IdlePolicy:
         assert bill_of(UsageWindow([], {}, {}), policy=policy).idle == {(0, "e"): 2 * 10**9}
 

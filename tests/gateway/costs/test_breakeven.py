@@ -81,7 +81,7 @@ def test_an_engine_that_is_dearer_than_the_api_even_when_full_never_pays() -> No
     assert break_even(H100, Decimal(0)).reason.startswith("never")
 
 
-def test_without_a_capacity_the_assumption_is_told() -> None:
+def test_without_a_capacity_the_assumption_is_reported() -> None:
     found = break_even(Fleet(Decimal(1), None), Decimal("0.01"))
     assert found.requests_per_day == 2400
     assert "not measured" in found.reason

@@ -79,7 +79,7 @@ def test_the_command_measures_over_http_and_the_gateway_goes_by_it(attached: Att
 
 
 def test_requests_of_others_do_not_end_a_calibration(attached: Attached) -> None:
-    """Somebody asks without a pause: batches are tried again, then counted with what was asked meanwhile."""
+    """With constant traffic, batches are retried, then counted together with it."""
     is_over, asked = threading.Event(), []
 
     def ask() -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from gateway.cli.costs import app as costs_app
 from gateway.clock import DAY_US, HOUR_US, now_us
 from gateway.core import Usage
 from gateway.costs.document import CostDocument
-from gateway.costs.evidence import CostEvidenceStore, EvidenceKind
+from gateway.costs.evidence import EvidenceKind
 from gateway.costs.inputs import CostQuery
 from gateway.costs.page import html_page
 from gateway.costs.plan import PLAN_FILE, PlanError, read_plan, read_presets
@@ -29,46 +28,17 @@ from gateway.costs.refresh import CostGauges, CostRefresher
 from gateway.costs.report import CostReports
 from gateway.costs.request_price import RequestPrices
 from gateway.costs.terminal import shown
-from gateway.database import open_database
 from gateway.errors import InvalidRequestError
 from gateway.metering.engine_uptime import EngineRuns
-from gateway.metering.tables import engine_runs
 from gateway.metering.usage_summary import UsageSummary
 from gateway.metrics import Metrics
 from gateway.money import NANO, usd_text
 from tests.gateway.conftest import KEY, Attached
+from tests.gateway.costs.cost_reports import CAPACITY, NOW, SINCE, parts_of, reports_of, run_of
+from tests.gateway.costs.cost_reports import database as database
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_prices import SNAPSHOT
+from tests.gateway.costs.price_files import SNAPSHOT
 from tests.waiting import wait_until
-
-NOW = now_us() // DAY_US * DAY_US - DAY_US // 2  # noon of yesterday: windows of hours lie within one day
-SINCE = NOW - 2 * HOUR_US
-CAPACITY = {
-    "slo_per_s": 23.6,
-    "saturated_per_s": 40.0,
-    "prompt_tokens": 1024.0,
-    "output_tokens": 128.0,
-    "conclusion": "23.6 requests per second are within the limits",
-}
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'turntable.db'}")
-    yield engine
-    engine.dispose()
-
-
-def run_of(database: Engine, begin: int, end: int, usd: Decimal | None, engine: str = "engine-0") -> None:
-    price = None if usd is None else int(usd * NANO)
-    values = {"started_us": begin, "seen_us": end, "nano_usd_per_hour": price, "engine": engine}
-    with database.begin() as connection:
-        connection.execute(insert(engine_runs).values(values))
-
-
-def reports_of(database: Engine, data_dir: Path) -> CostReports:
-    runs = EngineRuns(database, lambda _: None)
-    return CostReports(UsageSummary(database), runs, CostEvidenceStore(database), data_dir, base="base")
 
 
 @pytest.fixture
@@ -82,11 +52,6 @@ def reports(database: Engine, tmp_path: Path) -> CostReports:
     ]
     write_rows(database, rows)
     return reports_of(database, tmp_path)
-
-
-def parts_of(document: CostDocument) -> int:
-    costs = [line.cost_nano_usd or 0 for line in document.data] + [one.nano_usd for one in document.overhead]
-    return sum(costs) + (document.idle_nano_usd or 0)
 
 
 @pytest.mark.parametrize("group_by", ["adapter", "tenant,key", "day,engine", "adapter,tenant,day", ""])
@@ -409,10 +374,10 @@ def test_json_csv_table_and_page_of_one_window_agree(attached: Attached, tmp_pat
         assert usd_text(amount) in page.read_text()
 
 
-def test_a_request_is_told_its_cost_when_it_asks(attached: Attached) -> None:
+def test_a_response_states_its_cost_on_request(attached: Attached) -> None:
     body = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
     asked = attached.http.post("/v1/chat/completions", json=body, headers={"x-turntable-cost": "1"})
-    assert asked.headers["x-turntable-cost-basis"] == "unpriced"  # nobody stated what this engine costs
+    assert asked.headers["x-turntable-cost-basis"] == "unpriced"  # no price per hour is set
     assert "x-turntable-cost-usd" not in asked.headers
     assert "x-turntable-cost-basis" not in attached.chat().headers
 

@@ -1,4 +1,4 @@
-"""Money from the first request on: a price per hour is enough for budgets, and the pace is learnt from live traffic."""
+"""Money from the first request on: a price per hour is enough for budgets, and the pace is measured on live traffic."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ from gateway.settings import Settings
 from loadtest.mock_engine.app import MockServer, serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
+from tests.gateway.costs.cost_reports import database as database
+from tests.gateway.costs.cost_reports import reports_of, run_of
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import reports_of, run_of
 from tests.gateway.quota.conftest import new_key
 from tests.waiting import wait_until
 
@@ -91,7 +91,7 @@ def test_before_any_traffic_work_costs_what_a_slow_engine_would_take(database: E
     assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("assumed", assumed)
 
 
-def test_at_midnight_the_pace_learnt_the_day_before_stays_in_force(database: Engine, tmp_path: Path) -> None:
+def test_at_midnight_the_pace_measured_the_day_before_stays_in_force(database: Engine, tmp_path: Path) -> None:
     evening = now_us() // DAY_US * DAY_US - HOUR_US
     run_of(database, evening, evening + HOUR_US, Decimal("3.6"))
     write_rows(database, [row(1, evening, 10 * 10**6, prompt_tokens=100, completion_tokens=10)])
@@ -101,7 +101,7 @@ def test_at_midnight_the_pace_learnt_the_day_before_stays_in_force(database: Eng
     assert (prices.price.basis, prices.price.cost_nano_usd(Usage(100, 10))) == ("recent", 10 * 10**6)
 
 
-def test_without_any_price_per_hour_who_gives_out_a_budget_is_told(attached: Attached) -> None:
+def test_setting_a_budget_without_a_price_per_hour_prints_a_warning(attached: Attached) -> None:
     environment = {"TURNTABLE_ADMIN_KEY": KEY, "TURNTABLE_GATEWAY_URL": attached.url}
     for app, arguments in (
         (keys_app, ["create", "app", "--budget", "5/month"]),

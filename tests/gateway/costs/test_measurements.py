@@ -19,14 +19,14 @@ from loadtest.study import Level, Study
 from tests.gateway.conftest import KEY, Attached
 from trainer.eval.report import (
     Arm,
+    ArmCost,
     ArmKind,
     BaseFacts,
-    Cost,
+    ComparisonReport,
     Examples,
     Gate,
     Latency,
-    Measure,
-    Report,
+    MetricResult,
     TaskFacts,
     Tokens,
 )
@@ -75,7 +75,7 @@ def comparison(failed: tuple[int, ...] = ()) -> dict[str, Any]:
     right = {"correct": (0.7, 10), "exact_match": (0.6, 10)}
     other = {"schema_valid": (0.8, 10), "stopped": (1.0, 10), "field_accuracy": (0.5, 10), "f1:a": (0.0, 10)}
     measures = right | other | {"bleu": (0.3333, 10), "length": (20.0, 10)}
-    metrics = {name: Measure(value=v, interval_95=(0.0, 1.0), of=of) for name, (v, of) in measures.items()}
+    metrics = {name: MetricResult(value=v, interval_95=(0.0, 1.0), of=of) for name, (v, of) in measures.items()}
     arms = tuple(
         Arm(
             name=kind.value,
@@ -86,12 +86,12 @@ def comparison(failed: tuple[int, ...] = ()) -> dict[str, Any]:
             slices={},
             tokens=Tokens(prompt=1000, completion=200, cached=900),
             latency_ms=Latency(p50=5.0, p95=9.0),
-            cost_nano_usd=Cost(total=None, per_request=None, per_correct=None),
+            cost_nano_usd=ArmCost(total=None, per_request=None, per_correct=None),
             failed=failed,
         )
         for kind in (ArmKind.ADAPTER, ArmKind.FRONTIER)
     )
-    return Report(
+    return ComparisonReport(
         created_at="2026-11-25T12:00:00Z",
         complete=not failed,
         task=TaskFacts(name="triage", sha256="0" * 64, items=10, frozen_at=None),

@@ -16,13 +16,9 @@ from gateway.core import Usage
 from gateway.costs.prices.book import PRICE_FILE, SNAPSHOT_FILE, PriceBook
 from gateway.costs.prices.rates import PricedTokens, PriceError, Rates, rates_for
 from gateway.costs.prices.update import DEFAULT_COMPARISON, changed_prices
+from tests.gateway.costs.price_files import SNAPSHOT
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC)
-# What genai-prices publishes, cut down to one model.
-SNAPSHOT = (
-    '[{"id":"openai","name":"OpenAI","api_pattern":"https://api.openai.com","models":'
-    '[{"id":"gpt-6-luna","match":{"equals":"gpt-6-luna"},"prices":{"input_mtok":0.2,"output_mtok":0.5}}]}]'
-)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +122,7 @@ def test_every_name_that_is_listed_can_be_found(book: PriceBook) -> None:
     assert [book.find(name).name for name in names] == names
 
 
-def test_the_book_says_how_old_it_is_and_asks_for_an_update_when_it_is_old(book: PriceBook) -> None:
+def test_the_price_book_reports_its_age_and_asks_for_an_update_when_it_is_old(book: PriceBook) -> None:
     newest = book.catalogue.newest_day
     assert newest is not None
     assert f"{newest} as its newest day, 3 days ago." in book.age(date.fromordinal(newest.toordinal() + 3))

@@ -17,9 +17,9 @@ from gateway.costs.plan import PLAN_FILE, IdlePolicy
 from gateway.costs.report import CostReports
 from gateway.metering import OWN_KEY, OWN_LABEL, SHADOW_KEY
 from gateway.money import NANO
+from tests.gateway.costs.cost_reports import database as database
+from tests.gateway.costs.cost_reports import parts_of, reports_of, run_of
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import parts_of, reports_of, run_of
 
 TODAY = now_us() // DAY_US * DAY_US
 SINCE = TODAY - 20 * DAY_US
@@ -100,11 +100,11 @@ def test_allocated_idle_and_overhead_are_the_bill_and_so_are_the_models(
     assert parts_of(document) == document.bill_nano_usd
     by_model = reports.document(CostQuery(SINCE, SINCE + 6 * DAY_US, vs=(), idle=idle))
     assert models_of(by_model) == all_of(by_model) == engines_of(by_model)
-    assert (UNUSED in {level.name for level in by_model.levels}) == (seed == 0)  # nobody came at all
+    assert (UNUSED in {level.name for level in by_model.levels}) == (seed == 0)  # no requests at all
     assert not any(line.model and line.model.startswith((OWN_LABEL, "a (shadow)")) for line in by_model.data)
 
 
-def test_own_probes_mirrored_and_refused_requests_are_no_requests_of_clients(database: Engine, tmp_path: Path) -> None:
+def test_own_probes_shadow_and_refused_requests_are_no_requests_of_clients(database: Engine, tmp_path: Path) -> None:
     day = {"prompt_tokens": 1000, "completion_tokens": 100}
     clients = [row(n, SINCE + n * HOUR_US, HOUR_US // 2, adapter="a" if n % 2 else None, **day) for n in range(8)]
     write_rows(database, clients)
@@ -133,7 +133,7 @@ def test_own_probes_mirrored_and_refused_requests_are_no_requests_of_clients(dat
     assert all(one.nano_usd > 0 for one in own.values())
     assert parts_of(document) == document.bill_nano_usd == 24 * NANO
     idle = {line.model: line.idle_share_nano_usd for line in document.data}
-    assert idle["a"] == pytest.approx(idle["base"], abs=1)  # even: two models carry it, and nobody else
+    assert idle["a"] == pytest.approx(idle["base"], abs=1)  # even: two models carry it, and no other line
 
 
 def test_a_bill_of_the_past_is_the_same_before_and_after_calibrating(database: Engine, tmp_path: Path) -> None:

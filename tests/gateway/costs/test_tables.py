@@ -19,9 +19,9 @@ from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE, IdlePolicy
 from gateway.costs.prices.book import PriceBook
 from gateway.costs.terminal import shown
+from tests.gateway.costs.cost_reports import CAPACITY, SINCE, reports_of, run_of
+from tests.gateway.costs.cost_reports import database as database
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import CAPACITY, SINCE, reports_of, run_of
-from tests.gateway.costs.test_document import database as database
 from turntable.console import Column, Table, figures
 
 TURNTABLE = str(Path(sys.executable).with_name("turntable"))

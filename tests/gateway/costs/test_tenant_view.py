@@ -12,9 +12,9 @@ from gateway.costs.inputs import CostQuery
 from gateway.costs.plan import PLAN_FILE
 from gateway.costs.report import tenant_query
 from tests.gateway.conftest import Attached
+from tests.gateway.costs.cost_reports import database as database
+from tests.gateway.costs.cost_reports import reports_of, run_of
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.costs.test_document import database as database
-from tests.gateway.costs.test_document import reports_of, run_of
 from tests.gateway.quota.conftest import new_key
 
 DAY = now_us() // DAY_US * DAY_US - DAY_US

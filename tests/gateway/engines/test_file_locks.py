@@ -28,40 +28,40 @@ def version(name: str = "a", digest: str = DIGEST) -> Version:
 
 
 def test_files_that_an_engine_holds_are_not_deleted(tmp_path: Path) -> None:
-    leases = AdapterFileLocks(tmp_path)
-    leases.take("engine-0", version())
-    with pytest.raises(StoreError, match="engine-0"), leases.deleting(DIGEST):
+    locks = AdapterFileLocks(tmp_path)
+    locks.acquire("engine-0", version())
+    with pytest.raises(StoreError, match="engine-0"), locks.deleting(DIGEST):
         pass
-    leases.release("engine-0", version())
-    with leases.deleting(DIGEST):
+    locks.release("engine-0", version())
+    with locks.deleting(DIGEST):
         pass
 
 
 def test_equal_content_under_two_names_is_held_until_both_are_gone(tmp_path: Path) -> None:
-    leases = AdapterFileLocks(tmp_path)
-    leases.take("engine-0", version("one"))
-    leases.take("engine-0", version("two"))
-    leases.release("engine-0", version("one"))
-    assert leases.holders(DIGEST) == ["engine-0"]
-    leases.release("engine-0", version("two"))
-    assert leases.holders(DIGEST) == []
+    locks = AdapterFileLocks(tmp_path)
+    locks.acquire("engine-0", version("one"))
+    locks.acquire("engine-0", version("two"))
+    locks.release("engine-0", version("one"))
+    assert locks.holders(DIGEST) == ["engine-0"]
+    locks.release("engine-0", version("two"))
+    assert locks.holders(DIGEST) == []
 
 
 def test_an_engine_that_ended_holds_nothing_and_others_keep_theirs(tmp_path: Path) -> None:
-    leases = AdapterFileLocks(tmp_path)
-    leases.take("engine-0", version())
-    leases.take("engine-1", version())
-    leases.release_all("engine-0")
-    assert leases.holders(DIGEST) == ["engine-1"]
+    locks = AdapterFileLocks(tmp_path)
+    locks.acquire("engine-0", version())
+    locks.acquire("engine-1", version())
+    locks.release_all("engine-0")
+    assert locks.holders(DIGEST) == ["engine-1"]
 
 
 def test_nothing_is_loaded_whose_files_are_going(tmp_path: Path) -> None:
-    leases = AdapterFileLocks(tmp_path)
-    with leases.deleting(DIGEST):
+    locks = AdapterFileLocks(tmp_path)
+    with locks.deleting(DIGEST):
         with pytest.raises(StoreError, match="being deleted"):
-            leases.take("engine-0", version())
-        leases.take("engine-0", version(digest="4e" * 32))
-    leases.take("engine-0", version())
+            locks.acquire("engine-0", version())
+        locks.acquire("engine-0", version(digest="4e" * 32))
+    locks.acquire("engine-0", version())
 
 
 ANOTHER_GATEWAY = """
@@ -82,8 +82,8 @@ def delete_elsewhere(root: Path) -> str:
 
 
 def test_another_gateway_on_the_same_store_sees_the_lease_and_its_end(tmp_path: Path) -> None:
-    leases = AdapterFileLocks(tmp_path)
-    leases.take("engine-0", version())
+    locks = AdapterFileLocks(tmp_path)
+    locks.acquire("engine-0", version())
     assert "another gateway" in delete_elsewhere(tmp_path)
-    leases.release("engine-0", version())
+    locks.release("engine-0", version())
     assert delete_elsewhere(tmp_path) == "deleted\n"

@@ -9,10 +9,10 @@ from starlette.requests import Request
 
 from gateway.core import Usage
 from gateway.engines.client import EngineUsage
-from gateway.engines.plugin.finished_requests import EndedRequests
+from gateway.engines.plugin.finished_requests import FinishedRequests
 
 
-def told(ended: EndedRequests, name: str) -> dict[str, Any]:
+def told(ended: FinishedRequests, name: str) -> dict[str, Any]:
     request = Request({"type": "http", "query_string": f"request={name}".encode(), "headers": []})
     return dict(json.loads(bytes(asyncio.run(ended.show(request)).body)))
 
@@ -25,7 +25,7 @@ def test_a_request_that_is_aborted_is_kept_with_what_the_counters_got() -> None:
     from vllm.v1.metrics.stats import IterationStats, PrefillStats
 
     processor, stats = OutputProcessor(None, log_stats=True), IterationStats()
-    ended = EndedRequests()
+    ended = FinishedRequests()
     ended.attach(processor)
     params = SamplingParams(detokenize=False, output_kind=RequestOutputKind.DELTA)
     for number, external in enumerate(["chatcmpl-req_1a", "chatcmpl-req_1a", "chatcmpl-req_2b"]):

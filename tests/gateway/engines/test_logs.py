@@ -15,7 +15,7 @@ VLLM = """\
 """
 
 
-def test_the_cause_is_told_and_not_what_followed_from_it(tmp_path: Path) -> None:
+def test_the_error_of_a_log_is_the_cause_and_not_its_consequence(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text(VLLM)
     assert last_error(log) == "RuntimeError: Cannot find any adapter in /a/b"
@@ -24,7 +24,7 @@ def test_the_cause_is_told_and_not_what_followed_from_it(tmp_path: Path) -> None
 def test_a_log_without_an_error_says_so(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text("(APIServer pid=1) INFO 11-25 13:00:01 [launcher.py:99] Error handling is on\n")
-    assert last_error(log) == last_error(tmp_path / "absent.log") == "it left no error in its log"
+    assert last_error(log) == last_error(tmp_path / "absent.log") == "no error was logged"
 
 
 def test_every_start_has_a_log_of_its_own_and_the_last_ones_stay(tmp_path: Path) -> None:

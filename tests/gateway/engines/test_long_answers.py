@@ -17,7 +17,7 @@ from gateway.errors import EngineAnswerTooLargeError
 from gateway.inference.formats import APIS
 from gateway.settings import Settings
 from tests.gateway.conftest import KEY, running_gateway, wait_until_ready
-from tests.gateway.engines.test_http import Server, listening, pool_to
+from tests.gateway.engines.byte_servers import Server, listening, pool_to
 
 KIB = 1 << 10
 SIZES = [1, 255 * KIB, 257 * KIB, 10 << 20]
@@ -193,7 +193,7 @@ async def test_a_long_answer_may_be_looked_at_before_it_is_read() -> None:
 async def test_more_than_the_most_is_not_gathered_and_its_connection_not_kept() -> None:
     body = b"x" * (1 << 20)
     server = Server(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-    async with pool_to(server, most_answer_bytes=1 << 16) as pool:
+    async with pool_to(server, max_answer_bytes=1 << 16) as pool:
         for _ in range(2):
             with pytest.raises(EngineAnswerTooLargeError):
                 async with pool.request("GET", "/") as connection:

@@ -68,7 +68,7 @@ class Reference:
         """[answer tokens, vocabulary] of log-probabilities, in float64."""
         model = self._adapted[name] if name else self._base
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
+            logits: torch.Tensor = model(input_ids=torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
         return logits.double().log_softmax(-1)
 
 

@@ -216,9 +216,7 @@ def test_a_defect_of_ours_is_booked_as_a_failure(odd: Odd, monkeypatch: pytest.M
     assert 'turntable_requests_total{model="base",status="500"}' in odd.http.get("/metrics").text
 
 
-def test_whoever_learns_from_a_request_and_fails_costs_neither_row_nor_answer(
-    odd: Odd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_observer_of_requests_costs_neither_row_nor_answer(odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("a defect")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engines.parity import Parity, ParityResult, judge
+from gateway.engines.parity import Parity, ParityResult, evaluate_parity
 
 Change = Callable[[float, float], float]
 
@@ -23,7 +23,7 @@ def judged(
 
     base = [-dice.expovariate(0.3) for _ in range(tokens)]
     adapter = [value + dice.gauss(effect / 2, effect) for value in base]
-    return judge(base, adapter, off(base), off([served(b, a) for b, a in zip(base, adapter, strict=True)]))
+    return evaluate_parity(base, adapter, off(base), off([served(b, a) for b, a in zip(base, adapter, strict=True)]))
 
 
 @given(
@@ -46,7 +46,7 @@ def test_an_adapter_that_is_served_as_trained_passes_whatever_the_noise(
         (lambda b, _a: b, Parity.NO_EFFECT, "answers as the base"),
     ],
 )
-def test_an_adapter_that_is_served_otherwise_is_told_by_how(served: Change, verdict: Parity, said: str) -> None:
+def test_an_adapter_that_is_served_differently_is_explained(served: Change, verdict: Parity, said: str) -> None:
     result = judged(served)
     assert (result.verdict, said in result.sentence) == (verdict, True), result
 

@@ -57,15 +57,38 @@ def test_waiting_engine_processes_sleep_once_patched() -> None:
     assert patched == "sleep"
 
 
+SPAWN = """
+import inspect, os
+from vllm.platforms.cpu import CpuPlatform
+from vllm.v1.engine import utils
+from vllm.v1.executor import multiproc_executor
+from gateway.engines.plugin.patches import register
+
+assert 'os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"' in inspect.getsource(CpuPlatform)
+os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+methods = [utils.get_mp_context().get_start_method()]
+register()
+methods += [module.get_mp_context().get_start_method() for module in (utils, multiproc_executor)]
+print(*methods)
+"""
+
+
+def test_the_core_is_forked_and_its_workers_are_spawned_once_patched() -> None:
+    result = subprocess.run([sys.executable, "-c", SPAWN], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"vLLM no longer spawns on a CPU: the patch is no longer needed\n{result.stderr}"
+    bare, core, worker = result.stdout.split()[-3:]
+    assert (bare, core, worker) == ("spawn", "fork", "spawn")
+
+
 WHITESPACE = """
 from types import SimpleNamespace
 from vllm.config.structured_outputs import StructuredOutputsConfig
 from vllm.v1.structured_output import StructuredOutputManager
 
 class Seen(Exception): pass
-def told(self, config):
+def build(self, config):
     raise Seen(config.structured_outputs_config.disable_any_whitespace)
-StructuredOutputManager.__init__ = told
+StructuredOutputManager.__init__ = build
 
 def disabled(**options):
     config = SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(**options))
@@ -100,7 +123,7 @@ def test_every_patch_says_in_a_sentence_what_it_is_against_and_what_it_does() ->
     ("version", "is_cpu", "needed"),
     [("0.32.0", True, True), ("0.32.0", False, False), ("0.33.0", True, False), ("0.34.1+cpu", True, False)],
 )
-def test_a_patch_is_needed_on_its_platform_until_the_version_that_mended_it(
+def test_a_patch_is_needed_on_its_platform_until_the_version_that_fixed_it(
     version: str, is_cpu: bool, needed: bool
 ) -> None:
     patch = EnginePatch("x", PatchPlace.ENGINE, "Defect.", "Measure.", cpu_only=True, fixed_in="0.33.0")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.engines.effect_probe import PROMPTS, Effect, difference, probe_effect
+from gateway.engines.effect_probe import PROMPTS, Effect, largest_change, probe_effect
 
 
 class Engine:
@@ -55,7 +55,7 @@ async def test_a_quieter_moment_settles_what_noise_left_open() -> None:
     assert (result.verdict, result.rounds) == (Effect.NO_EFFECT, 2)
 
 
-async def test_a_base_that_completes_no_texts_blames_nobody() -> None:
+async def test_a_base_without_completions_leaves_the_verdict_unclear() -> None:
     async def complete(_body: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"detail": "Not Found"}
 
@@ -66,8 +66,8 @@ async def test_a_base_that_completes_no_texts_blames_nobody() -> None:
 def test_positions_after_the_texts_part_are_not_compared() -> None:
     base = [{"a": -0.1, "b": -3.0}, {"x": -0.1, "y": -9.0}]
     other = [{"b": -0.2, "a": -0.3}, {"p": -0.1, "q": -0.2}]
-    assert difference(base, other) == pytest.approx(2.8)
+    assert largest_change(base, other) == pytest.approx(2.8)
 
 
 def test_a_token_that_fell_out_of_the_likeliest_counts_by_what_is_certain() -> None:
-    assert difference([{"a": -0.1, "b": -2.0}], [{"c": -0.5, "b": -1.5}]) == pytest.approx(1.5)
+    assert largest_change([{"a": -0.1, "b": -2.0}], [{"c": -0.5, "b": -1.5}]) == pytest.approx(1.5)

@@ -14,7 +14,7 @@ from adapters import BaseModel
 from gateway.settings import Settings
 from tests.adapters_on_disk import AnotherGateway
 from tests.gateway.conftest import running_gateway, wait_until_ready
-from tests.gateway.engines.test_pool import Engines, Pool
+from tests.gateway.engines.mock_pool import Engines, Pool
 from tests.waiting import eventually
 
 BASE = BaseModel(Path("base"), "0" * 64, {"model.layers.0.self_attn.q_proj": (16, 16)})

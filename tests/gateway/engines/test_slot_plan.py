@@ -6,10 +6,10 @@ import pytest
 
 from adapters import BaseModel
 from adapters.peft_config import ENGINE_RANKS
-from gateway.engines.slot_plan import Given, assumed_plan, bytes_per_slot, free_host_bytes, plan_slots
+from gateway.engines.slot_plan import SlotSettings, assumed_plan, bytes_per_slot, free_host_bytes, plan_slots
 
 BASE = BaseModel(Path("base"), "0" * 64, {"layers.0.q_proj": (1000, 1000), "layers.0.down_proj": (1000, 3000)})
-NOTHING = Given(None, None, None)
+NOTHING = SlotSettings(None, None, None)
 ROOM = 1 << 34
 
 
@@ -48,7 +48,7 @@ def test_the_rank_is_one_that_vllm_takes_and_every_registered_adapter_fits(highe
 
 
 def test_what_the_operator_sets_stands() -> None:
-    given = Given(3, 5, 64)
+    given = SlotSettings(3, 5, 64)
     plan = plan_slots(given, BASE, ranks=[8], working_set=50, device_bytes=ROOM, host_bytes=ROOM)
     assert (plan.max_loras, plan.max_cpu_loras, plan.max_lora_rank) == (3, 5, 64)
     assert "as set" in plan.reason

@@ -1,4 +1,4 @@
-"""Turns: never more adapters than slots, groups that start together, and nobody starves."""
+"""Slot scheduler: never more adapters than slots, groups start together, and no adapter starves."""
 
 import asyncio
 import random
@@ -66,7 +66,7 @@ async def test_requests_of_a_running_adapter_go_ahead_until_patience_ends_then_i
     assert late.done()
 
 
-async def test_who_leaves_while_waiting_takes_nothing_and_holds_nobody_up() -> None:
+async def test_a_cancelled_wait_takes_no_slot_and_delays_no_other_request() -> None:
     turns, _ = turns_with(1)
     await asked(turns, "a")
     gone, other = await asked(turns, "b", "c")
@@ -83,13 +83,30 @@ async def test_who_leaves_while_waiting_takes_nothing_and_holds_nobody_up() -> N
     assert turns.waiting == 0
 
 
-async def test_while_nobody_knows_the_slots_everybody_runs() -> None:
+@pytest.mark.parametrize("others", [(), ("b",), ("c",), ("b", "c", "b")])
+async def test_who_leaves_in_the_moment_in_which_a_slot_comes_free_holds_nobody_up(others: tuple[str, ...]) -> None:
+    turns, _ = turns_with(1)
+    await asked(turns, "a")
+    gone, *staying = await asked(turns, "b", *others)
+    gone.cancel()  # and before its task runs again:
+    turns.leave("a")
+    await asyncio.wait([gone])
+    assert gone.cancelled()
+    for name, task in sorted(zip(others, staying, strict=True), key=lambda turn: turn[0]):
+        await asyncio.sleep(0)
+        assert task.done()
+        turns.leave(name)
+    assert turns.waiting == 0
+    assert (await asked(turns, "e"))[0].done()
+
+
+async def test_while_the_slots_are_unknown_all_requests_run() -> None:
     turns, _ = turns_with(0)
     assert all(task.done() for task in await asked(turns, *"abcdefgh"))
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_every_request_gets_its_turn_while_hot_adapters_never_pause(seed: int) -> None:
+async def test_every_request_gets_a_slot_while_hot_adapters_never_pause(seed: int) -> None:
     draw = random.Random(seed)
     slots, longest_s = draw.randint(1, 4), 3.0
     hot = [f"hot-{number}" for number in range(slots)]
@@ -97,7 +114,7 @@ async def test_every_request_gets_its_turn_while_hot_adapters_never_pause(seed: 
     turns, clock = turns_with(slots)
     ends: list[tuple[float, str]] = []
     waits: list[tuple[str, float, asyncio.Task[None]]] = []
-    # Whoever waits, waits for those before it: each takes at most the patience and two of the longest requests.
+    # A request waits for those before it: each takes at most the patience and two of the longest requests.
     bound_s = (len(cold) + len(hot) + 1) * (1.0 + 2 * longest_s)
     for _ in range(3_000):
         clock.now_s += 0.05

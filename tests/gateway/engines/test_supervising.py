@@ -160,7 +160,7 @@ def managed(
 
 
 def pauses(said: Sequence[str]) -> list[float]:
-    return [float(line.split()[-2]) for line in said if "starting it again after" in line]
+    return [float(line.split()[-2]) for line in said if "restarting it in" in line]
 
 
 def test_a_version_after_whose_load_the_engine_broke_off_is_quarantined_with_what_the_log_says(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ class Imposter(EngineSpec):
         return [sys.executable, "-c", IMPOSTER, str(self.port)]
 
 
-def test_whatever_else_listens_on_the_engines_port_is_told_neither_secret_nor_prompt(tmp_path: Path) -> None:
+def test_another_process_on_the_engines_port_gets_neither_secret_nor_prompt(tmp_path: Path) -> None:
     heard = tmp_path / "logs" / "engine.log"
     with managed(tmp_path, Imposter, becomes_ready=False, start_timeout_s=3) as gateway:
         assert eventually(lambda: heard.exists() and heard.read_text().count("/turntable/proof/") > 2)
@@ -298,7 +298,7 @@ def test_an_engine_that_stands_still_gets_no_requests_and_serves_again_when_it_m
         assert eventually(lambda: gateway.engine["state"] == "hung")
         ready = gateway.http.get("/ready")
         assert ready.status_code == 503
-        assert "no sign of life for 5 s" in ready.json()["error"]["message"]
+        assert "has not responded to a liveness probe for 5 s" in ready.json()["error"]["message"]
         assert gateway.ask() == 503
         gateway.signal(signal.SIGCONT)
         wait_until_ready(str(gateway.http.base_url))
@@ -314,10 +314,10 @@ def test_an_engine_that_goes_on_standing_still_is_restarted(tmp_path: Path) -> N
         wait_until_ready(str(gateway.http.base_url))
         assert gateway.ask() == 200
         assert pid not in gateway.engine_pids
-        assert any("stood still for " in line for line in gateway.said)
+        assert any("was hung for " in line for line in gateway.said)
 
 
-async def test_stopping_an_engine_twice_closes_nobody_elses_file(tmp_path: Path) -> None:
+async def test_stopping_an_engine_twice_closes_no_other_file(tmp_path: Path) -> None:
     spec = Imposter(tmp_path, "base", 0, 8, 16, 16, None, 1, (), tmp_path / "engine.log")
     process = await EngineProcess.start(spec, "key")
     await process.stop()

@@ -26,7 +26,7 @@ def test_only_what_was_used_within_five_minutes_counts() -> None:
     assert used.names() == []
 
 
-def test_a_working_set_beyond_the_slots_is_told_once_and_its_end_once() -> None:
+def test_a_working_set_beyond_the_slots_is_announced_once_and_its_end_once() -> None:
     clock, metrics = Clock(), Metrics()
     used = WorkingSet(clock)
     said: list[str] = []

@@ -1,6 +1,7 @@
 """Admission: slots, the queue behind them, and what is told to those who are turned away."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -68,7 +69,7 @@ async def test_those_who_wait_go_in_order() -> None:
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_a_full_queue_turns_the_next_away_at_once() -> None:
+async def test_a_full_queue_rejects_the_next_request_at_once() -> None:
     admission = Admission(1, max_waiting=1, max_wait_s=60)
 
     async def request() -> None:
@@ -111,6 +112,33 @@ async def test_a_client_that_leaves_the_queue_loses_no_slot() -> None:
         leaving.cancel()
         await asyncio.wait([leaving, staying])
     assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_a_client_that_leaves_in_the_moment_in_which_a_slot_comes_free_loses_no_slot() -> None:
+    admission = Admission(1, max_waiting=5, max_wait_s=60)
+    await admission.acquire()
+    leaving, staying = asyncio.create_task(admission.acquire()), asyncio.create_task(admission.acquire())
+    await queued(admission, 2)
+    leaving.cancel()  # and before its task runs again:
+    admission.release()
+    await asyncio.wait([leaving, staying])
+    assert leaving.cancelled()
+    assert staying.result() > 0
+    admission.release()
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_a_wait_that_ends_while_a_slot_comes_free_is_refused_and_loses_no_slot() -> None:
+    admission, loop = Admission(1, max_waiting=5, max_wait_s=0.01), asyncio.get_running_loop()
+    await admission.acquire()
+    late = asyncio.create_task(admission.acquire())
+    await queued(admission, 1)
+    loop.call_later(0.01, admission.release)  # due in the same turn of the loop as the time limit
+    threading.Event().wait(0.05)
+    await asyncio.wait([late])
+    assert isinstance(late.exception(), OverloadedError)
+    await queued(admission, 0)
+    assert admission.running == 0
 
 
 async def test_retry_after_grows_with_the_queue() -> None:

@@ -90,6 +90,33 @@ def test_an_answer_that_is_none_is_the_engines_failure(path: str, answer: bytes)
         APIS[path].whole(answer, NAMES)
 
 
+DEEP = b'{"x":' + b"[" * 400 + b"]" * 400 + b","  # read by the parser, and too deep for what writes
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/v1/chat/completions", DEEP + b'"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'),
+        ("/v1/completions", DEEP + b'"choices":[{"text":"x","finish_reason":"stop"}]}'),
+        ("/v1/embeddings", DEEP + b'"data":[{}]}'),
+        ("/v1/responses", DEEP + b'"status":"completed","output":[]}'),
+        ("/v1/responses", b'{"status":{},"output":[]}'),
+        ("/v1/messages", DEEP + b'"content":[],"stop_reason":"end_turn"}'),
+    ],
+)
+def test_an_answer_that_cannot_be_rewritten_is_the_engines_failure(path: str, answer: bytes) -> None:
+    with pytest.raises(EngineFailedError):
+        APIS[path].whole(answer, NAMES)
+
+
+def test_an_event_that_cannot_be_rewritten_is_the_engines_failure() -> None:
+    api = APIS["/v1/messages"]
+    request = api.parse(b'{"model":"tone","messages":[{"role":"user","content":"hi"}],"max_tokens":1}', "base")
+    stream = api.stream(request, NAMES)
+    assert stream.feed(b"event: message_start\ndata: " + DEEP + b'"message":{}}\n\n') == b""
+    assert isinstance(stream.failure, EngineFailedError)
+
+
 UNFINISHED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"choices": []}),
     ("/v1/chat/completions", {"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": None}]}),

@@ -188,4 +188,4 @@ def test_an_event_without_end_ends_the_stream_before_it_fills_the_memory(path: s
     while stream.failure is None and fed <= MOST_EVENT_BYTES:
         fed += 1 << 20
         assert stream.feed(b"x" * (1 << 20)) == b""
-    assert str(stream.failure) == "The engine sent an event that does not end."
+    assert str(stream.failure) == "The engine sent an event that is too large."

@@ -43,7 +43,7 @@ def test_what_ran_at_the_death_is_refused_until_the_time_is_over() -> None:
     suspects.check(1)
 
 
-def test_what_failed_just_before_is_suspected_too_and_what_failed_long_ago_is_not() -> None:
+def test_a_request_that_failed_just_before_a_death_is_rejected_and_one_long_before_is_not() -> None:
     clock = Clock()
     suspects = PoisonRequests(60, clock)
     for fingerprint, at_s in ((1, 0.0), (2, 95.0)):
@@ -71,7 +71,7 @@ def test_what_met_an_engine_already_dead_is_innocent() -> None:
         suspects.check(1)
 
 
-def test_what_ended_well_is_never_suspected() -> None:
+def test_an_answered_request_is_never_rejected() -> None:
     suspects = PoisonRequests(60)
     with watched(suspects, "engine-0", 1):
         pass
@@ -80,7 +80,7 @@ def test_what_ended_well_is_never_suspected() -> None:
     assert len(suspects) == 0
 
 
-def test_a_time_of_zero_suspects_nobody() -> None:
+def test_a_time_of_zero_rejects_no_request() -> None:
     suspects = PoisonRequests(0)
     with watched(suspects, "engine-0", 1):
         suspects.engine_died("engine-0")

@@ -101,7 +101,7 @@ class Report:
     keys_made: int = 0
     keys_revoked: int = 0
     refused_changes: int = 0
-    """Changes of keys that were not answered with a success: they may hold or not, and nobody was told that they do."""
+    """Changes of keys that were not answered with a success: they may be in effect or not."""
     lost_changes: list[str] = field(default_factory=list)
     """Changes that were answered with a success and are not in force."""
     unseen_faults: Counter[str] = field(default_factory=Counter)
@@ -242,7 +242,7 @@ class Chaos:
         try:
             if self._valid and self._choose.random() < 0.4:
                 key_id = self._choose.choice(sorted(self._valid))
-                secret = self._valid.pop(key_id)  # unless it is answered, nobody knows
+                secret = self._valid.pop(key_id)  # unknown unless it is answered
                 self._http.delete(self._url(f"/admin/v1/keys/{key_id}"), timeout=8).raise_for_status()
                 self._revoked[key_id] = secret
                 self.report.keys_revoked += 1

@@ -151,7 +151,7 @@ import gateway.app, gateway.cli.startup, gateway.cli.listening, uvicorn
 from tests.gateway.metering.kills import serve
 from pathlib import Path
 
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # exited children are not waited for
 for line in sys.stdin:
     folder, database_url, engine_url, port = json.loads(line)
     pid = os.fork()

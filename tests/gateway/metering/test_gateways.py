@@ -14,7 +14,7 @@ from gateway.core import Usage, UsageSource
 from gateway.metering import Ledger, LedgerEntry, gateways, usage_ledger
 from gateway.metering.gateways import GATEWAY_GONE_US
 from gateway.metering.tables import gateway_runs
-from tests.gateway.metering.test_ledger import entry, rows_of
+from tests.gateway.metering.ledger_entries import entry, rows_of
 
 # What a gateway wrote before rows named their gateway, their attempt and their engine run.
 OLD_LINE = (
@@ -54,7 +54,7 @@ def end(process: "subprocess.Popen[str]", *, kill: bool) -> None:
     process.communicate()
 
 
-def test_a_gateway_that_was_killed_and_restarted_marks_its_own_rows_and_nobody_elses(
+def test_a_gateway_that_was_killed_and_restarted_marks_its_own_rows_and_no_others(
     database: Engine, database_url: str, tmp_path: Path
 ) -> None:
     living = a_gateway(database_url, tmp_path / "other", "req_living")
@@ -136,7 +136,7 @@ def test_lines_of_the_former_version_are_folded_after_an_upgrade(database: Engin
 
 
 @pytest.mark.parametrize(("age_us", "state"), [(0, "open"), (2 * 3600 * 10**6, "interrupted")])
-def test_open_rows_without_a_gateway_are_marked_once_nobody_can_be_working_on_them(
+def test_open_rows_without_a_gateway_are_marked_once_no_request_can_be_running(
     database: Engine, tmp_path: Path, age_us: int, state: str
 ) -> None:
     values: Sequence[dict[str, Any]] = [

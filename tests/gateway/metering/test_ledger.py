@@ -6,17 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, text
 
 from gateway.core import Usage, UsageSource
 from gateway.database import open_database
 from gateway.errors import DiskError
-from gateway.metering import Finish, Ledger, LedgerEntry, usage_ledger
+from gateway.metering import Finish, Ledger, LedgerEntry
 from gateway.metering.journal import LedgerJournal, abandoned_journals
+from tests.gateway.metering.ledger_entries import entry, rows_of
 from tests.waiting import wait_until
 
 
@@ -30,26 +30,6 @@ def ledger(database: Engine, folder: Path) -> Iterator[Ledger]:
     ledger = Ledger(database, folder)
     yield ledger
     ledger.close()
-
-
-def rows_of(ledger: Ledger, database: Engine) -> list[dict[str, Any]]:
-    ledger.flush()
-    with database.connect() as connection:
-        found = connection.execute(select(usage_ledger).order_by(usage_ledger.c.opened_us)).mappings()
-        return [dict(row) for row in found]
-
-
-def entry(request_id: str = "req_1") -> LedgerEntry:
-    return LedgerEntry(
-        request_id=request_id,
-        tenant="default",
-        key_id="admin",
-        model="tone",
-        adapter="tone",
-        digest="0" * 64,
-        stream=True,
-        endpoint="/v1/chat/completions",
-    )
 
 
 def test_a_row_is_open_before_it_is_settled(ledger: Ledger, database: Engine) -> None:
@@ -214,7 +194,7 @@ def test_a_damaged_line_is_put_aside_and_what_comes_after_it_is_folded(
     assert ledger.rejected == 1
 
 
-def test_the_folding_thread_outlives_an_exception_that_nobody_expected(
+def test_the_folding_thread_outlives_an_unexpected_exception(
     ledger: Ledger, database: Engine, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database.begin() as connection:  # a trigger, a missing right: no fault of the line's

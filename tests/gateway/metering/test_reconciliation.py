@@ -88,7 +88,7 @@ def test_an_engine_that_cannot_say_what_a_request_took_leaves_the_last_count_see
     assert run["tokens"]["completion_tokens"]["ledger"] <= gateway.engine.generation_tokens
 
 
-def test_work_that_nobody_booked_is_an_alarm_and_ends_with_the_engines_run(
+def test_tokens_missing_on_the_ledger_are_an_alarm_that_ends_with_the_engines_run(
     gateway: Attached, caplog: pytest.LogCaptureFixture
 ) -> None:
     direct = {"model": "base", "messages": [{"role": "user", "content": "past the gateway"}], "max_tokens": 200}

@@ -21,7 +21,7 @@ from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.conftest import TURNTABLE
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import KEY, Attached, running_gateway, wait_until_ready
-from tests.gateway.test_address_file import serve
+from tests.gateway.processes import serve
 from tests.waiting import wait_until
 
 PROMPT = "the prompt that must not be kept"

@@ -19,7 +19,7 @@ from gateway.metering.retention import Retention, TenantErasure
 from gateway.metering.tables import usage_hours
 from gateway.metering.usage_summary import UsageSummary
 from tests.gateway.costs.ledger_rows import row, write_rows
-from tests.gateway.metering.test_usage_summary import NOW, by_hand, random_rows, totals_of
+from tests.gateway.metering.random_usage import NOW, by_hand, random_rows, totals_of
 
 RUN = "1764000000.000001"
 

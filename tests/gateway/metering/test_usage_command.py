@@ -122,7 +122,7 @@ def test_rows_go_and_names_go_and_sums_stay(turntable_usage: Run, gateway: Attac
     ("method", "path"),
     [("GET", ""), ("GET", "/rows"), ("GET", "/reconciliation"), ("POST", "/prune"), ("POST", "/forget")],
 )
-def test_nobody_without_a_key_reads_or_changes_usage(gateway: Attached, method: str, path: str) -> None:
+def test_usage_is_neither_read_nor_changed_without_a_key(gateway: Attached, method: str, path: str) -> None:
     answer = httpx.request(method, f"{gateway.url}/admin/v1/usage{path}", json={})
     assert answer.status_code == 401
 

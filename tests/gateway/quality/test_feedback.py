@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
-from gateway.admin_api.quality import MOST_BYTES
+from gateway.admin_api.quality import MAX_BYTES
 from gateway.auth import Caller, Scope
 from gateway.cli.feedback import app
 from gateway.errors import NotFoundError
@@ -82,7 +82,7 @@ def test_feedback_is_on_ones_own_requests_and_the_newest_word_counts(gateway: At
         ({"messages": [GIVEN]}, 400, None),
         ({"messages": [{"role": "oracle", "content": "x"}]}, 400, "messages.0.role"),
         ({"answer": "x"}, 400, "answer"),
-        ({"expected": "x" * MOST_BYTES}, 413, None),
+        ({"expected": "x" * MAX_BYTES}, 413, None),
     ],
 )
 def test_malformed_feedback_names_the_field(

@@ -1,4 +1,4 @@
-"""Live answers are sampled, counted and compared with those learnt from; what they say is kept nowhere."""
+"""Live answers are sampled, counted and compared with the training baseline; their text is stored nowhere."""
 
 import sqlite3
 from collections import Counter
@@ -19,7 +19,7 @@ from tests.gateway.conftest import KEY, Attached
 from tests.gateway.releases.conftest import gateway_with_versions
 
 MINE = "/admin/v1/adapters/mine"
-# What the version learnt: labels of a token after prompts of two. The mock engine answers with sentences.
+# The version's training answers: labels of a token after prompts of two. The mock engine answers with sentences.
 LEARNT = Baseline.of([ProfiledAnswer(("spam", "ham")[n % 2], 2, 2, "stop") for n in range(200)])
 
 
@@ -48,7 +48,7 @@ def due(gateway: Attached) -> set[str]:
     return {trigger["reason"] for trigger in gateway.http.get(MINE).json()["retrain"] if trigger["is_due"]}
 
 
-def test_answers_unlike_those_learnt_from_are_called_drift_and_leave_only_counts(gateway: Attached) -> None:
+def test_answers_unlike_the_training_answers_are_drift_and_leave_only_counts(gateway: Attached) -> None:
     assert {measure["drift"] for measure in measures(gateway).values()} == {"too_few"}
     for number in range(60):
         gateway.chat(model="mine", messages=[{"role": "user", "content": "is this"}])

@@ -126,7 +126,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.2, 1, 3, 12, 50, 100]))
     def pass_time(self, seconds: float) -> None:
-        """A living gateway books at once what was spent, and beats at least every half minute; a dead one does not."""
+        """A running gateway settles at once and renews at least every half minute; a dead one does not."""
         for gateway in self.gateways:
             assert gateway is None or gateway.ledger.flush()
         while seconds > 0:

@@ -145,7 +145,9 @@ def test_a_client_that_leaves_pays_what_was_generated(gateway: Attached) -> None
         assert next(lines)
         assert spending_of(key)["reserved_usd"] > 0
         refused = key.post(CHAT, ASKED)
-        assert refused.json()["error"]["message"].startswith("Limit reached for this key: 1 requests at a time.")
+        assert refused.json()["error"]["message"].startswith(
+            "Concurrency limit reached for this key: 1 requests at a time."
+        )
     assert eventually(lambda: spending_of(key)["reserved_usd"] == 0)
     assert spending_of(key)["spent_usd"] == PROMPT_NANO_USD + 2 * ANSWER_NANO_USD
     assert key.post(CHAT, ASKED).is_success

@@ -12,19 +12,7 @@ from gateway.inference.formats import APIS
 from gateway.quota import RateLimiter, RequestSize, measure_request
 from gateway.quota.errors import RateLimitError
 from gateway.quota.rate_limits import duration
-
-
-class Clock:
-    """Nanoseconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.ns = 10**15
-
-    def __call__(self) -> int:
-        return self.ns
-
-    def pass_s(self, seconds: float) -> None:
-        self.ns += round(seconds * 1e9)
+from tests.gateway.quota.manual_clock import Clock
 
 
 @pytest.fixture
@@ -127,7 +115,7 @@ def test_tokens_are_corrected_by_what_was_really_used(clock: Clock) -> None:
     assert let_through(limiter, (one,), 1) == 1
 
 
-def test_the_tightest_bucket_is_told_and_without_limits_nothing_is(clock: Clock) -> None:
+def test_headers_describe_the_bucket_with_the_least_remaining_and_are_absent_without_limits(clock: Clock) -> None:
     limiter = RateLimiter(clock)
     take = limiter.take((account(rpm=10), account("tenant:t", rpm=5)), 0)
     assert dict(take.headers)[b"x-ratelimit-limit-requests"] == b"5"
@@ -168,7 +156,7 @@ def test_a_request_gets_the_maximum_of_its_key_and_may_not_ask_for_more(
         assert in_context.added_limit is None or in_context.added_limit[1] <= 40
         assert in_context.most_answer_tokens(40) in (40, 32)
     request = api.parse(orjson.dumps({"model": "base"} | body | {field: most + 1}), "base")
-    with pytest.raises(InvalidRequestError, match=f"'{field}' is {most + 1}, and this key may ask for at most {most}"):
+    with pytest.raises(InvalidRequestError, match=f"'{field}' is {most + 1}, but this key allows at most {most}"):
         measure_request(api, request, most)
 
 

@@ -13,7 +13,7 @@ from gateway.quota import RateLimiter
 from gateway.quota.rate_limits import RateLimitGrant
 from gateway.quota.rate_sharing import LimitSharing, limit_use
 from tests.databases import Postgres
-from tests.gateway.quota.test_rate_limits import Clock
+from tests.gateway.quota.manual_clock import Clock
 
 RPM = 600
 KEY = Account("key:k", Limits(rpm=RPM, tpm=6000, max_concurrency=10_000), ())
@@ -73,7 +73,7 @@ def test_together_they_let_through_the_limit_and_a_beat_of_it_more_at_the_most(
     assert passed >= beats * RPM / 60 - RPM / 60  # and in the long run all of the limit is used
 
 
-def test_what_is_heard_is_corrected_as_at_home(gateways: Gateways) -> None:
+def test_remote_use_is_corrected_like_local_use(gateways: Gateways) -> None:
     gateways.limiters[0].take((KEY,), 2000)
     gateways.beat()
     told = dict(gateways.limiters[1].headers((KEY,)))
@@ -111,7 +111,7 @@ def test_a_gateway_that_joins_does_not_pay_for_the_past(gateways: Gateways, cloc
     assert late.gateways == 2
 
 
-def test_a_request_of_absurdly_many_tokens_keeps_nobody_from_hearing_of_the_others(gateways: Gateways) -> None:
+def test_a_request_of_absurdly_many_tokens_does_not_stop_the_exchange(gateways: Gateways) -> None:
     absurd = Account("key:absurd", Limits(rpm=RPM), ())
     gateways.limiters[0].take((absurd,), 2**64 * 128)
     assert len(gateways.rush(0)) == RPM // 2

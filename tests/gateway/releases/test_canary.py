@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.inference.poison_requests import body_kind
-from gateway.releases.canary import CanaryLimits, RequestWindow, WindowSummary, broken_bound
+from gateway.releases.canary import CanaryLimits, RequestWindow, WindowSummary, exceeded_limit
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.gateway.conftest import Attached
 from tests.gateway.releases.conftest import gateway_with_versions
@@ -27,19 +27,19 @@ LIVE = WindowSummary(200, 2, 100.0, 40.0)
         (WindowSummary(50, 0, 250.0, 45.0), "p95 latency is 250 ms against 100 ms"),
         (WindowSummary(50, 0, 190.0, 45.0), None),
         (WindowSummary(50, 0, 110.0, 91.0), "p95 time to first token is 91 ms against 40 ms"),
-        (WindowSummary(50, 0, 110.0, 85.0), None),  # twice as slow, but nobody feels 45 ms
+        (WindowSummary(50, 0, 110.0, 85.0), None),  # twice as slow, but 45 ms go unnoticed
         (WindowSummary(50, 0, 5.0, None), None),
     ],
 )
 def test_a_canary_is_judged_against_live(canary: WindowSummary, broken: str | None) -> None:
-    found = broken_bound(canary, LIVE, CanaryLimits())
+    found = exceeded_limit(canary, LIVE, CanaryLimits())
     assert (found is None) if broken is None else (found is not None and broken in found)
 
 
 def test_latency_is_not_compared_with_a_handful_of_live_answers_but_errors_are() -> None:
     few = WindowSummary(3, 0, 1.0, 1.0)
-    assert broken_bound(WindowSummary(50, 0, 900.0, 900.0), few, CanaryLimits()) is None
-    assert broken_bound(WindowSummary(50, 5, 1.0, 1.0), few, CanaryLimits()) is not None
+    assert exceeded_limit(WindowSummary(50, 0, 900.0, 900.0), few, CanaryLimits()) is None
+    assert exceeded_limit(WindowSummary(50, 5, 1.0, 1.0), few, CanaryLimits()) is not None
 
 
 def test_a_window_forgets_what_is_too_old() -> None:

@@ -303,7 +303,7 @@ def test_a_gateway_killed_while_it_loads_leaves_the_truth_and_a_retry_goes_on(tm
 def test_uploads_that_take_for_ever_do_not_hold_up_keys(
     gateway: Attached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hashing and unpacking have threads of their own: who revokes a key must not wait for somebody's disk."""
+    """Hashing and unpacking have threads of their own: revoking a key must not wait for an upload's disk."""
     goes_on, begun = threading.Event(), threading.Semaphore(0)
 
     def slow(*arguments: Any, **options: Any) -> None:

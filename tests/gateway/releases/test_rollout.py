@@ -113,7 +113,7 @@ def test_what_nothing_leads_to_any_more_leaves_the_engine(gateway: Attached) -> 
     assert gateway.chat(model="mine@v1").status_code == 200, "its ref still leads there"
 
 
-def test_a_withdrawn_name_answers_nobody_and_can_be_brought_back(gateway: Attached) -> None:
+def test_a_withdrawn_name_is_not_served_and_can_be_brought_back(gateway: Attached) -> None:
     withdrawn = gateway.http.delete(f"{MINE}/live").json()
     assert (withdrawn["version"], withdrawn["live"]) == ("v1", False)
     assert gateway.chat(model="mine").status_code == 404
@@ -163,7 +163,7 @@ def test_refusals_have_the_right_status_and_name_the_field(
     assert policy(untouched) == before
 
 
-def test_a_name_that_nobody_has_is_not_found_everywhere(untouched: Attached) -> None:
+def test_an_unknown_name_is_not_found_everywhere(untouched: Attached) -> None:
     for method, path, body in (
         ("GET", "", None),
         ("POST", "/promote", {"version": 1}),

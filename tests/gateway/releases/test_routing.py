@@ -1,4 +1,4 @@
-"""Which version a request goes to: exact, live, canary by a sticky share, and which requests are mirrored."""
+"""Which version a request goes to: exact, live, canary by a sticky share, and which requests have a shadow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +51,7 @@ def test_the_answering_version_is_named_whichever_it_is(registry: Registry, vers
     assert (target.engine_model, target.model, target.label) == (versions[1].engine_name, "mine", "mine")
 
 
-def test_a_ref_is_never_divided_or_mirrored(registry: Registry, versions: Sequence[Version]) -> None:
+def test_a_ref_is_never_split_or_shadowed(registry: Registry, versions: Sequence[Version]) -> None:
     registry.set_canary("mine", 2, 100, actor="test")
     registry.set_shadow("mine", 3, 100, actor="test")
     for ref in ("mine@v1", versions[0].engine_name):

@@ -1,4 +1,4 @@
-"""Mirrored requests: after the answer, never instead of it, compared, on the ledger by themselves, dropped if busy."""
+"""Shadow requests: after the answer, never instead of it, compared, on the ledger by themselves, dropped if busy."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -51,7 +51,7 @@ def test_answers_come_from_live_and_are_compared_with_the_shadows(tmp_path: Path
         assert 'turntable_shadow_requests_total{model="mine",outcome="equal"} 6.0' in gateway.http.get("/metrics").text
 
 
-def test_mirrored_tokens_are_on_the_ledger_by_themselves_and_it_agrees_with_the_engine(tmp_path: Path) -> None:
+def test_shadow_tokens_are_on_the_ledger_by_themselves_and_it_agrees_with_the_engine(tmp_path: Path) -> None:
     with gateway_with_versions(tmp_path, MockSettings(tokens=4)) as gateway:
         begin(gateway)
         for _ in range(5):
@@ -69,7 +69,7 @@ def test_mirrored_tokens_are_on_the_ledger_by_themselves_and_it_agrees_with_the_
         assert {line["model"] for line in costs} == {"mine"}, "what was mirrored is overhead, and no client's"
 
 
-def test_a_failing_shadow_is_counted_and_harms_nobody(tmp_path: Path) -> None:
+def test_a_failing_shadow_is_counted_and_harms_no_client(tmp_path: Path) -> None:
     with gateway_with_versions(tmp_path, MockSettings(tokens=2)) as gateway:
         _, shadow = begin(gateway)
         gateway.engine.faults[shadow] = Fault.ERROR_500
@@ -88,7 +88,7 @@ def test_what_would_wait_is_dropped_and_counted(tmp_path: Path) -> None:
         assert eventually(lambda: shadow_of(gateway)["dropped"] == 4)
 
 
-def test_only_answered_requests_of_the_bare_name_are_mirrored(tmp_path: Path) -> None:
+def test_only_answered_requests_of_the_bare_name_are_shadowed(tmp_path: Path) -> None:
     with gateway_with_versions(tmp_path, MockSettings(tokens=2)) as gateway:
         live, shadow = begin(gateway)
         gateway.chat(model="mine@v1")

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.gateway.conftest import Attached
-from tests.gateway.server.test_protocol import connected, read_all
+from tests.gateway.server.raw_sockets import connected, read_all
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from tests.gateway.server.test_protocol import connected, read_all
         ("/admin/v1/adapters/", "/admin/v1/adapters"),
     ],
 )
-def test_a_path_with_a_usual_slip_is_told_the_right_one(attached: Attached, path: str, nearest: str) -> None:
+def test_the_error_for_a_common_wrong_path_names_the_right_one(attached: Attached, path: str, nearest: str) -> None:
     with connected(attached.url) as client:
         key = attached.http.headers["authorization"]
         client.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: {key}\r\nconnection: close\r\n\r\n".encode())
@@ -53,7 +53,7 @@ def test_a_path_that_is_like_no_other_is_given_no_hint(attached: Attached) -> No
         ("OPTIONS", "/admin/v1/keys", "GET, HEAD, POST"),
     ],
 )
-def test_a_method_that_a_path_has_not_is_told_those_that_it_has(
+def test_the_error_for_a_wrong_method_names_the_allowed_ones(
     attached: Attached, method: str, path: str, allowed: str
 ) -> None:
     answer = attached.http.request(method, path)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from loadtest.bench.client import Answer, Phase, answer_error, run_phase
+from loadtest.bench.client import CollectedResponse, Phase, answer_error, run_phase
 from loadtest.mock_engine import Fault, MockSettings, serving
 
 
-def answer(body: bytes, status: int = 200) -> Answer:
-    collected = Answer()
+def answer(body: bytes, status: int = 200) -> CollectedResponse:
+    collected = CollectedResponse()
     collected.on_head(status, {})
     collected.on_data(body)
     return collected

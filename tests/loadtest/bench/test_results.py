@@ -3,7 +3,7 @@
 from typing import Any
 
 from loadtest.bench import results
-from loadtest.bench.results import BARS, Bar, Result, Sample, Soak, Spread
+from loadtest.bench.results import TARGETS, BenchTarget, Result, Sample, Soak, Spread
 
 
 def sample(system: str, workload: str = "plain", round: int = 1, **changes: Any) -> Sample:  # noqa: A002 its name
@@ -80,8 +80,8 @@ def test_failed_answers_are_faults() -> None:
 
 
 def test_a_bar_is_met_up_to_its_limit_and_says_when_nothing_was_measured() -> None:
-    def bar(figure: Spread | None) -> Bar:
-        return Bar("x", 2, " s", lambda _: figure)
+    def bar(figure: Spread | None) -> BenchTarget:
+        return BenchTarget("x", 2, " s", lambda _: figure)
 
     assert bar(Spread(1, 2, 9)).verdict(result()) == "met"
     assert bar(Spread(1, 2.01, 3)).verdict(result()) == "missed"
@@ -96,7 +96,7 @@ def test_a_run_survives_json_and_its_page_shows_missed_bars_as_missed() -> None:
     assert "| CPU per plain request, over vllm-router | ≤ 1.50× | 1.51× (1.51 to 1.51) | missed |" in shown
     assert "| CPU per plain request, over LiteLLM | ≤ 0.033× |  | not measured |" in shown
     assert "| memory (RSS) | ≤ 150 MiB | 50.0 MiB (50.0 to 50.0) | met |" in shown
-    assert len(shown) == 2 + len(BARS)
+    assert len(shown) == 2 + len(TARGETS)
     assert "| plain request | 1.51× (1.51 to 1.51) | 1.00× (1.00 to 1.00) |" in results.ratios_table(again)
     assert (
         "| memory (RSS), MiB | 50.0 (50.0 to 50.0) | 50.0 (50.0 to 50.0) | 9,999 (9,999 to 9,999) |"

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.trainer import commands
-from tests.trainer.cli.test_commands import run
+from tests.trainer.commands import run
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.eval.conftest import SCHEMA, TASK, questions
 from tests.trainer.scripted_gateway import KEY

@@ -31,8 +31,8 @@ CASES = st.fixed_dictionaries(
         "recall": SHARES,
         "wish": st.sampled_from([None, "quality", "cost", "latency"]),
     }
-).filter(lambda said: not (said["prompt_tried"] is False and said["prompt_score"] is not None))
-CASES = CASES.filter(lambda said: not (said["retrieval"] is False and said["recall"] is not None))
+).filter(lambda facts: not (facts["prompt_tried"] is False and facts["prompt_score"] is not None))
+CASES = CASES.filter(lambda facts: not (facts["retrieval"] is False and facts["recall"] is not None))
 READY: dict[str, Any] = {
     "need": "do",
     "kind": "format",
@@ -68,8 +68,8 @@ DECIDED_BY: dict[str, dict[str, Any]] = {
 
 @settings(max_examples=300, deadline=None)
 @given(CASES)
-def test_every_case_gets_one_answer_whose_rule_holds_and_names_a_known_source(said: dict[str, Any]) -> None:
-    advice = advise(Case(name="t", **said))
+def test_every_case_gets_one_answer_whose_rule_holds_and_names_a_known_source(facts: dict[str, Any]) -> None:
+    advice = advise(Case(name="t", **facts))
     rule = next(rule for rule in RULES if rule.name == advice.decided.rule)
     assert rule.holds(advice.case)
     assert all(not earlier.holds(advice.case) for earlier in RULES[: RULES.index(rule)])
@@ -82,8 +82,8 @@ def test_every_case_gets_one_answer_whose_rule_holds_and_names_a_known_source(sa
 
 @settings(max_examples=300, deadline=None)
 @given(CASES)
-def test_training_is_only_advised_where_a_prompt_was_measured_and_data_suffices(said: dict[str, Any]) -> None:
-    case = Case(name="t", **said)
+def test_training_is_only_advised_where_a_prompt_was_measured_and_data_suffices(facts: dict[str, Any]) -> None:
+    case = Case(name="t", **facts)
     if judge(case)[0].answer == RuleAnswer.FINE_TUNE:
         assert case.prompt_score is not None
         assert case.metric is not None
@@ -99,7 +99,7 @@ def test_every_rule_can_decide(rule: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "answer"),
+    ("facts", "answer"),
     [
         ({"prompt_score": 0.719}, RuleAnswer.FINE_TUNE),
         ({"prompt_score": 0.72}, RuleAnswer.PROMPT),
@@ -110,8 +110,8 @@ def test_every_rule_can_decide(rule: Any) -> None:
         ({"requests_per_day": None}, RuleAnswer.FINE_TUNE),
     ],
 )
-def test_the_numbers_turn_where_they_are_said_to(said: dict[str, Any], answer: RuleAnswer) -> None:
-    assert judge(Case(name="t", **READY | said))[0].answer == answer
+def test_the_numbers_turn_where_they_are_said_to(facts: dict[str, Any], answer: RuleAnswer) -> None:
+    assert judge(Case(name="t", **READY | facts))[0].answer == answer
 
 
 def test_a_case_that_contradicts_itself_is_refused() -> None:

@@ -7,20 +7,15 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
 from gateway.releases.promotion_gate import ComparisonVerdict
 from tests.conftest import ROOT
 from tests.trainer import commands
+from tests.trainer.commands import run
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.scripted_gateway import KEY, POSTED, RIGHT
 
 TASK = 'name = "t"\ndata = "test.jsonl"\njson_schema = "schema.json"\nfields = ["category"]\nmax_tokens = 32\n'
-
-
-def run(app: typer.Typer, *arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_train_refuses_broken_data_with_its_line(jsonl: WriteJsonl, tmp_path: Path) -> None:

@@ -229,14 +229,14 @@ def test_preview_shows_both_sides_of_a_pair(jsonl: WriteJsonl, base_model: Path)
 def test_preview_fails_when_a_mask_is_not_what_it_has_to_be(
     jsonl: WriteJsonl, base_model: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, said: str
 ) -> None:
-    render = Renderer.render
+    render = Renderer.render_answers
 
     def spoilt(self: Renderer, example: Any) -> Any:
-        row = render(self, example)
+        (row,) = render(self, example)
         whole = ((0, len(row.text)),) if spoil(row.input_ids, row.labels) == row.input_ids else row.loss_spans
-        return replace(row, labels=spoil(row.input_ids, row.labels), loss_spans=whole)
+        return (replace(row, labels=spoil(row.input_ids, row.labels), loss_spans=whole),)
 
-    monkeypatch.setattr(Renderer, "render", spoilt)
+    monkeypatch.setattr(Renderer, "render_answers", spoilt)
     path = jsonl(chat("Where is my parcel?", "Here."))
     result = data("preview", path, "--base-model", base_model.resolve())
     assert result.exit_code == 1

@@ -7,7 +7,7 @@ import pytest
 from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.data.findings import ACCEPTABLE, AMBER, RED
 from trainer.data.lint import LintOptions, lint_files
-from trainer.errors import DataError, RunError
+from trainer.errors import DataError
 from trainer.training.dataset import load_data
 from trainer.training.recipe import Recipe
 
@@ -39,17 +39,24 @@ def test_what_is_red_in_a_check_stops_training_in_the_same_words(jsonl: WriteJso
     with pytest.raises(DataError) as caught:
         load_data(wanted)
     first, *places = caught.value.problems
-    assert first.message == f"{red} (to train on them anyway: --allow {name})"
+    assert first.message == f"{red} (to train on them all the same: --despite-data REASON)"
     assert tuple(places) == red.places
-    accepted = load_data(wanted, [name])
+    accepted = load_data(wanted, "the rows are known and wanted")
+    assert accepted.despite_document == {"reason": "the rows are known and wanted", "findings": {name: red.count}}
     assert [finding.name for finding in accepted.accepted] == [name]
     assert len(accepted.train.rows) + len(accepted.valid.rows) == len(good) + len(RED_ROWS[name])
 
 
 def test_a_row_that_cannot_be_trained_on_is_not_accepted(jsonl: WriteJsonl, tmp_path: Path) -> None:
     jsonl(chat(), "{")
-    with pytest.raises(RunError, match="--allow problems: this finding cannot be accepted; use one of rated_bad, "):
-        load_data(recipe(tmp_path), ["problems"])
+    with pytest.raises(DataError, match=r"train\.jsonl:2: is not JSON"):
+        load_data(recipe(tmp_path), "whatever the reason")
+
+
+def test_no_reason_is_no_override(jsonl: WriteJsonl, tmp_path: Path) -> None:
+    jsonl(chat(), chat("key?", SECRET))
+    with pytest.raises(DataError, match="--despite-data REASON"):
+        load_data(recipe(tmp_path), "  ")
 
 
 def test_what_is_amber_in_a_check_is_a_warning(jsonl: WriteJsonl, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trainer.errors import DataError, EvaluationError, RecipeError
 from trainer.eval.answers import Answer, read_answers
 from trainer.eval.comparison import ComparisonOutcome
 from trainer.eval.freeze import freeze
-from trainer.eval.report import Report
+from trainer.eval.report import ComparisonReport
 from trainer.eval.task import read_task
 from trainer.eval.terminal import print_report
 
@@ -53,7 +53,7 @@ def test_models_alone_are_asked_every_row_and_get_no_verdict(
     asked = {(answer.arm, answer.line) for answer in read_answers(tmp_path / "answers.jsonl")}
     assert asked == {(arm, line) for arm in ("good", "chatty", "wrong") for line in (1, 2, 3)}
     report.save(tmp_path / "report.json")
-    assert Report.read(tmp_path / "report.json") == report
+    assert ComparisonReport.read(tmp_path / "report.json") == report
 
 
 def test_a_regression_in_one_slice_is_caught_though_the_whole_gains(

@@ -6,19 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from trainer.eval.statistics import Bootstrap, Series, items_needed, wilson
+from trainer.eval.statistics import Bootstrap, MetricSample, items_needed, wilson
 
 
-def approvals() -> tuple[Series, Series]:
+def approvals() -> tuple[MetricSample, MetricSample]:
     """Agresti's classic of paired proportions: 1,600 voters asked twice, 794 approve both times, 150 only first."""
     first = [1.0] * 794 + [1.0] * 150 + [0.0] * 86 + [0.0] * 570
     second = [1.0] * 794 + [0.0] * 150 + [1.0] * 86 + [0.0] * 570
-    return Series.mean_of(first), Series.mean_of(second)
+    return MetricSample.mean_of(first), MetricSample.mean_of(second)
 
 
 def test_a_paired_difference_has_the_published_interval() -> None:
     first, second = approvals()
-    found = Bootstrap(seed=1).difference(first, second, asked=0.05)
+    found = Bootstrap(seed=1).difference(first, second, least_difference=0.05)
     assert found.value == pytest.approx(0.04)
     assert found.interval == pytest.approx((0.021, 0.059), abs=0.0015)
     unpaired = 1.96 * np.sqrt(0.59 * 0.41 / 1600 + 0.55 * 0.45 / 1600)
@@ -29,7 +29,9 @@ def test_intervals_agree_with_scipys_bootstrap() -> None:
     random = np.random.default_rng(3)
     one = random.beta(4, 2, 150)
     other = np.clip(one - 0.05 + random.normal(0, 0.1, 150), 0, 1)
-    ours = Bootstrap(seed=5, resamples=20_000).difference(Series.mean_of(one), Series.mean_of(other), asked=0.05)
+    ours = Bootstrap(seed=5, resamples=20_000).difference(
+        MetricSample.mean_of(one), MetricSample.mean_of(other), least_difference=0.05
+    )
     theirs = stats.bootstrap(
         (one, other),
         lambda a, b, axis=-1: a.mean(axis=axis) - b.mean(axis=axis),
@@ -40,7 +42,7 @@ def test_intervals_agree_with_scipys_bootstrap() -> None:
         random_state=7,
     ).confidence_interval
     assert ours.interval == pytest.approx((theirs.low, theirs.high), abs=0.0015)
-    single = Bootstrap(seed=5, resamples=20_000).estimate(Series.mean_of(one))
+    single = Bootstrap(seed=5, resamples=20_000).estimate(MetricSample.mean_of(one))
     alone = stats.bootstrap(
         (one,), np.mean, method="percentile", n_resamples=20_000, random_state=7
     ).confidence_interval
@@ -59,8 +61,8 @@ def test_the_items_needed_give_a_power_of_80_percent() -> None:
 
 
 def test_what_was_never_seen_may_still_be_there() -> None:
-    same = Series.mean_of([1.0] * 20)
-    found = Bootstrap(seed=1).difference(same, same, asked=0.05)
+    same = MetricSample.mean_of([1.0] * 20)
+    found = Bootstrap(seed=1).difference(same, same, least_difference=0.05)
     assert (found.value, found.interval) == (0.0, (0.0, 0.0))
     assert found.items_needed > 400
 
@@ -69,12 +71,14 @@ def test_the_same_seed_gives_the_same_interval_and_items_without_a_value_are_lef
     random = np.random.default_rng(2)
     one, other = random.random(40), random.random(40)
     one[3], other[7] = np.nan, np.nan
-    found = Bootstrap(seed=9).difference(Series.mean_of(one), Series.mean_of(other), asked=0.05)
-    assert found == Bootstrap(seed=9).difference(Series.mean_of(one), Series.mean_of(other), asked=0.05)
+    found = Bootstrap(seed=9).difference(MetricSample.mean_of(one), MetricSample.mean_of(other), least_difference=0.05)
+    assert found == Bootstrap(seed=9).difference(
+        MetricSample.mean_of(one), MetricSample.mean_of(other), least_difference=0.05
+    )
     assert found.of == 38
     both = ~(np.isnan(one) | np.isnan(other))
     assert found.value == pytest.approx((one - other)[both].mean())
-    empty = Bootstrap(seed=1).estimate(Series.mean_of([np.nan] * 3))
+    empty = Bootstrap(seed=1).estimate(MetricSample.mean_of([np.nan] * 3))
     assert (empty.of, empty.interval) == (0, (0.0, 1.0))
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from trainer.eval.report import VerdictWord
-from trainer.eval.statistics import Estimate
+from trainer.eval.statistics import MetricEstimate
 from trainer.eval.task import GateRules
 from trainer.eval.verdict import ClassEvidence, GateEvidence, decide
 
@@ -13,11 +13,11 @@ GOOD = GateEvidence(
     arm="mine",
     against="prompted",
     items=200,
-    gain=Estimate(0.2, (0.12, 0.28), 200, 400),
-    slices={"a": Estimate(0.1, (0.0, 0.2), 50), "b": Estimate(-0.02, (-0.1, 0.06), 50)},
-    classes={"praise": ClassEvidence(Estimate(-0.01, (-0.1, 0.08), 50), 40, 50)},
-    stopped=Estimate(-0.01, (-0.03, 0.0), 200),
-    forgetting=Estimate(0.05, (0.03, 0.07), 200),
+    gain=MetricEstimate(0.2, (0.12, 0.28), 200, 400),
+    slices={"a": MetricEstimate(0.1, (0.0, 0.2), 50), "b": MetricEstimate(-0.02, (-0.1, 0.06), 50)},
+    classes={"praise": ClassEvidence(MetricEstimate(-0.01, (-0.1, 0.08), 50), 40, 50)},
+    stopped=MetricEstimate(-0.01, (-0.03, 0.0), 200),
+    forgetting=MetricEstimate(0.05, (0.03, 0.07), 200),
     cost_saving="",
     frozen=True,
 )
@@ -36,42 +36,46 @@ def test_all_checks_passed_is_promote() -> None:
     ("changed", "word", "said"),
     [
         (
-            {"gain": Estimate(0.01, (-0.02, 0.04), 200, 300)},
+            {"gain": MetricEstimate(0.01, (-0.02, 0.04), 200, 300)},
             "DO_NOT_DEPLOY",
             "short of the 5 points asked for by 4 points",
         ),
         (
-            {"gain": Estimate(0.04, (0.01, 0.07), 500, 400)},
+            {"gain": MetricEstimate(0.04, (0.01, 0.07), 500, 400)},
             "DO_NOT_DEPLOY",
             "short of the 5 points asked for by 1 point",
         ),
         (
-            {"gain": Estimate(0.08, (-0.01, 0.17), 100, 940)},
+            {"gain": MetricEstimate(0.08, (-0.01, 0.17), 100, 940)},
             "NOT_ENOUGH_ITEMS",
             "100 items cannot tell whether that is",
         ),
-        ({"gain": Estimate(0.04, (-0.04, 0.12), 100, 940)}, "NOT_ENOUGH_ITEMS", "about 940 would"),
-        ({"gain": Estimate(-1.0, (-1.0, -1.0), 3, 9)}, "NOT_ENOUGH_ITEMS", "3 items cannot tell"),
-        ({"slices": {"a": Estimate(-0.5, (-0.7, -0.3), 20)}}, "DO_NOT_DEPLOY", "fell by 50 points in the slice a"),
-        ({"slices": {"a": Estimate(-0.5, (-0.8, 0.1), 6)}}, "NOT_ENOUGH_ITEMS", "so few items may do that"),
-        ({"slices": {"a": Estimate(-1.0, (-1.0, -1.0), 5)}}, "NOT_ENOUGH_ITEMS", "so few items may do that"),
+        ({"gain": MetricEstimate(0.04, (-0.04, 0.12), 100, 940)}, "NOT_ENOUGH_ITEMS", "about 940 would"),
+        ({"gain": MetricEstimate(-1.0, (-1.0, -1.0), 3, 9)}, "NOT_ENOUGH_ITEMS", "3 items cannot tell"),
         (
-            {"classes": {"complaint": ClassEvidence(Estimate(-0.18, (-0.3, 0.0), 8), 0, 8)}},
+            {"slices": {"a": MetricEstimate(-0.5, (-0.7, -0.3), 20)}},
+            "DO_NOT_DEPLOY",
+            "fell by 50 points in the slice a",
+        ),
+        ({"slices": {"a": MetricEstimate(-0.5, (-0.8, 0.1), 6)}}, "NOT_ENOUGH_ITEMS", "so few items may do that"),
+        ({"slices": {"a": MetricEstimate(-1.0, (-1.0, -1.0), 5)}}, "NOT_ENOUGH_ITEMS", "so few items may do that"),
+        (
+            {"classes": {"complaint": ClassEvidence(MetricEstimate(-0.18, (-0.3, 0.0), 8), 0, 8)}},
             "DO_NOT_DEPLOY",
             "The adapter mine never answers complaint, which 8 items want.",
         ),
         (
-            {"classes": {"complaint": ClassEvidence(Estimate(0.0, (0.0, 0.0), 5), 0, 5)}},
+            {"classes": {"complaint": ClassEvidence(MetricEstimate(0.0, (0.0, 0.0), 5), 0, 5)}},
             "NOT_ENOUGH_ITEMS",
             "which 5 items want, but so few items may do that",
         ),
         (
-            {"classes": {"praise": ClassEvidence(Estimate(-0.2, (-0.3, -0.1), 20), 9, 20)}},
+            {"classes": {"praise": ClassEvidence(MetricEstimate(-0.2, (-0.3, -0.1), 20), 9, 20)}},
             "DO_NOT_DEPLOY",
             "F1 fell by 20 points in the class praise",
         ),
-        ({"stopped": Estimate(-0.05, (-0.09, -0.01), 200)}, "DO_NOT_DEPLOY", "4 points beyond the limit"),
-        ({"forgetting": Estimate(0.30, (0.2, 0.4), 200)}, "DO_NOT_DEPLOY", "0.250 beyond the limit"),
+        ({"stopped": MetricEstimate(-0.05, (-0.09, -0.01), 200)}, "DO_NOT_DEPLOY", "4 points beyond the limit"),
+        ({"forgetting": MetricEstimate(0.30, (0.2, 0.4), 200)}, "DO_NOT_DEPLOY", "0.250 beyond the limit"),
         ({"items": 49}, "NOT_ENOUGH_ITEMS", "49 items were asked, fewer than the 50 that a verdict takes; add 1."),
         ({"changed": ("shots",)}, "DO_NOT_DEPLOY", "changed since it was frozen (shots)"),
     ],

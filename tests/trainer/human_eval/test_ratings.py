@@ -8,7 +8,7 @@ from tests.trainer.human_eval.contests import AGAINST, ALIKE, ARM, ITEMS, compar
 from trainer.errors import EvaluationError
 from trainer.eval.task import read_task
 from trainer.human_eval.pairs import PairwiseEval, read_pairwise_eval
-from trainer.human_eval.ratings import Ratings, read_votes
+from trainer.human_eval.ratings import RatingStore, read_votes
 
 
 def contest_of(folder: Path, **options: object) -> PairwiseEval:
@@ -18,34 +18,34 @@ def contest_of(folder: Path, **options: object) -> PairwiseEval:
 
 def test_ratings_are_resumed_undone_and_cut_where_a_line_was_torn(tmp_path: Path) -> None:
     contest = contest_of(tmp_path)
-    with Ratings(contest) as ratings:
+    with RatingStore(contest) as ratings:
         ratings.rate("ana", 1, "arm", 10)
         ratings.rate("ana", 2, "tie", 10)
         ratings.rate("bob", 1, "against", 10)
         assert ratings.undo("ana") == 2
         assert ratings.undo("eve") is None
-        with pytest.raises(EvaluationError, match="is locked by another `turntable review rate`"), Ratings(contest):
+        with pytest.raises(EvaluationError, match="is locked by another `turntable review rate`"), RatingStore(contest):
             pass
         assert read_votes(contest) == ratings.votes(), "results can be seen while people rate"
         path = ratings.path
     with path.open("ab") as file:
         file.write(b'{"rater": "bob", "line": 2, "cho')
-    with Ratings(contest) as ratings:
+    with RatingStore(contest) as ratings:
         assert ratings.votes() == {"ana": {1: "arm"}, "bob": {1: "against"}}
         ratings.rate("bob", 2, "tie", 10)
-    with Ratings(contest) as ratings:
+    with RatingStore(contest) as ratings:
         assert ratings.of("bob") == {1: "against", 2: "tie"}
 
 
 def test_ratings_of_other_answers_are_refused_and_stay(tmp_path: Path) -> None:
     contest = contest_of(tmp_path)
-    with Ratings(contest) as ratings:
+    with RatingStore(contest) as ratings:
         ratings.rate("ana", 1, "arm", 10)
         path = ratings.path
     answers = contest.report.with_name("answers.jsonl")
     answers.write_text(answers.read_text().replace("worse 5", "as good 5"), encoding="utf-8")
     changed = read_pairwise_eval(read_task(tmp_path / "task.toml"), contest.report, arm=None, against=None, seed=0)
-    with pytest.raises(EvaluationError, match="has ratings of other answers"), Ratings(changed):
+    with pytest.raises(EvaluationError, match="has ratings of other answers"), RatingStore(changed):
         pass
     assert '"choice": "arm"' in path.read_text()
 

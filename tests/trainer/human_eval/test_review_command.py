@@ -9,9 +9,9 @@ import httpx
 
 from tests.conftest import TURNTABLE
 from tests.trainer import commands
-from tests.trainer.cli.test_commands import run
+from tests.trainer.commands import run
 from tests.trainer.human_eval.contests import ARM, ITEMS, compared
-from trainer.eval.report import Report
+from trainer.eval.report import ComparisonReport
 
 
 def test_people_who_prefer_the_other_arm_turn_the_verdict_and_their_choices_become_pairs(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_people_who_prefer_the_other_arm_turn_the_verdict_and_their_choices_beco
         said = process.stdout.read()
         assert process.wait(30) == 0
     assert f"One rater preferred secret-base on {ITEMS - 1} of {ITEMS - 1} items" in said
-    assert Report.read(report).human is not None
+    assert ComparisonReport.read(report).human is not None
     result = run(commands.review, "results", task_file, "--data-dir", var, "--json")
     assert result.exit_code == 1, "people prefer the other arm"
     human = json.loads(result.stdout)

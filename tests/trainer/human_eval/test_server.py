@@ -11,7 +11,7 @@ from tests.trainer.human_eval.contests import AGAINST, ARM, ITEMS, compared
 from trainer.errors import EvaluationError
 from trainer.eval.task import read_task
 from trainer.human_eval.pairs import PairwiseEval, read_pairwise_eval
-from trainer.human_eval.ratings import Ratings
+from trainer.human_eval.ratings import RatingStore
 from trainer.human_eval.server import Session, serving
 
 
@@ -21,7 +21,7 @@ class Rating:
 
     url: str
     contest: PairwiseEval
-    ratings: Ratings
+    ratings: RatingStore
 
     @property
     def token(self) -> str:
@@ -32,7 +32,7 @@ class Rating:
 def rating(tmp_path: Path) -> Iterator[Rating]:
     task_file, path = compared(tmp_path)
     contest = read_pairwise_eval(read_task(task_file), path, arm=None, against=None, seed=0)
-    with Ratings(contest) as ratings, serving(Session(contest, ratings, show_expected=False)) as url:
+    with RatingStore(contest) as ratings, serving(Session(contest, ratings, show_expected=False)) as url:
         yield Rating(url, contest, ratings)
 
 

@@ -6,16 +6,16 @@ from typing import Any
 
 from trainer.eval.report import (
     Arm,
+    ArmCost,
     ArmKind,
     BaseFacts,
     Check,
-    Cost,
+    ComparisonReport,
     Difference,
     Examples,
     Gate,
     Latency,
-    Measure,
-    Report,
+    MetricResult,
     ShownAnswer,
     TaskFacts,
     Tokens,
@@ -26,8 +26,8 @@ DIGEST = "ab" * 32
 HOSTILE = "<script>alert('x')</script></pre>```\n# owned\n<img src=x onerror=alert(1)>"
 
 
-def measure(value: float, of: int = 200) -> Measure:
-    return Measure(value=value, interval_95=(max(0, value - 0.06), min(1, value + 0.06)), of=of)
+def measure(value: float, of: int = 200) -> MetricResult:
+    return MetricResult(value=value, interval_95=(max(0, value - 0.06), min(1, value + 0.06)), of=of)
 
 
 def arm(name: str, kind: ArmKind, right: float, *, digest: str | None = None, cost: int | None = 1_200) -> Arm:
@@ -36,18 +36,18 @@ def arm(name: str, kind: ArmKind, right: float, *, digest: str | None = None, co
         kind=kind,
         model=name,
         digest=digest,
-        metrics={"correct": measure(right), "length": Measure(value=31.5, interval_95=(30, 33), of=200)},
+        metrics={"correct": measure(right), "length": MetricResult(value=31.5, interval_95=(30, 33), of=200)},
         slices={
             "category=billing": {"correct": measure(right, 50)},
             "category=account": {"correct": measure(right, 150)},
         },
         tokens=Tokens(prompt=11_000, completion=6_000),
         latency_ms=Latency(p50=250, p95=410),
-        cost_nano_usd=Cost(total=cost and cost * 200, per_request=cost, per_correct=cost and int(cost / right)),
+        cost_nano_usd=ArmCost(total=cost and cost * 200, per_request=cost, per_correct=cost and int(cost / right)),
     )
 
 
-def report(**changes: Any) -> Report:
+def report(**changes: Any) -> ComparisonReport:
     """A comparison in which the adapter wins; `changes` are fields in place of its own."""
     base, prompted = arm("base", ArmKind.BASE, 0.2), arm("prompted", ArmKind.PROMPTED, 0.4, cost=None)
     mine = arm("triage", ArmKind.ADAPTER, 0.6, digest=DIGEST)
@@ -87,10 +87,10 @@ def report(**changes: Any) -> Report:
         "examples": Examples(won=(shown,)),
         "answers": "answers.jsonl",
     }
-    return Report(**fields | changes)
+    return ComparisonReport(**fields | changes)
 
 
-def saved(folder: Path, document: Report) -> Path:
+def saved(folder: Path, document: ComparisonReport) -> Path:
     """The report in a folder of its own, as compare keeps it."""
     folder.mkdir(parents=True, exist_ok=True)
     document.save(folder / "report.json")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.trainer import commands
-from tests.trainer.cli.test_commands import run
+from tests.trainer.commands import run
 from tests.trainer.conftest import WriteJsonl, chat
 from tests.trainer.report.comparisons import HOSTILE, measure, report, saved, write_run
 from trainer.advice.advice import advise
 from trainer.advice.case import Case
-from trainer.eval.report import Gate, Report, VerdictWord
+from trainer.eval.report import ComparisonReport, Gate, VerdictWord
 
 PREFERS_BASE = {
     "arm": "triage",
@@ -48,7 +48,7 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def written(document: Report, folder: Path) -> tuple[str, str]:
+def written(document: ComparisonReport, folder: Path) -> tuple[str, str]:
     """HTML and Markdown of a comparison, as the command writes them."""
     path = saved(folder / "var" / "comparisons" / "triage-1", document)
     result = run(commands.report, path, "--data-dir", folder / "var")
