@@ -159,8 +159,8 @@ class Supervisor:
         process = self._process
         if not await self._becomes_healthy(process, key) and not self.status.restarts:
             raise EngineStartError(
-                f"The engine did not start: {process.last_error()} (log: {spec.log_path}); correct that, or give a "
-                "model that vLLM takes with --model."
+                f"The engine did not start: {process.last_error()} (log: {spec.log_path}); fix that, or give a model "
+                "that vLLM takes with --model."
             )
         served_s, is_hung = 0.0, False
         if process.exit_code is None and await self._make_ready():
