@@ -4,7 +4,7 @@ lora and dpo train bf16 adapters over the bf16 base, qlora over the base in NF4 
 every weight. A `LoraConfig` has only options that the engine can serve.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,12 +123,14 @@ def add_adapter(
 
     torch.manual_seed(seed)
     frozen = set(base.parameters())
+    targets = lora_targets(base, lora)
     config = LoraConfig(
         task_type="CAUSAL_LM",
+        fan_in_fan_out=_are_transposed(base, targets),
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=lora_targets(base, lora),
+        target_modules=targets,
         use_rslora=lora.use_rslora,
         bias="none",
     )
@@ -137,6 +139,14 @@ def add_adapter(
         if parameter.requires_grad:
             parameter.data = parameter.data.to(PRECISION)
     return _sharded(TrainableModel(model, base, device), shards, unsharded=set(model.parameters()) - frozen)
+
+
+def _are_transposed(base: "PreTrainedModel", targets: Collection[str]) -> bool:
+    """Whether target layers keep their weights as (in, out), as GPT-2's `Conv1D` does."""
+    return any(
+        type(module).__name__ == "Conv1D" and {name, name.rpartition(".")[2]}.intersection(targets)
+        for name, module in base.named_modules()
+    )
 
 
 def adapter_tensors(model: TrainableModel) -> dict[str, torch.Tensor]:
