@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from tests.conftest import Served
 from tests.e2e.inference_requests import ASK
 
-# On average bfloat16 moves a log-probability of these versions by 0.065 from its value in fp32, so two batches lie up
-# to 0.13 apart; two versions lie 1.3 apart.
-SAME, OTHER = 0.2, 0.6
+# bfloat16 moves a log-probability of these versions by 0.065 on average from its value in fp32, two batches by a
+# deviation of 0.115 from each other: the largest of 24 answers with 160 values each is about 0.45. Two versions lie 1.3
+# apart on average, so their largest change is beyond that.
+SAME, OTHER = 0.5, 1.0
 TOKENS = 16
 
 Answer = Sequence[Mapping[str, float]]
