@@ -289,7 +289,7 @@ def main() -> None:
 
 def _rows(rng: random.Random, label: str, complaints: list[str], count: int) -> list[dict[str, object]]:
     """Return so many rows of a class; every complaint occurs equally often, give or take one, at other places."""
-    rows = []
+    rows: list[dict[str, object]] = []
     places = rng.sample(PLACES, len(PLACES))
     for number in range(count):
         complaint = complaints[number % len(complaints)]
