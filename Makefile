@@ -7,7 +7,7 @@ LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgr
 BIN := .venv/bin
 NODE := tests/clients/node
 
-.PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak soak-chaos bench bench-adapters bench-costs bench-lora bench-soak bench-trainer clean
+.PHONY: help setup clients demo serve test test-isa fuzz lint audit format examples loadtest soak soak-chaos bench bench-adapters bench-costs bench-lora bench-soak bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -59,6 +59,15 @@ audit: setup ## fail on known flaws of pinned packages too; needs a network
 format: setup ## put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+# A verdict other than PROMOTE (exit code 1) is a result; an error (2) ends the loop.
+examples: setup ## train and compare every example on the running gateway; minutes each
+	@for name in support-triage classification extraction voice preference; do \
+		echo "example: $$name" && $(BIN)/turntable train examples/$$name/recipe.toml --task examples/$$name/task.toml --as $$name || exit; \
+		code=0; $(BIN)/turntable compare run examples/$$name/task.toml --record || code=$$?; [ $$code -lt 2 ] || exit $$code; \
+	done
+	@code=0; $(BIN)/turntable compare run examples/retrieve/task.toml || code=$$?; [ $$code -lt 2 ]
+	@$(BIN)/turntable advise examples/prompt/case.toml --task examples/prompt/task.toml
 
 loadtest: setup ## measure the running gateway
 	@$(BIN)/turntable loadtest run
