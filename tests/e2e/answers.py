@@ -8,8 +8,8 @@ from tests.conftest import Served
 from tests.e2e.inference_requests import ASK
 
 DISTINCT = 0.6
-"""Largest change by which two versions can be told apart. Measured on the engine: bf16 moves an answer of one version by
-0.5 at most from batch to batch, and two versions of the tests lie 0.7 or further apart.
+"""Largest change by which two versions can be told apart. Measured on the engine: from batch to batch, bf16 moves an
+answer of one version by 0.5 at most; two versions of the tests lie 0.7 or further apart.
 """
 TOKENS = 16
 
