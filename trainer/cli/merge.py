@@ -25,6 +25,9 @@ def merge_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Merge an adapter into its base model and check that the log-probabilities stay the same."""
+    from trainer.training.base import prepare_libraries
+
+    prepare_libraries()
     from trainer.training.merge import merge
 
     merged = merge(adapter, base_model, out, data_dir, Console(stderr=True))

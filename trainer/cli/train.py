@@ -90,6 +90,9 @@ def train_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter from a recipe; Ctrl-C saves a checkpoint that --resume continues."""
+    from trainer.training.base import prepare_libraries
+
+    prepare_libraries()
     signal.signal(signal.SIGTERM, _terminated)
     console = Console(stderr=True)
     if verify_run is not None:
