@@ -12,7 +12,7 @@ from tests.conftest import Served
 from tests.gateway.conftest import KEY
 
 # This client has no argument for the temperature any more; the field is still the API's.
-GREEDY: Any = {"model": "base", "messages": ASK, "max_tokens": 24, "extra_body": {"temperature": 0}}
+GREEDY: Any = {"model": "base", "messages": ASK, "max_tokens": 150, "extra_body": {"temperature": 0}}
 FILE_TICKET: Any = {"name": "file_ticket", "input_schema": TOOL["function"]["parameters"]}
 
 
@@ -35,7 +35,7 @@ def test_a_message_has_text_a_stop_reason_and_usage(client: Anthropic, served: S
     assert message.stop_reason == "end_turn"
     assert message.usage.input_tokens > 0
     assert message.usage.output_tokens > 0
-    chat = served.openai.chat.completions.create(model="base", messages=ASK, temperature=0, max_tokens=24)
+    chat = served.openai.chat.completions.create(model="base", messages=ASK, temperature=0, max_tokens=150)
     assert text(message) == chat.choices[0].message.content
 
 

@@ -15,14 +15,14 @@ from tests.conftest import Served
 
 def chat(served: Served, **options: Any) -> ChatOpenAI:
     """LangChain's chat model, pointed at the gateway as its documentation says."""
-    settings: dict[str, Any] = {"model": "base", "temperature": 0, "max_tokens": 24, "max_retries": 0} | options
+    settings: dict[str, Any] = {"model": "base", "temperature": 0, "max_tokens": 150, "max_retries": 0} | options
     return ChatOpenAI(base_url=f"{served.url}/v1", api_key=SecretStr(served.key), **settings)
 
 
 @pytest.fixture
 def plain(served: Served) -> str:
     """What openai-python gets for the same question."""
-    asked: Any = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 24}
+    asked: Any = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 150}
     return served.openai.chat.completions.create(**asked).choices[0].message.content or ""
 
 

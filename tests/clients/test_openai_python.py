@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 from tests.clients.conftest import ASK, STRUCTURED, TOOL, Ticket
 from tests.conftest import Served
 
-GREEDY: Any = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 24}
+GREEDY: Any = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 150}
 
 
 def greedy_text(served: Served) -> str:

@@ -6,7 +6,7 @@ import Anthropic from "@anthropic-ai/sdk";
 import { ask, key, ticketSchema, url } from "./gateway.mjs";
 
 const client = new Anthropic({ baseURL: url, apiKey: key, maxRetries: 0 });
-const greedy = { model: "base", messages: ask, max_tokens: 24, temperature: 0 };
+const greedy = { model: "base", messages: ask, max_tokens: 150, temperature: 0 };
 
 test("a message has text, a stop reason and usage", async () => {
   const message = await client.messages.create(greedy);

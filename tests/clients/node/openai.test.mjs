@@ -8,7 +8,7 @@ import { z } from "zod";
 import { ask, key, question, structured, ticketSchema, url } from "./gateway.mjs";
 
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
-const greedy = { model: "base", messages: ask, temperature: 0, max_tokens: 24 };
+const greedy = { model: "base", messages: ask, temperature: 0, max_tokens: 150 };
 const Ticket = z.object({ category: z.enum(["billing", "shipping"]), urgent: z.boolean() });
 const tool = { type: "function", function: { name: "file_ticket", parameters: ticketSchema } };
 

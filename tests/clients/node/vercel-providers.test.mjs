@@ -16,7 +16,7 @@ const models = {
 };
 
 for (const [api, model] of Object.entries(models)) {
-  const greedy = { model: model("base"), prompt: question, temperature: 0, maxOutputTokens: 24, maxRetries: 0 };
+  const greedy = { model: model("base"), prompt: question, temperature: 0, maxOutputTokens: 150, maxRetries: 0 };
 
   test(`${api}: a stream adds up to the answer, both with usage`, async () => {
     const answer = await generateText(greedy);
@@ -41,6 +41,6 @@ for (const [api, model] of Object.entries(models)) {
 }
 
 test("completions: a legacy completion answers with usage", async () => {
-  const greedy = { prompt: question, temperature: 1, seed: 1, maxOutputTokens: 24, maxRetries: 0 };
+  const greedy = { prompt: question, temperature: 1, seed: 1, maxOutputTokens: 150, maxRetries: 0 };
   assert.ok((await generateText({ ...greedy, model: openai.completion("base") })).usage.outputTokens > 0);
 });

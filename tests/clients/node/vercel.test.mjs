@@ -8,7 +8,7 @@ import { key, question, structured, ticketSchema, url } from "./gateway.mjs";
 
 const settings = { name: "turntable", baseURL: `${url}/v1`, apiKey: key };
 const gateway = createOpenAICompatible({ ...settings, includeUsage: true, supportsStructuredOutputs: true });
-const greedy = { model: gateway("base"), prompt: question, temperature: 0, maxOutputTokens: 24, maxRetries: 0 };
+const greedy = { model: gateway("base"), prompt: question, temperature: 0, maxOutputTokens: 150, maxRetries: 0 };
 const decisive = { ...greedy, frequencyPenalty: structured.frequency_penalty, maxOutputTokens: structured.max_tokens };
 const schema = jsonSchema(ticketSchema);
 
