@@ -110,26 +110,21 @@ def test_an_adapter_that_was_tampered_with_is_quarantined_with_the_likely_cause(
     assert refused.status_code == 409
 
 
-CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "Zürich", "n": [1, null]}'}}
-TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-
-
 def conversation(dice: random.Random) -> dict[str, Any]:
-    """A random row: with or without system message, tools, calls and several turns, in several scripts."""
+    """A random row: with or without system message, one turn or several, in several scripts.
+
+    Without tools, which the base's template does not write: tests/trainer/chat compares them with vLLM's own renderer.
+    """
     words = ["parcel", "Größe", "注文", "\n\n", "  two", "🙂", '{"a": 1}', "it's", "\t", "e\u0301"]
 
     def text() -> str:
         return " ".join(dice.choices(words, k=dice.randint(1, 8))).strip() or "x"
 
     messages: list[dict[str, Any]] = [{"role": "system", "content": text()}] if dice.random() < 0.5 else []
-    has_tools = dice.random() < 0.5
     for _ in range(dice.randint(1, 3)):
         messages.append({"role": "user", "content": text()})
-        if has_tools and dice.random() < 0.7:
-            messages.append({"role": "assistant", "content": text(), "tool_calls": [CALL]})
-            messages.append({"role": "tool", "tool_call_id": "c1", "content": text()})
         messages.append({"role": "assistant", "content": text()})
-    return {"messages": messages} | ({"tools": [TOOL]} if has_tools else {})
+    return {"messages": messages}
 
 
 def test_conversations_have_the_tokens_that_the_gateway_gives_them(
