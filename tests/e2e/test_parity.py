@@ -91,7 +91,7 @@ def change(folder: Path, how: Callable[[str, torch.Tensor], torch.Tensor]) -> No
             shuffled,
             "drift or no_effect",
             "not those that were trained",
-        ),  # how much is left differs by processor
+        ),
         ("lora", next_to_zero, "no_effect", "answers as the base"),
         ("other", nothing, "drift", "base itself differs"),
     ],
