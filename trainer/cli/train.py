@@ -15,6 +15,7 @@ from rich.console import Console
 from trainer.advice.advice import advice_of_run
 from trainer.cli.options import AdviceFile, DespiteAdvice, address_of, trainer_app
 from trainer.errors import RecipeError
+from trainer.training.base import prepare_libraries
 from turntable.console import FAILED, INTERRUPTED, CommandError, print_json
 from turntable.options import (
     DEFAULT_DATA_DIR,
@@ -90,8 +91,6 @@ def train_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter from a recipe; Ctrl-C saves a checkpoint that --resume continues."""
-    from trainer.training.base import prepare_libraries
-
     prepare_libraries()
     signal.signal(signal.SIGTERM, _terminated)
     console = Console(stderr=True)
