@@ -15,7 +15,6 @@ from rich.console import Console
 from trainer.advice.advice import advice_of_run
 from trainer.cli.options import AdviceFile, DespiteAdvice, address_of, trainer_app
 from trainer.errors import RecipeError
-from trainer.training.base import prepare_libraries
 from turntable.console import FAILED, INTERRUPTED, CommandError, print_json
 from turntable.options import (
     DEFAULT_DATA_DIR,
@@ -91,8 +90,7 @@ def train_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter from a recipe; Ctrl-C saves a checkpoint that --resume continues."""
-    prepare_libraries()
-    signal.signal(signal.SIGTERM, _terminated)
+    _begin()
     console = Console(stderr=True)
     if verify_run is not None:
         _verify(verify_run, data_dir, console)
@@ -107,6 +105,14 @@ def train_recipe(
     if run is not None:
         name = (publish_name or recipe.name) if publishing else None
         _finish(run, name, gateway, data_dir, promotion=promotion, as_json=as_json)
+
+
+def _begin() -> None:
+    """Set what torch and the Hugging Face libraries read when they are imported, and stop on SIGTERM as on Ctrl-C."""
+    from trainer.training.base import prepare_libraries
+
+    prepare_libraries()
+    signal.signal(signal.SIGTERM, _terminated)
 
 
 def _promotion(promote: bool, reason: str | None, by: str | None) -> "Promotion | None":
