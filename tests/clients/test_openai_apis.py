@@ -20,7 +20,7 @@ COMPLETE: Any = {
     "max_tokens": 8,
     "extra_body": {"ignore_eos": True},
 }
-RESPOND: Any = {"model": "base", "input": QUESTION, "temperature": 0, "max_output_tokens": 24}
+RESPOND: Any = {"model": "base", "input": QUESTION, "temperature": 0, "max_output_tokens": 150}
 # As `STRUCTURED` in conftest; the penalty is vLLM's addition to this API.
 DECISIVE: Any = RESPOND | {"max_output_tokens": 400, "extra_body": {"frequency_penalty": 1}}
 

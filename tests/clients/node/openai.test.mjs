@@ -81,7 +81,7 @@ test("parse returns what the zod schema describes", async () => {
 });
 
 test("a response streams its text and is parsed at the end", async () => {
-  const respond = { model: "base", input: question, temperature: 0, max_output_tokens: 24 };
+  const respond = { model: "base", input: question, temperature: 0, max_output_tokens: 150 };
   const stream = client.responses.stream(respond);
   const deltas = [];
   stream.on("response.output_text.delta", (event) => deltas.push(event.delta));
