@@ -118,6 +118,10 @@ class Served:
     first: httpx.Response
     """The answer to the very first request, which came with a key that has a budget."""
 
+    def logs(self) -> dict[str, str]:
+        """What the engine's runs have logged, by file; the running one's is `engine.log`."""
+        return {log.name: log.read_text() for log in sorted((self.data_dir / "logs").iterdir())}
+
     def wait_until_ready(self) -> None:
         """Return once /ready says so; fail when it never does."""
         wait_until_ready(self.http, self.data_dir)

@@ -22,6 +22,10 @@ from gateway.server.listeners import AdminListener, GatewayServer
 from gateway.server.tls import TlsError, server_context
 from gateway.settings import Settings
 
+# Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS ALB 60 s): whoever closes it
+# first must be the client, or its next request may meet a closed connection.
+IDLE_CONNECTION_S = 75
+
 
 @dataclass(frozen=True)
 class Listeners:
@@ -115,6 +119,7 @@ def server_config(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None =
         ws="none",
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )

@@ -29,7 +29,7 @@ def stranger(served: Served) -> Iterator[httpx.Client]:
 
 def routes(served: Served) -> list[tuple[str, str]]:
     """Every path with its methods that the engine has, as it said itself when it started."""
-    told = (served.data_dir / "logs" / "engine.log").read_text()
+    told = served.logs()["engine.log"]
     found = re.findall(r"Route: (/[^,]*), (?:Methods: ([A-Z, ]+)|Endpoint: \w+)", told)
     return sorted({(path, method) for path, methods in found for method in (methods or "GET").split(", ")})
 
@@ -37,7 +37,7 @@ def routes(served: Served) -> list[tuple[str, str]]:
 def test_no_path_of_the_engine_but_its_health_opens_without_its_key(served: Served, stranger: httpx.Client) -> None:
     listed = routes(served)
     paths = {path for path, _ in listed}
-    assert {"/v1/load_lora_adapter", "/invocations", "/tokenize", "/v1/turntable/adapters"} <= paths
+    assert {"/v1/load_lora_adapter", "/invocations", "/tokenize", "/v1/turntable/adapters"} <= paths, served.logs()
     assert len(paths) > 30
     opened = []
     for path, method in [*listed, ("/metrics", "GET"), ("/openapi.json", "GET"), ("/", "GET"), ("/nowhere", "POST")]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from gateway.cli.listening import IDLE_CONNECTION_S
 from gateway.settings import Settings
 from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault
@@ -299,6 +300,17 @@ def test_connections_beyond_the_limit_get_an_error_and_are_closed(narrow: str) -
         with connected(narrow) as late:
             assert refusal(read_all(late)) == (503, "server_is_overloaded")
     assert httpx.get(f"{narrow}/health").status_code == 200
+
+
+def test_an_idle_connection_outlives_what_clients_and_load_balancers_keep(attached: Attached) -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connected(attached.url) as client:
+        client.sendall(head)
+        read_until(client, lambda answer: answer.endswith(b"}"))
+        client.settimeout(6)  # httpx and the OpenAI clients keep an idle connection for 5 s
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    assert IDLE_CONNECTION_S > 60  # nginx and AWS load balancers
 
 
 def test_a_path_is_what_the_request_line_says_whatever_the_host(attached: Attached) -> None:
