@@ -26,6 +26,7 @@ from tests.waiting import eventually
 # suite, that costs more than all the work: a test that trains took 20 s of CPU time instead of 70 s. torch reads this
 # once, as it is imported; what tests start inherits it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+_ENVIRONMENT = dict(os.environ)  # before tests import libraries that change it
 
 ROOT = Path(__file__).parent.parent
 TURNTABLE = str(Path(sys.executable).with_name("turntable"))
@@ -164,7 +165,7 @@ def served(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     options = ["--data-dir", data_dir, "--model", base_model, "--max-loras", 2, "--max-cpu-loras", 4]
     options += ["--engine-usd-per-hour", "0.10"]
     command = [TURNTABLE, "serve", "--port", "0", "--engine-port", "0", *map(str, options)]
-    environment = os.environ | {
+    environment = _ENVIRONMENT | {
         "TURNTABLE_ENGINE_API_KEY": canaries.ENGINE_KEY,
         "TURNTABLE_REQUIRE_VERDICT": "false",
         "TURNTABLE_MAX_MODEL_LEN": "2048",  # prompts that are too long, and the longest answers, take less time

@@ -21,6 +21,7 @@ OPTIONS = (
     *("--phases", "examples,coverage,fuzzing"),
     *("--checks", "not_a_server_error,error_shape"),
     *("--warnings", "off"),
+    *("--request-timeout", "120"),  # an example may ask for as many tokens as the context has room for
 )
 
 
@@ -52,7 +53,7 @@ def fuzz(document: dict[str, Any], url: str, key: str, folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     operations_listed = sum(len(item) for item in document["paths"].values())

@@ -23,6 +23,7 @@ WRONG = (
 
 @pytest.fixture(scope="module")
 def stranger(served: Served) -> Iterator[httpx.Client]:
+    served.wait_until_ready()  # a test before may have left the engine starting, and its log without routes
     with httpx.Client(base_url=described(served)["url"], timeout=20) as http:
         yield http
 

@@ -9,7 +9,7 @@ from gateway.metering import Ledger, LedgerEntry, usage_ledger
 
 def rows_of(ledger: Ledger, database: Engine) -> list[dict[str, Any]]:
     """Return all rows, oldest first, once the ledger has written them."""
-    ledger.flush()
+    assert ledger.flush(60)
     with database.connect() as connection:
         found = connection.execute(select(usage_ledger).order_by(usage_ledger.c.opened_us)).mappings()
         return [dict(row) for row in found]

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-import trl
 from transformers import PreTrainedTokenizerBase
 
-FOLDER = Path(trl.__file__).parent / "chat_templates"
+# Importing TRL silences vLLM's log in every process that is started afterwards.
+FOLDER = Path(str(distribution("trl").locate_file("trl"))) / "chat_templates"
 TEMPLATES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
 # The beginning of a template's name, and the stop tokens in the generation_config.json of its models.
 STOPS: Mapping[str, tuple[str, ...]] = {
