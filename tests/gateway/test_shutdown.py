@@ -21,7 +21,7 @@ from loadtest.mock_engine.app import serving
 from loadtest.mock_engine.engine import Fault, MockSettings
 from tests.canaries import ADMIN_KEY
 from tests.conftest import TURNTABLE
-from tests.databases import Postgres
+from tests.databases import Postgres, running_postgres
 from tests.gateway.auth.conftest import PEPPER
 from tests.gateway.conftest import in_process_gateway, running_gateway, wait_until_ready
 from tests.gateway.processes import Process, gateway_process
@@ -128,3 +128,22 @@ def test_background_work_that_still_runs_leaves_no_connection_open(
     threading.Event().wait(1.5)
     gc.collect()
     assert left_open == []
+
+
+def test_a_database_that_hangs_does_not_keep_the_gateway_and_loses_nothing(tmp_path: Path) -> None:
+    """As behind a network that is gone: calls neither return nor fail. What hung is named, and the process ends."""
+    with running_postgres() as postgres, serving(MockSettings(tokens=4)) as engine:
+        settings = {"database_url": postgres.empty(), "key_pepper": PEPPER, "shutdown_timeout_s": "1"}
+        with gateway_process(tmp_path, engine.url, **settings) as gateway:
+            assert eventually(gateway.is_ready)
+            assert ask(gateway).status_code == 200
+            with postgres.hanging():
+                assert ask(gateway).status_code == 200
+                gateway.process.send_signal(signal.SIGTERM)
+                assert gateway.process.wait(240) == 0
+        assert "gave up waiting for ApiKeyService.refresh" in gateway.log
+        assert "Traceback" not in gateway.log
+        with gateway_process(tmp_path, engine.url, **settings) as gateway:
+            assert eventually(gateway.is_ready)
+            (usage,) = gateway.http.get("/admin/v1/usage").json()["data"]
+            assert (usage["requests"], usage["completion_tokens"], usage["unsettled"]) == (2, 8, 0)

@@ -118,9 +118,13 @@ async def test_the_twin_of_a_request_that_killed_an_engine_is_not_sent_after_its
             here.pipeline.poison.engine_died("another")
             return await here.http.get("/health")
 
-        fingerprints = set[int]()
-        check = here.pipeline.poison.check
-        monkeypatch.setattr(here.pipeline.poison, "check", lambda seen: [fingerprints.add(seen), check(seen)])
+        fingerprints, check = set[int](), here.pipeline.poison.check
+
+        def observe(fingerprint: int) -> None:
+            fingerprints.add(fingerprint)
+            check(fingerprint)
+
+        monkeypatch.setattr(here.pipeline.poison, "check", observe)
         refused = await wait(here, kill)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "suspect_request")
         assert len(here.mock.received) == sent
