@@ -180,7 +180,7 @@ class Cycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
 
-    async def _until_stopped(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def _until_stopped(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
