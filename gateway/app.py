@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from fastapi import FastAPI
 
@@ -32,10 +32,12 @@ from gateway.metering.request_history import RequestHistory
 from gateway.server.cycle import Receive, Send
 from gateway.server.middleware import middleware, with_middleware
 from gateway.server.request_id import RequestIds
-from gateway.threads import REPORTS, bound_route_threads, join_all
+from gateway.threads import REPORTS, bound_route_threads, join_all, unfinished_work
 from gateway.wiring import Services, Setup
 
 log = logging.getLogger(__name__)
+_CLOSE_S = 20.0
+"""Longer than any part takes to close that does not hang."""
 _SECOND_S, _MINUTE_S, _HOUR_S = 1.0, 60.0, 3600.0
 
 
@@ -49,6 +51,11 @@ class Turntable:
         endpoint = InferenceEndpoint(services.pipeline, ids, services.refusals, keep_alive_s=settings.keep_alive_s)
         stack = middleware(settings=settings, ids=ids, paths=APIS, inference=endpoint)
         self._app = with_middleware(self._build_api(), stack)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the work that still runs in threads; after the shutdown, what hangs."""
+        return [*unfinished_work(), *self._services.background.unfinished]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -103,9 +110,9 @@ class Turntable:
             closing.callback(here.database.dispose)
             closing.push_async_callback(join_all)  # work of cancelled callers uses the database
             if here.telemetry is not None:
-                closing.push_async_callback(REPORTS.run, here.telemetry.close)
+                closing.push_async_callback(_within, REPORTS.run, here.telemetry.close)
             for close in (here.quota.close, here.ledger.close, here.refusals.flush):
-                closing.push_async_callback(REPORTS.run, close)
+                closing.push_async_callback(_within, REPORTS.run, close)
             closing.callback(here.pool.file_locks.close)
             for engine in here.pool.engines:
                 closing.callback(engine.client.close)
@@ -113,7 +120,7 @@ class Turntable:
                 closing.push_async_callback(_cancelled, asyncio.create_task(self._supervise(engine)))
             # Closed before a managed engine is stopped: settlement asks the engines for the tokens of cut-off requests.
             for part in (here.quality, here.settlement, here.rollout, here.shadows, here.canaries, here.background):
-                closing.push_async_callback(part.close)
+                closing.push_async_callback(_within, part.close)
             here.background.start(self._periodic())
             yield
 
@@ -163,6 +170,16 @@ class Turntable:
         add_docs(api)
         add_error_handlers(api)
         return api
+
+
+async def _within(close: Callable[..., Awaitable[object]], *given: Callable[..., object]) -> None:
+    """Close one part of the gateway; what hangs is given up and logged, so that the other parts are closed."""
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await close(*given)
+    except TimeoutError:
+        part = (*given, close)[0].__qualname__
+        log.error("shutdown: %s did not end within %g s and was given up", part, _CLOSE_S)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import EngineUnavailableError
-from gateway.threads import PERIODIC_THREADS, WorkerPool
+from gateway.threads import JOIN_S, PERIODIC_THREADS, WorkerPool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -130,6 +130,11 @@ class Background:
         """Names of the tasks that fail repeatedly or hang."""
         return sorted(health.task.name for health in self._health.values() if health.is_failing)
 
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the work of periodic tasks that runs in threads."""
+        return self._threads.unfinished
+
     def require_healthy(self) -> None:
         """Raise `BackgroundTaskError` while an essential task hangs or fails for a reason other than the database."""
         for health in self._health.values():
@@ -137,10 +142,13 @@ class Background:
                 raise BackgroundTaskError(health.task.name)
 
     async def close(self) -> None:
-        """Cancel all periodic tasks and wait for their threads."""
+        """Cancel all periodic tasks and wait for their threads; what hangs for longer than `JOIN_S` is given up."""
         for loop in self._loops:
             loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._loops:
+            _, hung = await asyncio.wait(self._loops, timeout=JOIN_S)
+            for loop in hung:
+                log.error("background task '%s' did not end within %g s and was given up", loop.get_name(), JOIN_S)
         self._loops.clear()
         await self._threads.join()
 

@@ -102,6 +102,8 @@ class RequestContext:
     """Set once the body is parsed."""
     target: Target = field(init=False)
     """Set once the request is routed."""
+    keys_revision: int = 0
+    """`Keyring.revision` before the key was last looked up."""
     received_s: float = 0.0
     """When the body was complete, on `time.perf_counter`."""
     shadow_target: Target | None = None

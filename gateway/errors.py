@@ -25,7 +25,8 @@
     ├── EngineUnavailableError   503  no engine is ready; `retry-after` says when to retry
     │   ├── AdapterGoneError          the adapter is unloaded by others as soon as it is loaded
     │   ├── EngineUnreachableError    the engine never received the request: another engine may get it
-    │   └── OverloadedError           the queue is full or too slow
+    │   ├── OverloadedError           the queue is full or too slow
+    │   └── GatewayStoppedError       the gateway was stopped before the answer was complete
     ├── DatabaseAwayError        503  the database is unavailable; `retry-after` says when to retry
     ├── EngineTimeoutError       504  a time limit of the engine's answer has passed
     └── DiskError                507  the data directory cannot be written
@@ -296,6 +297,15 @@ class OverloadedError(EngineUnavailableError):
     """The queue is full or too slow; `retry_after_s` is when it should have drained at its current rate."""
 
     code = "server_is_overloaded"
+
+
+class GatewayStoppedError(EngineUnavailableError):
+    """The gateway was stopped, and the answer was not complete within `shutdown_timeout_s`."""
+
+    code = "gateway_stopped"
+
+    def __init__(self) -> None:
+        super().__init__("The gateway was stopped before the answer was complete; send the request again in a moment.")
 
 
 class DatabaseAwayError(GatewayError):

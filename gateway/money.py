@@ -4,6 +4,8 @@ from collections.abc import Hashable, Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TypeVar
 
+from turntable.console import usd as format_usd
+
 NANO = 10**9
 """Nano-USD in a dollar."""
 MOST_USD_PER_HOUR = 10_000
@@ -38,15 +40,9 @@ def split(amount: int, weights: Mapping[Key, int]) -> dict[Key, int]:
 
 def usd_text(nano_usd: int | None, digits: int | None = None) -> str:
     """Format an amount for people, with decimals according to its size; None is `unpriced`."""
-    return "unpriced" if nano_usd is None else dollars(usd(nano_usd), digits)
-
-
-def dollars(amount: Decimal | float, digits: int | None = None) -> str:
-    """Format dollars for people: $1,184.69, $0.000013, -$1.00."""
-    size = abs(Decimal(amount))
-    if digits is None:
-        digits = 2 if size >= 1 else 6
-    return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
+    if nano_usd is None:
+        return "unpriced"
+    return format_usd(usd(nano_usd), (2 if abs(nano_usd) >= NANO else 6) if digits is None else digits)
 
 
 def usd_exact(nano_usd: int) -> str:

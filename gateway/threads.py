@@ -13,6 +13,7 @@ process share them. The database keeps a connection for each thread, so none wai
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -25,6 +26,9 @@ import anyio.to_thread
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _END: Any = object()
+JOIN_S = 10.0
+"""How long a shutdown waits for threads: a call on a database that hangs would keep it for ever."""
+log = logging.getLogger(__name__)
 
 
 class WorkerPool:
@@ -33,7 +37,13 @@ class WorkerPool:
     def __init__(self, name: str, threads: int) -> None:
         self.threads = threads
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._pending: dict[Future[Any], asyncio.AbstractEventLoop] = {}
+        self._name = name
+        self._pending: dict[Future[Any], tuple[asyncio.AbstractEventLoop, str]] = {}
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the work that runs or waits."""
+        return sorted(name for _, name in list(self._pending.values()))
 
     async def run(self, work: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
         """Call `work` in a thread and return its result.
@@ -46,7 +56,7 @@ class WorkerPool:
         """Call `work` in a thread; the future need not be awaited."""
         loop = asyncio.get_running_loop()
         submitted = self._executor.submit(partial(work, *arguments, **options))
-        self._pending[submitted] = loop
+        self._pending[submitted] = (loop, getattr(work, "__qualname__", type(work).__name__))
         submitted.add_done_callback(lambda done: self._pending.pop(done, None))
         return asyncio.wrap_future(submitted, loop=loop)
 
@@ -55,11 +65,23 @@ class WorkerPool:
         while (item := await self.run(next, items, _END)) is not _END:
             yield item
 
-    async def join(self) -> None:
-        """Return once all that this event loop has started is done, also what its callers no longer wait for."""
+    async def join(self, within_s: float = JOIN_S) -> None:
+        """Return once all that this event loop has started is done, also what its callers no longer wait for.
+
+        What hangs for longer than `within_s` is logged and given up; it is `unfinished` then.
+        """
         loop = asyncio.get_running_loop()
-        mine = [future for future, started_by in list(self._pending.items()) if started_by is loop]
-        await asyncio.gather(*map(asyncio.wrap_future, mine), return_exceptions=True)
+        mine = {future: name for future, (started_by, name) in list(self._pending.items()) if started_by is loop}
+        if not mine:
+            return
+        waiting = {asyncio.wrap_future(future): name for future, name in mine.items()}
+        done, hung = await asyncio.wait(waiting, timeout=within_s)
+        for future in done:
+            if not future.cancelled():
+                future.exception()  # its caller was told, or has left
+        if hung:
+            names = ", ".join(sorted(waiting[future] for future in hung))
+            log.error("threads '%s': gave up waiting for %s after %g s", self._name, names, within_s)
 
 
 CRITICAL = WorkerPool("critical", 8)
@@ -79,9 +101,13 @@ def bound_route_threads() -> None:
 
 
 async def join_all() -> None:
-    """Return once no pool does any work that this event loop has started."""
-    for pool in (CRITICAL, FILES, REPORTS):
-        await pool.join()
+    """Return once no pool does any work that this event loop has started; after `JOIN_S` what hangs is given up."""
+    await asyncio.gather(*(pool.join() for pool in (CRITICAL, FILES, REPORTS)))
+
+
+def unfinished_work() -> list[str]:
+    """Names of the work in the pools of the process that has not ended."""
+    return [name for pool in (CRITICAL, FILES, REPORTS) for name in pool.unfinished]
 
 
 @contextlib.asynccontextmanager

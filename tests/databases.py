@@ -65,6 +65,20 @@ class Postgres:
         os.kill(pid, signal.SIGINT)
         wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Have the server neither answer nor close a connection until the block ends."""
+        pid = self._server.get_pid()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pids = [pid, *map(int, children)]
+        for each in pids:
+            os.kill(each, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for each in pids:
+                os.kill(each, signal.SIGCONT)
+
     def close(self) -> None:
         """Let go of the server."""
         self._admin.dispose()

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import wraps
 from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TextIO, TypeVar
 
@@ -407,9 +408,9 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def usd(amount: float, digits: int | None = None) -> str:
+def usd(amount: Decimal | float, digits: int | None = None) -> str:
     """Dollars: two decimals from one dollar on and for nothing, six in between."""
-    digits = (6 if 0 < abs(amount) < 1 else 2) if digits is None else digits
+    digits = (6 if amount and -1 < amount < 1 else 2) if digits is None else digits
     return f"{'-' if amount < 0 else ''}${abs(amount):,.{digits}f}"
 
 

@@ -34,6 +34,8 @@ class Keyring:
         self._hash = key_hash
         self._admin = _Credential(_ADMIN, key_hash.digest(admin_key.encode()))
         self._credentials: Mapping[bytes, _Credential] = {}
+        self.revision = 0
+        """Grows with every change of a key or tenant."""
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Return the caller by `Authorization: Bearer tt-…` or `x-api-key`; raises `AuthenticationError`."""
@@ -56,6 +58,7 @@ class Keyring:
         """Replace new and changed keys, each with its tenant's account, in one step."""
         changed = {key.id.encode(): _credential(key, tenants) for key in keys}
         self._credentials = {**self._credentials, **changed}
+        self.revision += 1
 
 
 def _old_expiry(credential: _Credential, digest: bytes) -> float | None:

@@ -12,8 +12,9 @@ from gateway.clock import parse_moment
 from gateway.costs.breakeven import DAY_S, BreakEven, Fleet, break_even, payback_days
 from gateway.costs.plan import read_presets
 from gateway.costs.prices.rates import PricedTokens, rates_for
-from gateway.money import MOST_USD_PER_HOUR, dollars
+from gateway.money import MOST_USD_PER_HOUR
 from turntable.console import Column, CommandError, Table, figures, print_json, say, show
+from turntable.console import usd as format_usd
 from turntable.options import DEFAULT_DATA_DIR, AsJson
 
 _THOUSAND = 1000
@@ -120,8 +121,8 @@ def _table(engine: str, rows: list[dict[str, Any]]) -> Table:
         if "replicas" in row:
             cells += [
                 *([f"{row['replicas']:,}"] if several else []),
-                dollars(row["own_usd_per_day"], 2),
-                dollars(row["elsewhere_usd_per_day"], 2),
+                format_usd(row["own_usd_per_day"], 2),
+                format_usd(row["elsewhere_usd_per_day"], 2),
                 _paid_back(row["payback_days"]),
             ]
         table.add(*cells)
@@ -168,13 +169,13 @@ def _answers(rows: list[dict[str, Any]], volume: Decimal | None, fleets: dict[st
             continue
         own, cheapest = mine[0]["own_usd_per_day"], min(mine, key=lambda row: row["elsewhere_usd_per_day"])
         beaten = [row["comparator"] for row in mine if own < row["elsewhere_usd_per_day"]]
-        there = f"{cheapest['comparator']} ({dollars(cheapest['elsewhere_usd_per_day'], 2)} per day"
+        there = f"{cheapest['comparator']} ({format_usd(cheapest['elsewhere_usd_per_day'], 2)} per day"
         what = f"{at}, at {volume:,.0f} requests per day:"
         if len(beaten) == len(mine):
-            yield f"{what} your own engine is cheaper: {dollars(own, 2)} per day; the cheapest API is {there})."
+            yield f"{what} your own engine is cheaper: {format_usd(own, 2)} per day; the cheapest API is {there})."
         else:
             besides = f"; it costs less than {', '.join(beaten)}" if beaten else ""
-            yield f"{what} stay with {there}; your own engine costs {dollars(own, 2)}{besides})."
+            yield f"{what} stay with {there}; your own engine costs {format_usd(own, 2)}{besides})."
 
 
 def _charges(

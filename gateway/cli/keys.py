@@ -15,8 +15,8 @@ from gateway.cli.limits import (
     Tpm,
     expiry_of,
     limits_body,
-    limits_row,
     seconds_of,
+    show_rows,
     warn_if_unpriced,
 )
 from turntable.console import App, print_json, table_of
@@ -69,10 +69,7 @@ def list_keys(
 ) -> None:
     """List all keys, the oldest first, without their secrets."""
     with connect(gateway, data_dir) as admin:
-        rows = admin.get("/keys", tenant=tenant)["data"]
-    if as_json:
-        return print_json(rows)
-    return show_table(table_of(_HEADS, [limits_row(row) for row in rows]))
+        show_rows(_HEADS, admin.get("/keys", tenant=tenant)["data"], as_json=as_json)
 
 
 @app.command()
@@ -94,7 +91,7 @@ def show(
     """Show one key: scopes, models, limits, budgets, expiry, and what it has spent."""
     with connect(gateway, data_dir) as admin:
         document = admin.get(f"/keys/{key_id}")
-    _show(document, as_json=as_json)
+    show_rows(_HEADS, document, as_json=as_json)
     if document["spending"] and not as_json:
         show_table(table_of({head: head for head in document["spending"][0]}, document["spending"]))
 
@@ -119,7 +116,7 @@ def change(
     with connect(gateway, data_dir) as admin:
         body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget) | _rights(adapter, scope, expires)
         body |= {"name": name} if name else {}
-        _show(admin.request("PATCH", f"/keys/{key_id}", json=body), as_json=as_json)
+        show_rows(_HEADS, admin.request("PATCH", f"/keys/{key_id}", json=body), as_json=as_json)
         warn_if_unpriced(admin, body)
 
 
@@ -147,7 +144,7 @@ def revoke(
 ) -> None:
     """Revoke a key permanently: at once on this gateway, within about a second on others."""
     with connect(gateway, data_dir) as admin:
-        _show(admin.request("DELETE", f"/keys/{key_id}"), as_json=as_json)
+        show_rows(_HEADS, admin.request("DELETE", f"/keys/{key_id}"), as_json=as_json)
 
 
 @app.command()
@@ -160,7 +157,9 @@ def expire(
 ) -> None:
     """Set when a key expires, now by default; unlike a revoked key, it can be reactivated."""
     with connect(gateway, data_dir) as admin:
-        _show(admin.request("PATCH", f"/keys/{key_id}", json={"expires_at": expiry_of(at)}), as_json=as_json)
+        show_rows(
+            _HEADS, admin.request("PATCH", f"/keys/{key_id}", json={"expires_at": expiry_of(at)}), as_json=as_json
+        )
 
 
 def _rights(adapters: list[str] | None, scopes: list[str] | None, expires: str | None) -> dict[str, Any]:
@@ -180,9 +179,3 @@ def _print_key(document: dict[str, Any], *, as_json: bool) -> None:
         return print_json(document)
     typer.echo(f"key {document['id']} of tenant {document['tenant']}, shown once:", err=True)
     return typer.echo(document["key"])
-
-
-def _show(document: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        return print_json(document)
-    return show_table(table_of(_HEADS, [limits_row(document)]))

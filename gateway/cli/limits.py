@@ -10,7 +10,7 @@ import typer
 from adapters.admin_client import AdminClient
 from gateway.clock import parse_moment
 from gateway.errors import InvalidRequestError
-from turntable.console import CommandError, say, usd
+from turntable.console import CommandError, print_json, say, show, table_of, usd
 
 Rpm = Annotated[str | None, typer.Option(help="Requests per minute; `none` removes the limit.")]
 Tpm = Annotated[str | None, typer.Option(help="Tokens per minute; `none` removes the limit.")]
@@ -100,3 +100,12 @@ def _budget(text: str) -> dict[str, str]:
     if not slash:
         raise CommandError(f"'{text}' is not a budget; write it like 25/month, 3/day or 100/total.")
     return {"usd": amount, "period": period}
+
+
+def show_rows(heads: Mapping[str, str], document: Any, *, as_json: bool) -> None:
+    """Print the admin API's document of a key or tenant, or a list of them, as a table or as it is."""
+    if as_json:
+        print_json(document)
+    else:
+        rows = document if isinstance(document, list) else [document]
+        show(table_of(heads, [limits_row(row) for row in rows]))

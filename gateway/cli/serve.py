@@ -3,10 +3,13 @@
 import contextlib
 import gc
 import inspect
+import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 from pydantic import ValidationError
@@ -32,7 +35,7 @@ from gateway.log_lines import log_warnings, printable
 from gateway.settings import Settings
 from gateway.tracing import TelemetryMissingError
 from gateway.wiring import Setup
-from turntable.console import App
+from turntable.console import COULD_NOT_RUN, App
 
 app = App(errors=(ServeError, AdapterError))
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (
@@ -109,7 +112,8 @@ def _run(settings: Settings) -> str:
             give_up=give_up,
             plan=plan,
         )
-        http_server = server(_build(setup), settings, listeners)
+        gateway = _build(setup)
+        http_server = server(gateway, settings, listeners)
         for signum in (signal.SIGINT, signal.SIGTERM):  # uvicorn re-raises what it caught; stopping is no failure
             signal.signal(signum, lambda *_: None)
         lock.set_address(listeners.public_url)
@@ -119,7 +123,18 @@ def _run(settings: Settings) -> str:
         gc.freeze()  # objects built so far live on; collecting over them again would pause every stream
         with address_kept(settings.data_dir, listeners):
             http_server.run(sockets=[listeners.public])
+    if gateway.unfinished:
+        _leave_hanging_threads(failures)
     return failures[0] if failures else ""
+
+
+def _leave_hanging_threads(failures: Sequence[str]) -> NoReturn:
+    """End the process at once: the interpreter would wait for threads that hang. The log has their names by now."""
+    for failure in failures[:1]:
+        typer.echo(f"error: {failure}", err=True)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(COULD_NOT_RUN if failures else 0)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`turntable tenants`: limits and budgets shared by all keys of a tenant, on a running gateway."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +14,10 @@ from gateway.cli.limits import (
     Rpm,
     Tpm,
     limits_body,
-    limits_row,
+    show_rows,
     warn_if_unpriced,
 )
-from turntable.console import App, print_json, table_of
-from turntable.console import show as show_table
+from turntable.console import App
 from turntable.options import DEFAULT_DATA_DIR, DEFAULT_GATEWAY, AsJson, DataDir, Gateway
 
 app = App(errors=(AdapterError,), help="Set limits and budgets of tenants.", no_args_is_help=True)
@@ -40,10 +40,8 @@ def set_tenant(
     as_json: AsJson = False,
 ) -> None:
     """Set limits and budgets for all keys of a tenant together; earlier ones are replaced."""
-    with connect(gateway, data_dir) as admin:
-        body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget)
-        _show([admin.request("PUT", f"/tenants/{name}", json=body)], as_json=as_json)
-        warn_if_unpriced(admin, body)
+    body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget)
+    _write(gateway, data_dir, "PUT", name, body, as_json=as_json)
 
 
 @app.command()
@@ -59,10 +57,8 @@ def change(
     as_json: AsJson = False,
 ) -> None:
     """Change the given limits and leave the rest; budgets are replaced as a whole."""
-    with connect(gateway, data_dir) as admin:
-        body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget)
-        _show([admin.request("PATCH", f"/tenants/{name}", json=body)], as_json=as_json)
-        warn_if_unpriced(admin, body)
+    body = limits_body(rpm, tpm, max_concurrency, max_tokens, budget)
+    _write(gateway, data_dir, "PATCH", name, body, as_json=as_json)
 
 
 @app.command("list")
@@ -71,7 +67,7 @@ def list_tenants(
 ) -> None:
     """List all tenants that have limits or budgets."""
     with connect(gateway, data_dir) as admin:
-        _show(admin.get("/tenants")["data"], as_json=as_json)
+        show_rows(_HEADS, admin.get("/tenants")["data"], as_json=as_json)
 
 
 @app.command()
@@ -80,7 +76,7 @@ def show(
 ) -> None:
     """Show the limits, budgets and spending of one tenant."""
     with connect(gateway, data_dir) as admin:
-        _show([admin.get(f"/tenants/{name}")], as_json=as_json)
+        show_rows(_HEADS, [admin.get(f"/tenants/{name}")], as_json=as_json)
 
 
 @app.command()
@@ -89,10 +85,10 @@ def delete(
 ) -> None:
     """Delete a tenant's limits and budgets; refused while it has active keys."""
     with connect(gateway, data_dir) as admin:
-        _show([admin.request("DELETE", f"/tenants/{name}")], as_json=as_json)
+        show_rows(_HEADS, [admin.request("DELETE", f"/tenants/{name}")], as_json=as_json)
 
 
-def _show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        return print_json(rows)
-    return show_table(table_of(_HEADS, [limits_row(row) for row in rows]))
+def _write(gateway: str, data_dir: Path, method: str, name: str, body: dict[str, Any], *, as_json: bool) -> None:
+    with connect(gateway, data_dir) as admin:
+        show_rows(_HEADS, [admin.request(method, f"/tenants/{name}", json=body)], as_json=as_json)
+        warn_if_unpriced(admin, body)

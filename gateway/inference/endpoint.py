@@ -4,6 +4,7 @@ The steps of a request are in `gateway.inference.pipeline`.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, MutableMapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from gateway.clock import now_us
 from gateway.core import RequestContext
-from gateway.errors import GatewayError, InternalError, MethodNotAllowedError
+from gateway.errors import GatewayError, GatewayStoppedError, InternalError, MethodNotAllowedError
 from gateway.inference.formats import APIS
 from gateway.inference.pipeline import InferencePipeline
 from gateway.metering.refusal_log import CLIENT_GONE, Refusal, RefusalLog, without_secrets
@@ -21,6 +22,8 @@ from gateway.server.request_body import ClientGoneError
 from gateway.server.request_id import RequestIds, client_request_id
 
 log = logging.getLogger(__name__)
+_LAST_WORD_S = 1.0
+"""How long a client may take to receive why its request is cut at shutdown."""
 
 Scope = MutableMapping[str, Any]
 Headers = list[tuple[bytes, bytes]]
@@ -58,6 +61,12 @@ class InferenceEndpoint:
         except ClientGoneError:
             message = "The client disconnected before it was answered."
             self._log_refusal(client, CLIENT_GONE, "client_abort", message)
+        except asyncio.CancelledError:  # the server is stopped, and this request did not end in time
+            self._log_refusal(client, GatewayStoppedError.status, GatewayStoppedError.code, str(GatewayStoppedError()))
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await client.send_error(GatewayStoppedError())
+            raise
         except GatewayError as error:
             self._log_refusal(client, error.status, error.code, str(error))
             await client.send_error(error)

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters import Version
 from gateway.auth import Keyring, Scope
-from gateway.core import RequestContext, Target
+from gateway.core import RequestContext, Target, Track
 from gateway.costs.request_price import HEADER, RequestPrices
 from gateway.engines.client import translate
 from gateway.engines.engine import Engine
@@ -34,6 +34,8 @@ from gateway.server.request_body import LARGE_BYTES, BodyReader, ClientGoneError
 
 log = logging.getLogger(__name__)
 _ADAPTER = b"x-turntable-adapter"
+_FRESH_S = 1.0
+"""A request that is sent sooner was not overtaken by its key's expiry; every other change has a revision."""
 _MAX_LOADS = 5
 """Attempts to load an adapter for one request while others keep evicting it from the engine."""
 
@@ -80,8 +82,9 @@ class InferencePipeline:
             run.grant = await self.quota.admit(context, run.price)  # 400, 429, 503
             run.waited_s = await self.admission.acquire()  # 503
             run.has_slot = True
-            if run.waited_s and cycle is not None:
-                self._route_again(context)  # 401, 403, 404
+            if run.waited_s:
+                self._check_again(run)  # 400, 401, 403, 404, 429
+                self._route_again(context)  # 404
             engine_body = self._engine_body(context)  # 400
             self.settlement.open(run)  # 503, 507; the row is durable before the engine sees the request
             run.start_deadline()  # 504
@@ -119,6 +122,7 @@ class InferencePipeline:
             raise reason from error
 
     def _authenticate(self, context: RequestContext) -> None:
+        context.keys_revision = self.keyring.revision
         context.caller = self.keyring.authenticate(context.headers)
         context.caller.require_scope(Scope.INFERENCE)
 
@@ -161,9 +165,24 @@ class InferencePipeline:
         if context.is_sampled or context.shadow_target is not None:
             context.captured = []
 
-    def _route_again(self, context: RequestContext) -> None:
-        """Authenticate and route after a wait: meanwhile a key may have been revoked, or another version promoted."""
+    def _check_again(self, run: RequestRun) -> None:
+        """Refuse after a wait what would be refused now: the key, its models and budgets, a poison request.
+
+        A shadow request has no key. Rate limits were taken when the request came, and hold.
+        """
+        context = run.context
+        self.poison.check(hash(context.request.body))
+        if context.target.track is Track.SHADOW:
+            return
         self._authenticate(context)
+        self.resolver.route_for(context.caller, context.request.model)
+        if run.grant is not None:
+            self.quota.check_again(context, run.grant)
+
+    def _route_again(self, context: RequestContext) -> None:
+        """Route after a wait: another version may have been promoted meanwhile."""
+        if context.target.track is Track.SHADOW:
+            return
         context.response_headers = [header for header in context.response_headers if header[0] != _ADAPTER]
         context.shadow_target = context.captured = None
         self._route(context)
@@ -201,14 +220,17 @@ class InferencePipeline:
         """
         context, version = run.context, run.context.target.version
         headers = {"x-request-id": context.id, **context.trace_headers}
+        fingerprint = hash(context.request.body)
         unreachable: Engine | None = None
         loads = 0
         while True:
             engine = self.pool.choose(version, avoid=unreachable)
             try:
                 run.pinned = await engine.pin(version)
+                self.poison.check(fingerprint)
+                if self._was_overtaken(context):
+                    self._check_again(run)  # 400, 401, 403, 404, 429
                 self.settlement.begin_attempt(run, engine)
-                fingerprint = hash(context.request.body)
                 return await run.pinned.send(context.api.path, body, headers, fingerprint=fingerprint)
             except AdapterGoneError as error:
                 run.unpin(error)
@@ -220,6 +242,11 @@ class InferencePipeline:
                 if unreachable is not None or len(self.pool.engines) < 2:
                     raise
                 unreachable, loads = engine, 0
+
+    def _was_overtaken(self, context: RequestContext) -> bool:
+        """Whether the key may have changed since the request came, while it waited for budget, slot or adapter."""
+        is_fresh = time.perf_counter() - context.received_s < _FRESH_S
+        return not is_fresh or context.keys_revision != self.keyring.revision
 
 
 def template_kwargs(version: Version | None) -> Mapping[str, Any]:

@@ -166,7 +166,7 @@ class RequestRun:
     def reason_of_end(self, error: BaseException | None) -> BaseException | None:
         """Stop the time limits; return the `EngineTimeoutError` or `ClientGoneError` that `error` stands for.
 
-        Any other error is returned as it is, and so is a cancellation from elsewhere, as at shutdown.
+        Any other error is returned as it is. So is a cancellation from elsewhere: the server's, at shutdown.
         """
         if self._deadline is not None:
             self._deadline.cancel()

@@ -19,7 +19,7 @@ from gateway.costs.request_price import RequestPrices, WorkPrice
 from gateway.engines.client import EngineUsage
 from gateway.engines.engine import Engine
 from gateway.engines.pool import EnginePool
-from gateway.errors import GatewayError, InternalError
+from gateway.errors import EngineTimeoutError, GatewayError, GatewayStoppedError, InternalError
 from gateway.inference.request_run import RequestRun
 from gateway.metering import Finish, Ledger, LedgerEntry
 from gateway.metering.refusal_log import without_secrets
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 EndObserver = Callable[[RequestContext, LedgerEntry], None]
 
-# The client left, or the answer took too long: the engine has worked all the same.
-_CUT_OFF = frozenset({499, 504})
+# The client left, or the gateway was stopped: the engine has worked all the same.
+_MAY_HAVE_WORKED = frozenset({Finish.CLIENT_ABORT, Finish.SHUTDOWN, Finish.COMPLETED})
 _BYTES_PER_TOKEN = 4
 _NOTE_EVERY_S = 5.0
 _ASK_TIMEOUT_S = 5.0
@@ -221,7 +221,8 @@ class Settlement:
         if error is None and (engine := self._engine(entry)) is not None:
             tokens = entry.usage.completion_tokens // run.context.request.sequences
             engine.learn_pace((now_us() - entry.opened_us) / 1e6, tokens)
-        if entry.evidence is UsageSource.NONE and (entry.status in _CUT_OFF or entry.finish is Finish.COMPLETED):
+        was_late = entry.status == EngineTimeoutError.status
+        if entry.evidence is UsageSource.NONE and (was_late or entry.finish in _MAY_HAVE_WORKED):
             self._estimate(run.context, entry)
 
     def _estimate(self, context: RequestContext, entry: LedgerEntry) -> None:
@@ -255,7 +256,11 @@ class Settlement:
 
 def _note_end(entry: LedgerEntry, error: BaseException | None) -> None:
     """Write onto a row how its request ended."""
-    if isinstance(error, asyncio.CancelledError | ClientGoneError):
+    if isinstance(error, asyncio.CancelledError):
+        error = GatewayStoppedError()
+        entry.finish, entry.status = Finish.SHUTDOWN, error.status
+        entry.error_code, entry.error_message = error.code, str(error)
+    elif isinstance(error, ClientGoneError):
         entry.finish, entry.status = Finish.CLIENT_ABORT, 499
     elif isinstance(error, GatewayError):
         entry.finish = Finish.REFUSED if error.status < 500 else Finish.ENGINE_ERROR

@@ -68,6 +68,8 @@ class Finish(StrEnum):
 
     COMPLETED = "completed"
     CLIENT_ABORT = "client_abort"
+    SHUTDOWN = "shutdown"
+    """The gateway was stopped before the answer was complete."""
     REFUSED = "refused"
     ENGINE_ERROR = "engine_error"
     UNSEEN = "unseen"

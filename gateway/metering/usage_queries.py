@@ -84,7 +84,8 @@ def ledger_sums(connection: Connection, span: TimeSpan, period_us: int) -> list[
     ]
     counts: list[ColumnElement[Any]] = [func.count(), func.sum(case((row.state == "settled", 0), else_=1))]
     counts += [func.sum(func.coalesce(row[name], 0)) for name in COUNTS[2:5]]
-    is_answer = or_(row.finish == Finish.COMPLETED, and_(row.finish == Finish.CLIENT_ABORT, prompt > 0))
+    is_cut_off = row.finish.in_((Finish.CLIENT_ABORT, Finish.SHUTDOWN))
+    is_answer = or_(row.finish == Finish.COMPLETED, and_(is_cut_off, prompt > 0))
     counts.append(func.sum(case((and_(row.state == "settled", not_(is_answer)), 1), else_=0)))
     query = select(*keys, *counts).where(row.opened_us >= span[0], row.opened_us < span[1])
     return _sums(connection, query.group_by(*group_by_positions(len(keys))))

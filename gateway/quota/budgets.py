@@ -73,6 +73,14 @@ class Budgets:
                             f"Nothing is left of {lease.name()}; ask the operator to raise the budget."
                         )
 
+    def check_reserved(self, accounts: Iterable[Account], at_us: int, nano_usd: int) -> None:
+        """Raise `BudgetSpentError` when a budget was lowered below, or is overdrawn beyond, a request's reservation."""
+        for account in accounts:
+            if account.budgets:
+                for lease in self._of(account, at_us // DAY_US):
+                    if not lease.limit or lease.left < nano_usd:
+                        raise _spent(lease, nano_usd)
+
     async def renew(self, *, is_shared: bool) -> None:
         """Renew leases in use, shrink those that other gateways want; unused ones expire. A periodic task."""
         now_s = self._clock_s()
@@ -160,6 +168,10 @@ class Reservation:
 def _refusal(lease: BudgetLease, nano_usd: int) -> BudgetSpentError | RateLimitError:
     if nano_usd <= lease.left:
         return BudgetHeldError(lease.name())
+    return _spent(lease, nano_usd)
+
+
+def _spent(lease: BudgetLease, nano_usd: int) -> BudgetSpentError:
     return BudgetSpentError(
         f"You have {usd_text(lease.left, 9)} left of {lease.name()}, and this request may cost up to "
         f"{usd_text(nano_usd, 9)}; ask for fewer tokens, or ask the operator to raise the budget."

@@ -60,7 +60,7 @@ class LeaseRenewer:
 
     async def _exchange(self, wanted: Sequence[tuple[BudgetLease, int]], *, keep: bool) -> None:
         began_s = self._clock_s()
-        parts = [_Part(lease, want, keep=keep) for lease, want in wanted]
+        parts = [_LeaseExchange(lease, want, keep=keep) for lease, want in wanted]
         parts.sort(key=lambda part: part.lease.key)
         try:
             for part in parts:
@@ -74,12 +74,12 @@ class LeaseRenewer:
         for part, grant in zip(parts, grants, strict=True):
             part.apply(grant, began_s, is_booked=is_booked)
 
-    def _ask(self, parts: "Sequence[_Part]", is_written: bool) -> tuple[bool, list[LeaseGrant]]:
+    def _ask(self, parts: "Sequence[_LeaseExchange]", is_written: bool) -> tuple[bool, list[LeaseGrant]]:
         is_booked = is_written and self._ledger.flush(_FLUSH_S)
         return is_booked, self._store.grant([part.request(is_booked=is_booked) for part in parts])
 
 
-class _Part:
+class _LeaseExchange:
     """The part of one lease in a batch, with its amounts when the batch began.
 
     Amounts spent by then are in the ledger's journal, so after a flush they are in the database and leave the lease.

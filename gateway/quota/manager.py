@@ -100,6 +100,16 @@ class QuotaManager:
             )
         return await self.budgets.reserve(accounts, at_us, most_nano_usd)
 
+    def check_again(self, context: RequestContext, grant: "QuotaGrant") -> None:
+        """Raise `BudgetSpentError` when a budget no longer covers what was reserved for a request that waited."""
+        reserved = 0 if grant.reservation is None else grant.reservation.nano_usd
+        try:
+            if grant.is_charged:
+                self.budgets.check_reserved(context.caller.accounts, grant.at_us, reserved)
+        except GatewayError as error:
+            self._count_refusal(context.caller, context.response_headers, error)
+            raise
+
     def _count_refusal(self, caller: Caller, headers: list[tuple[bytes, bytes]], error: GatewayError) -> None:
         reason = getattr(error, "reason", None) or ("max_tokens" if error.code == "max_tokens_exceeded" else None)
         if reason is not None:

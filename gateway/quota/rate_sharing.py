@@ -5,7 +5,7 @@ it reads them. Together they admit what a single gateway would, plus at most one
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -18,7 +18,6 @@ from sqlalchemy import (
     String,
     Table,
     delete,
-    func,
     select,
     text,
 )
@@ -61,7 +60,7 @@ class LimitSharing:
         self._run = run
         self._limiter = limiter
         self._counted: dict[tuple[str, str], tuple[int, int]] = {}
-        """Requests and tokens already counted, by gateway and account."""
+        """Requests and tokens already counted, by gateway and account; forgotten when a gateway has left or died."""
         self._read_us = 0
         self._running: dict[tuple[str, str], tuple[int, int]] = {}
         """Running requests and when they were reported, by gateway and account."""
@@ -76,10 +75,12 @@ class LimitSharing:
         published, limiter.changed = limiter.changed, set()
         rows = [self._row(account, limiter.meters[account]) for account in published]
         try:
-            now_us, limiter.gateways, others = await CRITICAL.run(self._write_and_read, rows)
+            now_us, seen, others = await CRITICAL.run(self._write_and_read, rows)
         except BaseException:
             limiter.changed |= published
             raise
+        limiter.gateways = sum(seen_us > now_us - _ALIVE_US for seen_us in seen.values())
+        self._counted = {key: counted for key, counted in self._counted.items() if key[0] in seen}
         self._count(others, now_us)
         self._count_running(now_us)
         # Running requests are published each time: their rows expire soon, in case this gateway dies.
@@ -101,21 +102,21 @@ class LimitSharing:
             "tpm": meter.limits.tpm,
         }
 
-    def _write_and_read(self, rows: Sequence[dict[str, Any]]) -> tuple[int, int, Sequence[Any]]:
+    def _write_and_read(self, rows: Sequence[dict[str, Any]]) -> tuple[int, Mapping[str, int], Sequence[Any]]:
         with self._database.begin() as connection:
             now = int(connection.execute(text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")).scalar_one())
             values = [row | {"gateway": self._run, "seen_us": now} for row in (_HEARTBEAT_ROW, *rows)]
             connection.execute(upsert(connection.dialect.name, limit_use, replace=_VALUES), values)
-            return now, self._count_gateways(connection, now), self._read_others(connection)
+            return now, self._read_heartbeats(connection, now), self._read_others(connection)
 
     @staticmethod
-    def _count_gateways(connection: Connection, now: int) -> int:
-        """Count the running gateways, and delete the rows of those that died long ago."""
+    def _read_heartbeats(connection: Connection, now: int) -> Mapping[str, int]:
+        """Return when each gateway was last seen, and delete the rows of those that died long ago."""
         use = limit_use.c
         dead = select(use.gateway).where(use.account == _HEARTBEAT, use.seen_us < now - _KEPT_US)
         connection.execute(delete(limit_use).where(use.gateway.in_(dead)))
-        alive = select(func.count()).where(use.account == _HEARTBEAT, use.seen_us > now - _ALIVE_US)
-        return int(connection.execute(alive).scalar_one())
+        heartbeats = select(use.gateway, use.seen_us).where(use.account == _HEARTBEAT)
+        return {gateway: int(seen_us) for gateway, seen_us in connection.execute(heartbeats)}
 
     def _read_others(self, connection: Connection) -> Sequence[Any]:
         """Read the rows of other gateways that changed since the last exchange; at the first one, all."""
@@ -133,7 +134,10 @@ class LimitSharing:
                 before = (0, 0) if self._read_us else (row.requests, row.tokens)
             if (row.requests, row.tokens) != before:
                 limits = Limits(rpm=row.rpm, tpm=row.tpm)
-                self._limiter.add_remote_use(row.account, limits, row.requests - before[0], row.tokens - before[1])
+                requests, tokens = row.requests - before[0], row.tokens - before[1]
+                if before == (0, 0):  # new, or forgotten because it hung for long: then all it ever admitted
+                    requests, tokens = min(requests, row.rpm or 0), min(tokens, row.tpm or 0)
+                self._limiter.add_remote_use(row.account, limits, requests, tokens)
             self._counted[row.gateway, row.account] = (row.requests, row.tokens)
             self._running[row.gateway, row.account] = (row.running, row.seen_us)
         self._read_us = now_us

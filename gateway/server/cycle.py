@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from gateway.errors import GatewayError, GatewayStoppedError
+
 CYCLE = "turntable.cycle"
 """Key of `scope["extensions"]` that holds a request's `Cycle`."""
 _NO_BODY = frozenset({204, 304})
@@ -115,6 +117,12 @@ class Cycle(RequestResponseCycle):
     _head = b""
     _is_chunked = False
     _gone: Callable[[], object] | None = None
+    _app: Any = None
+
+    async def run_asgi(self, app: Any) -> None:
+        """Run the app; a request that the server cancels at shutdown is answered, and leaves no traceback."""
+        self._app = app
+        await super().run_asgi(self._until_stopped)
 
     def take_body(self) -> bytes | None:
         """Return the whole body if it has arrived; None while there is more to `receive`."""
@@ -172,6 +180,16 @@ class Cycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
 
+    async def _until_stopped(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.response_started and not self.disconnected:
+                self.transport.write(error_response(GatewayStoppedError()))
+            if not self.response_complete:
+                self.response_started = self.response_complete = True
+                self.transport.close()
+
     def _close(self) -> None:
         if not self.more_body:
             self.transport.close()
@@ -211,3 +229,15 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             self._close()
         self.on_response()
+
+
+def error_response(error: GatewayError) -> bytes:
+    """Return an error as the bytes of a whole HTTP/1.1 response that closes the connection."""
+    body = error.body()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+        *error.headers(),
+    ]
+    return STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body

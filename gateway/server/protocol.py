@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import (
     BadFramingError,
@@ -25,7 +25,7 @@ from gateway.errors import (
     HeadersTooLargeError,
     OverloadedError,
 )
-from gateway.server.cycle import CYCLE, Cycle
+from gateway.server.cycle import CYCLE, Cycle, error_response
 from gateway.server.listeners import LISTENER, Listener
 
 # Percent-encoded letters, digits, `-._` and slashes: a path that encodes them could pass for another one.
@@ -289,7 +289,7 @@ class StrictHttp(HttpToolsProtocol):
             return
         is_next = self.cycle is None or (self._in_headers and self.cycle.response_complete)
         if is_next or (not self._in_headers and not self.pipeline and not self.cycle.response_started):
-            self.transport.write(_response(error))
+            self.transport.write(error_response(error))
         self.transport.close()
 
 
@@ -311,14 +311,3 @@ def _target(url: bytes) -> tuple[bytes, bytes]:
         return path, query
     parsed = httptools.parse_url(url)
     return parsed.path or b"/", parsed.query or b""
-
-
-def _response(error: GatewayError) -> bytes:
-    body = error.body()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"connection", b"close"),
-        *error.headers(),
-    ]
-    return STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body

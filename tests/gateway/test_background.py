@@ -1,6 +1,7 @@
 """Background work goes on after any exception, and none is lost."""
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from contextlib import closing
@@ -187,3 +188,27 @@ def test_a_gateway_that_can_no_longer_read_keys_says_so_and_is_ready_again_once_
         damage('["inference"]')
         assert eventually(lambda: http.get("/ready").is_success)
         gateway.http.close()
+
+
+async def test_closing_gives_up_what_hangs_and_names_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.background.JOIN_S", 0.05)
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        while not may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    background = Background()
+    background.start([Periodic("costs", 0, stubborn)])
+    (task,) = background._loops
+    await begun.wait()
+    await background.close()
+    assert "background task 'costs' did not end within 0.05 s and was given up" in caplog.text
+    may_end.set()
+    await asyncio.sleep(0.01)  # from now on it waits for its next call, where it can be cancelled
+    task.cancel()
+    await asyncio.wait([task])

@@ -42,6 +42,23 @@ async def test_work_that_has_begun_is_waited_for_and_work_that_waits_is_dropped_
     assert ended == ["first"]
 
 
+async def test_work_that_hangs_is_named_and_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    pool, may_end = WorkerPool("test", 1), threading.Event()
+
+    def hang() -> None:
+        may_end.wait(60)
+
+    work = [pool.start(hang), pool.start(hang)]
+    await pool.join(0.05)
+    assert "threads 'test': gave up waiting for" in caplog.text
+    assert caplog.text.count(hang.__qualname__) == 2
+    assert pool.unfinished == [hang.__qualname__] * 2
+    may_end.set()
+    await pool.join()
+    await asyncio.gather(*work)
+    assert pool.unfinished == []
+
+
 async def test_results_errors_and_items_come_back() -> None:
     pool = WorkerPool("test", 2)
     assert await pool.run(int, "11", base=2) == 3

@@ -117,3 +117,49 @@ def test_a_request_of_absurdly_many_tokens_does_not_stop_the_exchange(gateways: 
     assert len(gateways.rush(0)) == RPM // 2
     gateways.beat()
     assert gateways.rush(1) == [], "what the other let through was heard of"
+
+
+def age(gateways: Gateways, run: str, by_s: int) -> None:
+    """Let the rows of a gateway look as if it had said nothing for a while."""
+    use = limit_use.c
+    with gateways.sharing[0]._database.begin() as connection:
+        aged = update(limit_use).where(use.gateway == run).values(seen_us=use.seen_us - by_s * 10**6)
+        connection.execute(aged)
+
+
+@pytest.mark.parametrize("how", ["left", "died"])
+def test_a_gateway_that_is_gone_is_forgotten(gateways: Gateways, clock: Clock, how: str) -> None:
+    for number in range(5):
+        limiter = RateLimiter(clock)
+        joined = LimitSharing(gateways.sharing[0]._database, f"short{number}", limiter)
+        limiter.take((KEY,), 1)
+        asyncio.run(joined.exchange())
+        gateways.beat()
+        assert set(gateways.sharing[0]._counted) == {(f"short{number}", KEY.id)}
+        if how == "left":
+            joined.leave()
+        else:
+            age(gateways, f"short{number}", 601)
+        gateways.beat()
+        assert gateways.sharing[0]._counted == {}
+        assert gateways.limiters[0].gateways == 2
+    assert dict(gateways.limiters[0].headers((KEY,)))[b"x-ratelimit-remaining-requests"] == b"295"
+
+
+def test_a_gateway_that_hung_for_long_costs_the_others_no_more_than_a_minute(gateways: Gateways, clock: Clock) -> None:
+    for _ in range(10):
+        for take in gateways.rush(1):
+            take.end(100)
+        clock.pass_s(60)
+    gateways.beat()
+    gateways.beat()
+    age(gateways, "run1", 601)
+    asyncio.run(gateways.sharing[0].exchange())
+    clock.pass_s(60)
+    gateways.limiters[1].take((KEY,), 1)
+    gateways.beat()
+    gateways.beat()
+    clock.pass_s(60)
+    told = dict(gateways.limiters[0].headers((KEY,)))
+    assert told[b"x-ratelimit-remaining-requests"] == b"300"
+    assert told[b"x-ratelimit-remaining-tokens"] == b"3000"

@@ -59,6 +59,25 @@ def refusal(answer: bytes) -> tuple[int, str]:
         b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         b"transfer-encoding: identity, chunked\r\n\r\n0\r\n\r\n",
         b"transfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"transfer-encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
+        b"transfer-encoding: ,chunked\r\n\r\n0\r\n\r\n",
+        b'transfer-encoding: "chunked"\r\n\r\n0\r\n\r\n',
+        b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        b"transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        b"transfer-encoding:\r\ncontent-length: 5\r\n\r\nhello",
+        b"transfer-encoding\x00: chunked\r\ncontent-length: 5\r\n\r\nhello",
+        b" transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\nhello",
+        b"x: y\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\nhello",
+        b"connection: upgrade\r\nupgrade: h2c\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\nhello",
+        b"content-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+        b"content-length : 5\r\n\r\nhello",
+        b"content-length: 0x5\r\n\r\nhello",
+        b"content-length: 0_5\r\n\r\nhello",
+        b"content-length: \xef\xbc\x95\r\n\r\nhello",
+        b"content-length: 18446744073709551621\r\n\r\nhello",
+        b"content-length:\r\n\r\nhello",
+        b": x\r\n\r\n",
         b"transfer-encoding: chunked\r\n\r\n-1\r\n\r\n",
         b"transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n\r\n",
         b"x-a: b\r\n c\r\n\r\n",
@@ -85,6 +104,14 @@ def test_a_message_that_can_be_read_in_two_ways_is_refused(attached: Attached, l
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET /health HTTP/2.0\r\nhost: x\r\n\r\n",
         b"GET /health HTTP/0.9\r\nhost: x\r\n\r\n",
+        b"GET /health HTTP/1.2\r\nhost: x\r\n\r\n",
+        b"GET /health http/1.1\r\nhost: x\r\n\r\n",
+        b"GET /health HTTP/1.1 x\r\nhost: x\r\n\r\n",
+        b"GET\t/health\tHTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET x:80 HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET health HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /v1/mod\xc3\xa9ls HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /v1/mod\xe9ls HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET /health\r\n\r\n",
         b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -94,6 +121,35 @@ def test_what_is_not_http_1_1_is_refused(attached: Attached, message: bytes) -> 
     with connected(attached.url) as client:
         client.sendall(message)
         assert refusal(read_all(client)) == (400, "bad_framing")
+
+
+@pytest.mark.parametrize(
+    "size_line",
+    [b"%x;a\n", b"%x\n", b'%x;a="\r\n"\r\n', b"%x \r\n", b"0x%x\r\n", b"+%x\r\n", b"%x\r\nX", b"\r\n%x\r\n"],
+)
+def test_a_chunk_that_can_be_read_in_two_ways_is_refused_without_its_request(
+    attached: Attached, size_line: bytes
+) -> None:
+    attached.engine.received.clear()
+    with connected(attached.url) as client:
+        client.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n" + size_line % len(BODY) + BODY + b"\r\n0\r\n\r\n")
+        assert refusal(read_all(client)) == (400, "bad_framing")
+    assert not attached.engine.received
+
+
+def test_a_client_that_leaves_behind_many_pipelined_requests_has_none_of_them_run(attached: Attached) -> None:
+    hanging = BODY.replace(b"}]}", b'}],"mock_fault":"hang"}')
+    first, more = (HEAD + b"content-length: %d\r\n\r\n" % len(body) + body for body in (hanging, BODY))
+    aborted = attached.engine.aborted
+    attached.engine.received.clear()
+    with connected(attached.url) as client:
+        client.sendall(first + more * 40)
+        assert eventually(lambda: len(attached.engine.received) == 1)
+    assert eventually(lambda: attached.engine.aborted == aborted + 1)
+    with connected(attached.url) as client:
+        client.sendall(more * 40 + b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert read_all(client).count(b"HTTP/1.1 200 OK") == 41
+    assert len(attached.engine.received) == 41
 
 
 def test_a_request_in_many_pieces_and_one_after_another_on_a_connection_is_answered(attached: Attached) -> None:
@@ -235,6 +291,21 @@ def test_a_client_that_does_not_finish_its_body_is_cut(hasty: str) -> None:
         assert b"request_timeout" in answer
 
 
+@pytest.mark.parametrize(
+    ("framing", "piece"), [(b"content-length: 9999", b"x"), (b"transfer-encoding: chunked", b"1\r\nx\r\n")]
+)
+def test_a_body_that_trickles_in_is_cut_however_steadily(hasty: str, framing: bytes, piece: bytes) -> None:
+    with connected(hasty) as client:
+        client.sendall(HEAD + framing + b"\r\n\r\n")
+        client.settimeout(0.1)
+        answer = b""
+        while not answer:
+            client.sendall(piece)
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(65536)
+    assert (answer.split()[1], b"request_timeout" in answer) == (b"408", True)
+
+
 def test_an_answer_that_came_before_the_body_does_not_leave_the_connection_open(hasty: str) -> None:
     """Else anybody could hold all connections with requests that are refused at once."""
     with connected(hasty) as client:
@@ -311,6 +382,35 @@ def test_an_idle_connection_outlives_what_clients_and_load_balancers_keep(attach
         with pytest.raises(TimeoutError):
             client.recv(1)
     assert IDLE_CONNECTION_S > 60  # nginx and AWS load balancers
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The listener for applications, beside one for operators."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("public"), admin_port=0)
+    with serving() as engine, running_gateway(settings, engine.url) as url:
+        wait_until_ready(url)
+        yield url
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(b"/admin/v1/keys", b"//admin/v1/keys", b"/admin//v1/keys", b"/./admin/v1/keys", b"/ADMIN/v1/keys"),
+        *(b"/v1/../admin/v1/keys", b"/health/../admin/v1/keys", b"/v1/models/../../admin/v1/keys"),
+        *(b"/v1/models/..;/admin/v1/keys", b"/v1/models/..%2f..%2fadmin%2fv1%2fkeys", b"/admin;/v1/keys"),
+        *(b"/admin%2fv1/keys", b"/%61dmin/v1/keys", b"/%2e/admin/v1/keys", b"/admin\\v1\\keys", b"/admin/v1/keys%20"),
+        *(b"http://x/admin/v1/keys", b"http://admin/admin/v1/keys#/health", b"/admin/v1/keys?/health"),
+        *(b"/metrics", b"/docs", b"/openapi.json", b"*"),
+    ],
+)
+def test_no_spelling_of_an_operators_path_is_served_to_applications(public: str, target: bytes) -> None:
+    with connected(public) as client:
+        head = b"GET " + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer "
+        client.sendall(head + KEY.encode() + b"\r\n\r\n")
+        answer = read_all(client)
+    assert int(answer.split()[1]) in (400, 404), answer
+    assert b'"data"' not in answer
 
 
 def test_a_path_is_what_the_request_line_says_whatever_the_host(attached: Attached) -> None:
