@@ -47,6 +47,10 @@ def verify(directory: Path, data_dir: Path, console: Console) -> Reproduction:
     prepare_libraries()
     import torch
 
+    from trainer.training.distributed import refuse_several_processes
+
+    refuse_several_processes("--verify-run")
+
     threads = torch.get_num_threads()
     torch.set_num_threads(facts["threads"])
     try:
