@@ -90,13 +90,8 @@ class RunRecord:
     locations: Mapping[str, str]
 
 
-def write_adapter(
-    directory: Path, recipe: Recipe, base: BaseModel, base_name: str, trained: "TrainedWeights", record: RunRecord
-) -> dict[str, Any]:
-    """Write all files of an adapter's run and return the metadata with its digest.
-
-    Raises `RunError` when the adapter is not fit to serve.
-    """
+def save_adapter(directory: Path, recipe: Recipe, base_name: str, trained: "TrainedWeights") -> str:
+    """Write an adapter, without the record of its run, and return its digest; raises `RunError` when it is unsound."""
     from safetensors.torch import save_file
 
     prefix = trained.checkpoint_prefix
@@ -106,30 +101,38 @@ def write_adapter(
         save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
         (directory / WEIGHTS_FILE).chmod(0o644)
         write_json(directory / CONFIG_FILE, config)
-    digest = content_digest(config, file_sha256(directory / WEIGHTS_FILE))
-    facts = _write_record(directory, recipe, record, digest)
     _verify(directory / WEIGHTS_FILE, expected=set(tensors))
-    try:
-        preflight(directory, base, max_rank=recipe.lora.r)
-    except AdapterError as error:
-        raise RunError(f"the trained adapter is not fit to serve: {error}") from error
-    return facts
+    return content_digest(config, file_sha256(directory / WEIGHTS_FILE))
 
 
-def write_model(
-    directory: Path, recipe: Recipe, base: BaseModel, trained: "TrainedWeights", record: RunRecord
-) -> dict[str, Any]:
-    """Write all files of a full fine-tuning, a model that can be served as a base; raises `RunError`."""
+def save_model(directory: Path, base: BaseModel, trained: "TrainedWeights") -> str:
+    """Write the model of a full fine-tuning, which can be served as a base, and return its digest.
+
+    Raises `RunError` when it is unsound.
+    """
     from safetensors.torch import save_file
 
     with disk(directory):
         copy_model_files(base.path, directory)
         save_file(trained.tensors, directory / MODEL_WEIGHTS_FILE, metadata={"format": "pt"})
         (directory / MODEL_WEIGHTS_FILE).chmod(0o644)
-    facts = _write_record(directory, recipe, record, file_sha256(directory / MODEL_WEIGHTS_FILE))
     _verify(directory / MODEL_WEIGHTS_FILE, expected=set(trained.tensors))
     if BaseModel.read(directory).modules != base.modules:
         raise RunError("the trained model has other modules than its base; its files are not fit to serve.")
+    return file_sha256(directory / MODEL_WEIGHTS_FILE)
+
+
+def write_record(directory: Path, recipe: Recipe, base: BaseModel, record: RunRecord, digest: str) -> dict[str, Any]:
+    """Write the record of a run beside its weights, and return the metadata with their digest.
+
+    Raises `RunError` when an adapter does not pass the gateway's preflight.
+    """
+    facts = _write_record(directory, recipe, record, digest)
+    if recipe.method != "full":
+        try:
+            preflight(directory, base, max_rank=recipe.lora.r)
+        except AdapterError as error:
+            raise RunError(f"the trained adapter is not fit to serve: {error}") from error
     return facts
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 
+WORLD_SIZE = "world size"  # a name in `identity`; its value is told to the user
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PREFIX = "checkpoint-"
 _STATE, _OPTIMIZER, _BEST = "state.json", "optimiser.safetensors", "best.safetensors"
@@ -113,6 +114,11 @@ class Checkpoints:
 
     def _refuse_other_run(self, identity: Mapping[str, str]) -> None:
         changed = [name for name in self.identity if identity.get(name) != self.identity[name]]
+        if changed == [WORLD_SIZE]:
+            raise RunError(
+                f"{self.folder} was started with world size {identity.get(WORLD_SIZE)} and cannot be resumed with "
+                f"{self.identity[WORLD_SIZE]}; launch as many processes as before, or start a new run without --resume."
+            )
         if changed:
             raise RunError(
                 f"{self.folder} was started with another {' and '.join(changed)}, so it cannot be resumed; restore "

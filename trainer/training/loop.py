@@ -7,16 +7,17 @@ continued from its checkpoint takes the same steps with the same numbers.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from trainer.errors import Interrupted, OutOfMemoryError
-from trainer.training.batching import epoch_batches, micro_batches, rank_shard
+from trainer.training.batching import epoch_batches, rank_batches, rank_shard
 from trainer.training.checkpoint import Checkpoints, LoopState
 from trainer.training.dataset import PreparedData
 from trainer.training.distributed import DistributedState, full_tensor, is_sharded, local_tensor
 from trainer.training.loss import DpoLoss, Objective, SupervisedLoss, evaluate_loss
+from trainer.training.memory import out_of_memory
 from trainer.training.model import TrainableModel, adapter_tensors, local_device, make_trainable
 from trainer.training.optimizer import MasterWeightsAdamW, learning_rate_factor, step_seed
 from trainer.training.recipe import Recipe
@@ -106,8 +107,8 @@ def fit(
     loop = TrainingLoop(
         recipe,
         model,
-        train=_objective(model, recipe, data.train.rows),
-        valid=_objective(model, recipe, data.valid.rows) if data.valid.rows else None,
+        train=_objective(model, recipe, data.train.rows, distributed),
+        valid=_objective(model, recipe, data.valid.rows, distributed) if data.valid.rows else None,
         listener=listener,
         checkpoints=config.checkpoints,
         distributed=distributed,
@@ -137,10 +138,9 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         training = self.recipe.training
         self.optimizer = MasterWeightsAdamW(self.model.trainable_parameters, self.distributed)
-        self._rows_per_step = training.effective_batch_size * self.distributed.world_size
+        self._rows_per_step = training.effective_batch_size
         self._epoch_steps = -(-len(self.train.lengths) // self._rows_per_step)
         self.steps = self._epoch_steps * training.num_train_epochs
-        self._shortest = min(range(len(self.train.lengths)), key=self.train.lengths.__getitem__)
         self._save_every = max(1, self.steps // 10)
         self.state.max_tokens = training.max_tokens_per_batch
 
@@ -157,6 +157,7 @@ class TrainingLoop:
                 if len(self.state.losses or ()) <= epoch + 1:
                     self._evaluate(epoch + 1)
                 if self._stops_early(epoch + 1):
+                    self._save()
                     break
         if self.best is not None:
             self.optimizer.restore(self.best)
@@ -177,7 +178,7 @@ class TrainingLoop:
             if self.distributed.sum(float(self.stop_requested())):
                 self._save()
                 raise Interrupted(self.state.step, self.steps)
-            if number % self._save_every == 0 and number < self.steps:
+            if number % self._save_every == 0 or number == self.steps:
                 self._save()
 
     def _step(self, number: int, rows: Sequence[int]) -> None:
@@ -186,7 +187,7 @@ class TrainingLoop:
         own = rank_shard(rows, self.train.lengths, rank=distributed.rank, world_size=distributed.world_size)
         weight = sum(self.train.weights[row] for row in rows)
         loss = distributed.sum(self._forward_backward(number, own)) / weight
-        distributed.sum_gradients(self.optimizer.gradients())
+        distributed.sum_tensors(self.optimizer.gradients())
         learning_rate = training.learning_rate * learning_rate_factor(
             number, self.steps, kind=training.lr_scheduler_type, warmup_fraction=training.warmup_fraction
         )
@@ -204,8 +205,8 @@ class TrainingLoop:
         while True:
             try:
                 return self._micro_batches(number, rows)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
                     raise
                 self._halve_or_refuse(rows, error)
 
@@ -214,14 +215,10 @@ class TrainingLoop:
         total = torch.zeros((), device=self.model.device)
         # One row at a time, every rank makes as many passes of its decoder as it has batches.
         max_rows = self.recipe.training.per_device_train_batch_size if self.model.layout == "packed" else 1
-        batches = list(micro_batches(rows, self.train.lengths, max_rows=max_rows, max_tokens=self.state.max_tokens))
-        passes = len(batches)
-        if self.distributed.fsdp:  # a pass gathers the layers from all ranks, so every rank makes as many
-            passes = int(self.distributed.max(passes))
-        for batch in batches:
-            total += self._backward(self.train.summed(batch))
-        for _ in range(passes - len(batches)):
-            self._backward(self.train.summed([self._shortest]) * 0.0)
+        size = {"max_rows": max_rows, "max_tokens": self.state.max_tokens}
+        for batch, counts in rank_batches(rows, self.train.lengths, **size, distributed=self.distributed):
+            loss = self.train.summed(batch)
+            total += self._backward(loss if counts else loss * 0.0)
         return float(total)
 
     def _backward(self, loss: torch.Tensor) -> torch.Tensor:
@@ -245,7 +242,7 @@ class TrainingLoop:
 
     def _evaluate(self, epoch: int) -> None:
         assert self.valid is not None, "called only with validation rows"
-        loss = evaluate_loss(self.model, self.valid, max_tokens=self.state.max_tokens)
+        loss = evaluate_loss(self.model, self.valid, max_tokens=self.state.max_tokens, distributed=self.distributed)
         self.state.losses = [*(self.state.losses or []), loss]
         if epoch and loss == min(self.state.losses[1:]):
             self.state.best_epoch, self.best = epoch, self.optimizer.snapshot()
@@ -263,10 +260,13 @@ class TrainingLoop:
             self.checkpoints.save(self.state, optimizer, best)
 
 
-def _objective(model: TrainableModel, recipe: Recipe, rows: tuple[object, ...]) -> Objective:
+def _objective(
+    model: TrainableModel, recipe: Recipe, rows: tuple[object, ...], distributed: DistributedState
+) -> Objective:
     if recipe.method == "dpo":
         max_tokens = recipe.training.max_tokens_per_batch
-        return DpoLoss(model, rows, beta=recipe.dpo.beta, max_tokens=max_tokens)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"beta": recipe.dpo.beta, "max_tokens": max_tokens, "distributed": distributed}
+        return DpoLoss(model, rows, **options)  # type: ignore[arg-type]
     return SupervisedLoss(model, rows)  # type: ignore[arg-type]
 
 
@@ -321,7 +321,3 @@ def as_saved(model: TrainableModel, tensors: Weights) -> Weights:
 
     saved: Weights = revert_weight_conversion(model.base, tensors)
     return {name: tensor.contiguous() for name, tensor in sorted(saved.items())}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

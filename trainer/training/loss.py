@@ -5,19 +5,22 @@ Cross-entropy and log-probabilities are computed in chunks: only the hidden stat
 layer, and gradients are computed in the same pass, so the full logits are never in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 
-from trainer.training.batching import PackedBatch, micro_batches, pack
+from trainer.training.batching import PackedBatch, pack, rank_batches, rank_shard
+from trainer.training.distributed import DistributedState
 from trainer.training.loss_mask import RenderedExample, RenderedPair
 from trainer.training.model import TrainableModel
 from trainer.training.output_layer import Head, logits_of
 
 CHUNK_TOKENS = 512
+_EVALUATED_ROWS = 64
+_ALONE = DistributedState()
 
 
 def summed_cross_entropy(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
@@ -115,13 +118,24 @@ class SupervisedLoss:
 
 
 class DpoLoss:
-    """DPO's sigmoid loss; the mean is per pair. The reference is the base without adapter, computed once per pair."""
+    """DPO's sigmoid loss; the mean is per pair. The reference is the base without adapter, computed once per pair.
 
-    def __init__(self, model: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
+    The ranks of a distributed run share the reference; all of them make the object.
+    """
+
+    def __init__(
+        self,
+        model: TrainableModel,
+        pairs: Sequence[RenderedPair],
+        *,
+        beta: float,
+        max_tokens: int,
+        distributed: DistributedState = _ALONE,
+    ) -> None:
         self.lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
         self.weights = [pair.weight for pair in pairs]
         self._learner, self._pairs, self._beta = model, pairs, beta
-        self._reference = self._reference_margins(max_tokens)
+        self._reference = self._reference_margins(max_tokens, distributed)
 
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the summed loss of these pairs."""
@@ -136,12 +150,15 @@ class DpoLoss:
         return sums[0::2] - sums[1::2]
 
     @torch.no_grad()
-    def _reference_margins(self, max_tokens: int) -> torch.Tensor:
-        margins = torch.zeros(len(self._pairs))
+    def _reference_margins(self, max_tokens: int, distributed: DistributedState) -> torch.Tensor:
+        margins = torch.zeros(len(self._pairs), device=self._learner.device)
         with without_dropout(self._learner), self._learner.without_adapter():
-            for rows in micro_batches(range(len(self._pairs)), self.lengths, max_rows=64, max_tokens=max_tokens):
-                margins[torch.tensor(rows)] = self._margins(rows).cpu()
-        return margins
+            for rows, counts in _shared_batches(self._learner, self.lengths, max_tokens, distributed):
+                found = self._margins(rows)
+                if counts:
+                    margins[torch.tensor(rows)] = found.float()
+        distributed.sum_tensors([margins])  # the other ranks have zeros, so that each sum is exact
+        return margins.cpu()
 
 
 def row_logprobs(model: TrainableModel, packed: PackedBatch) -> torch.Tensor:
@@ -151,13 +168,25 @@ def row_logprobs(model: TrainableModel, packed: PackedBatch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate_loss(model: TrainableModel, objective: Objective, *, max_tokens: int) -> float:
-    """Return the mean loss over all rows of an objective, without dropout."""
+def evaluate_loss(
+    model: TrainableModel, objective: Objective, *, max_tokens: int, distributed: DistributedState = _ALONE
+) -> float:
+    """Return the mean loss over all rows of an objective, without dropout; the ranks share the rows."""
     total = 0.0
     with without_dropout(model):
-        for rows in micro_batches(range(len(objective.lengths)), objective.lengths, max_rows=64, max_tokens=max_tokens):
-            total += float(objective.summed(rows))
-    return total / sum(objective.weights)
+        for rows, counts in _shared_batches(model, objective.lengths, max_tokens, distributed):
+            loss = float(objective.summed(rows))
+            total += loss if counts else 0.0
+    return distributed.sum(total) / sum(objective.weights)
+
+
+def _shared_batches(
+    model: TrainableModel, lengths: Sequence[int], max_tokens: int, distributed: DistributedState
+) -> Iterator[tuple[list[int], bool]]:
+    """Yield this rank's micro-batches of all rows, each row on one rank, and whether each counts."""
+    own = rank_shard(range(len(lengths)), lengths, rank=distributed.rank, world_size=distributed.world_size)
+    max_rows = _EVALUATED_ROWS if model.layout == "packed" else 1
+    yield from rank_batches(sorted(own), lengths, max_rows=max_rows, max_tokens=max_tokens, distributed=distributed)
 
 
 @dataclass(slots=True)

@@ -92,8 +92,8 @@ class Training(BaseModel):
     early_stopping_patience: int = Field(
         1, ge=0, description="Stop after so many epochs without a lower eval loss; 0 never stops early."
     )
-    per_device_train_batch_size: int = Field(8, gt=0, description="Rows (pairs for dpo) in one batch.")
-    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches per optimizer step.")
+    per_device_train_batch_size: int = Field(8, gt=0, description="Rows (pairs for dpo) in one batch of a process.")
+    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches per optimizer step, over all processes.")
     max_tokens_per_batch: int = Field(
         8192,
         ge=64,
@@ -110,7 +110,7 @@ class Training(BaseModel):
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows per optimizer step on one device."""
+        """Rows per optimizer step, over all processes."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @model_validator(mode="after")
