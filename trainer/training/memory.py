@@ -1,8 +1,8 @@
 """Estimate the memory of a run before it starts, and refuse one that does not fit with the setting to lower.
 
-    weights       2 bytes a parameter in bf16; NF4 with double quantization 0.516 for linear layers
+    weights       2 bytes a parameter in bf16, 4 in fp32; NF4 with double quantization 0.516 for linear layers
     trainable     22 bytes a parameter: bf16 weight and gradient, fp32 master weight and gradient, AdamW's two moments,
-                  copy of the best epoch
+                  copy of the best epoch; 28 where weight, gradient and copy are in fp32
     activations   for the backward pass of the tokens of one micro-batch
     loss          the logits of one chunk, three times in fp32
 
@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adapters import BaseModel
 from trainer.errors import OutOfMemoryError
 from trainer.training.loss import CHUNK_TOKENS
 from trainer.training.recipe import ATTENTION_MODULES, Recipe
 
-_BF16, _NF4, _NF4_SCALES = 2.0, 0.5, 0.016
-_TRAINABLE = 22.0
+_BF16, _FP32, _NF4, _NF4_SCALES = 2.0, 4.0, 0.5, 0.016
+_TRAINABLE, _TRAINABLE_FP32 = 22.0, 28.0
 _UNQUANTIZED = ("embed_tokens", "lm_head")
 _GIB = 2**30
 
@@ -53,15 +55,16 @@ def estimate(base: BaseModel, recipe: Recipe, tokens: int, shards: int = 1) -> M
     linear = {name: shape for name, shape in base.modules.items() if not name.endswith(_UNQUANTIZED)}
     outside = sum(out * size for name, (out, size) in base.modules.items() if name not in linear)
     inside = sum(out * size for out, size in linear.values())
-    per_parameter, scales = (_NF4, _NF4_SCALES) if recipe.method == "qlora" else (_BF16, 0.0)
+    size_of, per_trainable = (_FP32, _TRAINABLE_FP32) if recipe.learns_preferences else (_BF16, _TRAINABLE)
+    per_parameter, scales = (_NF4, _NF4_SCALES) if recipe.method == "qlora" else (size_of, 0.0)
     adapted = _adapted(linear, recipe)
     trainable = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
     if recipe.method == "full":
         trainable = inside // shards + outside
     held = inside if shards == 1 else inside / shards + 2 * inside / int(config.num_hidden_layers)
     return Memory(
-        weights=int(held * per_parameter + inside * scales + outside * _BF16),
-        trainable=int(trainable * _TRAINABLE),
+        weights=int(held * per_parameter + inside * scales + outside * size_of),
+        trainable=int(trainable * per_trainable),
         activations=tokens * _activation_bytes(config, adapted, recipe),
         loss=3 * 4 * CHUNK_TOKENS * int(config.vocab_size),
     )
@@ -91,8 +94,6 @@ def tokens_at_once(recipe: Recipe, longest: int) -> int:
 
 def free_bytes() -> int:
     """Return the free memory of the first GPU, or of the machine within its control group, in bytes."""
-    import torch
-
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -155,10 +156,10 @@ def _activation_bytes(config: Any, adapted: Mapping[str, tuple[int, int]], recip
     heads = int(getattr(config, "num_attention_heads", None) or config.num_heads)
     head = int(getattr(config, "head_dim", None) or hidden // heads)
     attention = head * (heads + int(getattr(config, "num_key_value_heads", None) or heads))
-    layer = 16 * hidden + 4 * attention + 8 * _intermediate_size(config, hidden)
+    attended = 4 if torch.cuda.is_available() else 8  # a CPU computes attention in fp32
+    layer = 16 * hidden + attended * attention + 8 * _intermediate_size(config, hidden)
     dropped = 2.5 if recipe.lora.lora_dropout else 0
     lora = int(sum(dropped * size + 2 * recipe.lora.r for _, size in adapted.values())) // layers
     per_layer = layer + lora
-    if recipe.training.gradient_checkpointing:
-        return 2 * hidden * layers + per_layer
-    return per_layer * layers
+    kept = 2 * hidden * layers + per_layer if recipe.training.gradient_checkpointing else per_layer * layers
+    return 2 * kept if recipe.learns_preferences else kept

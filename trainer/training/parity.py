@@ -28,7 +28,7 @@ from trainer.training.batching import pack
 from trainer.training.dataset import PreparedData
 from trainer.training.loss import SupervisedLoss, evaluate_loss, token_logprobs, without_dropout
 from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
-from trainer.training.model import TrainableModel, add_adapter, load_base
+from trainer.training.model import TrainableModel, add_adapter, in_bf16, load_base
 from trainer.training.output_layer import decoder_of
 from trainer.training.recipe import Recipe
 from trainer.training.run_metadata import Bf16BaseEval
@@ -52,9 +52,14 @@ class ParityVector:
 def evaluate_on_bf16_base(
     data: PreparedData, recipe: Recipe, trained: "TrainedWeights", model: TrainableModel
 ) -> tuple[Bf16BaseEval, list[ParityVector]]:
-    """Return losses and parity vectors on the bf16 base; after qlora, that base is loaded for it."""
+    """Return losses and parity vectors on the bf16 base; after qlora, that base is loaded for it.
+
+    A model that computed in fp32 is rounded to bf16.
+    """
     if recipe.method != "qlora":
-        vectors = parity_vectors(model, data.answers)
+        sharded = model.widened and trained.base_shards > 1
+        served = _on_bf16(data, recipe, trained, model) if sharded else in_bf16(model)
+        vectors = parity_vectors(served, data.answers)
         change = _mean_logprob_change(vectors)
         return Bf16BaseEval(trained.eval_loss_before, trained.eval_loss, change, None), vectors
     served = _on_bf16(data, recipe, trained, model)

@@ -22,6 +22,7 @@ from trainer.files import read_toml
 EMBEDDED = "embedded"
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 LEARNING_RATES: Mapping[str, float] = MappingProxyType({"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "dpo": 5e-6})
+PREFERENCE_METHODS = frozenset(("dpo",))
 _LARGEST_BATCH = 32
 _UNSERVED_MODULES = ("embed_tokens", "lm_head")
 _Above0 = Field(gt=0)
@@ -264,6 +265,11 @@ class Recipe(BaseModel):
         if self.method != "full":
             document["lora"] = {**document.get("lora", {}), "r": r}
         return Recipe.model_validate({**document, "seed": seed, "directory": self.directory})
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether the method learns from judged answers instead of from examples alone."""
+        return self.method in PREFERENCE_METHODS
 
     @property
     def train_files(self) -> tuple[TrainFile, ...]:
