@@ -34,7 +34,7 @@ from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
 from trainer.benchmark import supported_models
 from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
-from trainer.training.recipe import Dpo, Lora, Recipe, Sweep, Training
+from trainer.training.recipe import Data, Dpo, Kto, Lora, Orpo, Recipe, Sweep, TrainFile, Training
 from turntable.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -317,7 +317,8 @@ def http_api() -> str:
 def recipe() -> str:
     """The page of every field of a recipe."""
     tables: list[tuple[str, type[BaseModel]]] = [("The file itself", Recipe), ("[lora]", Lora)]
-    tables += [("[training]", Training), ("[dpo]", Dpo), ("[sweep]", Sweep)]
+    tables += [("[training]", Training), ("[data]", Data), ("[dpo]", Dpo), ("[orpo]", Orpo), ("[kto]", Kto)]
+    tables += [("[sweep]", Sweep), ("A file of `train`", TrainFile)]
     about = (
         "A recipe is a TOML file; paths in it are relative to it. Unknown, invalid or conflicting fields are rejected\n"
         "with the field's name and the allowed values. [Train an adapter](../how-to/train.md) shows a recipe at work."

@@ -1,6 +1,6 @@
-"""The losses: cross-entropy over loss tokens (supervised) and the DPO loss over preference pairs.
+"""Cross-entropy over loss tokens, the interface of every loss, and its evaluation; preferences.py has the others.
 
-Both are sums over rows, divided by the weight of the whole step, so that neither micro-batches nor ranks change a step.
+Losses are sums over rows, divided by the weight of the whole step, so that neither micro-batches nor ranks change it.
 Cross-entropy and log-probabilities are computed in chunks: only the hidden states of loss tokens go through the output
 layer, and gradients are computed in the same pass, so the full logits are never in memory.
 """
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.nn import functional
 
 from trainer.training.batching import PackedBatch, micro_batches, pack
-from trainer.training.loss_mask import RenderedExample, RenderedPair
+from trainer.training.loss_mask import RenderedExample
 from trainer.training.model import TrainableModel
 from trainer.training.output_layer import Head, logits_of
 
@@ -92,8 +91,16 @@ class Objective(Protocol):
     weights: list[float]
     """The contribution of each row to the denominator of the mean."""
 
+    def begin_step(self, rows: Sequence[int]) -> None:
+        """Compute what all rows of an optimizer step, or of an evaluation, share; all ranks call it."""
+        ...
+
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the summed loss of these rows."""
+        ...
+
+    def take_rewards(self) -> dict[str, tuple[float, float]]:
+        """Return sum and weight of each reward since the last call; nothing for methods without rewards."""
         ...
 
 
@@ -105,6 +112,13 @@ class SupervisedLoss:
         self.weights = [sum(row.loss_weights) or float(row.loss_tokens) for row in rows]
         self._learner, self._rows = model, rows
 
+    def begin_step(self, rows: Sequence[int]) -> None:
+        """Do nothing: rows are independent."""
+
+    def take_rewards(self) -> dict[str, tuple[float, float]]:
+        """Return nothing: examples have no rewards."""
+        return {}
+
     def summed(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the cross-entropy of these rows, summed over their loss tokens."""
         packed = pack([self._rows[row] for row in rows], self._learner.device)
@@ -114,34 +128,30 @@ class SupervisedLoss:
         return summed_cross_entropy(hidden, head, packed.targets)
 
 
-class DpoLoss:
-    """DPO's sigmoid loss; the mean is per pair. The reference is the base without adapter, computed once per pair."""
+REWARDS = ("chosen", "rejected", "accuracy")
 
-    def __init__(self, model: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
-        self.lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
-        self.weights = [pair.weight for pair in pairs]
-        self._learner, self._pairs, self._beta = model, pairs, beta
-        self._reference = self._reference_margins(max_tokens)
 
-    def summed(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return the summed loss of these pairs."""
-        margins = self._margins(rows) - self._reference[torch.tensor(rows)].to(self._learner.device)
-        weights = torch.tensor([self.weights[row] for row in rows], device=margins.device)
-        return -(functional.logsigmoid(self._beta * margins) * weights).sum()
+class RewardSums:
+    """Sums of rewards and of the weights of their rows, for the curves of a run; kept until they are taken."""
 
-    def _margins(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return log p(chosen) - log p(rejected) of each pair."""
-        sides = [side for row in rows for side in (self._pairs[row].chosen, self._pairs[row].rejected)]
-        sums = row_logprobs(self._learner, pack(sides, self._learner.device))
-        return sums[0::2] - sums[1::2]
+    def __init__(self) -> None:
+        self._sums = {name: (0.0, 0.0) for name in REWARDS}
 
-    @torch.no_grad()
-    def _reference_margins(self, max_tokens: int) -> torch.Tensor:
-        margins = torch.zeros(len(self._pairs))
-        with without_dropout(self._learner), self._learner.without_adapter():
-            for rows in micro_batches(range(len(self._pairs)), self.lengths, max_rows=64, max_tokens=max_tokens):
-                margins[torch.tensor(rows)] = self._margins(rows).cpu()
-        return margins
+    def add(self, name: str, values: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add the values of some rows."""
+        total, weight = self._sums[name]
+        self._sums[name] = total + float((values.detach() * weights).sum()), weight + float(weights.sum())
+
+    def add_pairs(self, rewards: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add the rewards of pairs, (pairs, 2), the chosen answer first."""
+        self.add("chosen", rewards[:, 0], weights)
+        self.add("rejected", rewards[:, 1], weights)
+        self.add("accuracy", (rewards[:, 0] > rewards[:, 1]).float(), weights)
+
+    def take(self) -> dict[str, tuple[float, float]]:
+        """Return sum and weight by name, and begin anew."""
+        taken, self._sums = self._sums, {name: (0.0, 0.0) for name in REWARDS}
+        return taken
 
 
 def row_logprobs(model: TrainableModel, packed: PackedBatch) -> torch.Tensor:
@@ -155,6 +165,7 @@ def evaluate_loss(model: TrainableModel, objective: Objective, *, max_tokens: in
     """Return the mean loss over all rows of an objective, without dropout."""
     total = 0.0
     with without_dropout(model):
+        objective.begin_step(range(len(objective.lengths)))
         for rows in micro_batches(range(len(objective.lengths)), objective.lengths, max_rows=64, max_tokens=max_tokens):
             total += float(objective.summed(rows))
     return total / sum(objective.weights)

@@ -11,6 +11,7 @@ scales of NF4 and two layers that are gathered while they are computed. docs/exp
 formula with an example. The libraries themselves are not included.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def estimate(base: BaseModel, recipe: Recipe, tokens: int, shards: int = 1) -> M
     size_of, per_trainable = (_FP32, _TRAINABLE_FP32) if recipe.learns_preferences else (_BF16, _TRAINABLE)
     per_parameter, scales = (_NF4, _NF4_SCALES) if recipe.method == "qlora" else (size_of, 0.0)
     adapted = _adapted(linear, recipe)
-    trainable = sum(recipe.lora.r * (out + size) for out, size in adapted.values())
+    trainable = sum(recipe.lora.max_rank * (out + size) for out, size in adapted.values())
     if recipe.method == "full":
         trainable = inside // shards + outside
     held = inside if shards == 1 else inside / shards + 2 * inside / int(config.num_hidden_layers)
@@ -130,6 +131,8 @@ def _adapted(linear: Mapping[str, tuple[int, int]], recipe: Recipe) -> dict[str,
     if recipe.method == "full":
         return {}
     wanted = recipe.lora.target_modules
+    if recipe.lora.is_regex:
+        return {name: shape for name, shape in linear.items() if re.fullmatch(str(wanted), name)}
     names = ATTENTION_MODULES if wanted == "attention-only" else wanted
     return {n: shape for n, shape in linear.items() if names == "all-linear" or n.rpartition(".")[2] in names}
 

@@ -139,6 +139,8 @@ def add_adapter(
         lora_dropout=lora.lora_dropout,
         target_modules=lora_targets(base, lora),
         use_rslora=lora.use_rslora,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         bias="none",
     )
     model = get_peft_model(base, config, autocast_adapter_dtype=False)

@@ -180,7 +180,7 @@ def fit_into_memory(
     from trainer.training.distributed import DistributedState
     from trainer.training.memory import fitting_tokens, free_bytes, refuse_oversized
 
-    longest = max(row.tokens for row in data.train.rows) * (2 if recipe.method == "dpo" else 1)
+    longest = max(row.tokens for row in data.train.rows) * (2 if recipe.learns_pairs else 1)
     distributed = distributed or DistributedState()
     free, shards = int(distributed.min(free_bytes())), distributed.base_shards
     if auto_batch:

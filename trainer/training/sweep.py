@@ -130,7 +130,7 @@ def show_trials(outcome: SweepOutcome, console: Console) -> None:
 
 def _refuse_unusable(recipe: Recipe, trials: list[Recipe]) -> None:
     if recipe.method == "full":
-        raise RecipeError('method = "full" changes the base, so trials cannot share it; sweep lora, qlora or dpo.')
+        raise RecipeError('method = "full" changes the base, so trials cannot share it; sweep another method.')
     if len(trials) < 2:
         raise RecipeError("[sweep] lists nothing to choose from; write for example r = [8, 16] or seed = [0, 1, 2].")
 

@@ -11,9 +11,10 @@ from tests.trainer.order_recipes import recipe
 from tests.trainer.training.conftest import CPU
 from trainer.training.attention import packed_attention
 from trainer.training.batching import pack
-from trainer.training.loss import DpoLoss, row_logprobs
+from trainer.training.loss import row_logprobs
 from trainer.training.loss_mask import RenderedExample, RenderedPair
 from trainer.training.model import TrainableModel, in_bf16, load_base, make_trainable
+from trainer.training.preferences import DpoLoss, Reference
 
 pytestmark = pytest.mark.numeric
 
@@ -32,7 +33,7 @@ def pairs(rows: Sequence[RenderedExample]) -> list[RenderedPair]:
 def test_an_untrained_adapter_has_a_loss_of_ln_2_in_every_pack(
     model: TrainableModel, rows: Sequence[RenderedExample]
 ) -> None:
-    objective = DpoLoss(model, pairs(rows), beta=0.1, max_tokens=4096)
+    objective = DpoLoss(model, pairs(rows), beta=0.1, reference=Reference(4096))
     for batch in (range(8), range(3, 5), range(1)):
         loss = objective.summed(batch).item() / len(batch)
         # Sums over some 250 tokens of log-probabilities around 5 have an error below 1e-3 in fp32.
