@@ -103,7 +103,7 @@ def _located(init: str, folder: Path, data_dir: Path) -> tuple[str, Path]:
 
 
 def _refuse_other_shape(init: str, lora: Lora, config: PeftConfig) -> None:
-    found = {"r": config.r, "lora_alpha": config.lora_alpha, "use_rslora": config.use_rslora}
+    found: dict[str, Any] = {"r": config.r, "lora_alpha": config.lora_alpha, "use_rslora": config.use_rslora}
     found |= {name: dict(getattr(config, name)) for name in _PATTERNS}
     wanted = {name: getattr(lora, name) for name in found}
     if different := [name for name in found if found[name] != wanted[name]]:

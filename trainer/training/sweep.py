@@ -45,7 +45,7 @@ class Trial:
     seed: int
     train_loss: float
     eval_loss: float
-    best_epoch: int
+    best_epoch: float
     wall_s: float
 
 

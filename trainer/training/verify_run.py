@@ -67,7 +67,7 @@ def _train(recipe: Recipe, data_dir: Path, console: Console, out: Path, facts: M
     assert run is not None, "world size is 1"
     begun = [(one.get("initial_adapter") or {}).get("digest") for one in (run.facts, facts)]
     if begun[0] != begun[1]:
-        raise RunError(f"the run began from another adapter, {begun[1][:12]}; restore it at lora.init.")
+        raise RunError(f"the run began from another adapter, {str(begun[1])[:12]}; restore it at lora.init.")
     if changed := [name for name in ("base_weights_sha256", "chat_template_sha256") if run.facts[name] != facts[name]]:
         raise RunError(f"the run was trained on another base: {changed[0]} differs; restore that base.")
     return run
