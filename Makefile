@@ -7,7 +7,7 @@ LISTS := $(addprefix requirements/,gateway.txt engine-cpu.txt trainer.txt postgr
 BIN := .venv/bin
 NODE := tests/clients/node
 
-.PHONY: help setup clients demo serve test test-isa fuzz lint audit format loadtest soak soak-chaos bench bench-adapters bench-costs bench-lora bench-soak bench-trainer clean
+.PHONY: help setup clients demo serve test test-isa fuzz lint audit format examples loadtest soak soak-chaos bench bench-adapters bench-costs bench-lora bench-soak bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -60,6 +60,15 @@ format: setup ## put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# A verdict other than PROMOTE (exit code 1) is a result; an error (2) ends the loop.
+examples: setup ## train and compare every example on the running gateway; minutes each
+	@for name in support-triage classification extraction voice preference; do \
+		echo "example: $$name" && $(BIN)/turntable train examples/$$name/recipe.toml --task examples/$$name/task.toml --as $$name || exit; \
+		code=0; $(BIN)/turntable compare run examples/$$name/task.toml --record || code=$$?; [ $$code -lt 2 ] || exit $$code; \
+	done
+	@code=0; $(BIN)/turntable compare run examples/retrieve/task.toml || code=$$?; [ $$code -lt 2 ]
+	@$(BIN)/turntable advise examples/prompt/case.toml --task examples/prompt/task.toml
+
 loadtest: setup ## measure the running gateway
 	@$(BIN)/turntable loadtest run
 
@@ -76,8 +85,7 @@ bench-adapters: setup ## cold starts, slots, 1,000 adapters and a killed engine,
 
 bench-lora: setup ## adapters on vLLM's CPU engine beside its base and an engine without LoRA; MODEL=directory for your own
 	@test -n "$(MODEL)" || $(BIN)/python -m trainer.base_model --out var/base-model >/dev/null
-	@code=0; $(BIN)/turntable loadtest bench-lora --model $(or $(MODEL),var/base-model) --json docs/benchmarks/lora_cpu.json || code=$$?; \
-		if [ $$code -lt 2 ]; then $(BIN)/python docs/build_reference.py || exit; fi; exit $$code
+	@$(BIN)/turntable loadtest bench-lora --model $(or $(MODEL),var/base-model) --json docs/benchmarks/lora_cpu.json
 
 bench-costs: setup ## a million ledger rows summed up on SQLite and PostgreSQL; writes docs/explanation/costs.md
 	@$(BIN)/python -m docs.measure_costs && $(BIN)/python docs/build_reference.py

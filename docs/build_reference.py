@@ -26,10 +26,9 @@ from gateway.engines.slot_plan import SlotPlan
 from gateway.money import usd_text
 from gateway.settings import Settings
 from gateway.wiring import Setup
-from loadtest.bench import adapters, lora
+from loadtest.bench import adapters
 from loadtest.bench import results as bench_page
 from loadtest.bench.adapters import AdapterResult
-from loadtest.bench.lora import LoraResult
 from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
 from trainer.benchmark import supported_models
@@ -317,8 +316,15 @@ def http_api() -> str:
 def recipe() -> str:
     """The page of every field of a recipe."""
     tables: list[tuple[str, type[BaseModel]]] = [("The file itself", Recipe), ("[lora]", Lora)]
-    tables += [("[training]", Training), ("[data]", Data), ("[dpo]", Dpo), ("[orpo]", Orpo), ("[kto]", Kto)]
-    tables += [("[sweep]", Sweep), ("A file of `train`", TrainFile)]
+    tables += [
+        ("[training]", Training),
+        ("[data]", Data),
+        ("A file of `train`", TrainFile),
+        ("[dpo]", Dpo),
+        ("[orpo]", Orpo),
+        ("[kto]", Kto),
+        ("[sweep]", Sweep),
+    ]
     about = (
         "A recipe is a TOML file; paths in it are relative to it. Unknown, invalid or conflicting fields are rejected\n"
         "with the field's name and the allowed values. [Train an adapter](../how-to/train.md) shows a recipe at work."
@@ -387,13 +393,6 @@ def adapters_table(document: dict[str, Any]) -> str:
     return f"{adapters.table(AdapterResult.from_json(document), document['resolve_pin_us'])}\n\n{origin}"
 
 
-def lora_table(document: dict[str, Any]) -> str:
-    """What `make bench-lora` found, and where."""
-    found = document["machine"]
-    origin = f"`{document['command']}`, {document['started']}, {found['processor']}, {found['cores']} cores."
-    return f"{lora.table(LoraResult.from_json(document))}\n\n{origin}"
-
-
 def kills(found: dict[str, Any]) -> str:
     """What came of the kills that were kept, in words."""
     rows, evidence = found["rows"], found["evidence"]
@@ -421,7 +420,6 @@ BUILDERS: dict[str, Callable[[], str]] = {
     "bench_bottleneck": bench(bench_page.bottleneck_table),
     "bench_origin": bench(bench_page.origin_lines),
     "bench_adapters": lambda: adapters_table(measured("adapters")),
-    "bench_lora": lambda: lora_table(measured("lora_cpu")),
     "bench_kills": lambda: kills(measured("kills")),
     "bench_trainer_bars": lambda: trainer_page.bars(measured("trainer")),
     "bench_trainer_figures": lambda: trainer_page.figures(measured("trainer")),

@@ -50,8 +50,12 @@ def demo(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Run the whole loop: base model, engine, data, training, publishing, evaluation, a chat, the cost report."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
-    Demo(data_dir).run()
-    console.print(f"\nThe whole loop took {time.monotonic() - started:.0f} s. Next:")
+    shown = Demo(data_dir)
+    shown.run()
+    console.print()
+    for seconds, title in shown.durations():
+        console.print(f"{seconds:5.0f} s  {title}")
+    console.print(f"The whole loop took {time.monotonic() - started:.0f} s. Next:")
     console.print("  make serve")
     body = f'{{"model":"{ADAPTER}","messages":[{{"role":"user","content":"{MESSAGE}"}}]}}'
     console.print(
@@ -66,6 +70,7 @@ class Demo:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
+        self._begun: list[tuple[float, str]] = []
         self._port = _free_port()
         self._url = f"http://127.0.0.1:{self._port}"
         self._environment = os.environ | {"TURNTABLE_DATA_DIR": str(data_dir), "TURNTABLE_GATEWAY_URL": self._url}
@@ -97,6 +102,11 @@ class Demo:
             self._step(10, "What it cost, and what frontier APIs would have charged")
             self._turntable("costs")
 
+    def durations(self) -> list[tuple[float, str]]:
+        """Seconds of each step so far, with its title."""
+        ends = [begun for begun, _ in self._begun[1:]] + [time.monotonic()]
+        return [(end - begun, title) for end, (begun, title) in zip(ends, self._begun, strict=True)]
+
     def _version_of(self, run_dir: Path) -> str:
         """The version of the run; an earlier one when the same bytes were published before."""
         digest = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))["digest"]
@@ -105,6 +115,7 @@ class Demo:
         return next(str(version["version"]) for version in versions if version["digest"] == digest)
 
     def _step(self, number: int, title: str) -> None:
+        self._begun.append((time.monotonic(), title))
         console.rule(f"[bold]{number}/{_STEPS}  {title}", align="left")
 
     def _turntable(self, *arguments: str | Path) -> None:

@@ -37,9 +37,6 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 50
 # Modules that hold text or tables and no logic may be longer; each is named here with the reason.
 DATA_ONLY: dict[str, str] = {}
-# Packages of tests whose builders still stand in test_*.py files: neither their imports nor imports from them are held
-# to the rule. Take a package out once its builders have moved.
-BUILDERS_IN_TESTS = ("tests.adapters", "tests.loadtest", "tests.pages", "tests.trainer", "tests.turntable")
 
 
 @dataclass(frozen=True)
@@ -200,10 +197,7 @@ def builders_stand_outside_tests(module: Module) -> Iterator[str]:
     found: dict[int, str] = {}
     for line, name in imports(module):
         parts = name.split(".")
-        exempt = any(f"{one}.".startswith(f"{home}.") for one in (module.name, name) for home in BUILDERS_IN_TESTS)
-        if parts[0] != "tests" or exempt:
-            continue
-        if any(part.startswith("test_") for part in parts[1:]):
+        if parts[0] == "tests" and any(part.startswith("test_") for part in parts[1:]):
             found.setdefault(line, name)
     for line, name in found.items():
         yield module.problem(line, f"move what {name} builds for others into a module named after it")

@@ -40,6 +40,10 @@ class DataError(TrainerError):
         self.problems = tuple(problems)
 
 
+class ControlTextError(ValueError):
+    """A text of a row that the tokenizer would read as a control token; the row is left out, escaped or reported."""
+
+
 class RecipeError(TrainerError):
     """A recipe or task file that cannot be used; the message names the file, the field and what it accepts."""
 

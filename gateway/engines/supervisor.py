@@ -159,7 +159,7 @@ class Supervisor:
         process = self._process
         if not await self._becomes_healthy(process, key) and not self.status.restarts:
             raise EngineStartError(
-                f"The engine did not start: {process.last_error()} (log: {spec.log_path}); mend that, or give a model "
+                f"The engine did not start: {process.last_error()} (log: {spec.log_path}); fix that, or give a model "
                 "that vLLM takes with --model."
             )
         served_s, is_hung = 0.0, False

@@ -2,10 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
+from adapters import Version
 from gateway.auth import Keyring, Scope
 from gateway.core import RequestContext, Target
 from gateway.costs.request_price import HEADER, RequestPrices
@@ -182,7 +184,14 @@ class InferencePipeline:
     def _engine_body(self, context: RequestContext) -> bytes:
         request = context.request
         salt = self.salts.salt(context.caller.tenant, request.document.get("cache_salt"))
-        return context.api.engine_body(request, context.target.engine_model, request_id=context.id, salt=salt)
+        target = context.target
+        return context.api.engine_body(
+            request,
+            target.engine_model,
+            request_id=context.id,
+            salt=salt,
+            template_kwargs=template_kwargs(target.version),
+        )
 
     async def _pin_and_send(self, run: RequestRun, body: bytes) -> EngineConnection:
         """Choose an engine, pin the adapter there and send; returns once the response headers are here.
@@ -211,6 +220,12 @@ class InferencePipeline:
                 if unreachable is not None or len(self.pool.engines) < 2:
                     raise
                 unreachable, loads = engine, 0
+
+
+def template_kwargs(version: Version | None) -> Mapping[str, Any]:
+    """Return the variables of the chat template that an adapter was trained with; none for the base."""
+    kwargs = version.manifest.training.get("chat_template_kwargs") if version is not None else None
+    return kwargs if isinstance(kwargs, dict) else {}
 
 
 async def _engine_error(run: RequestRun, connection: EngineConnection) -> GatewayError:

@@ -33,7 +33,7 @@ _DECODED = 33  # the first of them comes with the prefill
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class LoraPhase:
     """A kind of load: `requests` at once with prompts of `prompt` tokens; `tokens` of all of them are counted."""
 
     requests: int
@@ -43,15 +43,15 @@ class Phase:
 
 
 PHASES = {
-    "prefill": Phase(1, 1_000, 1, 1_000),
-    "single decode": Phase(1, 4, _DECODED, _DECODED - 1),
-    "16 decoding": Phase(16, 4, _DECODED, 16 * (_DECODED - 1)),
+    "prefill": LoraPhase(1, 1_000, 1, 1_000),
+    "single decode": LoraPhase(1, 4, _DECODED, _DECODED - 1),
+    "16 decoding": LoraPhase(16, 4, _DECODED, 16 * (_DECODED - 1)),
 }
 CASES = ("no LoRA", "base", "one adapter", "8 adapters")
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class LoraTarget:
     """A ratio of two cases in one phase, and the least that it must be."""
 
     phase: str
@@ -61,11 +61,11 @@ class Bar:
 
 
 BARS = (
-    Bar("prefill", "one adapter", "base", 0.75),
-    Bar("single decode", "one adapter", "base", 0.8),
-    Bar("16 decoding", "one adapter", "base", 0.8),
-    Bar("16 decoding", "8 adapters", "one adapter", 0.6),
-    *(Bar(phase, "base", "no LoRA", 0.85) for phase in PHASES),
+    LoraTarget("prefill", "one adapter", "base", 0.75),
+    LoraTarget("single decode", "one adapter", "base", 0.8),
+    LoraTarget("16 decoding", "one adapter", "base", 0.8),
+    LoraTarget("16 decoding", "8 adapters", "one adapter", 0.6),
+    *(LoraTarget(phase, "base", "no LoRA", 0.85) for phase in PHASES),
 )
 
 
@@ -80,7 +80,7 @@ class LoraResult:
         """Read the JSON of a run; other fields are ignored."""
         return cls(document["samples"])
 
-    def ratios(self, bar: Bar) -> list[float]:
+    def ratios(self, bar: LoraTarget) -> list[float]:
         """Return the ratio of each round."""
         found = self.samples[bar.phase]
         return [one / other for one, other in zip(found[bar.case], found[bar.over], strict=True)]
@@ -117,13 +117,13 @@ def table(result: LoraResult) -> str:
 
 
 @dataclass(frozen=True)
-class Engine:
+class LoraEngine:
     """A running vLLM; `worker` is the process that computes."""
 
     http: httpx.Client
     worker: int
 
-    def run(self, phase: Phase, models: Sequence[str], random: np.random.Generator) -> float:
+    def run(self, phase: LoraPhase, models: Sequence[str], random: np.random.Generator) -> float:
         """Run one phase with its requests spread over models; returns tokens per CPU second."""
         prompts = random.integers(*_TOKEN_IDS, (phase.requests, phase.prompt)).tolist()
         bodies = [
@@ -150,9 +150,10 @@ def measure_lora(model: Path, rounds: int, say: Say) -> LoraResult:
     with tempfile.TemporaryDirectory(prefix="turntable-lora-") as scratch:
         adapters = write_adapters(model, Path(scratch) / "adapters", ADAPTERS, r=RANK)
         with (
-            _engine(model, Path(scratch) / "plain.log", ()) as plain,
-            _engine(model, Path(scratch) / "lora.log", adapters) as lora,
+            _starting(model, Path(scratch) / "plain.log", ()) as start_plain,
+            _starting(model, Path(scratch) / "lora.log", adapters) as start_lora,
         ):
+            plain, lora = start_plain(), start_lora()
             names = [adapter.name for adapter in adapters]
             asked = dict(
                 zip(CASES, ((plain, ["base"]), (lora, ["base"]), (lora, names[:1]), (lora, names)), strict=True)
@@ -169,8 +170,8 @@ def measure_lora(model: Path, rounds: int, say: Say) -> LoraResult:
 
 
 def _interleaved(
-    asked: dict[str, tuple["Engine", list[str]]], number: int
-) -> Iterator[tuple[str, tuple[str, tuple["Engine", list[str]]]]]:
+    asked: dict[str, tuple["LoraEngine", list[str]]], number: int
+) -> Iterator[tuple[str, tuple[str, tuple["LoraEngine", list[str]]]]]:
     """Every phase with every case of it, the cases in another order each round."""
     for phase in PHASES:
         cases = [case for case in asked.items() if case[0] != CASES[-1] or PHASES[phase].requests >= ADAPTERS]
@@ -179,8 +180,8 @@ def _interleaved(
 
 
 @contextlib.contextmanager
-def _engine(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[Engine]:
-    """Start vLLM with our patches on a free port, and stop it."""
+def _starting(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[Callable[[], LoraEngine]]:
+    """Start vLLM with our patches on a free port, and stop it; calling what is yielded waits until it answers."""
     port = free_port()
     options = ["--model", str(model), "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port)]
     options += ["--max-model-len", "2048", "--no-enable-prefix-caching", "--uvicorn-log-level", "warning"]
@@ -200,14 +201,20 @@ def _engine(model: Path, log_path: Path, adapters: Sequence[Path]) -> Iterator[E
             stdout=log,
             stderr=log,
         )
+    http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
+
+    def ready() -> LoraEngine:
+        # A connection that vLLM's socket takes before vLLM listens is never answered.
+        wait_for(lambda: process.poll() is not None or http.get("/health", timeout=2).status_code == httpx.codes.OK)
+        if process.poll() is not None:
+            last = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+            raise ServerError(f"vLLM did not start with {model}: {' '.join(last) or 'it said nothing'}.")
+        return LoraEngine(http, _worker_of(process.pid))
+
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
-            wait_for(lambda: process.poll() is not None or http.get("/health").status_code == httpx.codes.OK)
-            if process.poll() is not None:
-                last = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
-                raise ServerError(f"vLLM did not start with {model}: {' '.join(last) or 'it said nothing'}.")
-            yield Engine(http, _worker_of(process.pid))
+        yield ready
     finally:
+        http.close()
         process.terminate()
         process.wait()
 

@@ -48,7 +48,10 @@ FORMATS: dict[str, Any] = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "triage", "schema": SCHEMA}},
     "structured_outputs": {"json": SCHEMA},
     # multipleOf is a schema that vLLM's first backend refuses and its second one takes
-    "second_backend": {"json": SCHEMA | {"properties": PROPERTIES | {"n": {"multipleOf": 5, "type": "integer"}}}},
+    "second_backend": {
+        "json": SCHEMA
+        | {"properties": PROPERTIES | {"n": {"multipleOf": 5, "type": "integer", "maximum": 95, "minimum": 5}}}
+    },
 }
 
 

@@ -2,6 +2,7 @@
 
 The engine had our patch `cpu-mixed-batch` and two adapters loaded. Without that patch, the requests for prompt
 log-probabilities that "die" alone need other requests beside them, or `n`; the batch then dies just the same.
+The patch `cpu-slow-lora` ends these deaths for all adapters that leave the LM head alone.
 They are data for tests of the patch. `python -m tests.gateway.killers http://127.0.0.1:8001 NAME` sends one to a bare
 engine (base model served as `base`, one adapter loaded as `ADAPTER`) and says what the engine's health is afterwards.
 docs/decisions/0006 has the effect of each and what the gateway does with it.

@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +10,13 @@ import pytest
 import torch
 
 from adapters import BaseModel
+from tests.conftest import ROOT
 from trainer.errors import RunError
 from trainer.training.artifacts import RunRecord, write_adapter
 from trainer.training.loop import TrainedWeights
 from trainer.training.metrics_log import StepMetrics
 from trainer.training.recipe import Recipe
-from trainer.training.run_directory import default_directory, files_in_runs, interrupted_run, staged
+from trainer.training.run_directory import default_directory, files_in_runs, interrupted_run, staged, staging_folder
 from trainer.training.self_check import SelfCheck
 
 Tensors = dict[str, torch.Tensor]
@@ -155,6 +158,36 @@ def test_what_a_killed_run_left_does_not_stop_the_next(tmp_path: Path) -> None:
     with staged(tmp_path / "x") as staging:
         (staging / "file").touch()
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["x", "x/file"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trainer.training.run_directory import staged
+with staged(Path(sys.argv[1])) as staging:
+    (staging / "checkpoint-000004").mkdir()
+    (staging / "checkpoint-000004" / "state.json").touch()
+    print("holds", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_directory_is_written_by_one_process_and_free_when_that_is_killed(tmp_path: Path, resume: bool) -> None:
+    final = tmp_path / "runs" / "x"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(final)], cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"holds\n"
+        with (
+            pytest.raises(RunError, match="another process is writing"),
+            staged(final, resume=resume),
+        ):
+            pass
+        assert (staging_folder(final) / "checkpoint-000004" / "state.json").is_file(), "nothing of it is touched"
+        holder.kill()
+    with staged(final, resume=True):
+        pass
+    assert [path.name for path in final.iterdir()] == ["checkpoint-000004"]
 
 
 def leave_a_checkpoint(folder: Path) -> None:

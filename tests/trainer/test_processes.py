@@ -18,9 +18,10 @@ from tests.waiting import wait_until
 from trainer.errors import RunError
 from trainer.training import model
 from trainer.training.metrics_log import read_metrics
-from trainer.training.recipe import read_recipe
+from trainer.training.recipe import Recipe, read_recipe
 from trainer.training.run import train
 from trainer.training.run_directory import staging_folder
+from trainer.training.sweep import train_sweep
 
 RECIPE = (
     'name = "late"\nbase_model = "{base}"\nmethod = "{method}"\ntrain = "{method}.jsonl"\nvalid_fraction = 0.2\n'
@@ -133,4 +134,13 @@ def test_what_the_trainer_would_not_obey_is_refused(
     monkeypatch.setenv(variable, "true")
     with pytest.raises(RunError, match=said):
         train(read_recipe(folder / "lora-one.toml"), folder / "var", Console(quiet=True))
+    assert not (folder / "var").exists()
+
+
+def test_work_of_one_process_is_refused_under_a_launcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    document = read_recipe(folder / "lora-one.toml").model_dump(mode="json", exclude_unset=True)
+    swept = Recipe.model_validate({**document, "sweep": {"r": [8, 16]}, "directory": folder})
+    with pytest.raises(RunError, match="a sweep runs in one process, and 2 were launched"):
+        train_sweep(swept, folder / "var", Console(quiet=True))
     assert not (folder / "var").exists()

@@ -50,7 +50,7 @@ def _summary(families: Mapping[str, Any]) -> str:
     refused = len(families) - len(trained)
     return (
         f"Of {len(families)} families {packed} are exact packed and {len(trained) - packed} exact alone; {refused} are "
-        f"refused. vLLM serves {unserved} of them without LoRA, and an adapter of these is refused before training."
+        f"refused.\nvLLM serves {unserved} of them without LoRA, and an adapter of these is refused before training."
     )
 
 

@@ -144,7 +144,8 @@ def _lengths(lengths: TokenLengths) -> str:
 
 def _lengths_json(lengths: TokenLengths) -> dict[str, Any]:
     document = asdict(lengths)
-    return document | {"too_long": len(lengths.too_long), "unrendered": len(lengths.unrendered)}
+    counted = ("too_long", "unrendered", "special_tokens")
+    return document | {name: len(getattr(lengths, name)) for name in counted}
 
 
 def _estimate(spent: Estimate) -> str:

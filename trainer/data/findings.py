@@ -96,10 +96,18 @@ def problem_findings(files: Sequence[FileScan]) -> Iterator[Finding]:
 
 
 def length_findings(lengths: TokenLengths) -> Iterator[Finding]:
-    """Report rows that the chat template cannot render or mask exactly, and rows over the maximum length."""
+    """Report rows that the chat template cannot render or mask exactly, that hold control tokens, or are too long."""
     if lengths.unrendered:
         message = "rows cannot be rendered or masked exactly; fix or remove them"
         yield Finding(RED, "unrendered", len(lengths.unrendered), message, lengths.unrendered[:MAX_PLACES])
+    if lengths.special_tokens:
+        grade = RED if len(lengths.special_tokens) > TOLERATED_LONG * lengths.rendered else AMBER
+        message = (
+            "rows contain a literal control token and would be left out; edit them, or set special_tokens in [data] of "
+            'the recipe to "escape", which encodes it as text, or "stop"'
+        )
+        places = lengths.special_tokens[:MAX_PLACES]
+        yield Finding(grade, "special_tokens", len(lengths.special_tokens), message, places)
     if lengths.too_long:
         grade = RED if len(lengths.too_long) > TOLERATED_LONG * lengths.rendered else AMBER
         message = f"rows over {lengths.max_length:,} tokens would be left out; raise max_length or shorten them"

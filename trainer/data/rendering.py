@@ -16,7 +16,7 @@ import numpy as np
 from trainer.data.loaders import Reader
 from trainer.data.scan import MAX_PROBLEMS, Columns, FileScan, read_rows
 from trainer.data.schema import Example, Pair, parse_row
-from trainer.errors import DataError, Problem
+from trainer.errors import ControlTextError, DataError, Problem
 
 if TYPE_CHECKING:
     from trainer.training.loss_mask import RenderedExample, Renderer
@@ -30,7 +30,7 @@ _PERCENTILES = (50, 90, 95, 99, 100)
 class TokenLengths:
     """Of `rendered` rows among `rows`: percentiles of their tokens, totals of all and of loss tokens, and problems.
 
-    `too_long` are the rows over `max_length`.
+    `too_long` are the rows over `max_length`, `special_tokens` those with a literal control token in a text.
     """
 
     rows: int
@@ -41,6 +41,7 @@ class TokenLengths:
     loss_tokens: int
     too_long: tuple[Problem, ...]
     unrendered: tuple[Problem, ...]
+    special_tokens: tuple[Problem, ...] = ()
 
     @property
     def tokens_of_all(self) -> int:
@@ -57,14 +58,15 @@ def measure_lengths(
         chosen = sorted(random.Random(0).sample(chosen, most))  # noqa: S311 - a sample, not a secret
     limit = min(max_length, renderer.longest_context)
     lengths, tokens, trained = list[int](), 0, 0
-    too_long, unrendered = list[Problem](), list[Problem]()
+    too_long, unrendered, controls = list[Problem](), list[Problem](), list[Problem]()
     for index, row in zip(chosen, read_rows(files, columns, np.array(chosen, np.int64)), strict=True):
         path = str(files[int(columns.file[index])].path)
         try:
             sides = [one for side in _sides(row) for one in renderer.render_answers(side)]
         except ValueError as error:
-            if len(unrendered) < MAX_PROBLEMS:
-                unrendered.append(Problem(path, row.line, str(error)))
+            found = controls if isinstance(error, ControlTextError) else unrendered
+            if len(found) < MAX_PROBLEMS:
+                found.append(Problem(path, row.line, str(error)))
             continue
         lengths.append(max(len(side.input_ids) for side in sides))
         tokens += sum(len(side.input_ids) for side in sides)
@@ -80,6 +82,7 @@ def measure_lengths(
         trained,
         tuple(too_long),
         tuple(unrendered),
+        tuple(controls),
     )
 
 

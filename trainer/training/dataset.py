@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -158,7 +158,10 @@ def load_data(recipe: Recipe, despite: str | None = None, data_dir: Path = DEFAU
     return LoadedData(
         LoadedSplit(_mixed(recipe, train)),
         LoadedSplit(held_out),
-        tuple(finding for finding in report.findings if finding.grade == AMBER),
+        (
+            *(finding for finding in report.findings if finding.grade == AMBER),
+            *_too_many_held_out(recipe, train, held_out),
+        ),
         tuple(finding for finding in report.findings if finding.grade == RED),
         despite,
     )
@@ -269,7 +272,7 @@ def _held_out(report: LintReport, recipe: Recipe) -> list[tuple[list[Any], list[
     Returns the rows to train on and the held-out ones, file by file.
     """
     rows, clusters = [row for file in report.files for row in file.kept], report.comparisons.clusters
-    keys: list[int | str] = [_prompt(row) if isinstance(row, Pair) else int(row.row_id[:16], 16) for row in rows]
+    keys = [_key(row) for row in rows]
     if recipe.learns_pairs and recipe.valid_fraction and len(set(clusters.tolist())) < 2:
         message = "has one prompt, or near-duplicates of one, so none can be held out; add pairs or set valid"
         raise DataError([Problem(str(report.files[0].path), None, message)])
@@ -281,6 +284,25 @@ def _held_out(report: LintReport, recipe: Recipe) -> list[tuple[list[Any], list[
             split[next(is_held_out)].append(row)
         parts.append(split)
     return parts
+
+
+def _too_many_held_out(
+    recipe: Recipe, train: Sequence[LoadedFile], held_out: Sequence[LoadedFile]
+) -> Iterator[Finding]:
+    """Warn of a split that had to hold out more than the recipe asks for."""
+    held, kept = ({_key(row) for file in files for row in file.rows} for files in (held_out, train))
+    asked = max(1, round(recipe.valid_fraction * len(held | kept)))
+    if recipe.valid is None and len(held) > asked:
+        message = (
+            f"different rows are held out instead of {asked}, because every cluster of near-duplicates is larger than "
+            "that; add rows of other kinds, set valid, or set valid_fraction = 0"
+        )
+        yield Finding(AMBER, "held_out", len(held), message)
+
+
+def _key(row: Any) -> int | str:
+    """Return what the rows of a split are counted by: the row, or of a pair its prompt."""
+    return _prompt(row) if isinstance(row, Pair) else int(row.row_id[:16], 16)
 
 
 def _prompt(pair: Pair) -> str:

@@ -95,6 +95,10 @@ class DistributedState:
         return float(total)
 
 
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _is_set(environment: Mapping[str, str], variable: str) -> bool:
     return environment.get(variable, "").lower() in ("true", "1", "yes")
 
@@ -106,11 +110,17 @@ def _refuse_unsupported(environment: Mapping[str, str]) -> None:
             raise RunError(message)
 
 
+def refuse_several_processes(what: str) -> None:
+    """Raise `RunError` under a launcher of several processes, for work that one process does."""
+    if (world_size := _world_size()) > 1:
+        raise RunError(f"{what} runs in one process, and {world_size} were launched; start it without a launcher.")
+
+
 @contextmanager
 def distributed_state() -> Iterator[DistributedState]:
     """Join the process group of the launcher; world size 1 without a launcher."""
     _refuse_unsupported(os.environ)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = _world_size()
     if world_size == 1:
         yield DistributedState()
         return

@@ -353,16 +353,25 @@ def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck, prefix: tuple[
 
 def _tensors(model: TrainableModel, recipe: Recipe, distributed: DistributedState) -> Weights:
     """Return the trained weights; those of sharded layers on rank 0 only. All ranks call it."""
-    named = dict(model.base.named_parameters()) if recipe.method == "full" else adapter_tensors(model)
+    named = full_weights(model) if recipe.method == "full" else adapter_tensors(model)
     tensors = {}
     for name, tensor in sorted(named.items()):
         complete = full_tensor(local_tensor(tensor), tensor)
         if distributed.is_main or not is_sharded(tensor):
-            tensors[name] = complete.to("cpu", torch.bfloat16, copy=True).contiguous()
-    return _as_saved(model, tensors) if recipe.method == "full" and distributed.is_main else tensors
+            dtype = (
+                torch.bfloat16 if isinstance(tensor, torch.nn.Parameter) or recipe.method != "full" else tensor.dtype
+            )
+            tensors[name] = complete.to("cpu", dtype, copy=True).contiguous()
+    return as_saved(model, tensors) if recipe.method == "full" and distributed.is_main else tensors
 
 
-def _as_saved(model: TrainableModel, tensors: Weights) -> Weights:
+def full_weights(model: TrainableModel) -> Weights:
+    """Return all parameters, and the buffers that a checkpoint has (the biases of DeepSeek's routers, say)."""
+    saved, buffers = model.base.state_dict(), dict(model.base.named_buffers())
+    return {**dict(model.base.named_parameters()), **{name: saved[name] for name in buffers if name in saved}}
+
+
+def as_saved(model: TrainableModel, tensors: Weights) -> Weights:
     """Return the weights under the names and in the shapes of a checkpoint: experts one by one, say."""
     from transformers.core_model_loading import revert_weight_conversion
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from trainer.data.schema import Example, Message, Pair
-from trainer.errors import DataError, Problem, RunError
+from trainer.errors import ControlTextError, DataError, Problem, RunError
 from trainer.training.chat_template import ChatTemplate, TemplateOptions
 from trainer.training.template_check import refuse_endless_answers
 
@@ -27,10 +27,6 @@ IGNORE_INDEX = -100
 # Marks that stand for a control token in a text while a template renders it; Unicode sets these code points aside.
 _ESCAPED = re.compile("(\ufdd0[0-9]+\ufdd1)")
 _TOLERATED_DROPS = 0.01
-
-
-class ControlTextError(ValueError):
-    """A text of a row that the tokenizer would read as a control token."""
 
 
 @dataclass(frozen=True, slots=True)

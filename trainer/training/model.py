@@ -5,7 +5,7 @@ weight. Preference methods compute in fp32: they learn from differences of a few
 log-probabilities, which bf16 rounds by tenths. A `LoraConfig` has only options that the engine can serve.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -132,12 +132,14 @@ def add_adapter(
 
     torch.manual_seed(seed)
     frozen = set(base.parameters())
+    targets = lora_targets(base, lora)
     config = LoraConfig(
         task_type="CAUSAL_LM",
+        fan_in_fan_out=_are_transposed(base, targets),
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=lora_targets(base, lora),
+        target_modules=targets,
         use_rslora=lora.use_rslora,
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
@@ -148,6 +150,14 @@ def add_adapter(
         if parameter.requires_grad:
             parameter.data = parameter.data.to(precision or PRECISION)
     return _sharded(TrainableModel(model, base, device), shards, unsharded=set(model.parameters()) - frozen)
+
+
+def _are_transposed(base: "PreTrainedModel", targets: Collection[str]) -> bool:
+    """Whether target layers keep their weights as (in, out), as GPT-2's `Conv1D` does."""
+    return any(
+        type(module).__name__ == "Conv1D" and {name, name.rpartition(".")[2]}.intersection(targets)
+        for name, module in base.named_modules()
+    )
 
 
 def adapter_tensors(model: TrainableModel) -> dict[str, torch.Tensor]:

@@ -4,11 +4,14 @@
     <data dir>/runs/<name>-<utc time>/              complete and fit to serve
     <data dir>/runs/latest                          a symbolic link to the run completed last
 
-An interrupted run with a checkpoint is kept and can be resumed; any other incomplete run is removed.
+An interrupted run with a checkpoint is kept and can be resumed; any other incomplete run is removed. The staging folder
+is locked by the process that writes it; the lock of a killed process is free.
 """
 
 import contextlib
+import fcntl
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from trainer.training.checkpoint import checkpoint_folders
 RUNS_FOLDER = "runs"
 LATEST = "latest"
 _SUFFIX = ".partial"
+_LOCK = ".lock"
 
 
 def default_directory(data_dir: Path, name: str) -> Path:
@@ -52,30 +56,62 @@ def files_in_runs(runs: Path, name: str) -> list[Path]:
 def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
     """Yield a staging folder that is renamed to `final` on success; on failure it is kept only if it can be resumed.
 
-    Raises `RunError` when `final` exists, or when there is an interrupted run and `resume` is not set.
+    Raises `RunError` when `final` exists, when another process writes it, or when there is an interrupted run and
+    `resume` is not set.
     """
-    if final.exists():
-        raise RunError(f"{final} exists already; give another --out or move it away.")
+    _refuse_existing(final)
     staging = staging_folder(final)
-    _refuse_wrong_resume(final, staging, resume=resume)
-    with disk(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir()
-    try:
-        yield staging
-        with disk(final):
-            staging.rename(final)
-            _point_latest(final)
-    finally:
-        if not checkpoint_folders(staging):
-            shutil.rmtree(staging, ignore_errors=True)
+    with _locked(final, staging):
+        try:
+            _refuse_wrong_resume(final, staging, resume=resume)
+            if not resume:
+                _empty(staging)
+            yield staging
+            with disk(final):
+                (staging / _LOCK).unlink()
+                staging.rename(final)
+                _point_latest(final)
+        finally:
+            if not checkpoint_folders(staging):
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 def staging_folder(final: Path) -> Path:
     """Return the folder of a run while it is incomplete."""
     return final.with_name(f".{final.name}{_SUFFIX}")
+
+
+@contextlib.contextmanager
+def _locked(final: Path, staging: Path) -> Iterator[None]:
+    """Make the staging folder and lock it within the block; raises `RunError` when another process has locked it."""
+    with disk(final):
+        staging.mkdir(parents=True, exist_ok=True)
+        lock = (staging / _LOCK).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = (staging / _LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:  # or that process has just finished with this folder
+            raise RunError(f"another process is writing {final}; wait for it, or give another --out.")
+        _refuse_existing(final)
+        yield
+
+
+def _empty(staging: Path) -> None:
+    """Remove what a killed process left in the folder, but not the lock."""
+    with disk(staging):
+        for path in staging.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+
+
+def _refuse_existing(final: Path) -> None:
+    if final.exists():
+        raise RunError(f"{final} exists already; give another --out or move it away.")
 
 
 def _point_latest(final: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.answer_profile import STOP, Baseline, ProfiledAnswer
-from adapters.manifest import TRAINING_FILE, file_sha256
+from adapters.manifest import TRAINING_FILE
 from trainer.data.schema import Example, Pair
 from trainer.errors import RunError
 from trainer.training.recipe import Recipe
@@ -74,7 +74,6 @@ def run_metadata(
     wall_s: float,
 ) -> dict[str, Any]:
     """Return training.json without the digest."""
-    tokenizer = data.base.directory / "tokenizer.json"
     return {
         "format": FORMAT,
         "name": recipe.name,
@@ -82,7 +81,6 @@ def run_metadata(
         "base_model": data.base.name,
         "base_config_sha256": data.base_model.config_sha256,
         "base_weights_sha256": data.base_weights_sha256,
-        "tokenizer_sha256": file_sha256(tokenizer) if tokenizer.is_file() else None,
         **_rendering(data),
         "recipe": recipe.model_dump(mode="json", exclude={"sweep"}),
         "recipe_sha256": recipe.sha256,
@@ -195,6 +193,7 @@ def cpu_arithmetic() -> str:
 
 def _rendering(data: "PreparedData") -> dict[str, Any]:
     return {
+        "tokenizer_sha256": data.base_model.tokenizer_sha256,
         "chat_template_sha256": data.renderer.chat_template_sha256,
         "chat_template_kwargs": dict(data.recipe.data.chat_template_kwargs),
     }

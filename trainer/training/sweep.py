@@ -100,6 +100,9 @@ def train_sweep(
     rows = load_data(recipe, despite_data, data_dir)
     print_warnings(rows, console)
     prepare_libraries()
+    from trainer.training.distributed import refuse_several_processes
+
+    refuse_several_processes("a sweep")
     final = out or default_directory(data_dir, recipe.name)
     with staged(final) as folder:
         data = prepare_data(recipe, rows, data_dir, console)

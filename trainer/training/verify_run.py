@@ -47,6 +47,10 @@ def verify(directory: Path, data_dir: Path, console: Console) -> Reproduction:
     prepare_libraries()
     import torch
 
+    from trainer.training.distributed import refuse_several_processes
+
+    refuse_several_processes("--verify-run")
+
     threads = torch.get_num_threads()
     torch.set_num_threads(facts["threads"])
     try:
@@ -136,7 +140,7 @@ def _recipe(facts: Mapping[str, Any], locations: Mapping[str, Any], data_dir: Pa
         document["base_model"] = locations["base_folder"]
     recipe = Recipe.model_validate_json(json.dumps({**document, "directory": locations["recipe_folder"]}))
     train, valid = facts["data"]["train"], facts["data"]["valid"]
-    kept = train.get("files") or [train]
+    kept = [train] if isinstance(recipe.train, str) else train["files"]
     files = [(file.path, recorded["sha256"]) for file, recorded in zip(recipe.train_files, kept, strict=True)]
     files += [] if recipe.valid is None else [(recipe.valid, valid["sha256"])]
     for name, expected in files:

@@ -65,7 +65,7 @@ class TokenGroups:
     def take(self, x: Tensor) -> Sequence[Tensor]:
         """The rows of each group, one tensor per group."""
         taken = x[self.rows] if isinstance(self.rows, slice) else x.index_select(0, self.rows)
-        return (taken,) if len(self.sizes) == 1 else taken.split(self.sizes)  # type: ignore[no-untyped-call]
+        return (taken,) if len(self.sizes) == 1 else taken.split_with_sizes(self.sizes)
 
     def add(self, y: Tensor, parts: Sequence[Tensor]) -> None:
         """Add one tensor per group to its rows of `y`, in place."""
@@ -124,7 +124,7 @@ class Delta:
         shrunk = self._shrink(x.to(self.dtype))
         if len(self._expand) == 1:
             return self._expanded(self._expand[0], shrunk)
-        parts = shrunk.split(self._ranks, dim=1)  # type: ignore[no-untyped-call]
+        parts = shrunk.split_with_sizes(self._ranks, dim=1)
         return torch.cat([self._expanded(*pair) for pair in zip(self._expand, parts, strict=True)], dim=1)
 
     @staticmethod

@@ -2,7 +2,9 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import orjson
@@ -15,6 +17,7 @@ from gateway.inference.request_guards import UNSERVED_FIELDS, guard_request
 
 _GENERATION_FAILED = b'"Internal server error"'
 """The engine's only message when generation fails, for example when a grammar does not compile."""
+_NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _LIMIT = re.compile(rf"\b(?:{'|'.join(_LIMITS)})\b")
 
@@ -89,12 +92,19 @@ class Api(ABC):
         return InferenceRequest(model, bool(stream) and self.streams, document, body, sequences)
 
     def engine_body(
-        self, request: InferenceRequest, engine_model: str, *, request_id: str = "", salt: str | None = None
+        self,
+        request: InferenceRequest,
+        engine_model: str,
+        *,
+        request_id: str = "",
+        salt: str | None = None,
+        template_kwargs: Mapping[str, Any] = _NO_KWARGS,
     ) -> bytes:
         """Return the engine's body: all of the client's fields, with each change that the gateway makes, made here.
 
         The engine's name for the model, our request id where it is a field, the maximum of tokens of the client's key,
-        the tenant's `salt` for the prefix cache, and what the API needs (`_engine_fields`); without `UNSERVED_FIELDS`.
+        the tenant's `salt` for the prefix cache, the `template_kwargs` that the adapter was trained with, where the
+        client sets no others, and what the API needs (`_engine_fields`); without `UNSERVED_FIELDS`.
         Raises `InvalidRequestError` when the request is nested too deep to be written.
         """
         document = request.document | self._engine_fields(request)
@@ -106,6 +116,9 @@ class Api(ABC):
             document[self.id_field] = f"resp_{request_id}"
         if salt is not None and self.salted:
             document["cache_salt"] = salt
+        if template_kwargs and ("messages" in document or self.path == "/v1/responses"):
+            own = document.get("chat_template_kwargs") or {}
+            document["chat_template_kwargs"] = {**template_kwargs, **own} if isinstance(own, dict) else own
         for name in UNSERVED_FIELDS:
             document.pop(name, None)
         return dump(document)

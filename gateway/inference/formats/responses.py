@@ -10,7 +10,7 @@ from gateway.errors import EngineFailedError, GatewayError, InvalidRequestError
 from gateway.inference.formats.base import Api, Names, read_answer, write_answer
 from gateway.inference.formats.sse import NamedEvents
 
-_COMPLETE_STATUSES = frozenset({"completed", "incomplete"})
+_COMPLETE_STATUSES = ("completed", "incomplete")  # a tuple: what the engine sends may be unhashable
 _NUMBER = re.compile(rb'"sequence_number":\s*([0-9]+)')
 
 

@@ -68,8 +68,8 @@ class Reference:
         """[answer tokens, vocabulary] of log-probabilities, in float64."""
         model = self._adapted[name] if name else self._base
         with torch.no_grad():
-            logits: torch.Tensor = model(input_ids=torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
-        return logits.double().log_softmax(-1)
+            logits = model(input_ids=torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
+        return torch.log_softmax(logits.double(), -1)
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])

@@ -43,7 +43,7 @@ def test_an_engine_without_our_plugin_works_and_says_what_is_missing(tmp_path: P
     with gateway(tmp_path) as pool:
         found = engine(pool)
     assert found["plugin"] is False
-    assert "only forgets the name" in found["degraded"]
+    assert "an unload frees no memory" in found["degraded"]
     assert found["tiers"] is None
     patches = {patch["name"]: patch for patch in found["patches"]}
     assert patches["cpu-mixed-batch"]["applied"] is False

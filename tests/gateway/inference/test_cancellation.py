@@ -15,31 +15,8 @@ from gateway.settings import Settings
 from loadtest.mock_engine import serving
 from loadtest.mock_engine.engine import MockSettings
 from tests.gateway.conftest import in_process_gateway
+from tests.gateway.inference.small_gateway import ACCOUNT, CHAT, held, is_idle
 from tests.gateway.releases.conftest import ready_versions
-
-CHAT = "/v1/chat/completions"
-ACCOUNT = {"rpm": 10**6, "tpm": 10**9, "max_concurrency": 100, "budget_usd": "1000", "budget_period": "month"}
-
-
-def held(pipeline: InferencePipeline) -> dict[str, Any]:
-    """What requests hold of each service at this moment."""
-    (engine,) = pipeline.pool.engines
-    return {
-        "slots": (pipeline.admission.running, pipeline.admission.waiting),
-        "engine": (engine.running, dict(engine.loader.pins), engine.scheduler.waiting, engine.breaker.state.value),
-        "limits": sum(meter.running for meter in pipeline.quota.limiter.meters.values()),
-        "money": sum(lease.reserved for lease in pipeline.quota.budgets.in_use()),
-    }
-
-
-async def is_idle(pipeline: InferencePipeline, nothing: dict[str, Any]) -> bool:
-    """Whether nothing is held any more within five seconds: a cut off request is settled after asking the engine."""
-    for _ in range(500):
-        if held(pipeline) == nothing:
-            return True
-        await asyncio.to_thread(lambda: None)
-        await asyncio.sleep(0.01)
-    return False
 
 
 @pytest.mark.asyncio(loop_scope="function")

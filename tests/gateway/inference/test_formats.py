@@ -27,6 +27,20 @@ def parse(api: Api, document: object) -> InferenceRequest:
     return api.parse(orjson.dumps(document), "base")
 
 
+def test_an_adapter_is_asked_with_the_variables_of_its_chat_template_unless_the_client_sets_others() -> None:
+    trained_with = {"enable_thinking": False, "tone": "plain"}
+    for path, api in APIS.items():
+        sent = orjson.loads(api.engine_body(parse(api, GOOD[path] | {"model": "m"}), "m", template_kwargs=trained_with))
+        has_chat = "messages" in GOOD[path] or path == "/v1/responses"
+        assert sent.get("chat_template_kwargs") == (trained_with if has_chat else None), path
+    chosen = GOOD[CHAT.path] | {"model": "m", "chat_template_kwargs": {"tone": "warm"}}
+    sent = orjson.loads(CHAT.engine_body(parse(CHAT, chosen), "m", template_kwargs=trained_with))
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False, "tone": "warm"}
+    assert "chat_template_kwargs" not in orjson.loads(
+        CHAT.engine_body(parse(CHAT, GOOD[CHAT.path] | {"model": "m"}), "m")
+    )
+
+
 @pytest.mark.parametrize("path", list(APIS))
 def test_every_api_takes_a_good_request_and_hands_unknown_fields_on(path: str) -> None:
     api = APIS[path]

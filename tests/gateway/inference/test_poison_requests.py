@@ -33,7 +33,7 @@ def test_what_ran_at_the_death_is_refused_until_the_time_is_over() -> None:
     suspects = PoisonRequests(60, clock)
     with watched(suspects, "engine-0", 1), watched(suspects, "engine-1", 2):
         suspects.engine_died("engine-0")
-    with pytest.raises(PoisonRequestError, match="next 60 s") as refused:
+    with pytest.raises(PoisonRequestError, match="another 60 s") as refused:
         suspects.check(1)
     assert refused.value.status == 400
     assert (b"x-should-retry", b"false") in refused.value.headers()

@@ -7,12 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.gateway.inference.test_cancellation import CHAT
-from tests.gateway.inference.test_undoing import House, house
+from tests.gateway.inference.small_gateway import CHAT, SmallGateway, small_gateway
 from tests.waiting import eventually_async
 
 
-async def after_waiting(here: House, change: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+async def after_waiting(here: SmallGateway, change: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
     """The answer to a request that waited for a slot while something was changed."""
     admission = here.pipeline.admission
     await admission.acquire()
@@ -27,7 +26,7 @@ async def after_waiting(here: House, change: Callable[[], Awaitable[httpx.Respon
 async def test_a_key_that_is_revoked_while_its_request_waits_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with house(tmp_path, monkeypatch) as here:
+    async with small_gateway(tmp_path, monkeypatch) as here:
         (key,) = (await here.http.get("/admin/v1/keys")).json()["data"]
         refused = await after_waiting(here, lambda: here.http.delete(f"/admin/v1/keys/{key['id']}"))
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -38,7 +37,7 @@ async def test_a_key_that_is_revoked_while_its_request_waits_is_refused(
 async def test_a_key_that_is_revoked_while_its_body_arrives_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with house(tmp_path, monkeypatch) as here:
+    async with small_gateway(tmp_path, monkeypatch) as here:
         (key,) = (await here.http.get("/admin/v1/keys")).json()["data"]
 
         async def slow() -> AsyncIterator[bytes]:
@@ -54,7 +53,7 @@ async def test_a_key_that_is_revoked_while_its_body_arrives_is_refused(
 async def test_a_request_that_waits_goes_to_the_version_that_is_live_when_it_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with house(tmp_path, monkeypatch, versions=2) as here:
+    async with small_gateway(tmp_path, monkeypatch, versions=2) as here:
         live = (await here.ask()).headers["x-turntable-adapter"]
         body = {"version": "v2"}
         answer = await after_waiting(here, lambda: here.http.post("/admin/v1/adapters/mine/promote", json=body))

@@ -101,11 +101,11 @@ def test_check_measures_lengths_under_the_served_template(jsonl: WriteJsonl, bas
     found = json.loads(result.stdout)
     assert result.exit_code == 1
     lengths = found["lengths"]
-    assert (lengths["rows"], lengths["rendered"], lengths["too_long"], lengths["unrendered"]) == (6, 6, 1, 1)
+    assert (lengths["rows"], lengths["rendered"], lengths["too_long"], lengths["special_tokens"]) == (6, 6, 1, 1)
     assert lengths["percentiles"]["p50"] <= 128 < lengths["percentiles"]["p100"]
     assert 0 < lengths["loss_tokens"] < lengths["tokens"]
     graded = {finding["name"]: finding["grade"] for finding in found["findings"]}
-    assert (graded["too_long"], graded["unrendered"]) == ("red", "red")
+    assert (graded["too_long"], graded["special_tokens"]) == ("red", "red")
     assert found["estimate"]["tokens_per_epoch"] >= lengths["tokens"]
 
 

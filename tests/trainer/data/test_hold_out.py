@@ -74,3 +74,13 @@ def test_a_large_cluster_is_never_held_out(jsonl: WriteJsonl, tmp_path: Path, se
     two = recipe(tmp_path, seed=seed, train="two.jsonl")
     jsonl(*(chat(f"{text} {n}") for n in range(440)), chat("one more"), name="two.jsonl")
     assert [row.messages[0].content for row in load_data(two).valid.rows] == ["one more"]
+    assert not [warning for warning in load_data(two).warnings if warning.name == "held_out"]
+
+
+def test_a_split_that_must_hold_out_more_than_asked_says_so(jsonl: WriteJsonl, tmp_path: Path) -> None:
+    texts = [" ".join(f"{word}{number}" for number in range(60)) for word in ("late", "lost")]
+    jsonl(*(chat(f"{text} {n}") for text in texts for n in range(20)))
+    split = load_data(recipe(tmp_path))
+    assert len(split.valid.rows) == 20
+    (warning,) = (one for one in split.warnings if one.name == "held_out")
+    assert str(warning).startswith("held_out: 20 different rows are held out instead of 4, because every cluster")

@@ -217,9 +217,9 @@ def test_the_speed_of_the_newest_run_on_the_base_is_taken(tmp_path: Path) -> Non
 
 def test_a_base_without_a_run_is_judged_by_this_processor_and_no_gpu_is_assumed(base_model: Path) -> None:
     size = parameters_of(base_model)
-    assert size == 2_114_880
+    assert size == 1_721_664
     spent = estimate(1_000, "r", 1, runs=Path("none"), base="b", usd_per_hour=None, machine=Machine(parameters=size))
-    assert "GFLOP/s just measured) with 2.11M parameters" in spent.speed_source
+    assert "GFLOP/s just measured) with 1.72M parameters" in spent.speed_source
     assert (spent.usd_per_hour, spent.run_usd, spent.project_usd) == (None, None, None)
     larger = processor_speed(100 * size)
     assert larger.tokens_per_s < spent.tokens_per_s

@@ -27,7 +27,7 @@ def served_differences(name: str, folder: Path) -> dict[str, float]:
     """Return the largest differences of a log-probability, of the base and with the adapter; raises `RunError`."""
     effect = prepare(name, folder)
     command = [sys.executable, "-m", "tests.trainer.families.engine", str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=550, check=False)
     lines = [line for line in ran.stdout.splitlines() if line.startswith("{")]
     if ran.returncode or not lines:
         errors = [line for line in ran.stderr.splitlines() if "Error" in line]
