@@ -45,7 +45,7 @@ _SERVED_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga"
 MIN_SCALING, MAX_SCALING = 1 / 1024, 64.0
 MAX_DOCUMENT_BYTES = 16 << 20
 # The engine matches the keys of patterns as regular expressions, inside its own process: only harmless ones are let in.
-_PATTERN_KEY = re.compile(r"\^?(?:[\w-]|\\?\.|\\d\+?)*(?:\.\*)?(?:[\w-]|\\?\.|\\d\+?)*\$?", re.ASCII)
+PATTERN_KEY = re.compile(r"\^?(?:[\w-]|\\?\.|\\d\+?)*(?:\.\*)?(?:[\w-]|\\?\.|\\d\+?)*\$?", re.ASCII)
 _MAX_KEY_LENGTH = 200
 
 
@@ -141,7 +141,7 @@ def _pattern(raw: dict[str, Any], name: str, is_value: Callable[[object], bool],
     if not isinstance(pattern, dict) or not all(map(is_value, pattern.values())):
         raise _field(name, f"must map module names to {values}")
     for key in pattern:
-        if len(key) > _MAX_KEY_LENGTH or not _PATTERN_KEY.fullmatch(key):
+        if len(key) > _MAX_KEY_LENGTH or not PATTERN_KEY.fullmatch(key):
             raise _field(name, f"has the key {key!r:.100}; name modules plainly, with at most one '.*'")
     return pattern
 

@@ -166,8 +166,14 @@ def test_the_processes_share_the_rows_of_an_evaluation(base_model: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     evaluate(base_model, tmp_path / "alone.json", DistributedState())
     alone, one, other = (json.loads((tmp_path / f"{name}.json").read_bytes()) for name in ("alone", "0", "1"))
-    for rows in ("rows", "pairs"):
-        assert sorted(one[rows] + other[rows]) == sorted(alone[rows]) == list(range(9))
-        assert min(len(one[rows]), len(other[rows])) >= 3
-    assert one["loss"] == other["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert sorted(one["rows"] + other["rows"]) == sorted(alone["rows"]) == list(range(9))
+    assert sorted(one["lines of pairs"] + other["lines of pairs"]) == sorted(alone["lines of pairs"])
+    assert min(len(one["rows"]), len(other["rows"])) >= 3
+    assert min(len(one["lines of pairs"]), len(other["lines of pairs"])) >= 6
     assert one["reference"] == other["reference"] == pytest.approx(alone["reference"], abs=REORDERED)
+    for objective in ("loss", "pairs", "ratings"):
+        assert one[objective] == other[objective] == pytest.approx(alone[objective], rel=1e-5)
+    for objective in ("rewards of pairs", "rewards of ratings"):
+        for name, (total, weight) in alone[objective].items():
+            assert one[objective][name][0] + other[objective][name][0] == pytest.approx(total, abs=REORDERED)
+            assert one[objective][name][1] + other[objective][name][1] == weight

@@ -67,10 +67,16 @@ def test_the_hash_is_of_the_content_and_not_of_its_place_or_spelling(tmp_path: P
             "effective batch of 40 rows",
         ),
         (MINIMAL + '[training]\nlr_scheduler_type = "constant"\nwarmup_fraction = 0.1\n', "constant_with_warmup"),
-        (MINIMAL + 'method = "rlhf"\n', "method is 'rlhf': input should be 'lora', 'qlora', 'full' or 'dpo'"),
+        (
+            MINIMAL + 'method = "rlhf"\n',
+            "'lora', 'qlora', 'full', 'dpo', 'orpo' or 'kto'",
+        ),
         (MINIMAL + 'method = "full"\n[lora]\nr = 8\n', 'method = "full" trains every weight and has no adapter'),
         (MINIMAL + "[dpo]\nbeta = 0.1\n", '[dpo] is set, but method is "lora"'),
         (MINIMAL + 'method = "dpo"\n[dpo]\nbeta = 0\n', "dpo.beta is 0"),
+        (MINIMAL + 'method = "dpo"\n[kto]\nbeta = 0.1\n', '[kto] is set, but method is "dpo"'),
+        (MINIMAL + "[training]\nadam_beta2 = 1.0\n", "training.adam_beta2 is 1.0"),
+        (MINIMAL + "[training]\neval_steps = 0\n", "training.eval_steps is 0"),
         (MINIMAL + "[lora]\nuse_dora = true\n", "lora.use_dora is not a field"),
         (MINIMAL + '[lora]\nmodules_to_save = ["lm_head"]\n', "lora.modules_to_save is not a field"),
         ('name = "Triage"\ntrain = "t.jsonl"\n', "name is not usable"),
@@ -94,7 +100,9 @@ def test_a_large_batch_is_allowed_when_asked_for(tmp_path: Path) -> None:
     assert read(tmp_path, text).training.effective_batch_size == 64
 
 
-@pytest.mark.parametrize(("method", "rate"), [("lora", 2e-4), ("qlora", 2e-4), ("dpo", 5e-6), ("full", 2e-5)])
+@pytest.mark.parametrize(
+    ("method", "rate"), [("lora", 2e-4), ("qlora", 2e-4), ("dpo", 5e-6), ("orpo", 8e-5), ("kto", 5e-6), ("full", 2e-5)]
+)
 def test_the_learning_rate_follows_the_method_unless_it_is_set(tmp_path: Path, method: str, rate: float) -> None:
     plain = read(tmp_path, f'{MINIMAL}method = "{method}"\n[training]\nnum_train_epochs = 1\n')
     assert plain.training.learning_rate == rate

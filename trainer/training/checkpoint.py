@@ -33,14 +33,18 @@ _STATE, _OPTIMIZER, _BEST = "state.json", "optimiser.safetensors", "best.safeten
 
 @dataclass(slots=True)
 class LoopState:
-    """The progress of a run. `losses` has the eval loss before training and after each epoch."""
+    """The progress of a run. `losses` has the eval loss before training and of each evaluation.
+
+    `rewards` are those of the best evaluation.
+    """
 
     step: int = 0
     input_tokens: int = 0
     steps_s: float = 0.0
     loss_sum: float = 0.0
     losses: list[float] | None = None
-    best_epoch: int | None = None
+    best_epoch: float | None = None
+    rewards: dict[str, float] | None = None
     max_tokens: int = 0
 
 

@@ -18,6 +18,7 @@ finished all the same.
 import gc
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,10 +31,11 @@ from trainer.files import disk
 from trainer.training.batching import pack
 from trainer.training.dataset import PreparedData
 from trainer.training.distributed import DistributedState
+from trainer.training.initial_adapter import load_initial_weights
 from trainer.training.loss import SupervisedLoss, evaluate_loss, token_logprobs, without_dropout
 from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
 from trainer.training.memory import evaluation_bytes, free_bytes, out_of_memory, too_large_for_evaluation
-from trainer.training.model import TrainableModel, add_adapter, load_base, local_device
+from trainer.training.model import TrainableModel, add_adapter, in_bf16, load_base, local_device
 from trainer.training.recipe import Recipe
 from trainer.training.run_metadata import Bf16BaseEval
 
@@ -49,20 +51,21 @@ _NOT_MEASURED = (
 
 @dataclass(frozen=True)
 class AfterTraining:
-    """The model that was trained, if its base is the bf16 base; else None, and `quantized` has `base_logprobs` of it.
+    """The model that was trained, rounded to bf16; None where its base, in NF4 or sharded in fp32, is read again.
 
-    Nothing else may refer to a quantized model, so that its memory is free.
+    `quantized` has `base_logprobs` of an NF4 base. Nothing else may refer to a model that is None here, so that its
+    memory is free.
     """
 
     model: TrainableModel | None
     quantized: list[list[float]]
 
     @classmethod
-    def of(cls, model: TrainableModel, data: PreparedData) -> Self:
+    def of(cls, model: TrainableModel, data: PreparedData, trained: "TrainedWeights") -> Self:
         """Take what an evaluation on the bf16 base needs of a trained model."""
-        if data.recipe.method != "qlora":
-            return cls(model, [])
-        return cls(None, base_logprobs(model, data.answers))
+        if data.recipe.method == "qlora":
+            return cls(None, base_logprobs(model, data.answers))
+        return cls(None if model.widened and trained.base_shards > 1 else in_bf16(model), [])
 
 
 @dataclass(frozen=True)
@@ -114,22 +117,23 @@ def evaluate_if_it_fits(
 def _evaluate(
     data: PreparedData, recipe: Recipe, trained: "TrainedWeights", after: AfterTraining, distributed: DistributedState
 ) -> tuple[Bf16BaseEval, list[ParityVector]]:
-    if after.model is not None:
-        vectors = parity_vectors(after.model, data.answers)
-        change = _mean_logprob_change(vectors)
-        return Bf16BaseEval(trained.eval_loss_before, trained.eval_loss, change, None), vectors
-    served = _on_bf16(data, recipe, trained, local_device(distributed.local_rank))
+    served = after.model or _on_bf16(data, recipe, trained, local_device(distributed.local_rank))
     vectors = parity_vectors(served, data.answers)
+    change = _mean_logprob_change(vectors)
+    if recipe.method != "qlora":
+        return Bf16BaseEval(trained.eval_loss_before, trained.eval_loss, change, None), vectors
     before = tuned = None
     if data.valid.rows:
         shared = distributed if distributed.fsdp else DistributedState()  # without FSDP, rank 0 is alone here
         objective = SupervisedLoss(served, data.valid.rows)
         options: dict[str, Any] = {"max_tokens": trained.max_tokens_per_batch, "distributed": shared}
         tuned = evaluate_loss(served, objective, **options)
-        with served.without_adapter():
+        if data.initial is not None:
+            load_initial_weights(served, data.initial, trained.checkpoint_prefix)
+        with served.without_adapter() if data.initial is None else nullcontext():
             before = evaluate_loss(served, objective, **options)
     error = mean_difference(after.quantized, [vector.base for vector in vectors])
-    return Bf16BaseEval(before, tuned, _mean_logprob_change(vectors), error), vectors
+    return Bf16BaseEval(before, tuned, change, error), vectors
 
 
 def parity_vectors(model: TrainableModel, rows: Sequence[RenderedExample]) -> list[ParityVector]:

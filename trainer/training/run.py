@@ -167,7 +167,7 @@ def _fit(job: _Job) -> _Fitted | None:
         return None
     digest = save_weights(job.folder, data, recipe, trained) if distributed.is_main else ""
     metrics = tuple(listener.metrics) if isinstance(listener, MetricsRecorder) else ()
-    return _Fitted(trained, metrics, digest, AfterTraining.of(model, data))
+    return _Fitted(trained, metrics, digest, AfterTraining.of(model, data, trained))
 
 
 def teller(console: Console) -> Callable[[str], None]:
@@ -211,7 +211,7 @@ def fit_into_memory(
         too_large_for_evaluation,
     )
 
-    longest = max(row.tokens for row in data.train.rows) * (2 if recipe.method == "dpo" else 1)
+    longest = max(row.tokens for row in data.train.rows) * (2 if recipe.learns_pairs else 1)
     distributed = distributed or DistributedState()
     free, shards = int(distributed.min(free_bytes())), distributed.base_shards
     if auto_batch:

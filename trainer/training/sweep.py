@@ -45,7 +45,7 @@ class Trial:
     seed: int
     train_loss: float
     eval_loss: float
-    best_epoch: int
+    best_epoch: float
     wall_s: float
 
 
@@ -130,7 +130,7 @@ def show_trials(outcome: SweepOutcome, console: Console) -> None:
 
 def _refuse_unusable(recipe: Recipe, trials: list[Recipe]) -> None:
     if recipe.method == "full":
-        raise RecipeError('method = "full" changes the base, so trials cannot share it; sweep lora, qlora or dpo.')
+        raise RecipeError('method = "full" changes the base, so trials cannot share it; sweep another method.')
     if len(trials) < 2:
         raise RecipeError("[sweep] lists nothing to choose from; write for example r = [8, 16] or seed = [0, 1, 2].")
 
@@ -166,7 +166,7 @@ def _run_trial(
     with TrainingProgress(console) as progress:
         recorder = MetricsRecorder(folder, progress)
         model, trained = fit(data, trial, base, recorder, FitConfig(say=teller(console)))
-    after = AfterTraining.of(model, data)
+    after = AfterTraining.of(model, data, trained)
     run = _TrialRun(trial, trained, tuple(recorder.metrics), after, began_at, time.perf_counter() - began)
     if after.model is not None:
         run = _evaluated(data, run, console)
