@@ -1,6 +1,7 @@
 """ORPO and KTO are the papers' formulas, computed by the library row by row over the full logits."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from trainer.training.attention import PACKED
 from trainer.training.loss import evaluate_loss
 from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample, RenderedPair, RenderedRating, Renderer
 from trainer.training.model import EAGER, TrainableModel
-from trainer.training.preferences import KtoLoss, KtoWeights, OrpoLoss, Reference
+from trainer.training.preferences import KtoLoss, KtoWeights, OrpoLoss, Reference, _mismatched
 
 pytestmark = pytest.mark.numeric
 BETA = 0.3
@@ -88,26 +89,25 @@ def test_orpo_of_an_answer_that_is_certain_is_finite(make_model: MakeModel, answ
     assert loss.isfinite()
 
 
-def plain_kto(model: TrainableModel, rows: list[RenderedRating], kto: KtoWeights) -> torch.Tensor:
-    """The paper's loss over one step of all rows; the answers of other rows give the divergence."""
-
-    def prompt(row: RenderedExample) -> int:
-        return sum(label == IGNORE_INDEX for label in row.labels)
-
-    others = []
-    for at, row in enumerate(rows):
-        other = rows[(at + 1) % len(rows)].answer
-        answer = other.input_ids[prompt(other) :]
-        ids = row.answer.input_ids[: prompt(row.answer)] + answer
+def mismatched(rows: Sequence[RenderedRating]) -> list[RenderedExample]:
+    """Each prompt with the answer of the next row."""
+    found = []
+    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+        answer = other.answer.input_ids[-other.loss_tokens :]
+        ids = row.answer.input_ids[: -row.loss_tokens] + answer
         labels = [IGNORE_INDEX] * (len(ids) - len(answer)) + answer
-        others.append(RenderedExample(0, "", "", ids, labels, ()))
-    own = [row.answer for row in rows]
-    with torch.no_grad(), model.without_adapter():
-        before, before_of_others = plain(model, own), plain(model, others)
+        found.append(RenderedExample(0, "", "", ids, labels, ()))
+    return found
+
+
+def plain_kto(
+    model: TrainableModel, rows: Sequence[RenderedRating], before: torch.Tensor, kto: KtoWeights
+) -> torch.Tensor:
+    """The paper's loss over one step of all rows; `before` has the reference's answers, then the mismatched ones."""
     with torch.no_grad():
-        divergence = (plain(model, others) - before_of_others).mean().clamp(min=0)
+        divergence = (plain(model, mismatched(rows)) - before[len(rows) :]).mean().clamp(min=0)
     losses = []
-    for row, ratio in zip(rows, plain(model, own) - before, strict=True):
+    for row, ratio in zip(rows, plain(model, [row.answer for row in rows]) - before[: len(rows)], strict=True):
         gain = kto.beta * (ratio - divergence)
         value = gain.sigmoid() if row.is_good else (-gain).sigmoid()
         factor = kto.desirable_weight if row.is_good else kto.undesirable_weight
@@ -115,16 +115,40 @@ def plain_kto(model: TrainableModel, rows: list[RenderedRating], kto: KtoWeights
     return torch.stack(losses).sum()
 
 
+@pytest.mark.parametrize("is_adapter", [False, True])
+@pytest.mark.parametrize("towards", [-1.0, 1.0])
 def test_kto_values_answers_against_the_divergence_from_the_reference(
-    make_model: MakeModel, answers: list[RenderedExample]
+    make_model: MakeModel, answers: list[RenderedExample], towards: float, *, is_adapter: bool
 ) -> None:
-    model, rows, kto = make_model(), ratings(answers), KtoWeights(0.01, 1.0, 1.5)
-    ours = KtoLoss(model, rows, kto=kto, reference=Reference(4096))
+    model, rows, kto = make_model(strength=0.05 if is_adapter else 0.0), ratings(answers), KtoWeights(0.01, 1.0, 1.5)
+    with torch.no_grad():
+        before = plain(model, [*answers, *mismatched(rows)])
+    ours = KtoLoss(model, rows, kto=kto, reference=Reference(4096, is_adapter=is_adapter))
+    parameters = list(model.trainable_parameters.values())
+    steepest = torch.autograd.grad(plain(model, mismatched(rows)).sum(), parameters)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, steepest, strict=True):
+            parameter.add_(gradient.sign(), alpha=1e-3 * towards)
     ours.begin_step(range(6))
+    assert ours._divergence > 0.1 if towards > 0 else ours._divergence == 0
     together = ours.summed(range(6))
-    assert_same(model, together, plain_kto(model, rows, kto))
+    assert_same(model, together, plain_kto(model, rows, before, kto))
     in_parts = ours.summed([0, 1]) + ours.summed([2, 3, 4]) + ours.summed([5])
     assert in_parts.item() == pytest.approx(together.item(), rel=1e-4), "micro-batches do not change a step"
+
+
+def test_the_divergence_is_estimated_on_answers_to_other_prompts(answers: list[RenderedExample]) -> None:
+    one, two, three, *_ = answers
+    twice = replace(one, input_ids=[*one.input_ids[:-2], *two.input_ids[-2:]])  # another answer to the prompt of one
+    found = _mismatched([one, twice, two, three, twice, one])
+    assert [row.input_ids[: -row.loss_tokens] for row in found] == [
+        row.input_ids[: -row.loss_tokens] for row in (one, one, two, three, one, one)
+    ]
+    whole = [other.input_ids[-other.loss_tokens :] for other in (two, two, three, twice, two, two)]
+    longest = max(row.tokens for row in (one, twice, two, three))
+    assert all(row.tokens <= longest for row in found)
+    assert [row.input_ids[-row.loss_tokens :] == answer for row, answer in zip(found, whole, strict=True)]
+    assert len(_mismatched([one, twice])) == 2
 
 
 @pytest.mark.parametrize("method", ["orpo", "kto"])
