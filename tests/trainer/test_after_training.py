@@ -47,7 +47,7 @@ def quantized_layers() -> int:
     from bitsandbytes.nn.modules import Linear4bit
 
     gc.collect()
-    return sum(isinstance(one, Linear4bit) for one in gc.get_objects())
+    return sum(issubclass(type(one), Linear4bit) for one in gc.get_objects())
 
 
 def train_aloud(wanted: Recipe, data_dir: Path, *, resume: bool = False) -> tuple[Run, str]:

@@ -46,6 +46,16 @@ def test_dpo_goes_on_from_an_adapter_which_is_its_reference(first: Run, tmp_path
     assert 0 < moved < 0.05 * size, "a few small steps from the first adapter"
 
 
+@pytest.mark.numeric
+def test_qlora_from_an_adapter_is_compared_with_it_on_the_bf16_base(
+    first: Run, tmp_path: Path, base_model: Path
+) -> None:
+    served = run(tmp_path, base_model, "qlora", {"init": str(first.directory)}).facts["on_bf16_base"]
+    # The same weights over the same rows in the same packs as at the end of the first run.
+    assert served["eval_loss_before"] == pytest.approx(first.facts["eval_loss"], rel=1e-3)
+    assert served["eval_loss"] < served["eval_loss_before"]
+
+
 def test_a_deletion_request_finds_the_adapters_that_were_begun_from_one_that_saw_the_row(
     first: Run, tmp_path: Path, base_model: Path
 ) -> None:
@@ -99,6 +109,31 @@ def test_an_adapter_of_another_base_is_refused(first: Run, tmp_path: Path, base_
     (other / "training.json").write_text(json.dumps({**training, "base_weights_sha256": "ab" * 32}))
     with pytest.raises(RunError, match=r"does not fit base_model: training\.json: base_weights_sha256"):
         run(tmp_path, base_model, "lora", {"init": str(other)})
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (
+            "adapter_model.safetensors",
+            None,
+            "lora.init: .* does not fit base_model: adapter_model.safetensors is missing",
+        ),
+        ("adapter_model.safetensors", b"short", "lora.init: .* does not fit base_model: adapter_model.safetensors"),
+        ("adapter_config.json", b"{", "lora.init: .* does not fit base_model: adapter_config.json"),
+        ("training.json", b"{", "training.json"),
+    ],
+)
+def test_an_adapter_with_a_file_that_is_missing_or_broken_is_refused(
+    first: Run, tmp_path: Path, base_model: Path, file: str, content: bytes | None, said: str
+) -> None:
+    broken = shutil.copytree(first.directory, tmp_path / "broken")
+    (broken / file).unlink()
+    if content is not None:
+        (broken / file).write_bytes(content)
+    with pytest.raises(RunError, match=said):
+        run(tmp_path, base_model, "lora", {"init": str(broken)})
+    assert not (tmp_path / "var" / "runs").exists() or not list((tmp_path / "var" / "runs").iterdir())
 
 
 @pytest.mark.numeric
