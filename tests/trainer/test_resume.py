@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_with_its_own_steps_of_evaluation_and_saving_and_it
     ended = disturbed(folder / "kto.toml", data_dir, "SIGKILL", 11)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     (partial,) = (data_dir / "runs").iterdir()
-    assert [path.name for path in partial.glob("checkpoint-*")] == ["checkpoint-8"]
+    assert [path.name for path in partial.glob("checkpoint-*")] == ["checkpoint-000008"]
     run = train(read_recipe(folder / "kto.toml"), data_dir, QUIET, options=TrainOptions(resume=True))
     assert run is not None
     assert run.facts["digest"] == alone.facts["digest"]
