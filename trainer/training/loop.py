@@ -1,4 +1,4 @@
-"""The training loop: optimizer steps, eval loss after every epoch, early stopping, checkpoints.
+"""The training loop: optimizer steps, the eval loss every epoch or `eval_steps`, early stopping, checkpoints.
 
 `fit` puts the trainable weights on a loaded base, runs the loop and returns the result. A run that was interrupted and
 continued from its checkpoint takes the same steps with the same numbers.

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adapters import AdapterError, AdapterRef
-from adapters.peft_config import ENGINE_RANKS, PATTERN_KEY
-from trainer.files import read_toml
+from adapters.peft_config import ENGINE_RANKS, MAX_SCALING, MIN_SCALING, is_plain_key
+from trainer.files import read_toml, validated
 
 EMBEDDED = "embedded"
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -74,11 +74,6 @@ class Lora(BaseModel):
         """The largest rank of any module, which the engine's slots must hold."""
         return max(self.r, *self.rank_pattern.values(), 0)
 
-    @property
-    def scaling(self) -> float:
-        """The factor of the adapter's output."""
-        return float(self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r))
-
     @field_validator("r")
     @classmethod
     def _served_rank(cls, r: int) -> int:
@@ -92,11 +87,23 @@ class Lora(BaseModel):
     @classmethod
     def _served_pattern(cls, pattern: dict[str, int]) -> dict[str, int]:
         for key, value in pattern.items():
-            if not PATTERN_KEY.fullmatch(key):
-                raise ValueError(f"has the key {key!r}; name modules plainly, with at most one '.*'.")
+            if not is_plain_key(key):
+                raise ValueError(f"has the key {key!r:.100}; name modules plainly, with at most one '.*'.")
             if not 0 < value <= ENGINE_RANKS[-1]:
                 raise ValueError(f"has {value} for {key}; give a number from 1 to {ENGINE_RANKS[-1]}.")
         return pattern
+
+    @model_validator(mode="after")
+    def _served_scaling(self) -> Self:
+        for key in ("", *self.rank_pattern, *self.alpha_pattern):
+            rank, alpha = self.rank_pattern.get(key, self.r), self.alpha_pattern.get(key, self.lora_alpha)
+            scaling = alpha / (rank**0.5 if self.use_rslora else rank)
+            if not MIN_SCALING <= scaling <= MAX_SCALING:
+                raise ValueError(
+                    f"scales {key or 'the adapter'} by {scaling:g}, which the gateway refuses; choose alpha and rank "
+                    f"for 1/{1 / MIN_SCALING:g} to {MAX_SCALING:g}."
+                )
+        return self
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -341,7 +348,7 @@ class Recipe(BaseModel):
         return self
 
     def trials(self) -> "list[Recipe]":
-        """Return the recipes of a sweep: every rank with every learning rate and seed."""
+        """Return the recipes of a sweep, every rank with every learning rate and seed; raises `RecipeError`."""
         sweep = self.sweep
         ranks, rates = sweep.r or (self.lora.r,), sweep.learning_rate or (self.training.learning_rate,)
         return [self._trial(r, rate, seed) for r, rate, seed in product(ranks, rates, sweep.seed or (self.seed,))]
@@ -351,7 +358,7 @@ class Recipe(BaseModel):
         document["training"] = {**document.get("training", {}), "learning_rate": learning_rate}
         if self.method != "full":
             document["lora"] = {**document.get("lora", {}), "r": r}
-        return Recipe.model_validate({**document, "seed": seed, "directory": self.directory})
+        return validated({**document, "seed": seed, "directory": self.directory}, Recipe, "[sweep]")
 
     @property
     def learns_preferences(self) -> bool:
