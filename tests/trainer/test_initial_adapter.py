@@ -107,7 +107,7 @@ def test_an_adapter_of_another_base_is_refused(first: Run, tmp_path: Path, base_
     other = shutil.copytree(first.directory, tmp_path / "other")
     training = json.loads((other / "training.json").read_bytes())
     (other / "training.json").write_text(json.dumps({**training, "base_weights_sha256": "ab" * 32}))
-    with pytest.raises(RunError, match=r"does not fit base_model: training\.json: base_weights_sha256"):
+    with pytest.raises(RunError, match=r"is not usable: training\.json: base_weights_sha256"):
         run(tmp_path, base_model, "lora", {"init": str(other)})
 
 
@@ -117,10 +117,10 @@ def test_an_adapter_of_another_base_is_refused(first: Run, tmp_path: Path, base_
         (
             "adapter_model.safetensors",
             None,
-            "lora.init: .* does not fit base_model: adapter_model.safetensors is missing",
+            "lora.init: .* is not usable: adapter_model.safetensors: is missing",
         ),
-        ("adapter_model.safetensors", b"short", "lora.init: .* does not fit base_model: adapter_model.safetensors"),
-        ("adapter_config.json", b"{", "lora.init: .* does not fit base_model: adapter_config.json"),
+        ("adapter_model.safetensors", b"short", "lora.init: .* is not usable: adapter_model.safetensors"),
+        ("adapter_config.json", b"{", "lora.init: .* is not usable: adapter_config.json"),
         ("training.json", b"{", "training.json"),
     ],
 )

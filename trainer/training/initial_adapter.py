@@ -49,7 +49,7 @@ def find_initial_adapter(recipe: Recipe, base: BaseModel, data_dir: Path) -> Ini
     try:
         config = preflight(directory, base, max_rank=ENGINE_RANKS[-1])
     except AdapterError as error:
-        raise RunError(f"lora.init: {init} does not fit base_model: {error}") from error
+        raise RunError(f"lora.init: {init} is not usable: {error}") from error
     training = read_metadata(directory) if (directory / TRAINING_FILE).is_file() else {}
     _refuse_other_shape(init, recipe.lora, config)
     digest = content_digest(config.raw, file_sha256(directory / WEIGHTS_FILE))
