@@ -64,6 +64,11 @@ def test_dpo_prefers_the_better_answer_and_keeps_to_the_base_at_first(tmp_path: 
     made = run(tmp_path, base_model, "dpo")
     assert made.facts["eval_loss_before"] == pytest.approx(0.6931, abs=1e-3), "untrained, both are equally likely"
     assert made.facts["eval_loss"] < 0.69
+    margins = [metrics.reward_margin or 0.0 for metrics in made.metrics]
+    assert margins[0] == pytest.approx(0.0, abs=1e-3)
+    assert margins[-1] > 0
+    assert made.facts["rewards"]["margin"] == pytest.approx(margins[-1], abs=1e-6), "of the best evaluation, the last"
+    assert all(metrics.reward_accuracy is not None for metrics in made.metrics)
     assert preflight(made.directory, BaseModel.read(base_model), max_rank=8).r == 8
     assert (made.facts["data"]["train"]["rows"], made.facts["data"]["valid"]["rows"]) == (12, 4)
 
@@ -78,6 +83,7 @@ def test_every_preference_method_learns_and_logs_its_rewards(tmp_path: Path, bas
     logged = [json.loads(line) for line in (made.directory / "metrics.jsonl").read_text().splitlines()]
     assert all({"reward_chosen", "reward_rejected", "reward_margin"} & line.keys() for line in logged)
     assert logged[-1]["reward_margin"] > logged[0].get("reward_margin", 0)
+    assert [("reward_accuracy" in line) for line in logged] == [method == "orpo"] * len(logged)
     assert (made.directory / "rewards.svg").read_text().startswith("<svg")
     assert (made.directory / "accuracy.svg").exists() == (method == "orpo"), "answers of kto are not compared"
     assert preflight(made.directory, BaseModel.read(base_model), max_rank=8).r == 8
