@@ -114,6 +114,28 @@ def test_a_base_that_is_split_over_two_processes_learns_the_same(folder: Path, m
     assert assert_same_steps_as_alone(folder, method)["base_shards"] == 2
 
 
+def test_preferences_over_a_base_that_is_split_are_learnt_in_fp32_and_served_in_bf16(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        *FSDP,
+        "turntable",
+        "train",
+        str(folder / "dpo.toml"),
+        "--out",
+        str(folder / "two"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TURNTABLE_DATA_DIR": str(folder / "var")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((folder / "two" / "training.json").read_bytes())
+    assert (facts["world_size"], facts["base_shards"]) == (2, 2)
+    assert facts["eval_loss_before"] == pytest.approx(0.6931, abs=1e-3)
+    assert facts["eval_loss"] < 0.69
+    assert facts["on_bf16_base"]["mean_logprob_change"] > 0
+    assert json.loads((folder / "two" / "parity.json").read_bytes())["rows"]
+
+
 def test_a_split_full_fine_tuning_that_was_stopped_goes_on_to_the_same_model(folder: Path) -> None:
     process = launched(folder, FSDP, "full")
     staging = staging_folder(folder / "two")
