@@ -1,4 +1,4 @@
-"""What a run does after its last step: it saves the adapter first, and finishes whatever happens then."""
+"""After its last step a run saves the adapter before anything else, and finishes whatever happens then."""
 
 import gc
 import io

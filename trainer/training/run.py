@@ -72,7 +72,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What training leaves on rank 0 (with FSDP on every rank): weights, logged steps, digest, and the model."""
+    """The result of training, on rank 0 and with FSDP on every rank: weights, logged steps, digest, and the model."""
 
     trained: "TrainedWeights"
     metrics: "tuple[StepMetrics, ...]"
