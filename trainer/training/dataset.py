@@ -27,7 +27,7 @@ from turntable.options import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from trainer.training.initial_adapter import InitialAdapter
-    from trainer.training.loss_mask import RenderedExample, RenderedPair, RenderedRating, RenderedSet, Renderer
+    from trainer.training.loss_mask import RenderedExample, RenderedSet, Renderer
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ class PreparedData:
     @property
     def answers(self) -> "Sequence[RenderedExample]":
         """The rendered validation rows, or the training rows when nothing is held out; of each its last example."""
+        from trainer.training.loss_mask import answer_of
+
         rows = {row.row_id: row for row in self.valid.rows or self.train.rows}.values()
         return [answer_of(row) for row in rows]
 
@@ -133,15 +135,6 @@ class PreparedData:
         shards = sorted(self.base.directory.glob("*.safetensors"))
         listed = "".join(f"{file_sha256(shard)}  {shard.name}\n" for shard in shards)
         return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def answer_of(row: "RenderedExample | RenderedPair | RenderedRating") -> "RenderedExample":
-    """Return the example of a rendered row: of a pair, the chosen answer."""
-    from trainer.training.loss_mask import RenderedPair, RenderedRating
-
-    if isinstance(row, RenderedPair):
-        return row.chosen
-    return row.answer if isinstance(row, RenderedRating) else row
 
 
 def load_data(recipe: Recipe, despite: str | None = None, data_dir: Path = DEFAULT_DATA_DIR) -> LoadedData:

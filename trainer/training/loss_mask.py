@@ -106,6 +106,13 @@ class RenderedRating:
         return self.answer.loss_tokens
 
 
+def answer_of(row: RenderedExample | RenderedPair | RenderedRating) -> RenderedExample:
+    """Return the example of a rendered row: of a pair, the chosen answer."""
+    if isinstance(row, RenderedPair):
+        return row.chosen
+    return row.answer if isinstance(row, RenderedRating) else row
+
+
 class _TokenizedRow(Protocol):
     @property
     def line(self) -> int: ...

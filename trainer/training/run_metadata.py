@@ -92,13 +92,7 @@ def run_metadata(
         "target_modules": trained.target_modules,
         "self_check": trained.self_check.document,
         "trainable_parameters": trained.trainable_parameters,
-        "steps": trained.steps,
-        "epochs": trained.epochs,
-        "best_epoch": trained.best_epoch,
-        "train_loss": trained.train_loss,
-        "eval_loss_before": trained.eval_loss_before,
-        "eval_loss": trained.eval_loss,
-        "rewards": trained.rewards,
+        **_losses(trained),
         "on_bf16_base": evaluation.document,
         "loss_tokens_per_epoch": data.train.loss_tokens,
         "loss_tokens": round(data.train.loss_tokens * trained.epochs),
@@ -115,6 +109,18 @@ def run_metadata(
         "steps_s": round(trained.steps_s, 3),
         "wall_s": round(wall_s, 3),
         "versions": {library: version(library) for library in _LIBRARIES} | {"python": platform.python_version()},
+    }
+
+
+def _losses(trained: "TrainedWeights") -> dict[str, Any]:
+    return {
+        "steps": trained.steps,
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "train_loss": trained.train_loss,
+        "eval_loss_before": trained.eval_loss_before,
+        "eval_loss": trained.eval_loss,
+        "rewards": trained.rewards,
     }
 
 
@@ -158,7 +164,7 @@ def answer_baseline(data: "PreparedData") -> dict[str, Any] | None:
 
     Bad answers of kto are left out.
     """
-    from trainer.training.dataset import answer_of
+    from trainer.training.loss_mask import answer_of
 
     rows = {row.row_id: _preferred(row) for row in data.rows.train.rows}
     answers = []
