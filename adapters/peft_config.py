@@ -136,12 +136,17 @@ def _matching(pattern: Mapping[str, _Number], module: str, otherwise: _Number) -
     return next((value for key, value in pattern.items() if PeftConfig.is_matched(key, module)), otherwise)
 
 
+def is_plain_key(key: str) -> bool:
+    """Return whether a key of `rank_pattern` or `alpha_pattern` is one that the engine may match."""
+    return len(key) <= _MAX_KEY_LENGTH and _PATTERN_KEY.fullmatch(key) is not None
+
+
 def _pattern(raw: dict[str, Any], name: str, is_value: Callable[[object], bool], values: str) -> dict[str, Any]:
     pattern = raw.get(name) or {}
     if not isinstance(pattern, dict) or not all(map(is_value, pattern.values())):
         raise _field(name, f"must map module names to {values}")
     for key in pattern:
-        if len(key) > _MAX_KEY_LENGTH or not _PATTERN_KEY.fullmatch(key):
+        if not is_plain_key(key):
             raise _field(name, f"has the key {key!r:.100}; name modules plainly, with at most one '.*'")
     return pattern
 

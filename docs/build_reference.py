@@ -33,7 +33,7 @@ from loadtest.bench.results import Result, Soak
 from trainer.benchmark import page as trainer_page
 from trainer.benchmark import supported_models
 from trainer.eval.task import FrontierTable, GateRules, JudgeTable, RetrievalTable, Task
-from trainer.training.recipe import Data, Dpo, Lora, Recipe, Sweep, TrainFile, Training
+from trainer.training.recipe import Data, Dpo, Kto, Lora, Orpo, Recipe, Sweep, TrainFile, Training
 from turntable.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,6 +321,8 @@ def recipe() -> str:
         ("[data]", Data),
         ("A file of `train`", TrainFile),
         ("[dpo]", Dpo),
+        ("[orpo]", Orpo),
+        ("[kto]", Kto),
         ("[sweep]", Sweep),
     ]
     about = (

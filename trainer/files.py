@@ -55,10 +55,15 @@ def read_toml(path: Path, model: type[ModelT]) -> ModelT:
         raise RecipeError(f"{path} is not valid TOML: {error}.") from error
     if "directory" in document:
         raise RecipeError(f"{path}: directory is not a field; {_accepted(model, ())}.")
+    return validated({**document, "directory": path.parent}, model, str(path))
+
+
+def validated(document: dict[str, Any], model: type[ModelT], origin: str) -> ModelT:
+    """Return the document as a `model`; raises `RecipeError`, with the origin, per invalid field."""
     try:
-        return model.model_validate({**document, "directory": path.parent})
+        return model.model_validate(document)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {line}" for line in _sentences(error, model))) from error
+        raise RecipeError("\n".join(f"{origin}: {line}" for line in _sentences(error, model))) from error
 
 
 def _sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """A recipe of any method over sixteen rows about late orders."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ PAIRS = [
     }
     for i in range(16)
 ]
+RATINGS: list[dict[str, Any]] = [
+    chat(f"Order {i} is late, where is it?", "No idea." if i % 2 else f"Order {i} is late.", label=i % 2 == 0)
+    for i in range(16)
+]
 
 
 def recipe(folder: Path, base_model: Path, method: str, **more: Any) -> Recipe:
-    rows = PAIRS if method == "dpo" else ROWS
+    of_method: dict[str, Sequence[Mapping[str, Any]]] = {"dpo": PAIRS, "orpo": PAIRS, "kto": RATINGS}
+    rows = of_method.get(method, ROWS)
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     training = {"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 4}
     lora = {} if method == "full" else {"lora": {"r": 8}}

@@ -12,7 +12,7 @@ import torch
 from adapters import BaseModel
 from tests.conftest import ROOT
 from trainer.errors import RunError
-from trainer.training.artifacts import RunRecord, write_adapter
+from trainer.training.artifacts import RunRecord, save_adapter, write_record
 from trainer.training.loop import TrainedWeights
 from trainer.training.metrics_log import StepMetrics
 from trainer.training.recipe import Recipe
@@ -89,7 +89,8 @@ def write(final: Path, base: BaseModel, outcome: TrainedWeights) -> None:
     facts = FACTS | hashes
     with staged(final) as staging:
         account = RunRecord(facts, (StepMetrics(1, 1.0, 1.0, tokens=10),), (), {})
-        write_adapter(staging, RECIPE, base, "embedded", outcome, account)
+        digest = save_adapter(staging, RECIPE, "embedded", outcome)
+        write_record(staging, RECIPE, base, account, digest)
 
 
 def fill(name_part: str, value: float) -> Callable[[Tensors], object]:

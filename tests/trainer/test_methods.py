@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from adapters import BaseModel, preflight
-from tests.trainer.order_recipes import ROWS, recipe
+from tests.trainer.order_recipes import RATINGS, ROWS, recipe
 from tests.trainer.precision import assert_as_exact, loss_token_logprobs
 from trainer.errors import DataError, RecipeError, RunError
 from trainer.training.lineage import find_row_uses, resolve_row
@@ -61,13 +61,56 @@ def test_full_fine_tuning_leaves_a_model_that_loads_as_a_base(tmp_path: Path, ba
 
 @pytest.mark.numeric
 def test_dpo_prefers_the_better_answer_and_keeps_to_the_base_at_first(tmp_path: Path, base_model: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.training.model.PRECISION", torch.float32)
-        made = run(tmp_path, base_model, "dpo")
+    made = run(tmp_path, base_model, "dpo")
     assert made.facts["eval_loss_before"] == pytest.approx(0.6931, abs=1e-3), "untrained, both are equally likely"
     assert made.facts["eval_loss"] < 0.69
+    margins = [metrics.reward_margin or 0.0 for metrics in made.metrics]
+    assert margins[0] == pytest.approx(0.0, abs=1e-3)
+    assert margins[-1] > 0
+    assert made.facts["rewards"]["margin"] == pytest.approx(margins[-1], abs=1e-6), "of the best evaluation, the last"
+    assert all(metrics.reward_accuracy is not None for metrics in made.metrics)
     assert preflight(made.directory, BaseModel.read(base_model), max_rank=8).r == 8
     assert (made.facts["data"]["train"]["rows"], made.facts["data"]["valid"]["rows"]) == (12, 4)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("method", ["orpo", "kto"])
+def test_every_preference_method_learns_and_logs_its_rewards(tmp_path: Path, base_model: Path, method: str) -> None:
+    made = run(tmp_path, base_model, method)
+    facts = made.facts
+    assert facts["eval_loss"] < facts["eval_loss_before"]
+    assert facts["rewards"]["margin"] == pytest.approx(facts["rewards"]["chosen"] - facts["rewards"]["rejected"])
+    logged = [json.loads(line) for line in (made.directory / "metrics.jsonl").read_text().splitlines()]
+    assert all({"reward_chosen", "reward_rejected", "reward_margin"} & line.keys() for line in logged)
+    assert logged[-1]["reward_margin"] > logged[0].get("reward_margin", 0)
+    assert [("reward_accuracy" in line) for line in logged] == [method == "orpo"] * len(logged)
+    assert (made.directory / "rewards.svg").read_text().startswith("<svg")
+    assert (made.directory / "accuracy.svg").exists() == (method == "orpo"), "answers of kto are not compared"
+    assert preflight(made.directory, BaseModel.read(base_model), max_rank=8).r == 8
+
+
+def test_kto_wants_a_label_of_every_answer(tmp_path: Path, base_model: Path) -> None:
+    wanted = recipe(tmp_path, base_model, "kto")
+    rows = [{**RATINGS[0], "label": "good"}, {**RATINGS[1], "label": "so-so"}, ROWS[2]]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        train(wanted, tmp_path / "var", QUIET)
+    assert [problem.line for problem in caught.value.problems] == [2, 3]
+    assert 'write a conversation with "label": true' in str(caught.value.problems[0])
+
+
+def test_steps_between_evaluations_and_options_of_adamw_are_the_recipes(tmp_path: Path, base_model: Path) -> None:
+    options = {"eval_steps": 2, "early_stopping_patience": 0, "num_train_epochs": 2, "learning_rate": 1e-3}
+    training = {"per_device_train_batch_size": 4, **options}
+    steps, weights = {}, {}
+    for name, more in (("plain", {}), ("decay", {"weight_decay": 0.9, "adam_beta1": 0.5, "max_grad_norm": 0.01})):
+        (tmp_path / name).mkdir()
+        made = train(recipe(tmp_path / name, base_model, "lora", training={**training, **more}), tmp_path / "v", QUIET)
+        assert made is not None
+        steps[name] = [metrics.step for metrics in made.metrics if metrics.eval_loss is not None]
+        weights[name] = made.facts["digest"]
+    assert steps["plain"] == steps["decay"] == [0, 2, 4, 6]
+    assert weights["plain"] != weights["decay"]
 
 
 def test_dpo_wants_pairs_and_lora_wants_conversations(tmp_path: Path, base_model: Path) -> None:
@@ -106,7 +149,7 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lora: Run, base_model: Pa
 def test_a_merge_that_answers_otherwise_is_not_written(
     lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.training.merge._scaling", lambda config, rank: 0.5 * config["lora_alpha"] / rank)
+    monkeypatch.setattr("adapters.peft_config.PeftConfig.scaling", lambda config, _: 0.5 * config.lora_alpha / config.r)
     with pytest.raises(RunError, match="answers differently"):
         merge(lora.directory, None, tmp_path / "merged", tmp_path, QUIET)
     assert not (tmp_path / "merged").exists()

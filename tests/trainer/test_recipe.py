@@ -67,10 +67,22 @@ def test_the_hash_is_of_the_content_and_not_of_its_place_or_spelling(tmp_path: P
             "effective batch of 40 rows",
         ),
         (MINIMAL + '[training]\nlr_scheduler_type = "constant"\nwarmup_fraction = 0.1\n', "constant_with_warmup"),
-        (MINIMAL + 'method = "rlhf"\n', "method is 'rlhf': input should be 'lora', 'qlora', 'full' or 'dpo'"),
+        (
+            MINIMAL + 'method = "rlhf"\n',
+            "'lora', 'qlora', 'full', 'dpo', 'orpo' or 'kto'",
+        ),
         (MINIMAL + 'method = "full"\n[lora]\nr = 8\n', 'method = "full" trains every weight and has no adapter'),
         (MINIMAL + "[dpo]\nbeta = 0.1\n", '[dpo] is set, but method is "lora"'),
         (MINIMAL + 'method = "dpo"\n[dpo]\nbeta = 0\n', "dpo.beta is 0"),
+        (MINIMAL + 'method = "dpo"\n[kto]\nbeta = 0.1\n', '[kto] is set, but method is "dpo"'),
+        (MINIMAL + "[training]\nadam_beta2 = 1.0\n", "training.adam_beta2 is 1.0"),
+        (MINIMAL + "[lora]\nr = 1\nlora_alpha = 65\n", "lora scales the adapter by 65, which the gateway refuses"),
+        (MINIMAL + "[lora]\nalpha_pattern = { q_proj = 500 }\nr = 1\n", "lora scales q_proj by 500"),
+        (MINIMAL + '[lora]\nrank_pattern = { "(a|b)+" = 8 }\n', "lora.rank_pattern has the key '(a|b)+'"),
+        (MINIMAL + f"[lora]\nrank_pattern = {{ {'q' * 201} = 8 }}\n", "name modules plainly"),
+        (MINIMAL + "[lora]\nrank_pattern = { q_proj = 1000 }\n", "has 1000 for q_proj; give a number from 1 to 512"),
+        (MINIMAL + '[lora]\ntarget_modules = "(q_proj"\n', "lora.target_modules is no regular expression"),
+        (MINIMAL + "[training]\neval_steps = 0\n", "training.eval_steps is 0"),
         (MINIMAL + "[lora]\nuse_dora = true\n", "lora.use_dora is not a field"),
         (MINIMAL + '[lora]\nmodules_to_save = ["lm_head"]\n', "lora.modules_to_save is not a field"),
         ('name = "Triage"\ntrain = "t.jsonl"\n', "name is not usable"),
@@ -94,7 +106,9 @@ def test_a_large_batch_is_allowed_when_asked_for(tmp_path: Path) -> None:
     assert read(tmp_path, text).training.effective_batch_size == 64
 
 
-@pytest.mark.parametrize(("method", "rate"), [("lora", 2e-4), ("qlora", 2e-4), ("dpo", 5e-6), ("full", 2e-5)])
+@pytest.mark.parametrize(
+    ("method", "rate"), [("lora", 2e-4), ("qlora", 2e-4), ("dpo", 5e-6), ("orpo", 8e-5), ("kto", 5e-6), ("full", 2e-5)]
+)
 def test_the_learning_rate_follows_the_method_unless_it_is_set(tmp_path: Path, method: str, rate: float) -> None:
     plain = read(tmp_path, f'{MINIMAL}method = "{method}"\n[training]\nnum_train_epochs = 1\n')
     assert plain.training.learning_rate == rate
@@ -115,6 +129,12 @@ def test_a_sweep_is_every_combination_and_each_trial_is_the_recipe_it_would_be_a
     alone = MINIMAL + "seed = 2\n[lora]\nr = 16\n[training]\nnum_train_epochs = 2\nlearning_rate = 1e-3\n"
     assert trials[-1].sha256 == read(tmp_path, alone).sha256
     assert swept.sha256 == read(tmp_path, MINIMAL + "[training]\nnum_train_epochs = 2\n").sha256
+
+
+def test_a_trial_that_is_no_valid_recipe_is_one_sentence(tmp_path: Path) -> None:
+    swept = read(tmp_path, MINIMAL + "[sweep]\nr = [8, 12]\n")
+    with pytest.raises(RecipeError, match=r"^\[sweep\]: lora\.r is 12, a rank the engine does not support"):
+        swept.trials()
 
 
 def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def undisturbed(folder: Path) -> dict[str, Any]:
     return run.facts
 
 
-def disturbed(folder: Path, data_dir: Path, signal_name: str, at: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, str(folder / "recipe.toml"), signal_name, str(at)]
+def disturbed(recipe: Path, data_dir: Path, signal_name: str, at: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, str(recipe), signal_name, str(at)]
     environment = os.environ | {"TURNTABLE_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -93,7 +93,7 @@ def test_a_disturbed_run_that_is_continued_ends_in_the_same_bytes(
     folder: Path, undisturbed: dict[str, Any], signal_name: str, at: int, code: int
 ) -> None:
     data_dir = folder / signal_name
-    ended = disturbed(folder, data_dir, signal_name, at)
+    ended = disturbed(folder / "recipe.toml", data_dir, signal_name, at)
     assert ended.returncode == code, ended.stderr
     if signal_name == "SIGINT":
         assert "interrupted after step 13 of 20; its checkpoint is kept, continue with --resume" in ended.stderr
@@ -110,8 +110,39 @@ def test_a_disturbed_run_that_is_continued_ends_in_the_same_bytes(
     assert not list(run.directory.glob("checkpoint*"))
 
 
+def test_a_killed_run_goes_on_with_its_own_steps_of_evaluation_and_saving_and_its_reference(
+    folder: Path, undisturbed: dict[str, Any]
+) -> None:
+    """KTO from an adapter, evaluated every three steps and saved every four; killed three steps after a checkpoint."""
+    rows = [
+        chat(f"Order {i} is late, where is it?", "No idea." if i % 2 else f"Order {i} is late.", label=i % 2 == 0)
+        for i in range(48)
+    ]
+    (folder / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (init,) = (path for path in (folder / "undisturbed" / "runs").iterdir() if path.name != "latest")
+    text = (folder / "recipe.toml").read_text(encoding="utf-8")
+    text = text.replace("train.jsonl", "ratings.jsonl").replace("[lora]\n", f'[lora]\ninit = "{init}"\n')
+    steps = "eval_steps = 3\nsave_steps = 4\nearly_stopping_patience = 0\n"
+    (folder / "kto.toml").write_text(f'method = "kto"\n{text}{steps}', encoding="utf-8")
+    alone = train(read_recipe(folder / "kto.toml"), folder / "kto-alone", QUIET)
+    assert alone is not None
+    assert alone.facts["initial_adapter"]["digest"] == undisturbed["digest"] != alone.facts["digest"]
+    data_dir = folder / "kto-killed"
+    ended = disturbed(folder / "kto.toml", data_dir, "SIGKILL", 11)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    (partial,) = (data_dir / "runs").iterdir()
+    assert [path.name for path in partial.glob("checkpoint-*")] == ["checkpoint-000008"]
+    run = train(read_recipe(folder / "kto.toml"), data_dir, QUIET, options=TrainOptions(resume=True))
+    assert run is not None
+    assert run.facts["digest"] == alone.facts["digest"]
+    assert run.facts["rewards"] == alone.facts["rewards"]
+    assert [step.step for step in run.metrics if step.eval_loss is not None] == [0, 3, 6, 9, 12, 15, 18, LAST_STEP]
+    rewards = [[(step.reward_chosen, step.reward_rejected) for step in one.metrics] for one in (run, alone)]
+    assert rewards[0] == rewards[1]
+
+
 def test_a_changed_recipe_or_file_does_not_continue_another_run(folder: Path, tmp_path: Path) -> None:
-    ended = disturbed(folder, tmp_path, "SIGINT", 2)
+    ended = disturbed(folder / "recipe.toml", tmp_path, "SIGINT", 2)
     assert ended.returncode == 130, ended.stderr
     recipe = read_recipe(folder / "recipe.toml")
     with pytest.raises(RunError, match="was started with another recipe, so it cannot be resumed"):

@@ -218,7 +218,7 @@ def _check_for_publishing(
 
     if recipe.method == "full":
         raise RecipeError('method = "full" gives a base model, which is served with --model, not published.')
-    ranks = [trial.lora.r for trial in (recipe.trials() if sweep else [recipe])]
+    ranks = [trial.lora.max_rank for trial in (recipe.trials() if sweep else [recipe])]
     refuse_unpublishable(ranks, gateway_url=gateway, data_dir=data_dir, promotion=promotion)
     return refuse_other_tokens_than_served(gateway, data_dir)
 
@@ -234,6 +234,8 @@ def _show(run: "Run", published: "PublishedVersion | None", *, promoted: bool) -
         best = f"best epoch {facts['best_epoch']} of {facts['epochs']}"
         early = ", stopped early" if facts["epochs"] < facts["recipe"]["training"]["num_train_epochs"] else ""
         typer.echo(f"eval loss {facts['eval_loss_before']:.3f} before, {facts['eval_loss']:.3f} after ({best}{early})")
+    if rewards := facts["rewards"]:
+        typer.echo("rewards   " + ", ".join(f"{name} {value:.3f}" for name, value in rewards.items()) + " (held out)")
     if facts["method"] == "qlora" and facts["on_bf16_base"]["eval_loss"] is not None:
         served = facts["on_bf16_base"]
         typer.echo(

@@ -165,6 +165,7 @@ def rating_findings(scanner: Scanner, columns: Columns) -> Iterator[Finding]:
         message = (
             "rows have an answer that is rated bad and would be trained on as a good one; turntable data prepare "
             "leaves them out, or with --rated pairs makes preference pairs of bad and good answers to the same input; "
+            'method = "kto" learns from rows with a label; '
             "rename a field that means something else"
         )
         yield Finding(RED, "rated_bad", len(bad), message, places)

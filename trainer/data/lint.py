@@ -120,7 +120,7 @@ def _findings(
     return (
         *findings.problem_findings(scanner.files),
         *(findings.length_findings(lengths) if lengths else ()),
-        *findings.conflict_findings(scanner, columns, compared),
+        *(() if options.kind == "ratings" else findings.conflict_findings(scanner, columns, compared)),
         *findings.content_findings(scanner),
         *findings.rating_findings(scanner, columns),
         *findings.sign_findings(scanner, rendered=lengths is not None or options.for_training),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from trainer.data.row_checks import check_row, foreign_shape
-from trainer.data.schema import Example, Pair, parse_row
+from trainer.data.schema import Example, Pair, is_good, parse_row
 from trainer.errors import DataError, Problem
 
 Format = Literal["lines", "array", "csv", "parquet", "gzip", "utf-16", "zip", "other"]
@@ -144,10 +144,11 @@ SHAPE_NAMES = {
     "list": "list (turns without an object around them)",
 }
 Shape = Literal["messages", "prompt-completion", "preference", "sharegpt", "alpaca", "columns", "list"]
-Kind = Literal["conversations", "pairs"]
+Kind = Literal["conversations", "pairs", "ratings"]
 _OTHER_KIND: dict[Kind, str] = {
     "conversations": "is a preference pair in a file of conversations; move preference pairs to a file of their own",
     "pairs": "is a conversation in a file of preference pairs; move conversations to a file of their own",
+    "ratings": 'has no label of its answer; write a conversation with "label": true (or "good"), or false (or "bad")',
 }
 MAX_ROW_BYTES = 16 << 20
 _SNIFFED_CHARACTERS = 1 << 20
@@ -237,7 +238,7 @@ class Reader:
                 self._foreign[shape] = first, count + 1
                 return
             complaints = list(check_row(fields))
-            if not complaints and self._kind and kind_of(fields) != self._kind:
+            if not complaints and self._kind and not _is_of_kind(fields, self._kind):
                 complaints = [_OTHER_KIND[self._kind]]
         except ValueError as error:
             yield self._problem(line, str(error))
@@ -301,6 +302,12 @@ def _read_all(path: Path, kind: Kind) -> list[Example | Pair]:
 def kind_of(fields: Mapping[str, Any]) -> Kind:
     """Return the kind of a checked row."""
     return "pairs" if "preferred_output" in fields and "messages" not in fields else "conversations"
+
+
+def _is_of_kind(fields: Mapping[str, Any], kind: Kind) -> bool:
+    if kind == "ratings":
+        return kind_of(fields) == "conversations" and is_good(fields) is not None
+    return kind_of(fields) == kind
 
 
 def sniff_array(path: Path) -> Shape | None:

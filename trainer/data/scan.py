@@ -165,7 +165,7 @@ class Scanner:
         prints = fingerprint(row)
         answer = answer_text(example)
         label = self.labels.add(answer)
-        if isinstance(row, Example):
+        if isinstance(row, Example) and self._kind != "ratings":
             self.ratings.add(self._rows, found.fields, answer)
         self._rows += 1
         group = value_at(found.fields, self._group_field) if self._group_field else None

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_LABELS = {"good": True, "true": True, "bad": False, "false": False}
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -62,13 +64,15 @@ class Message:
 class Example:
     """One conversation to train on; `line` is its line in the file, `tools` the tools the model could have called.
 
-    `weight` is the row's, by which the weights of its messages are multiplied.
+    `weight` is the row's, by which the weights of its messages are multiplied. `is_good` is the `label` of the last
+    answer, for KTO; None without one.
     """
 
     line: int
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     weight: float = 1
+    is_good: bool | None = None
 
     @classmethod
     def of(cls, line: int, messages: Iterable[Mapping[str, Any]]) -> "Example":
@@ -129,7 +133,7 @@ def parse_row(line: int, row: Mapping[str, Any]) -> Example | Pair:
     """Parse a row that has passed `check_row`."""
     weight = row.get("weight", 1)
     if "messages" in row:
-        return Example(line, _messages(row["messages"]), tuple(row.get("tools") or ()), weight)
+        return Example(line, _messages(row["messages"]), tuple(row.get("tools") or ()), weight, is_good(row))
     if "preferred_output" in row:
         asked, tools = _messages(row["input"]["messages"], context=True), tuple(row["input"].get("tools") or ())
         sides = (_messages(row[name]) for name in ("preferred_output", "non_preferred_output"))
@@ -138,7 +142,15 @@ def parse_row(line: int, row: Mapping[str, Any]) -> Example | Pair:
     prompt, completion = row["prompt"], row["completion"]
     asked = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt, context=True)
     answer = (Message("assistant", completion),) if isinstance(completion, str) else _messages(completion)
-    return Example(line, (*asked, *answer), tuple(row.get("tools") or ()), weight)
+    return Example(line, (*asked, *answer), tuple(row.get("tools") or ()), weight, is_good(row))
+
+
+def is_good(row: Mapping[str, Any]) -> bool | None:
+    """Return what a row's `label` says of its answer: true or "good", false or "bad"; None for anything else."""
+    label = row.get("label")
+    if isinstance(label, str):
+        return _LABELS.get(label.strip().lower())
+    return label if isinstance(label, bool) else None
 
 
 def _messages(messages: Iterable[Mapping[str, Any]], *, context: bool = False) -> tuple[Message, ...]:

@@ -108,7 +108,7 @@ def frozen_commitment(task_file: Path, recipe: Recipe) -> dict[str, Any]:
     if when is None or changed:
         why = f"has changed since it was frozen ({', '.join(changed)})" if changed else "is not frozen"
         raise RecipeError(f"{task_file} {why}; run `turntable compare freeze {task_file}`, then train.")
-    if recipe.method != "dpo":
+    if not recipe.learns_pairs:
         for path in recipe.train_paths:
             read_eval_set(task.model_copy(update={"train": str(path.resolve())}))
     return {"name": task.name, "sha256": frozen.sha256, "frozen_at": when}

@@ -7,6 +7,7 @@ parity.json                                       log-probabilities to compare a
 rows.jsonl                                        the rows that the run read, for lineage
 run.json                                          the folders of recipe and base; stays on this machine
 metrics.jsonl, loss.svg                           the loss, step by step
+rewards.svg, accuracy.svg                         the rewards of preference methods
 README.md                                         the model card, generated from training.json
 """
 
@@ -21,7 +22,7 @@ from adapters import AdapterError, BaseModel, preflight
 from adapters.manifest import CARD_FILE, CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, content_digest, file_sha256
 from trainer.errors import RunError
 from trainer.files import disk
-from trainer.training.metrics_log import StepMetrics, save_loss_curve
+from trainer.training.metrics_log import StepMetrics, has_rewards, save_loss_curve, save_reward_curves
 from trainer.training.recipe import Lora, Recipe
 from trainer.training.targets import renamed
 
@@ -48,6 +49,7 @@ _CARD_FIELDS = (
     "wall_s",
     "device",
 )
+_PATTERNS = ("rank_pattern", "alpha_pattern")
 _NOT_COPIED = (".safetensors", ".bin", ".gguf", "base-model.json", "safetensors.index.json")
 
 _CARD = """---
@@ -90,13 +92,8 @@ class RunRecord:
     locations: Mapping[str, str]
 
 
-def write_adapter(
-    directory: Path, recipe: Recipe, base: BaseModel, base_name: str, trained: "TrainedWeights", record: RunRecord
-) -> dict[str, Any]:
-    """Write all files of an adapter's run and return the metadata with its digest.
-
-    Raises `RunError` when the adapter is not fit to serve.
-    """
+def save_adapter(directory: Path, recipe: Recipe, base_name: str, trained: "TrainedWeights") -> str:
+    """Write an adapter, without the record of its run, and return its digest; raises `RunError` when it is unsound."""
     from safetensors.torch import save_file
 
     prefix = trained.checkpoint_prefix
@@ -106,30 +103,38 @@ def write_adapter(
         save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
         (directory / WEIGHTS_FILE).chmod(0o644)
         write_json(directory / CONFIG_FILE, config)
-    digest = content_digest(config, file_sha256(directory / WEIGHTS_FILE))
-    facts = _write_record(directory, recipe, record, digest)
     _verify(directory / WEIGHTS_FILE, expected=set(tensors))
-    try:
-        preflight(directory, base, max_rank=recipe.lora.r)
-    except AdapterError as error:
-        raise RunError(f"the trained adapter is not fit to serve: {error}") from error
-    return facts
+    return content_digest(config, file_sha256(directory / WEIGHTS_FILE))
 
 
-def write_model(
-    directory: Path, recipe: Recipe, base: BaseModel, trained: "TrainedWeights", record: RunRecord
-) -> dict[str, Any]:
-    """Write all files of a full fine-tuning, a model that can be served as a base; raises `RunError`."""
+def save_model(directory: Path, base: BaseModel, trained: "TrainedWeights") -> str:
+    """Write the model of a full fine-tuning, which can be served as a base, and return its digest.
+
+    Raises `RunError` when it is unsound.
+    """
     from safetensors.torch import save_file
 
     with disk(directory):
         copy_model_files(base.path, directory)
         save_file(trained.tensors, directory / MODEL_WEIGHTS_FILE, metadata={"format": "pt"})
         (directory / MODEL_WEIGHTS_FILE).chmod(0o644)
-    facts = _write_record(directory, recipe, record, file_sha256(directory / MODEL_WEIGHTS_FILE))
     _verify(directory / MODEL_WEIGHTS_FILE, expected=set(trained.tensors))
     if BaseModel.read(directory).modules != base.modules:
         raise RunError("the trained model has other modules than its base; its files are not fit to serve.")
+    return file_sha256(directory / MODEL_WEIGHTS_FILE)
+
+
+def write_record(directory: Path, recipe: Recipe, base: BaseModel, record: RunRecord, digest: str) -> dict[str, Any]:
+    """Write the record of a run beside its weights, and return the metadata with their digest.
+
+    Raises `RunError` when an adapter does not pass the gateway's preflight.
+    """
+    facts = _write_record(directory, recipe, record, digest)
+    if recipe.method != "full":
+        try:
+            preflight(directory, base, max_rank=recipe.lora.max_rank)
+        except AdapterError as error:
+            raise RunError(f"the trained adapter is not fit to serve: {error}") from error
     return facts
 
 
@@ -151,6 +156,7 @@ def adapter_config(lora: Lora, base_name: str, target_modules: tuple[str, ...]) 
         "lora_dropout": lora.lora_dropout,
         "target_modules": list(target_modules),
         "use_rslora": lora.use_rslora,
+        **{name: dict(pattern) for name in _PATTERNS if (pattern := getattr(lora, name))},
         "bias": "none",
         "init_lora_weights": True,
         "inference_mode": True,
@@ -195,6 +201,8 @@ def _write_record(directory: Path, recipe: Recipe, record: RunRecord, digest: st
         (directory / ROWS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (directory / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
         save_loss_curve(directory / "loss.svg", recipe.name, record.metrics)
+        if has_rewards(record.metrics):
+            save_reward_curves(directory, recipe.name, record.metrics)
     return facts
 
 
@@ -218,6 +226,10 @@ def _adapter_rows(facts: Mapping[str, Any]) -> str:
         ("r, lora_alpha, lora_dropout", f"{lora['r']}, {lora['lora_alpha']}, {lora['lora_dropout']}"),
         ("target modules", ", ".join(facts["target_modules"])),
     ]
+    for name, value in (facts.get("rewards") or {}).items():
+        rows.append((f"reward {name} on held-out rows", f"{value:.4f}"))
+    if initial := facts.get("initial_adapter"):
+        rows.append(("begun from", f"{initial['ref']} ({initial['digest'][:12]})"))
     if served["mean_logprob_change"] is not None:
         rows.append(("mean absolute change of a log-probability", f"{served['mean_logprob_change']:.4f}"))
     if served["quantization_error"] is not None:

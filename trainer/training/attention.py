@@ -3,6 +3,8 @@
 Each row goes through the causal SDPA kernel by itself, so nothing is computed across rows; a mask over the whole batch
 would cost the square of its length. Works on CPU and GPU without further packages. Attention with sinks (gpt-oss) or
 soft-capped scores (Gemma 2), which the kernel does not compute, is written out row by row.
+
+On a CPU, bf16 attention is computed in fp32: the backward pass of PyTorch's bf16 kernel takes several times as long.
 """
 
 from dataclasses import dataclass
@@ -73,10 +75,12 @@ def packed_attention(
     """
     _refuse_unknown(module, attention_mask, row_tokens, others)
     assert row_tokens is not None, "refused above"
-    kind = _Kind(scaling, sliding_window, s_aux, softcap)
+    kind, precision = _Kind(scaling, sliding_window, s_aux, softcap), query.dtype
+    if query.device.type == "cpu" and precision == torch.bfloat16:
+        query, key, value = query.float(), key.float(), value.float()
     parts = zip(*(torch.split(tensor, list(row_tokens), dim=2) for tensor in (query, key, value)), strict=True)
     answers = [_attend(q, k, v, kind) for q, k, v in parts]
-    return torch.cat(answers, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(answers, dim=2).to(precision).transpose(1, 2).contiguous(), None
 
 
 def _refuse_unknown(module: torch.nn.Module, mask: object, row_tokens: object, others: dict[str, Any]) -> None:

@@ -8,10 +8,14 @@ how many micro-batches they go through the model in.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from trainer.training.loss_mask import IGNORE_INDEX, RenderedExample
+
+if TYPE_CHECKING:
+    from trainer.training.distributed import DistributedState
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,21 @@ def rank_shard(rows: Sequence[int], lengths: Sequence[int], *, rank: int, world_
         shards[least].append(row)
         tokens[least] += lengths[row]
     return shards[rank]
+
+
+def rank_batches(
+    rows: Sequence[int], lengths: Sequence[int], *, max_rows: int, max_tokens: int, distributed: "DistributedState"
+) -> Iterator[tuple[list[int], bool]]:
+    """Cut this rank's rows into micro-batches; yield each, and whether it counts.
+
+    With FSDP a pass gathers the layers from all ranks, so every rank makes as many: one with fewer batches repeats the
+    shortest of all rows, which does not count. All ranks call it.
+    """
+    batches = list(micro_batches(rows, lengths, max_rows=max_rows, max_tokens=max_tokens))
+    passes = int(distributed.max(len(batches))) if distributed.fsdp else len(batches)
+    shortest = min(range(len(lengths)), key=lengths.__getitem__)
+    yield from ((batch, True) for batch in batches)
+    yield from [([shortest], False)] * (passes - len(batches))
 
 
 def micro_batches(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 
+WORLD_SIZE = "world size"  # a name in `identity`; its value is told to the user
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PREFIX = "checkpoint-"
 _STATE, _OPTIMIZER, _BEST = "state.json", "optimiser.safetensors", "best.safetensors"
@@ -32,14 +33,18 @@ _STATE, _OPTIMIZER, _BEST = "state.json", "optimiser.safetensors", "best.safeten
 
 @dataclass(slots=True)
 class LoopState:
-    """The progress of a run. `losses` has the eval loss before training and after each epoch."""
+    """The progress of a run. `losses` has the eval loss before training and of each evaluation.
+
+    `rewards` are those of the best evaluation.
+    """
 
     step: int = 0
     input_tokens: int = 0
     steps_s: float = 0.0
     loss_sum: float = 0.0
     losses: list[float] | None = None
-    best_epoch: int | None = None
+    best_epoch: float | None = None
+    rewards: dict[str, float] | None = None
     max_tokens: int = 0
 
 
@@ -113,6 +118,11 @@ class Checkpoints:
 
     def _refuse_other_run(self, identity: Mapping[str, str]) -> None:
         changed = [name for name in self.identity if identity.get(name) != self.identity[name]]
+        if changed == [WORLD_SIZE]:
+            raise RunError(
+                f"{self.folder} was started with world size {identity.get(WORLD_SIZE)} and cannot be resumed with "
+                f"{self.identity[WORLD_SIZE]}; launch as many processes as before, or start a new run without --resume."
+            )
         if changed:
             raise RunError(
                 f"{self.folder} was started with another {' and '.join(changed)}, so it cannot be resumed; restore "

@@ -26,6 +26,7 @@ from trainer.training.recipe import Recipe
 from turntable.options import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
+    from trainer.training.initial_adapter import InitialAdapter
     from trainer.training.loss_mask import RenderedExample, RenderedSet, Renderer
 
 
@@ -106,12 +107,15 @@ class PreparedData:
     rows: LoadedData
     train: "RenderedSet[Any]"
     valid: "RenderedSet[Any]"
+    initial: "InitialAdapter | None" = None
 
     @property
     def answers(self) -> "Sequence[RenderedExample]":
         """The rendered validation rows, or the training rows when nothing is held out; of each its last example."""
+        from trainer.training.loss_mask import answer_of
+
         rows = {row.row_id: row for row in self.valid.rows or self.train.rows}.values()
-        return [row if self.recipe.method != "dpo" else row.chosen for row in rows]
+        return [answer_of(row) for row in rows]
 
     @property
     def identity(self) -> dict[str, str]:
@@ -122,6 +126,7 @@ class PreparedData:
             "held-out file": self.rows.valid.sha256,
             "base model": self.base_weights_sha256,
             "chat template": self.renderer.chat_template_sha256,
+            **({"initial adapter": self.initial.digest} if self.initial else {}),
         }
 
     @cached_property
@@ -139,7 +144,7 @@ def load_data(recipe: Recipe, despite: str | None = None, data_dir: Path = DEFAU
     """
     named = [*(file.path for file in recipe.train_files), *([] if recipe.valid is None else [recipe.valid])]
     paths = [local_rows(name, recipe.directory, data_dir) for name in named]
-    kind: Kind = "pairs" if recipe.method == "dpo" else "conversations"
+    kind: Kind = "pairs" if recipe.learns_pairs else "ratings" if recipe.method == "kto" else "conversations"
     report = lint_files(paths, LintOptions(kind=kind, for_training=True))
     refuse_red(report, despite)
     train, held_out = _splits(report, recipe)
@@ -179,9 +184,17 @@ def prepare_data(recipe: Recipe, rows: LoadedData, data_dir: Path, console: Cons
         base_model = BaseModel.read(base.directory)
     except AdapterError as error:
         raise RunError(f"base_model: {error}") from error
+    initial = None
+    if recipe.lora.init is not None:
+        from trainer.training.initial_adapter import find_initial_adapter
+
+        initial = find_initial_adapter(recipe, base_model, data_dir)
     renderer = Renderer.load(base.directory, template_options(recipe))
     limit = min(recipe.training.max_length, renderer.longest_context)
-    render: Any = (lambda pair: (renderer.render_pair(pair),)) if recipe.method == "dpo" else renderer.render_answers
+    render: Any = renderer.render_answers
+    if recipe.learns_preferences:
+        judged: Any = renderer.render_pair if recipe.learns_pairs else renderer.render_rating
+        render = lambda row: (judged(row),)  # noqa: E731
 
     def rendered(split: LoadedSplit) -> "RenderedSet[Any]":
         sets = [
@@ -196,7 +209,7 @@ def prepare_data(recipe: Recipe, rows: LoadedData, data_dir: Path, console: Cons
         _warn_of_control_texts(split, sets, console)
         return RenderedSet.joined(sets)
 
-    return PreparedData(recipe, base, base_model, renderer, rows, rendered(rows.train), rendered(rows.valid))
+    return PreparedData(recipe, base, base_model, renderer, rows, rendered(rows.train), rendered(rows.valid), initial)
 
 
 def _warn_of_control_texts(split: LoadedSplit, sets: "Sequence[RenderedSet[Any]]", console: Console) -> None:
@@ -253,7 +266,7 @@ def _held_out(report: LintReport, recipe: Recipe) -> list[tuple[list[Any], list[
     """
     rows, clusters = [row for file in report.files for row in file.kept], report.comparisons.clusters
     keys = [_key(row) for row in rows]
-    if recipe.method == "dpo" and recipe.valid_fraction and len(set(clusters.tolist())) < 2:
+    if recipe.learns_pairs and recipe.valid_fraction and len(set(clusters.tolist())) < 2:
         message = "has one prompt, or near-duplicates of one, so none can be held out; add pairs or set valid"
         raise DataError([Problem(str(report.files[0].path), None, message)])
     is_held_out = iter(hold_out(keys, clusters, recipe.valid_fraction, recipe.seed).tolist())

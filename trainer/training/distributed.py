@@ -1,7 +1,8 @@
 """Distributed training, started by `accelerate launch` or `torchrun`: data parallel, or FSDP2 with `--use_fsdp`.
 
-Every rank knows the assignment of all rows. Gradients are summed over the ranks before each update, so the result is
-that of one process with the same rows in a step.
+A step has the rows that the recipe says, on any number of ranks, which share them. Every rank knows the assignment of
+all rows. Gradients are summed over the ranks before each update, so the result is that of one process. The rows of an
+eval loss, and the pairs of DPO's reference, are shared as well.
 
 With FSDP, each rank holds its shard of every decoder layer, and a layer is complete only while it is computed.
 Embedding, last norm, output layer and adapters are complete on every rank.
@@ -52,14 +53,14 @@ class DistributedState:
         """The number of shards of the base's layers."""
         return self.world_size if self.fsdp else 1
 
-    def sum_gradients(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Replace each gradient by its sum over all ranks."""
+    def sum_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all ranks."""
         if self.world_size > 1:
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             distributed.all_reduce(flat)
-            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+            parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def sum(self, value: float) -> float:
         """Return the sum of a number over all ranks; also tells all ranks that one was asked to stop."""
@@ -79,11 +80,6 @@ class DistributedState:
         if self.world_size > 1:
             distributed.broadcast_object_list(texts, src=0)
         return texts[0]
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.world_size > 1:
-            distributed.barrier()
 
     def _reduced(self, value: float, how: Any) -> float:
         if self.world_size == 1:
@@ -114,6 +110,15 @@ def refuse_several_processes(what: str) -> None:
     """Raise `RunError` under a launcher of several processes, for work that one process does."""
     if (world_size := _world_size()) > 1:
         raise RunError(f"{what} runs in one process, and {world_size} were launched; start it without a launcher.")
+
+
+def refuse_idle_ranks(rows_per_step: int, state: DistributedState) -> None:
+    """Raise `RunError` when a step has fewer rows than there are ranks to share them."""
+    if state.world_size > rows_per_step:
+        raise RunError(
+            f"{state.world_size} processes share the {rows_per_step} rows of a step, so some have none; set "
+            f"training.gradient_accumulation_steps = {state.world_size}, or launch fewer processes."
+        )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Data lineage: find the runs, and so the adapters, that read a row, to answer deletion requests."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ _SHORTEST_PREFIX = 8
 
 @dataclass(frozen=True, slots=True)
 class RowUse:
-    """A run that read the row; `part` is train, valid (evaluated only) or dropped (too long, never used).
+    """A run that read the row; `part` is train, valid (evaluated only), dropped (too long, never used), or initial:
+    the run began from an adapter that had read it.
 
     `digest` is the adapter's, the one in refs such as `name@digest12`.
     """
@@ -61,8 +62,25 @@ def find_row_uses(row: str, data_dir: Path, others: Sequence[Path] = ()) -> RowS
     for folder in others:
         paths |= set(folder.rglob(ROWS_FILE))
     runs = {path.resolve(): path for path in sorted(paths)}.values()
-    found = tuple(use for path in runs for use in _in_run(path, row))
-    return RowSearch(found, (data_dir / RUNS_FOLDER, *others), len(runs))
+    found = [use for path in runs for use in _in_run(path, row)]
+    found += _in_descendants(runs, found)
+    return RowSearch(tuple(found), (data_dir / RUNS_FOLDER, *others), len(runs))
+
+
+def _in_descendants(runs: Collection[Path], found: Sequence[RowUse]) -> Iterator[RowUse]:
+    """Yield the runs that began from an adapter that read the row, directly or through others."""
+    facts = {path: json.loads((path.parent / TRAINING_FILE).read_bytes()) for path in runs} if found else {}
+    uses = {use.digest: use for use in found if use.part != "dropped"}
+    new = dict(uses)
+    while new:
+        children = [
+            (path.parent.name, one["name"], one["digest"], new[initial["digest"]])
+            for path, one in facts.items()
+            if (initial := one.get("initial_adapter")) and initial["digest"] in new and one["digest"] not in uses
+        ]
+        new = {digest: RowUse(run, name, digest, "initial", use.file, use.line) for run, name, digest, use in children}
+        uses |= new
+        yield from new.values()
 
 
 def _in_run(path: Path, row: str) -> Iterator[RowUse]:

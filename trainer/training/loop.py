@@ -1,24 +1,28 @@
-"""The training loop: optimizer steps, eval loss after every epoch, early stopping, checkpoints.
+"""The training loop: optimizer steps, the eval loss every epoch or `eval_steps`, early stopping, checkpoints.
 
 `fit` puts the trainable weights on a loaded base, runs the loop and returns the result. A run that was interrupted and
 continued from its checkpoint takes the same steps with the same numbers.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from trainer.errors import Interrupted, OutOfMemoryError
-from trainer.training.batching import epoch_batches, micro_batches, rank_shard
+from trainer.training.batching import epoch_batches, rank_batches, rank_shard
 from trainer.training.checkpoint import Checkpoints, LoopState
 from trainer.training.dataset import PreparedData
 from trainer.training.distributed import DistributedState, full_tensor, is_sharded, local_tensor
-from trainer.training.loss import DpoLoss, Objective, SupervisedLoss, evaluate_loss
+from trainer.training.initial_adapter import load_initial_weights
+from trainer.training.loss import Objective, SupervisedLoss, evaluate_loss
+from trainer.training.memory import out_of_memory
 from trainer.training.model import TrainableModel, adapter_tensors, local_device, make_trainable
 from trainer.training.optimizer import MasterWeightsAdamW, learning_rate_factor, step_seed
+from trainer.training.preferences import DpoLoss, KtoLoss, KtoWeights, OrpoLoss, Reference
 from trainer.training.recipe import Recipe
 from trainer.training.run_metadata import cpu_arithmetic
 from trainer.training.self_check import SelfCheck, checked
@@ -38,11 +42,22 @@ class MetricsListener(Protocol):
         """Begin or continue a run of `steps` steps at `state`."""
         ...
 
-    def on_step(self, state: LoopState, *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+    def on_step(
+        self,
+        state: LoopState,
+        *,
+        epoch: float,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        rewards: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Take the metrics of an optimizer step."""
         ...
 
-    def on_eval(self, state: LoopState, *, epoch: int, eval_loss: float) -> None:
+    def on_eval(
+        self, state: LoopState, *, epoch: float, eval_loss: float, rewards: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         """Take an eval loss; epoch 0 is before training."""
         ...
 
@@ -54,19 +69,20 @@ class TrainedWeights:
     `tensors` are LoRA matrices under PEFT's names, or all weights of the base for full fine-tuning. `base_shards` is
     the number of processes that the base's layers were sharded over, `arithmetic` a fingerprint of this CPU's rounding.
     `checkpoint_prefix` is the decoder's prefix in memory and in the checkpoint, where they differ.
-    Losses are means over loss tokens, or over pairs for dpo; eval losses are None without validation rows.
+    Losses are means over loss tokens, or over rows for preference methods; eval losses are None without validation
+    rows. `rewards` are those of the validation rows with these weights, for preference methods.
     """
 
     tensors: dict[str, torch.Tensor]
     target_modules: tuple[str, ...]
     steps: int
-    epochs: int
+    epochs: float
     input_tokens: int
     steps_s: float
     train_loss: float
     eval_loss_before: float | None
     eval_loss: float | None
-    best_epoch: int | None
+    best_epoch: float | None
     trainable_parameters: int
     max_tokens_per_batch: int
     device: str
@@ -76,6 +92,7 @@ class TrainedWeights:
     arithmetic: str
     self_check: SelfCheck
     checkpoint_prefix: tuple[str, str] = ("", "")
+    rewards: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,10 @@ def fit(
     if recipe.method != "full":
         refuse_unserved(base.config.architectures or (), data.base_model.path.name)
         prefix = checkpoint_prefix(base, data.base_model)
-        refuse_unbound({renamed(name, prefix): t for name, t in adapter_tensors(model).items()}, data.base_model)
+        tensors = adapter_tensors(model)
+        refuse_unbound({renamed(name, prefix): t for name, t in tensors.items()}, data.base_model)
+        if data.initial is not None:
+            load_initial_weights(model, data.initial, prefix)
     longest = max(row.tokens for row in (*data.train.rows, *data.valid.rows))
     model, check = checked(model, longest=longest, distributed=distributed)
     for sentence in check.sentences:
@@ -106,8 +126,8 @@ def fit(
     loop = TrainingLoop(
         recipe,
         model,
-        train=_objective(model, recipe, data.train.rows),
-        valid=_objective(model, recipe, data.valid.rows) if data.valid.rows else None,
+        train=_objective(model, data, recipe, data.train.rows, distributed),
+        valid=_objective(model, data, recipe, data.valid.rows, distributed) if data.valid.rows else None,
         listener=listener,
         checkpoints=config.checkpoints,
         distributed=distributed,
@@ -136,12 +156,12 @@ class TrainingLoop:
 
     def __post_init__(self) -> None:
         training = self.recipe.training
-        self.optimizer = MasterWeightsAdamW(self.model.trainable_parameters, self.distributed)
-        self._rows_per_step = training.effective_batch_size * self.distributed.world_size
+        self.optimizer = MasterWeightsAdamW(self.model.trainable_parameters, self.distributed, training)
+        self._rows_per_step = training.effective_batch_size
         self._epoch_steps = -(-len(self.train.lengths) // self._rows_per_step)
         self.steps = self._epoch_steps * training.num_train_epochs
-        self._shortest = min(range(len(self.train.lengths)), key=self.train.lengths.__getitem__)
-        self._save_every = max(1, self.steps // 10)
+        self._save_every = training.save_steps or max(1, self.steps // 10)
+        self._eval_every = training.eval_steps or self._epoch_steps
         self.state.max_tokens = training.max_tokens_per_batch
 
     def run(self) -> LoopState:
@@ -152,12 +172,8 @@ class TrainingLoop:
         if self.valid is not None and not self.state.losses:
             self._evaluate(0)
         for epoch in range(self.recipe.training.num_train_epochs):
-            self._epoch(epoch)
-            if self.valid is not None:
-                if len(self.state.losses or ()) <= epoch + 1:
-                    self._evaluate(epoch + 1)
-                if self._stops_early(epoch + 1):
-                    break
+            if self._epoch(epoch):
+                break
         if self.best is not None:
             self.optimizer.restore(self.best)
         return self.state
@@ -168,25 +184,42 @@ class TrainingLoop:
         self.state, self.best = found.state, found.best and self.optimizer.local_snapshot(found.best)
         self.optimizer.load_state(found.optimizer)
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int) -> bool:
+        """Take the steps of an epoch that are left; returns whether the run stops early."""
         batches = epoch_batches(len(self.train.lengths), self._rows_per_step, seed=self.recipe.seed, epoch=epoch)
         for number, rows in enumerate(batches, start=epoch * self._epoch_steps + 1):
-            if number <= self.state.step:
-                continue
-            self._step(number, rows)
-            if self.distributed.sum(float(self.stop_requested())):
-                self._save()
-                raise Interrupted(self.state.step, self.steps)
-            if number % self._save_every == 0 and number < self.steps:
-                self._save()
+            if number > self.state.step:
+                self._step_and_save(number, rows)
+            evaluation = self._evaluation_after(number)
+            if self.valid is not None and number == self.state.step and evaluation:
+                if len(self.state.losses or ()) <= evaluation:
+                    self._evaluate(evaluation)
+                if self._stops_early(evaluation):
+                    self._save()
+                    return True
+        return False
+
+    def _step_and_save(self, number: int, rows: Sequence[int]) -> None:
+        self._step(number, rows)
+        if self.distributed.sum(float(self.stop_requested())):
+            self._save()
+            raise Interrupted(self.state.step, self.steps)
+        if number % self._save_every == 0 or number == self.steps:
+            self._save()
+
+    def _evaluation_after(self, number: int) -> int:
+        """Return which evaluation follows a step: 1 is the first, 0 none."""
+        is_due = number % self._eval_every == 0 or number == self.steps
+        return -(-number // self._eval_every) if is_due else 0
 
     def _step(self, number: int, rows: Sequence[int]) -> None:
         began = time.perf_counter()
         training, distributed = self.recipe.training, self.distributed
         own = rank_shard(rows, self.train.lengths, rank=distributed.rank, world_size=distributed.world_size)
         weight = sum(self.train.weights[row] for row in rows)
+        self.train.begin_step(rows)
         loss = distributed.sum(self._forward_backward(number, own)) / weight
-        distributed.sum_gradients(self.optimizer.gradients())
+        distributed.sum_tensors(self.optimizer.gradients())
         learning_rate = training.learning_rate * learning_rate_factor(
             number, self.steps, kind=training.lr_scheduler_type, warmup_fraction=training.warmup_fraction
         )
@@ -197,15 +230,23 @@ class TrainingLoop:
         state.loss_sum += loss
         state.steps_s += time.perf_counter() - began
         epoch = number / self._epoch_steps
-        self.listener.on_step(state, epoch=epoch, loss=loss, learning_rate=learning_rate, grad_norm=norm)
+        figures = {"loss": loss, "learning_rate": learning_rate, "grad_norm": norm}
+        self.listener.on_step(state, epoch=epoch, rewards=self._means(self.train.rewards.take()), **figures)
+
+    def _means(self, rewards: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        """Return the means of rewards over all ranks, with their margin; none where no row had one."""
+        sums = {name: (self.distributed.sum(total), self.distributed.sum(n)) for name, (total, n) in rewards.items()}
+        means = {name: total / weight for name, (total, weight) in sums.items() if weight}
+        both = {"chosen", "rejected"} <= means.keys()
+        return means | ({"margin": means["chosen"] - means["rejected"]} if both else {})
 
     def _forward_backward(self, number: int, rows: Sequence[int]) -> float:
         """Return the summed loss of the rows, and collect its gradients."""
         while True:
             try:
                 return self._micro_batches(number, rows)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
                     raise
                 self._halve_or_refuse(rows, error)
 
@@ -214,14 +255,9 @@ class TrainingLoop:
         total = torch.zeros((), device=self.model.device)
         # One row at a time, every rank makes as many passes of its decoder as it has batches.
         max_rows = self.recipe.training.per_device_train_batch_size if self.model.layout == "packed" else 1
-        batches = list(micro_batches(rows, self.train.lengths, max_rows=max_rows, max_tokens=self.state.max_tokens))
-        passes = len(batches)
-        if self.distributed.fsdp:  # a pass gathers the layers from all ranks, so every rank makes as many
-            passes = int(self.distributed.max(passes))
-        for batch in batches:
-            total += self._backward(self.train.summed(batch))
-        for _ in range(passes - len(batches)):
-            self._backward(self.train.summed([self._shortest]) * 0.0)
+        size = {"max_rows": max_rows, "max_tokens": self.state.max_tokens}
+        for batch, counts in rank_batches(rows, self.train.lengths, **size, distributed=self.distributed):
+            total += self._backward(self.train.summed(batch, counts=counts))
         return float(total)
 
     def _backward(self, loss: torch.Tensor) -> torch.Tensor:
@@ -240,20 +276,30 @@ class TrainingLoop:
             raise OutOfMemoryError.during_a_step(used, longest, checkpointing=checkpointing) from error
         self.state.max_tokens = less
         self.optimizer.discard_gradients()
+        self.train.rewards.take()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _evaluate(self, epoch: int) -> None:
+    def _evaluate(self, evaluation: int) -> None:
+        """Evaluate after a step of the schedule; evaluation 0 is before training."""
         assert self.valid is not None, "called only with validation rows"
-        loss = evaluate_loss(self.model, self.valid, max_tokens=self.state.max_tokens)
+        loss = evaluate_loss(self.model, self.valid, max_tokens=self.state.max_tokens, distributed=self.distributed)
         self.state.losses = [*(self.state.losses or []), loss]
-        if epoch and loss == min(self.state.losses[1:]):
+        epoch, rewards = self.epochs_of(self.state.step), self._means(self.valid.rewards.take())
+        if evaluation and loss == min(self.state.losses[1:]):
             self.state.best_epoch, self.best = epoch, self.optimizer.snapshot()
-        self.listener.on_eval(self.state, epoch=epoch, eval_loss=loss)
+            self.state.rewards = rewards or None
+        self.listener.on_eval(self.state, epoch=epoch, eval_loss=loss, rewards=rewards)
 
-    def _stops_early(self, epoch: int) -> bool:
-        patience = self.recipe.training.early_stopping_patience
-        return patience > 0 and epoch - (self.state.best_epoch or 0) >= patience
+    def epochs_of(self, steps: int) -> float:
+        """Return steps as epochs: whole ones as an integer."""
+        return steps // self._epoch_steps if steps % self._epoch_steps == 0 else round(steps / self._epoch_steps, 2)
+
+    def _stops_early(self, evaluation: int) -> bool:
+        patience, losses = self.recipe.training.early_stopping_patience, (self.state.losses or [])[1:]
+        lowest = min(losses)
+        best = max((number for number, loss in enumerate(losses, start=1) if loss == lowest), default=0)
+        return patience > 0 and evaluation - best >= patience
 
     def _save(self) -> None:
         if self.checkpoints is None or not (self.distributed.is_main or self.distributed.fsdp):
@@ -263,11 +309,18 @@ class TrainingLoop:
             self.checkpoints.save(self.state, optimizer, best)
 
 
-def _objective(model: TrainableModel, recipe: Recipe, rows: tuple[object, ...]) -> Objective:
+def _objective(
+    model: TrainableModel, data: PreparedData, recipe: Recipe, rows: tuple[Any, ...], distributed: DistributedState
+) -> Objective:
+    max_tokens, is_adapter = recipe.training.max_tokens_per_batch, data.initial is not None
+    reference = Reference(max_tokens, is_adapter=is_adapter, distributed=distributed)
     if recipe.method == "dpo":
-        max_tokens = recipe.training.max_tokens_per_batch
-        return DpoLoss(model, rows, beta=recipe.dpo.beta, max_tokens=max_tokens)  # type: ignore[arg-type]
-    return SupervisedLoss(model, rows)  # type: ignore[arg-type]
+        return DpoLoss(model, rows, beta=recipe.dpo.beta, reference=reference)
+    if recipe.method == "orpo":
+        return OrpoLoss(model, rows, beta=recipe.orpo.beta)
+    if recipe.method == "kto":
+        return KtoLoss(model, rows, kto=KtoWeights(**recipe.kto.model_dump()), reference=reference)
+    return SupervisedLoss(model, rows)
 
 
 def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck, prefix: tuple[str, str]) -> TrainedWeights:
@@ -276,7 +329,7 @@ def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck, prefix: tuple[
         tensors=_tensors(model, recipe, loop.distributed),
         target_modules=model.target_modules,
         steps=state.step,
-        epochs=round(state.step / loop.steps * recipe.training.num_train_epochs),
+        epochs=loop.epochs_of(state.step),
         input_tokens=state.input_tokens,
         steps_s=state.steps_s,
         train_loss=state.loss_sum / state.step,
@@ -292,6 +345,7 @@ def _result(loop: TrainingLoop, recipe: Recipe, check: SelfCheck, prefix: tuple[
         arithmetic=cpu_arithmetic(),
         self_check=check,
         checkpoint_prefix=prefix,
+        rewards=state.rewards,
     )
 
 
@@ -321,7 +375,3 @@ def as_saved(model: TrainableModel, tensors: Weights) -> Weights:
 
     saved: Weights = revert_weight_conversion(model.base, tensors)
     return {name: tensor.contiguous() for name, tensor in sorted(saved.items())}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

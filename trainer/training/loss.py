@@ -1,23 +1,25 @@
-"""The losses: cross-entropy over loss tokens (supervised) and the DPO loss over preference pairs.
+"""Cross-entropy over loss tokens, and the interface and the evaluation of every loss; preferences.py has the others.
 
-Both are sums over rows, divided by the weight of the whole step, so that neither micro-batches nor ranks change a step.
+Losses are sums over rows, divided by the weight of the whole step, so that neither micro-batches nor ranks change it.
 Cross-entropy and log-probabilities are computed in chunks: only the hidden states of loss tokens go through the output
 layer, and gradients are computed in the same pass, so the full logits are never in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.nn import functional
 
-from trainer.training.batching import PackedBatch, micro_batches, pack
-from trainer.training.loss_mask import RenderedExample, RenderedPair
+from trainer.training.batching import PackedBatch, pack, rank_batches, rank_shard
+from trainer.training.distributed import DistributedState
+from trainer.training.loss_mask import RenderedExample
 from trainer.training.model import TrainableModel
 from trainer.training.output_layer import Head, logits_of
 
 CHUNK_TOKENS = 512
+_EVALUATED_ROWS = 64
+_ALONE = DistributedState()
 
 
 def summed_cross_entropy(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
@@ -84,6 +86,24 @@ class _SummedLoss(torch.autograd.Function):
         )
 
 
+class RewardSums:
+    """Sums of rewards and of the weights of their rows, for the curves of a run; kept until they are taken."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._sums = dict.fromkeys(names, (0.0, 0.0))
+
+    def add(self, name: str, values: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add the values of some rows."""
+        total, weight = self._sums[name]
+        self._sums[name] = total + float((values.detach() * weights).sum()), weight + float(weights.sum())
+
+    def take(self) -> dict[str, tuple[float, float]]:
+        """Return sum and weight by name, and begin anew."""
+        taken, self._sums = self._sums, dict.fromkeys(self._names, (0.0, 0.0))
+        return taken
+
+
 class Objective(Protocol):
     """A set of rows and the loss over them, in nats."""
 
@@ -91,9 +111,15 @@ class Objective(Protocol):
     """Input tokens of each row."""
     weights: list[float]
     """The contribution of each row to the denominator of the mean."""
+    rewards: RewardSums
+    """The rewards of the rows since they were last taken; empty for methods without rewards."""
 
-    def summed(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return the summed loss of these rows."""
+    def begin_step(self, rows: Sequence[int]) -> None:
+        """Compute what all rows of an optimizer step, or of an evaluation, share; all ranks call it."""
+        ...
+
+    def summed(self, rows: Sequence[int], *, counts: bool = True) -> torch.Tensor:
+        """Return the summed loss of these rows; 0, after the same computation, of rows that do not count."""
         ...
 
 
@@ -103,45 +129,21 @@ class SupervisedLoss:
     def __init__(self, model: TrainableModel, rows: Sequence[RenderedExample]) -> None:
         self.lengths = [len(row.input_ids) for row in rows]
         self.weights = [sum(row.loss_weights) or float(row.loss_tokens) for row in rows]
+        self.rewards = RewardSums()
         self._learner, self._rows = model, rows
 
-    def summed(self, rows: Sequence[int]) -> torch.Tensor:
+    def begin_step(self, rows: Sequence[int]) -> None:
+        """Do nothing: rows are independent."""
+
+    def summed(self, rows: Sequence[int], *, counts: bool = True) -> torch.Tensor:
         """Return the cross-entropy of these rows, summed over their loss tokens."""
         packed = pack([self._rows[row] for row in rows], self._learner.device)
         hidden, head = self._learner.hidden(packed), self._learner.head
-        if packed.loss_weights is not None:
-            return -(token_logprobs(hidden, head, packed.targets) * packed.loss_weights).sum()
-        return summed_cross_entropy(hidden, head, packed.targets)
-
-
-class DpoLoss:
-    """DPO's sigmoid loss; the mean is per pair. The reference is the base without adapter, computed once per pair."""
-
-    def __init__(self, model: TrainableModel, pairs: Sequence[RenderedPair], *, beta: float, max_tokens: int) -> None:
-        self.lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
-        self.weights = [pair.weight for pair in pairs]
-        self._learner, self._pairs, self._beta = model, pairs, beta
-        self._reference = self._reference_margins(max_tokens)
-
-    def summed(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return the summed loss of these pairs."""
-        margins = self._margins(rows) - self._reference[torch.tensor(rows)].to(self._learner.device)
-        weights = torch.tensor([self.weights[row] for row in rows], device=margins.device)
-        return -(functional.logsigmoid(self._beta * margins) * weights).sum()
-
-    def _margins(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return log p(chosen) - log p(rejected) of each pair."""
-        sides = [side for row in rows for side in (self._pairs[row].chosen, self._pairs[row].rejected)]
-        sums = row_logprobs(self._learner, pack(sides, self._learner.device))
-        return sums[0::2] - sums[1::2]
-
-    @torch.no_grad()
-    def _reference_margins(self, max_tokens: int) -> torch.Tensor:
-        margins = torch.zeros(len(self._pairs))
-        with without_dropout(self._learner), self._learner.without_adapter():
-            for rows in micro_batches(range(len(self._pairs)), self.lengths, max_rows=64, max_tokens=max_tokens):
-                margins[torch.tensor(rows)] = self._margins(rows).cpu()
-        return margins
+        if packed.loss_weights is None:
+            loss = summed_cross_entropy(hidden, head, packed.targets)
+        else:
+            loss = -(token_logprobs(hidden, head, packed.targets) * packed.loss_weights).sum()
+        return loss if counts else loss * 0.0
 
 
 def row_logprobs(model: TrainableModel, packed: PackedBatch) -> torch.Tensor:
@@ -151,13 +153,25 @@ def row_logprobs(model: TrainableModel, packed: PackedBatch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate_loss(model: TrainableModel, objective: Objective, *, max_tokens: int) -> float:
-    """Return the mean loss over all rows of an objective, without dropout."""
+def evaluate_loss(
+    model: TrainableModel, objective: Objective, *, max_tokens: int, distributed: DistributedState = _ALONE
+) -> float:
+    """Return the mean loss over all rows of an objective, without dropout; the ranks share the rows."""
     total = 0.0
     with without_dropout(model):
-        for rows in micro_batches(range(len(objective.lengths)), objective.lengths, max_rows=64, max_tokens=max_tokens):
-            total += float(objective.summed(rows))
-    return total / sum(objective.weights)
+        objective.begin_step(range(len(objective.lengths)))
+        for rows, counts in shared_batches(model, objective.lengths, max_tokens, distributed):
+            total += float(objective.summed(rows, counts=counts))
+    return distributed.sum(total) / sum(objective.weights)
+
+
+def shared_batches(
+    model: TrainableModel, lengths: Sequence[int], max_tokens: int, distributed: DistributedState
+) -> Iterator[tuple[list[int], bool]]:
+    """Yield this rank's micro-batches of all rows, each row on one rank, and whether each counts."""
+    own = rank_shard(range(len(lengths)), lengths, rank=distributed.rank, world_size=distributed.world_size)
+    max_rows = _EVALUATED_ROWS if model.layout == "packed" else 1
+    yield from rank_batches(sorted(own), lengths, max_rows=max_rows, max_tokens=max_tokens, distributed=distributed)
 
 
 @dataclass(slots=True)

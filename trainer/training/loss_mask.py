@@ -81,6 +81,38 @@ class RenderedPair:
         return self.chosen.loss_tokens + self.rejected.loss_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class RenderedRating:
+    """A prompt with an answer that is good or bad, for KTO."""
+
+    answer: RenderedExample
+    is_good: bool
+    row_id: str
+    weight: float = 1.0
+
+    @property
+    def line(self) -> int:
+        """The row's line in its file."""
+        return self.answer.line
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens."""
+        return self.answer.tokens
+
+    @property
+    def loss_tokens(self) -> int:
+        """The number of tokens of the answer."""
+        return self.answer.loss_tokens
+
+
+def answer_of(row: RenderedExample | RenderedPair | RenderedRating) -> RenderedExample:
+    """Return the example of a rendered row: of a pair, the chosen answer."""
+    if isinstance(row, RenderedPair):
+        return row.chosen
+    return row.answer if isinstance(row, RenderedRating) else row
+
+
 class _TokenizedRow(Protocol):
     @property
     def line(self) -> int: ...
@@ -215,6 +247,14 @@ class Renderer:
     def render_pair(self, pair: Pair) -> RenderedPair:
         """Return ids and labels of both sides of a preference pair; raises `ValueError` as `render` does."""
         return RenderedPair(self.render(pair.preferred), self.render(pair.rejected), pair.row_id, pair.preferred.weight)
+
+    def render_rating(self, rating: Example) -> RenderedRating:
+        """Return ids and labels of a row whose last answer is labelled good or bad; raises `ValueError`."""
+        assert rating.is_good is not None, "rows without a label are refused"
+        last = rating.answer_index
+        messages = tuple(turn if at == last else replace(turn, weight=0) for at, turn in enumerate(rating.messages))
+        rendered = replace(self.render(replace(rating, messages=messages)), row_id=rating.row_id)
+        return RenderedRating(rendered, rating.is_good, rating.row_id, rating.weight)
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Return the ids of the prompt that the engine will be given for the last answer; raises `ValueError`."""

@@ -1,7 +1,7 @@
 """Merge an adapter into its base as a model directory, and verify that it answers as base and adapter do."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from adapters import AdapterError, BaseModel, preflight
 from adapters.manifest import CONFIG_FILE, PARITY_FILE, TRAINING_FILE, WEIGHTS_FILE, file_sha256
-from adapters.peft_config import ENGINE_RANKS
+from adapters.peft_config import ENGINE_RANKS, read_peft_config
 from trainer.errors import RunError
 from trainer.files import disk
 from trainer.training.artifacts import MODEL_WEIGHTS_FILE, RUN_FILE, copy_model_files, write_json
@@ -99,21 +99,17 @@ def _write_weights(base: Path, adapter: Path, target: Path) -> None:
     weights: dict[str, torch.Tensor] = {}
     for shard in sorted(base.glob("*.safetensors")):
         weights |= load_file(shard)
-    adapted, config = load_file(adapter / WEIGHTS_FILE), _config(adapter)
+    adapted, config = load_file(adapter / WEIGHTS_FILE), read_peft_config(adapter)
     for name, a in adapted.items():
         if ".lora_A." not in name:
             continue
         key = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
         b = adapted[name.replace(".lora_A.", ".lora_B.")]
-        change = _scaling(config, a.shape[0]) * (b.float() @ a.float())
+        change = config.scaling(key.removesuffix(".weight")) * (b.float() @ a.float())
         weights[key] = (weights[key].float() + change).to(weights[key].dtype)
     with disk(target):
         save_file(weights, target, metadata={"format": "pt"})
         target.chmod(0o644)
-
-
-def _scaling(config: Mapping[str, Any], rank: int) -> float:
-    return float(config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank))
 
 
 def _compare(base: Path, adapter: Path, merged: Path) -> "Differences":
@@ -175,13 +171,6 @@ def _facts(base: str, described: BaseModel, adapter: Path, differences: Differen
         "largest_logprob_difference": differences.largest,
         "mean_logprob_difference_of_bf16": differences.of_bf16,
     }
-
-
-def _config(adapter: Path) -> dict[str, Any]:
-    document = _read(adapter / CONFIG_FILE)
-    if document.get("rank_pattern") or document.get("alpha_pattern"):
-        raise RunError("the adapter has rank_pattern or alpha_pattern, which merging does not know; serve it unmerged.")
-    return document
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Log the metrics of a run: metrics.jsonl, the progress bar, experiment trackers, and pictures of the losses."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -74,9 +74,9 @@ class TrainingProgress:
         """Print that the run continues after step `done`."""
         self._console.print(f"continuing after step {done} of {total}", highlight=False)
 
-    def epoch(self, epoch: int, eval_loss: float, *, tokens_per_s: float, left_s: float | None) -> None:
+    def epoch(self, epoch: float, eval_loss: float, *, tokens_per_s: float, left_s: float | None) -> None:
         """Print the eval loss above the bar; `left_s` is the time left, if known."""
-        when = f"epoch {epoch}" if epoch else "before training"
+        when = f"epoch {epoch:g}" if epoch else "before training"
         speed = f", {tokens_per_s:,.0f} tokens/s" if tokens_per_s else ""
         left = f", {left_s:.0f} s left" if left_s else ""
         self._console.print(f"{when}: eval loss {eval_loss:.4f}{speed}{left}", highlight=False)
@@ -89,7 +89,9 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 class StepMetrics:
     """One logged step: either `loss` with its learning rate and gradient norm, or `eval_loss`; the others are None.
 
-    `tokens` counts the input tokens so far, without padding.
+    `tokens` counts the input tokens so far, without padding. The rewards are those of preference methods
+    (preferences.py): means over chosen (or good) and rejected (or bad) answers, their difference, and the share of
+    pairs whose chosen answer has the higher one.
     """
 
     step: int
@@ -100,6 +102,15 @@ class StepMetrics:
     grad_norm: float | None = None
     tokens: int = 0
     tokens_per_s: float = 0.0
+    reward_chosen: float | None = None
+    reward_rejected: float | None = None
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The step as metrics.jsonl keeps it; rewards only where there are some."""
+        return {k: v for k, v in asdict(self).items() if v is not None or not k.startswith("reward_")}
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
@@ -119,7 +130,37 @@ def save_loss_curve(path: Path, title: str, metrics: Sequence[StepMetrics]) -> N
         Series("training loss", [(m.step, m.loss) for m in metrics if m.loss is not None], has_markers=False),
         Series("eval loss", [(m.step, m.eval_loss) for m in metrics if m.eval_loss is not None]),
     ]
-    _save(path, lines(f"Loss of {title}", Axis("step"), Axis("loss, nats per token"), series))
+    unit = "loss" if has_rewards(metrics) else "loss, nats per token"
+    _save(path, lines(f"Loss of {title}", Axis("step"), Axis(unit), series))
+
+
+def has_rewards(metrics: Sequence[StepMetrics]) -> bool:
+    """Whether the steps are of a preference method."""
+    return any(m.reward_chosen is not None or m.reward_rejected is not None for m in metrics)
+
+
+def save_reward_curves(folder: Path, title: str, metrics: Sequence[StepMetrics]) -> None:
+    """Draw the rewards into rewards.svg, those of pairs with the accuracy into accuracy.svg; of training and eval."""
+    curves = [
+        Series(f"{name} ({part})", points, has_markers=part == "eval")
+        for part in ("training", "eval")
+        for name in ("chosen", "rejected", "margin")
+        if (points := _points(metrics, f"reward_{name}", part))
+    ]
+    _save(folder / "rewards.svg", lines(f"Rewards of {title}", Axis("step"), Axis("reward"), curves))
+    shares = [
+        Series(part, points, has_markers=part == "eval")
+        for part in ("training", "eval")
+        if (points := _points(metrics, "reward_accuracy", part))
+    ]
+    if shares:
+        y = Axis("share of pairs with a higher reward for the chosen answer")
+        _save(folder / "accuracy.svg", lines(f"Accuracy of {title}", Axis("step"), y, shares))
+
+
+def _points(metrics: Sequence[StepMetrics], field: str, part: str) -> list[tuple[float, float]]:
+    steps = [m for m in metrics if (m.eval_loss is not None) == (part == "eval")]
+    return [(m.step, value) for m in steps if (value := getattr(m, field)) is not None]
 
 
 def save_sweep(path: Path, title: str, points: Sequence[tuple[float, float, str]]) -> None:
@@ -169,18 +210,30 @@ class MetricsRecorder:
         if state.step:
             self._progress.resumed(state.step, steps)
 
-    def on_step(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+    def on_step(
+        self,
+        state: "LoopState",
+        *,
+        epoch: float,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        rewards: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Log the step; of runs with very many steps only some are logged."""
         self._progress.step(state.step, self._steps, loss=loss, tokens_per_s=_speed(state))
         if state.step % self._log_every and state.step != self._steps:
             return
-        self._write(state, epoch=epoch, loss=loss, learning_rate=learning_rate, grad_norm=grad_norm)
+        figures = {"loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
+        self._write(state, epoch=epoch, **figures, **_named(rewards))
 
-    def on_eval(self, state: "LoopState", *, epoch: int, eval_loss: float) -> None:
+    def on_eval(
+        self, state: "LoopState", *, epoch: float, eval_loss: float, rewards: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         """Log an eval loss."""
         left_s = state.steps_s / state.step * (self._steps - state.step) if state.step else None
         self._progress.epoch(epoch, eval_loss, tokens_per_s=_speed(state), left_s=left_s)
-        self._write(state, epoch=float(epoch), eval_loss=eval_loss)
+        self._write(state, epoch=float(epoch), eval_loss=eval_loss, **_named(rewards))
 
     def _write(self, state: "LoopState", *, epoch: float, **figures: float) -> None:
         rounded: dict[str, Any] = {name: round(value, 6) for name, value in figures.items() if name != "learning_rate"}
@@ -204,10 +257,10 @@ class NoMetrics:
     def on_start(self, state: "LoopState", steps: int) -> None:
         """Log nothing."""
 
-    def on_step(self, state: "LoopState", *, epoch: float, loss: float, learning_rate: float, grad_norm: float) -> None:
+    def on_step(self, state: "LoopState", **figures: Any) -> None:
         """Log nothing."""
 
-    def on_eval(self, state: "LoopState", *, epoch: int, eval_loss: float) -> None:
+    def on_eval(self, state: "LoopState", **figures: Any) -> None:
         """Log nothing."""
 
 
@@ -226,7 +279,11 @@ def write_metrics(folder: Path, metrics: Sequence[StepMetrics]) -> None:
 
 
 def _line(step: StepMetrics) -> str:
-    return json.dumps(asdict(step)) + "\n"
+    return json.dumps(step.document) + "\n"
+
+
+def _named(rewards: Mapping[str, float]) -> dict[str, float]:
+    return {f"reward_{name}": value for name, value in rewards.items()}
 
 
 def _speed(state: "LoopState") -> float:

@@ -1,12 +1,13 @@
 """Load the base model for a method and make it trainable.
 
-lora and dpo train bf16 adapters over the bf16 base, qlora over the base in NF4 with double quantization; full trains
-every weight. A `LoraConfig` has only options that the engine can serve.
+lora trains bf16 adapters over the bf16 base, qlora over the base in NF4 with double quantization; full trains every
+weight. Preference methods compute in fp32: they learn from differences of a few hundredths of a nat between summed
+log-probabilities, which bf16 rounds by tenths. A `LoraConfig` has only options that the engine can serve.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,12 +35,14 @@ class TrainableModel:
     """A model with trainable parameters; `module` is the PEFT model, or the base itself for full fine-tuning.
 
     `layout` says whether the rows of a batch go through the decoder packed, or each one alone (self_check.py).
+    `widened` are the weights of the base that are computed with in fp32 and were read in bf16.
     """
 
     module: Any
     base: "PreTrainedModel"
     device: torch.device
     layout: Layout = "packed"
+    widened: tuple[torch.nn.Parameter, ...] = ()
 
     @property
     def head(self) -> Head:
@@ -113,9 +116,15 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, shard
 
 
 def add_adapter(
-    base: "PreTrainedModel", lora: Lora, device: torch.device, *, seed: int, shards: int = 1
+    base: "PreTrainedModel",
+    lora: Lora,
+    device: torch.device,
+    *,
+    seed: int,
+    shards: int = 1,
+    precision: torch.dtype | None = None,
 ) -> TrainableModel:
-    """Put a fresh bf16 adapter on the frozen base; the same seed gives the same initial weights.
+    """Put a fresh adapter, in bf16 by default, on the frozen base; the same seed gives the same initial weights.
 
     With more than one shard, each rank keeps its shard of every layer, and the whole adapter.
     """
@@ -132,12 +141,14 @@ def add_adapter(
         lora_dropout=lora.lora_dropout,
         target_modules=targets,
         use_rslora=lora.use_rslora,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         bias="none",
     )
     model = get_peft_model(base, config, autocast_adapter_dtype=False)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(PRECISION)
+            parameter.data = parameter.data.to(precision or PRECISION)
     return _sharded(TrainableModel(model, base, device), shards, unsharded=set(model.parameters()) - frozen)
 
 
@@ -176,7 +187,25 @@ def make_trainable(base: "PreTrainedModel", recipe: Recipe, device: torch.device
         base.gradient_checkpointing_enable({"use_reentrant": False})
     if recipe.method == "full":
         return unfreeze(base, device, shards=shards)
-    return add_adapter(base, recipe.lora, device, seed=recipe.seed, shards=shards)
+    if not recipe.learns_preferences:
+        return add_adapter(base, recipe.lora, device, seed=recipe.seed, shards=shards)
+    widened = tuple(parameter for parameter in base.parameters() if parameter.dtype == torch.bfloat16)
+    _cast(widened, torch.float32)
+    model = add_adapter(base, recipe.lora, device, seed=recipe.seed, shards=shards, precision=torch.float32)
+    return replace(model, widened=widened)
+
+
+def in_bf16(model: TrainableModel) -> TrainableModel:
+    """Round what is computed with in fp32 to bf16, in which the engine serves it; not for a sharded base."""
+    if model.widened:
+        _cast((*model.widened, *model.trainable_parameters.values()), PRECISION)
+    return replace(model, widened=())
+
+
+def _cast(parameters: Iterable[torch.nn.Parameter], precision: torch.dtype) -> None:
+    """Change the precision of parameters, and of no buffer: rotary frequencies stay in fp32."""
+    for parameter in parameters:
+        parameter.data = parameter.data.to(precision)
 
 
 def _sharded(model: TrainableModel, shards: int, *, unsharded: set[torch.nn.Parameter]) -> TrainableModel:

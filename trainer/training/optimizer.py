@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from trainer.errors import RunError
 from trainer.training.distributed import DistributedState, full_tensor, is_sharded, local_tensor, shard_of
-
-MAX_GRAD_NORM = 1.0
+from trainer.training.recipe import Training
 
 
 def learning_rate_factor(step: int, steps: int, *, kind: str, warmup_fraction: float) -> float:
@@ -40,11 +40,22 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 class MasterWeightsAdamW:
     """AdamW over fp32 master weights of bf16 parameters."""
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], distributed: DistributedState) -> None:
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], distributed: DistributedState, training: Training | None = None
+    ) -> None:
+        options = training or Training()
         self._parameters, self._distributed = parameters, distributed
         self._sharded = [name for name, p in parameters.items() if is_sharded(p)]
         self._masters = {name: local_tensor(p).float().clone() for name, p in parameters.items()}
-        self._optimizer = torch.optim.AdamW(self._masters.values(), lr=0.0, weight_decay=0.0, fused=True)
+        self._max_norm = options.max_grad_norm or math.inf
+        self._optimizer = torch.optim.AdamW(
+            self._masters.values(),
+            lr=0.0,
+            betas=(options.adam_beta1, options.adam_beta2),
+            eps=options.adam_epsilon,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
         for master in self._masters.values():
             master.grad = torch.zeros_like(master)
 
@@ -67,7 +78,7 @@ class MasterWeightsAdamW:
         norm = self._norm()
         if norm != norm or norm == float("inf"):
             raise RunError("the loss diverged: a gradient is not finite; lower training.learning_rate.")
-        torch.nn.utils.clip_grads_with_norm_(self._masters.values(), MAX_GRAD_NORM, torch.tensor(norm))
+        nn.utils.clip_grads_with_norm_(self._masters.values(), self._max_norm, torch.tensor(norm))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -87,7 +98,7 @@ class MasterWeightsAdamW:
         return [self._grad(name) for name in self._masters if name not in self._sharded]
 
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """Copy this rank's bf16 weights to the CPU."""
+        """Copy this rank's weights, as they are computed with, to the CPU."""
         return {name: local_tensor(p).to("cpu", copy=True).contiguous() for name, p in self._parameters.items()}
 
     def restore(self, weights: dict[str, torch.Tensor]) -> None:
@@ -127,10 +138,10 @@ class MasterWeightsAdamW:
 
     def _norm(self) -> float:
         """Return the norm of all gradients over all ranks."""
-        norm = float(torch.nn.utils.get_total_norm(self.gradients()))
+        norm = float(nn.utils.get_total_norm(self.gradients()))
         if not self._sharded:
             return norm
-        own = float(torch.nn.utils.get_total_norm([self._grad(name) for name in self._sharded]))
+        own = float(nn.utils.get_total_norm([self._grad(name) for name in self._sharded]))
         return math.hypot(norm, math.sqrt(self._distributed.sum(own * own)))
 
     def _gathered(self, parts: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:

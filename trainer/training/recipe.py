@@ -7,6 +7,7 @@ values. docs/reference/recipe.md is generated from these classes.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -16,13 +17,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adapters import AdapterError, AdapterRef
-from adapters.peft_config import ENGINE_RANKS
-from trainer.files import read_toml
+from adapters.peft_config import ENGINE_RANKS, MAX_SCALING, MIN_SCALING, is_plain_key
+from trainer.files import read_toml, validated
 
 EMBEDDED = "embedded"
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
-LEARNING_RATES: Mapping[str, float] = MappingProxyType({"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "dpo": 5e-6})
+LEARNING_RATES: Mapping[str, float] = MappingProxyType(
+    {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "dpo": 5e-6, "orpo": 8e-5, "kto": 5e-6}
+)
+PREFERENCE_METHODS = ("dpo", "orpo", "kto")
 _LARGEST_BATCH = 32
+_PRESETS = ("all-linear", "attention-only")
+_REGEX_SIGNS = set("*+?|()[]^$\\")
 _UNSERVED_MODULES = ("embed_tokens", "lm_head")
 _Above0 = Field(gt=0)
 _RESERVED_KWARGS = (
@@ -39,10 +45,19 @@ class Lora(BaseModel):
     r: int = Field(16, description="Rank; one that the engine supports.")
     lora_alpha: int = Field(32, gt=0, description="Scale of the adapter: `lora_alpha / r`.")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout of the adapter's inputs.")
-    target_modules: Literal["all-linear", "attention-only"] | tuple[str, ...] = Field(
-        "all-linear", description='`"all-linear"`, `"attention-only"` (q, k, v, o), or a list of module names.'
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear",
+        description='`"all-linear"`, `"attention-only"` (q, k, v, o), a list of module names, or a regular expression '
+        "for whole names.",
     )
     use_rslora: bool = Field(False, description="Scale by `lora_alpha / sqrt(r)` instead, for high ranks.")
+    rank_pattern: dict[str, int] = Field({}, description="Other ranks, by module name or regular expression.")
+    alpha_pattern: dict[str, int] = Field({}, description="Other values of `lora_alpha`, likewise.")
+    init: str | None = Field(
+        None,
+        min_length=1,
+        description="Begin from this adapter, `name@v3` or a folder, which is then also the reference of dpo and kto.",
+    )
 
     @property
     def module_names(self) -> str | tuple[str, ...]:
@@ -50,9 +65,14 @@ class Lora(BaseModel):
         return ATTENTION_MODULES if self.target_modules == "attention-only" else self.target_modules
 
     @property
-    def scaling(self) -> float:
-        """The factor of the adapter's output."""
-        return float(self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r))
+    def is_regex(self) -> bool:
+        """Whether `target_modules` is a regular expression."""
+        return isinstance(self.target_modules, str) and self.target_modules not in _PRESETS
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of any module, which the engine's slots must hold."""
+        return max(self.r, *self.rank_pattern.values(), 0)
 
     @field_validator("r")
     @classmethod
@@ -63,19 +83,52 @@ class Lora(BaseModel):
             )
         return r
 
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _served_pattern(cls, pattern: dict[str, int]) -> dict[str, int]:
+        for key, value in pattern.items():
+            if not is_plain_key(key):
+                raise ValueError(f"has the key {key!r:.100}; name modules plainly, with at most one '.*'.")
+            if not 0 < value <= ENGINE_RANKS[-1]:
+                raise ValueError(f"has {value} for {key}; give a number from 1 to {ENGINE_RANKS[-1]}.")
+        return pattern
+
+    @model_validator(mode="after")
+    def _served_scaling(self) -> Self:
+        for key in ("", *self.rank_pattern, *self.alpha_pattern):
+            rank, alpha = self.rank_pattern.get(key, self.r), self.alpha_pattern.get(key, self.lora_alpha)
+            scaling = alpha / (rank**0.5 if self.use_rslora else rank)
+            if not MIN_SCALING <= scaling <= MAX_SCALING:
+                raise ValueError(
+                    f"scales {key or 'the adapter'} by {scaling:g}, which the gateway refuses; choose alpha and rank "
+                    f"for 1/{1 / MIN_SCALING:g} to {MAX_SCALING:g}."
+                )
+        return self
+
     @field_validator("target_modules", mode="before")
     @classmethod
     def _served_modules(cls, targets: object) -> object:
-        if targets in ("all-linear", "attention-only"):
+        if targets in _PRESETS:
             return targets
+        if isinstance(targets, str) and set(targets) & _REGEX_SIGNS:
+            return _regex(targets)
         if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
             raise ValueError(
-                f'is {targets!r}; write "all-linear", "attention-only" or a list such as ["q_proj", "v_proj"].'
+                f'is {targets!r}; write "all-linear", "attention-only" or a list such as ["q_proj", "v_proj"], or a '
+                'regular expression such as ".*[.](q|v)_proj".'
             )
         unserved = [name for name in _UNSERVED_MODULES if name in targets]
         if unserved:
             raise ValueError(f"names {unserved[0]}, which the engine does not adapt; name linear layers only.")
         return tuple(targets)
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error}); write one such as '.*[.](q|v)_proj'.") from error
+    return pattern
 
 
 class Training(BaseModel):
@@ -84,16 +137,22 @@ class Training(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     learning_rate: float = Field(
-        2e-4, gt=0, le=1, description="Peak learning rate; unset, 2e-4 for lora and qlora, 5e-6 for dpo, 2e-5 for full."
+        2e-4,
+        gt=0,
+        le=1,
+        description="Peak learning rate; unset, 2e-4 for lora and qlora, 5e-6 for dpo and kto, 8e-5 for "
+        "orpo, 2e-5 for full.",
     )
     num_train_epochs: int = Field(
         3, gt=0, description="Maximum number of epochs; early stopping may end the run before."
     )
     early_stopping_patience: int = Field(
-        1, ge=0, description="Stop after so many epochs without a lower eval loss; 0 never stops early."
+        1, ge=0, description="Stop after so many evaluations without a lower eval loss; 0 never stops early."
     )
-    per_device_train_batch_size: int = Field(8, gt=0, description="Rows (pairs for dpo) in one batch.")
-    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches per optimizer step.")
+    per_device_train_batch_size: int = Field(
+        8, gt=0, description="Rows (pairs for dpo and orpo) in one batch of a process."
+    )
+    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches per optimizer step, over all processes.")
     max_tokens_per_batch: int = Field(
         8192,
         ge=64,
@@ -105,12 +164,23 @@ class Training(BaseModel):
         "linear", description="Learning-rate schedule after warm-up."
     )
     max_length: int = Field(1024, ge=8, description="Rows with more tokens are left out, never truncated.")
+    eval_steps: int | None = Field(
+        None, gt=0, description="Optimizer steps between evaluations, with a last one at the end; unset, every epoch."
+    )
+    save_steps: int | None = Field(
+        None, gt=0, description="Optimizer steps between checkpoints for --resume; unset, a tenth of the run."
+    )
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the mean of gradients.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the mean of squared gradients.")
+    adam_epsilon: float = Field(1e-8, gt=0, le=1, description="AdamW's addition to the denominator.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0 never clips.")
     allow_drop: bool = Field(False, description="Allow more than 1 % of the rows to be left out.")
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time.")
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows per optimizer step on one device."""
+        """Rows per optimizer step, over all processes."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @model_validator(mode="after")
@@ -133,7 +203,27 @@ class Dpo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    beta: float = Field(0.1, gt=0, le=2, description="Strength of the penalty for departing from the base.")
+    beta: float = Field(0.1, gt=0, le=2, description="Strength of the penalty for departing from the reference.")
+
+
+class Orpo(BaseModel):
+    """`[orpo]`: preference training without a reference."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    beta: float = Field(0.1, gt=0, le=2, description="Weight of the odds ratio beside the cross-entropy.")
+
+
+class Kto(BaseModel):
+    """`[kto]`: training on answers that are labelled good or bad, in TRL's terms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    beta: float = Field(0.1, gt=0, le=2, description="Strength of the penalty for departing from the reference.")
+    desirable_weight: float = Field(1.0, gt=0, le=100, description="Factor of the loss of good answers.")
+    undesirable_weight: float = Field(
+        1.0, gt=0, le=100, description="Factor of the loss of bad answers; balance it with the good ones' number."
+    )
 
 
 class TrainFile(BaseModel):
@@ -191,13 +281,13 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(description="The adapter's name.")
-    method: Literal["lora", "qlora", "full", "dpo"] = Field("lora", description="Training method.")
+    method: Literal["lora", "qlora", "full", "dpo", "orpo", "kto"] = Field("lora", description="Training method.")
     base_model: str = Field(
         EMBEDDED, min_length=1, description="`embedded`, a model's folder (relative to the recipe) or a hub name."
     )
     train: Annotated[str, Field(min_length=1)] | Annotated[tuple[TrainFile, ...], Field(min_length=1)] = Field(
-        description="The training rows, chat `messages` or preference pairs for dpo: a file, or a list of files or "
-        "`{path, weight}`.",
+        description="The training rows, chat `messages`, preference pairs for dpo and orpo, or rows with a `label` for "
+        "kto: a file, or a list of files or `{path, weight}`.",
     )
     valid: str | None = Field(
         None, min_length=1, description="The validation rows; unset, some of `train` are held out."
@@ -208,6 +298,8 @@ class Recipe(BaseModel):
     training: Training = Field(Training(), description="The table below.")
     data: Data = Field(Data(), description="The table below.")
     dpo: Dpo = Field(Dpo(), description="The table below; for dpo alone.")
+    orpo: Orpo = Field(Orpo(), description="The table below; for orpo alone.")
+    kto: Kto = Field(Kto(), description="The table below; for kto alone.")
     sweep: Sweep = Field(Sweep(), description="The table below; read by `--sweep` alone.")
     directory: Annotated[Path, Field(exclude=True, repr=False)]
 
@@ -224,8 +316,11 @@ class Recipe(BaseModel):
     def _fits_the_method(self) -> Self:
         if self.method == "full" and "lora" in self.model_fields_set:
             raise ValueError('method = "full" trains every weight and has no adapter; remove [lora].')
-        if self.method != "dpo" and "dpo" in self.model_fields_set:
-            raise ValueError(f'[dpo] is set, but method is "{self.method}"; write method = "dpo" or remove the table.')
+        for table in PREFERENCE_METHODS:
+            if self.method != table and table in self.model_fields_set:
+                raise ValueError(
+                    f'[{table}] is set, but method is "{self.method}"; write method = "{table}" or remove the table.'
+                )
         return self
 
     @field_validator("train", mode="before")
@@ -253,7 +348,7 @@ class Recipe(BaseModel):
         return self
 
     def trials(self) -> "list[Recipe]":
-        """Return the recipes of a sweep: every rank with every learning rate and seed."""
+        """Return the recipes of a sweep, every rank with every learning rate and seed; raises `RecipeError`."""
         sweep = self.sweep
         ranks, rates = sweep.r or (self.lora.r,), sweep.learning_rate or (self.training.learning_rate,)
         return [self._trial(r, rate, seed) for r, rate, seed in product(ranks, rates, sweep.seed or (self.seed,))]
@@ -263,7 +358,17 @@ class Recipe(BaseModel):
         document["training"] = {**document.get("training", {}), "learning_rate": learning_rate}
         if self.method != "full":
             document["lora"] = {**document.get("lora", {}), "r": r}
-        return Recipe.model_validate({**document, "seed": seed, "directory": self.directory})
+        return validated({**document, "seed": seed, "directory": self.directory}, Recipe, "[sweep]")
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether the method learns from judged answers instead of from examples alone."""
+        return self.method in PREFERENCE_METHODS
+
+    @property
+    def learns_pairs(self) -> bool:
+        """Whether the method learns from preference pairs."""
+        return self.method in ("dpo", "orpo")
 
     @property
     def train_files(self) -> tuple[TrainFile, ...]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from trainer.training.artifacts import RunRecord, write_adapter, write_model
+from trainer.errors import RunError
+from trainer.training.artifacts import RunRecord, save_adapter, save_model, write_record
 from trainer.training.base import prepare_libraries
 from trainer.training.checkpoint import StopRequest
 from trainer.training.dataset import LoadedData, PreparedData, load_data, prepare_data
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from trainer.training.distributed import DistributedState
     from trainer.training.loop import TrainedWeights
     from trainer.training.metrics_log import StepMetrics
-    from trainer.training.model import TrainableModel
-    from trainer.training.parity import ParityVector
+    from trainer.training.parity import AfterTraining, ParityVector
     from trainer.training.run_metadata import Bf16BaseEval
 
 
@@ -70,6 +70,16 @@ class _Job:
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """The result of training, on rank 0 and with FSDP on every rank: weights, logged steps, digest, and the model."""
+
+    trained: "TrainedWeights"
+    metrics: "tuple[StepMetrics, ...]"
+    digest: str
+    after: "AfterTraining"
+
+
 def train(
     recipe: Recipe, data_dir: Path, console: Console, *, out: Path | None = None, options: TrainOptions | None = None
 ) -> Run | None:
@@ -83,11 +93,12 @@ def train(
     rows = load_data(recipe, options.despite_data, data_dir)
     print_warnings(rows, console)
     prepare_libraries()
-    from trainer.training.distributed import distributed_state
-    from trainer.training.parity import evaluate_on_bf16_base
+    from trainer.training.distributed import distributed_state, refuse_idle_ranks
+    from trainer.training.parity import evaluate_if_it_fits
 
     with distributed_state() as distributed:
         console.quiet = console.quiet or not distributed.is_main
+        refuse_idle_ranks(recipe.training.effective_batch_size, distributed)
         final = Path(distributed.broadcast(str(_final_directory(recipe, data_dir, out, resume=options.resume))))
         with _run_folder(final, distributed, resume=options.resume) as folder:
             data = prepare_data(recipe, rows, data_dir, console)
@@ -95,14 +106,15 @@ def train(
                 options.check(data)
             job = _Job(recipe, data, folder, console, options, distributed)
             console.print(_summary(data), highlight=False, soft_wrap=True)
-            trained, metrics, model = _fit(job)
-            if not (distributed.is_main or distributed.fsdp):
+            fitted = _fit(job)
+            if fitted is None:
                 return None
-            evaluation, vectors = evaluate_on_bf16_base(data, recipe, trained, model)
+            say = teller(console)
+            measured = evaluate_if_it_fits(data, recipe, fitted.trained, fitted.after, distributed, say)
             if not distributed.is_main:
                 return None
-            facts = _finish(job, trained, metrics, evaluation, vectors)
-    return Run(final, facts, metrics)
+            facts = _finish(job, fitted, *measured)
+    return Run(final, facts, fitted.metrics)
 
 
 def print_warnings(rows: LoadedData, console: Console) -> None:
@@ -121,30 +133,41 @@ def _final_directory(recipe: Recipe, data_dir: Path, out: Path | None, *, resume
 def _run_folder(final: Path, distributed: "DistributedState", *, resume: bool) -> Iterator[Path]:
     """Make the run's staging folder on rank 0 before any other rank looks into it."""
     with ExitStack() as stack:
+        refusal = ""
         if distributed.is_main:
-            stack.enter_context(staged(final, resume=resume))
-        distributed.barrier()
+            try:
+                stack.enter_context(staged(final, resume=resume))
+            except RunError as error:
+                refusal = str(error)
+        if refusal := distributed.broadcast(refusal):
+            raise RunError(refusal)
         yield staging_folder(final)
 
 
-def _fit(job: _Job) -> "tuple[TrainedWeights, tuple[StepMetrics, ...], TrainableModel]":
+def _fit(job: _Job) -> _Fitted | None:
+    """Train, and save the weights before anything else is done with them; None on ranks with nothing more to do."""
     recipe, data, distributed = job.recipe, job.data, job.distributed
     with TrainingProgress(job.console) as progress:
-        from trainer.training.checkpoint import Checkpoints
+        from trainer.training.checkpoint import WORLD_SIZE, Checkpoints
         from trainer.training.loop import FitConfig, fit
         from trainer.training.model import load_base, local_device
+        from trainer.training.parity import AfterTraining
 
-        recipe = fit_into_memory(data, recipe, auto_batch=job.options.auto_batch, distributed=distributed)
+        say = teller(job.console)
+        recipe = fit_into_memory(data, recipe, say, auto_batch=job.options.auto_batch, distributed=distributed)
         device, nf4 = local_device(distributed.local_rank), recipe.method == "qlora"
         base = load_base(data.base.directory, device, nf4=nf4, shards=distributed.base_shards)
         trackers = job.options.report_to if distributed.is_main else ()
         with tracking(trackers, job.folder, recipe) as track, StopRequest() as stop:
             listener = MetricsRecorder(job.folder, progress, track) if distributed.is_main else NoMetrics()
-            checkpoints = Checkpoints(job.folder, data.identity)
-            config = FitConfig(checkpoints, distributed, stop.requested, job.options.auto_batch, teller(job.console))
+            checkpoints = Checkpoints(job.folder, data.identity | {WORLD_SIZE: str(distributed.world_size)})
+            config = FitConfig(checkpoints, distributed, stop.requested, job.options.auto_batch, say)
             model, trained = fit(data, recipe, base, listener, config)
+    if not (distributed.is_main or distributed.fsdp):
+        return None
+    digest = save_weights(job.folder, data, recipe, trained) if distributed.is_main else ""
     metrics = tuple(listener.metrics) if isinstance(listener, MetricsRecorder) else ()
-    return trained, metrics, model
+    return _Fitted(trained, metrics, digest, AfterTraining.of(model, data, trained))
 
 
 def teller(console: Console) -> Callable[[str], None]:
@@ -152,35 +175,43 @@ def teller(console: Console) -> Callable[[str], None]:
     return lambda sentence: console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def _finish(
-    job: _Job,
-    trained: "TrainedWeights",
-    metrics: "tuple[StepMetrics, ...]",
-    evaluation: "Bf16BaseEval",
-    vectors: "list[ParityVector]",
-) -> dict[str, Any]:
+def _finish(job: _Job, fitted: _Fitted, evaluation: "Bf16BaseEval", vectors: "list[ParityVector]") -> dict[str, Any]:
     from trainer.training.checkpoint import Checkpoints
     from trainer.training.parity import write_parity
 
     data, recipe = job.data, job.recipe
     write_parity(job.folder, vectors)
-    facts = run_metadata(data, recipe, trained, evaluation, job.began_at, time.perf_counter() - job.began)
+    facts = run_metadata(data, recipe, fitted.trained, evaluation, job.began_at, time.perf_counter() - job.began)
     facts["advice"] = job.options.advice
     if job.options.task:
         facts["task"] = job.options.task
-    facts = write_run(job.folder, data, recipe, trained, facts, metrics)
+    facts = write_run(job.folder, data, recipe, fitted.digest, facts, fitted.metrics)
     Checkpoints(job.folder, {}).remove()
     return facts
 
 
 def fit_into_memory(
-    data: PreparedData, recipe: Recipe, *, auto_batch: bool, distributed: "DistributedState | None" = None
+    data: PreparedData,
+    recipe: Recipe,
+    say: Callable[[str], None],
+    *,
+    auto_batch: bool,
+    distributed: "DistributedState | None" = None,
 ) -> Recipe:
-    """Return the recipe, with `auto_batch` with the largest micro-batch that fits; raises `OutOfMemoryError`."""
-    from trainer.training.distributed import DistributedState
-    from trainer.training.memory import fitting_tokens, free_bytes, refuse_oversized
+    """Return the recipe, with `auto_batch` with the largest micro-batch that fits; raises `OutOfMemoryError`.
 
-    longest = max(row.tokens for row in data.train.rows) * (2 if recipe.method == "dpo" else 1)
+    Says so when QLoRA fits and its evaluation on the bf16 base does not.
+    """
+    from trainer.training.distributed import DistributedState
+    from trainer.training.memory import (
+        evaluation_bytes,
+        fitting_tokens,
+        free_bytes,
+        refuse_oversized,
+        too_large_for_evaluation,
+    )
+
+    longest = max(row.tokens for row in data.train.rows) * (2 if recipe.learns_pairs else 1)
     distributed = distributed or DistributedState()
     free, shards = int(distributed.min(free_bytes())), distributed.base_shards
     if auto_batch:
@@ -188,26 +219,33 @@ def fit_into_memory(
         training = recipe.training.model_copy(update={"max_tokens_per_batch": fits})
         recipe = recipe.model_copy(update={"training": training})
     refuse_oversized(data.base_model, recipe, longest, free, shards)
+    if recipe.method == "qlora" and (needed := evaluation_bytes(data.base_model, recipe, longest, shards)) > free:
+        say(f"{too_large_for_evaluation(needed, free)} The adapter will be trained and saved, but not evaluated on it.")
     return recipe
+
+
+def save_weights(folder: Path, data: PreparedData, recipe: Recipe, trained: "TrainedWeights") -> str:
+    """Write the trained weights and return their digest; raises `RunError` when they are unsound."""
+    if recipe.method == "full":
+        return save_model(folder, data.base_model, trained)
+    return save_adapter(folder, recipe, data.base.name, trained)
 
 
 def write_run(
     folder: Path,
     data: PreparedData,
     recipe: Recipe,
-    trained: "TrainedWeights",
+    digest: str,
     facts: dict[str, Any],
     metrics: "tuple[StepMetrics, ...]",
 ) -> dict[str, Any]:
-    """Write the files of a run and return its metadata with the digest; raises `RunError` if it is not fit to serve."""
+    """Write the record beside the weights and return the metadata; raises `RunError` if they are not fit to serve."""
     locations = {
         "recipe_folder": str(recipe.directory.resolve()),
         "base_folder": str(data.base.directory.resolve()),
     }
     record = RunRecord(facts, metrics, row_lines(data), locations)
-    if recipe.method == "full":
-        return write_model(folder, recipe, data.base_model, trained, record)
-    return write_adapter(folder, recipe, data.base_model, data.base.name, trained, record)
+    return write_record(folder, recipe, data.base_model, record, digest)
 
 
 def _summary(data: PreparedData) -> str:

@@ -85,21 +85,17 @@ def run_metadata(
         "recipe": recipe.model_dump(mode="json", exclude={"sweep"}),
         "recipe_sha256": recipe.sha256,
         "data": {"train": _split(data.rows.train, data.train), "valid": _split(data.rows.valid, data.valid)},
+        "initial_adapter": data.initial.document if data.initial else None,
         "despite_data": data.rows.despite_document,
         "baseline": answer_baseline(data),
         "seed": recipe.seed,
         "target_modules": trained.target_modules,
         "self_check": trained.self_check.document,
         "trainable_parameters": trained.trainable_parameters,
-        "steps": trained.steps,
-        "epochs": trained.epochs,
-        "best_epoch": trained.best_epoch,
-        "train_loss": trained.train_loss,
-        "eval_loss_before": trained.eval_loss_before,
-        "eval_loss": trained.eval_loss,
+        **_losses(trained),
         "on_bf16_base": evaluation.document,
         "loss_tokens_per_epoch": data.train.loss_tokens,
-        "loss_tokens": data.train.loss_tokens * trained.epochs,
+        "loss_tokens": round(data.train.loss_tokens * trained.epochs),
         "input_tokens": trained.input_tokens,
         "max_tokens_per_batch": trained.max_tokens_per_batch,
         "device": trained.device,
@@ -113,6 +109,18 @@ def run_metadata(
         "steps_s": round(trained.steps_s, 3),
         "wall_s": round(wall_s, 3),
         "versions": {library: version(library) for library in _LIBRARIES} | {"python": platform.python_version()},
+    }
+
+
+def _losses(trained: "TrainedWeights") -> dict[str, Any]:
+    return {
+        "steps": trained.steps,
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "train_loss": trained.train_loss,
+        "eval_loss_before": trained.eval_loss_before,
+        "eval_loss": trained.eval_loss,
+        "rewards": trained.rewards,
     }
 
 
@@ -152,13 +160,19 @@ def row_lines(data: "PreparedData") -> list[dict[str, Any]]:
 
 
 def answer_baseline(data: "PreparedData") -> dict[str, Any] | None:
-    """Profile the last answer of every training row, for comparison with live answers; all end with a stop token."""
+    """Profile the last answer of every training row, for comparison with live answers; all end with a stop token.
+
+    Bad answers of kto are left out.
+    """
+    from trainer.training.loss_mask import answer_of
+
     rows = {row.row_id: _preferred(row) for row in data.rows.train.rows}
     answers = []
     for rendered in {one.row_id: one for one in data.train.rows}.values():
         example = rows[rendered.row_id]
-        chosen = rendered.chosen if data.recipe.method == "dpo" else rendered
-        prompt_tokens, completion_tokens = _last_answer(chosen)
+        if isinstance(example, Example) and data.recipe.method == "kto" and not example.is_good:
+            continue
+        prompt_tokens, completion_tokens = _last_answer(answer_of(rendered))
         text = example.messages[example.answer_index].content
         answers.append(ProfiledAnswer(text, prompt_tokens, completion_tokens, STOP))
     baseline = Baseline.of(answers)

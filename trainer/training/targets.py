@@ -5,10 +5,12 @@ layer, vision and audio towers, routers and fused experts of mixture-of-experts 
 parameter, which vLLM ignores), and Mamba's `out_proj`, whose kernels bypass the module.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from adapters import BaseModel
+from adapters.peft_config import PeftConfig
 from trainer.errors import RunError
 from trainer.training.output_layer import decoder_of
 from trainer.training.recipe import Lora
@@ -51,12 +53,18 @@ def lora_targets(base: "PreTrainedModel", lora: Lora) -> list[str]:
     """Return the names of the modules to adapt, short where they are unambiguous; raises `RunError`."""
     usable = _usable(base)
     wanted = lora.module_names
-    chosen = usable if wanted == "all-linear" else _named(usable, _linear(base), wanted)
+    if lora.is_regex:
+        chosen = [name for name in usable if re.fullmatch(str(wanted), name)]
+        if not chosen:
+            raise RunError(f"lora.target_modules: {wanted} matches no linear layer of the base, such as {usable[0]}.")
+    else:
+        chosen = usable if wanted == "all-linear" else _named(usable, _linear(base), wanted)
     if not chosen:
         raise RunError(
             f"{base.config.model_type} has no linear layer that PEFT can adapt and the engine can serve; "
             'set method = "full", or choose another base_model.'
         )
+    _refuse_unmatched(chosen, lora)
     short = {name.rpartition(".")[2] for name in chosen}
     elsewhere = {name for name, _ in base.named_modules() if name.rpartition(".")[2] in short} - set(chosen)
     return sorted(set(chosen) if elsewhere else short)
@@ -105,6 +113,14 @@ def renamed(name: str, prefix: tuple[str, str]) -> str:
     start = _PEFT if name.startswith(_PEFT) else ""
     rest = name.removeprefix(start)
     return start + outside + rest.removeprefix(inside) if inside and rest.startswith(inside) else name
+
+
+def _refuse_unmatched(modules: Collection[str], lora: Lora) -> None:
+    """Raise `RunError` for a key of rank_pattern or alpha_pattern that matches no adapted module."""
+    for field in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(lora, field):
+            if not any(PeftConfig.is_matched(key, module) for module in modules):
+                raise RunError(f"lora.{field}: {key} matches no adapted module, such as {min(modules)}; correct it.")
 
 
 def _usable(base: "PreTrainedModel") -> list[str]:

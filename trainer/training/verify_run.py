@@ -18,7 +18,7 @@ from trainer.data.sources import local_rows
 from trainer.errors import RunError
 from trainer.training.artifacts import RUN_FILE
 from trainer.training.base import prepare_libraries
-from trainer.training.recipe import EMBEDDED, Recipe
+from trainer.training.recipe import EMBEDDED, PREFERENCE_METHODS, Recipe
 from trainer.training.run import Run, TrainOptions, train
 from trainer.training.run_metadata import cpu_arithmetic, read_metadata
 
@@ -69,6 +69,9 @@ def _train(recipe: Recipe, data_dir: Path, console: Console, out: Path, facts: M
     given = (facts.get("despite_data") or {}).get("reason", "repeats a finished run")
     run = train(recipe, data_dir, console, out=out, options=TrainOptions(despite_data=given))
     assert run is not None, "world size is 1"
+    begun = [(one.get("initial_adapter") or {}).get("digest") for one in (run.facts, facts)]
+    if begun[0] != begun[1]:
+        raise RunError(f"the run began from another adapter, {str(begun[1])[:12]}; restore it at lora.init.")
     if changed := [name for name in ("base_weights_sha256", "chat_template_sha256") if run.facts[name] != facts[name]]:
         raise RunError(f"the run was trained on another base: {changed[0]} differs; restore that base.")
     return run
@@ -126,8 +129,9 @@ def _recipe(facts: Mapping[str, Any], locations: Mapping[str, Any], data_dir: Pa
     document = dict(facts["recipe"])
     if document["method"] == "full":
         document.pop("lora")
-    if document["method"] != "dpo":
-        document.pop("dpo")
+    for table in PREFERENCE_METHODS:
+        if document["method"] != table:
+            document.pop(table, None)
     if document["valid"] is not None:
         document.pop("valid_fraction")
     if document["training"]["lr_scheduler_type"] == "constant":

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.trainer.training.conftest import MakeModel
 from trainer.data.schema import Example, Message, Pair
-from trainer.training.loss import DpoLoss
 from trainer.training.loss_mask import Renderer
+from trainer.training.preferences import DpoLoss, Reference
 
 PAIRS = [
     (
@@ -38,7 +38,7 @@ def test_loss_and_gradients_of_preferences_are_those_of_trl(
 
     ours = make_model()
     pairs = [renderer.render_pair(pair(n, *texts)) for n, texts in enumerate(PAIRS, 1)]
-    objective = DpoLoss(ours, pairs, beta=0.3, max_tokens=4096)
+    objective = DpoLoss(ours, pairs, beta=0.3, reference=Reference(4096))
     loss = objective.summed(range(len(pairs))) / len(pairs)
     loss.backward()  # type: ignore[no-untyped-call]
     mine = torch.cat([p.grad.flatten() for p in ours.trainable_parameters.values() if p.grad is not None])

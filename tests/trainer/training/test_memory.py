@@ -90,10 +90,10 @@ class Crowded(SupervisedLoss):
 
     room = 600
 
-    def summed(self, rows: Sequence[int]) -> torch.Tensor:
+    def summed(self, rows: Sequence[int], *, counts: bool = True) -> torch.Tensor:
         if sum(self.lengths[row] for row in rows) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return super().summed(rows)
+        return super().summed(rows, counts=counts)
 
 
 def test_running_out_of_memory_says_what_to_set(make_model: MakeModel, rows: Sequence[RenderedExample]) -> None:
