@@ -1,6 +1,7 @@
 """A run is pushed to the hub without what tells about its data; each obstacle is a sentence with its fix."""
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,23 @@ from huggingface_hub import HfApi
 
 from tests.trainer import commands
 from tests.trainer.commands import run
-from trainer.training.hub import KEPT_HERE, push
+from trainer.training.hub import published_metadata, push
 
-FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md", "training.json", "loss.svg", *KEPT_HERE)
+PUSHED = {"adapter_model.safetensors", "adapter_config.json", "README.md", "training.json", "loss.svg"}
+KEPT_HERE = {"rows.jsonl", "run.json", "parity.json", "metrics.jsonl", "mlflow.db", "notes.txt"}
+TRAINING: dict[str, Any] = {
+    "format": 3,
+    "base_model": "smollm2",
+    "recipe": {
+        "train": [{"path": "/home/jane/acme/train.jsonl", "weight": 2.0}, {"path": "hf://datasets/acme/rows/a.csv"}],
+        "valid": "../acme/valid.jsonl",
+        "base_model": "/models/smollm2",
+        "lora": {"r": 8, "init": "/home/jane/run"},
+        "data": {"chat_template": "{% for m in messages %}</{{ m }}>{% endfor %}"},
+    },
+    "data": {"train": {"file": "/home/jane/acme/train.jsonl, hf://datasets/acme/rows/a.csv", "rows": 3}},
+    "baseline": {"shape": {"classes": {"answer": ["Jane Doe"]}}},
+}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -31,9 +46,10 @@ class Hub(BaseHTTPRequestHandler):
             files = [{**one, "uploadMode": "regular", "shouldIgnore": False} for one in json.loads(body)["files"]]
             self._answer({"files": files})
         elif "/commit/" in self.path:
-            self._answer({"commitUrl": "http://hub/me/late/commit/1", "commitOid": "1" * 40})
+            address = f"http://{self.headers['host']}/me/late/commit/{'1' * 40}"
+            self._answer({"commitUrl": address, "commitOid": "1" * 40})
         else:
-            self._answer({"url": "http://hub/me/late", "name": "me/late"})
+            self._answer({"url": f"http://{self.headers['host']}/me/late", "name": "me/late"})
 
     def do_GET(self) -> None:
         self._answer({"id": "me/late", "sha": "0" * 40, "siblings": []})
@@ -66,8 +82,11 @@ def hub() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    for name in FILES:
+    for name in PUSHED | KEPT_HERE:
         (tmp_path / name).write_text("{}", encoding="utf-8")
+    (tmp_path / "training.json").write_text(json.dumps(TRAINING), encoding="utf-8")
+    (tmp_path / "checkpoint-000004").mkdir()
+    (tmp_path / "checkpoint-000004" / "README.md").touch()
     return tmp_path
 
 
@@ -81,13 +100,29 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_and_paths_stay_on_this_machine(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub() as (address, seen):
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HfApi(endpoint=address, token="hf_test"))
-        assert push(finished, "me/late", is_private=True)
+        assert push(finished, "me/late", is_private=True) == f"{address}/me/late"
     (made,) = [json.loads(body) for path, body in seen if path == "/api/repos/create"]
-    assert made["private"] is True
+    assert made["visibility"] == "private"
     (commit,) = [body for path, body in seen if "/commit/" in path]
     lines = [json.loads(line) for line in commit.splitlines()]
-    pushed = {line["value"]["path"] for line in lines if line["key"] == "file"}
-    assert pushed == set(FILES) - set(KEPT_HERE)
+    pushed = {line["value"]["path"]: b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+    assert pushed.keys() == PUSHED
+    assert json.loads(pushed["training.json"]) == published_metadata(finished)
+
+
+def test_pushed_metadata_name_no_folder_of_this_machine_and_no_label_of_an_answer(finished: Path) -> None:
+    published = published_metadata(finished)
+    assert "baseline" not in published
+    assert published["data"]["train"]["file"] == "train.jsonl, hf://datasets/acme/rows/a.csv"
+    files = [{"path": "train.jsonl", "weight": 2.0}, {"path": "hf://datasets/acme/rows/a.csv"}]
+    template = TRAINING["recipe"]["data"]["chat_template"]
+    assert published["recipe"] == {
+        "train": files,
+        "valid": "valid.jsonl",
+        "base_model": "smollm2",
+        "lora": {"r": 8, "init": "run"},
+        "data": {"chat_template": template},
+    }
 
 
 @pytest.mark.parametrize(
@@ -98,6 +133,7 @@ def test_rows_and_paths_stay_on_this_machine(finished: Path, monkeypatch: pytest
         ("no run", "has no adapter_model.safetensors; give the directory of a finished run."),
         ("no network", "is not pushed to me/late"),
         ("bad name", "is no name of a repository; write OWNER/NAME."),
+        ("no owner", "is no name of a repository; write OWNER/NAME."),
     ],
 )
 def test_an_obstacle_is_a_sentence(finished: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str, said: str) -> None:
@@ -108,7 +144,8 @@ def test_an_obstacle_is_a_sentence(finished: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     if obstacle == "no run":
         (finished / "adapter_model.safetensors").unlink()
-    failed = run(commands.push, finished, "me//late" if obstacle == "bad name" else "me/late")
+    repository = {"bad name": "me/late..", "no owner": "late"}.get(obstacle, "me/late")
+    failed = run(commands.push, finished, repository)
     assert failed.exit_code == 2
     assert said in failed.stderr.replace("\n", " ")
     assert "Traceback" not in failed.output

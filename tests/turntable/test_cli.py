@@ -73,6 +73,7 @@ BAD_INPUT: dict[str, list[str]] = {
     "prices list": ["--on", "someday"],
     "prices show": ["nobody:nothing"],
     "prices update": ["--from", "nowhere.json"],
+    "push": ["nowhere", "me/late"],
     "report": ["nowhere"],
     "requests list": GATEWAY,
     "requests show": ["id", *GATEWAY],
