@@ -36,7 +36,7 @@ COMMANDS = {
         ("data", "Train", "trainer.cli.data:app", "Check, convert, preview and split datasets."),
         ("advise", "Train", "trainer.cli.advise:app", "Decide between prompting, retrieval and fine-tuning."),
         ("train", "Train", "trainer.cli.train:app", "Train an adapter from a recipe."),
-        ("merge", "Train", "trainer.cli.merge:app", "Merge an adapter into its base model."),
+        ("export", "Train", "trainer.cli.export:app", "Export an adapter: PEFT's files, a merged model, or GGUF."),
         ("push", "Train", "trainer.cli.push:app", "Push a finished run to a model hub."),
         ("lineage", "Train", "trainer.cli.lineage:app", "Find the runs and adapters that used an example."),
         ("base", "Train", "trainer.cli.base:app", "Build the embedded base model."),
