@@ -70,6 +70,10 @@ class PeftConfig:
         """Return the rank of a module by the engine's rule: the first key that is a suffix of its name, else `r`."""
         return _matching(self.rank_pattern, module, self.r)
 
+    def alpha(self, module: str) -> float:
+        """Return the `lora_alpha` of a module by the same rule."""
+        return _matching(self.alpha_pattern, module, self.lora_alpha)
+
     @staticmethod
     def is_matched(key: str, module: str) -> bool:
         """Return whether a pattern key matches a module, by the engine's rule."""
@@ -77,7 +81,7 @@ class PeftConfig:
 
     def scaling(self, module: str) -> float:
         """Return the LoRA scaling factor of a module, as the engine applies it."""
-        rank, alpha = self.rank(module), _matching(self.alpha_pattern, module, self.lora_alpha)
+        rank, alpha = self.rank(module), self.alpha(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 

@@ -18,7 +18,7 @@ from adapters.origins import CONVERT, module_origin, tensor_origin, unknown_tens
 from adapters.parity_file import read_parity
 from adapters.peft_config import ENGINE_RANKS, PeftConfig, read_object, read_peft_config
 from adapters.tensor_file import PREFIX, Tensor, peak, plain_name, read_header
-from adapters.tokenizer_check import check_tokenizer, tokenizer_remarks
+from adapters.tokenizer_check import check_template_kwargs, check_tokenizer, tokenizer_remarks
 
 # Each field of training.json, and what the served base calls the same; the weights come last, as their hash takes long.
 _RECORDED = {
@@ -39,7 +39,8 @@ _Pairs = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def check_lineage(directory: Path, base: BaseModel | None) -> None:
-    """Raise `PreflightError` when training.json names another base, tokenizer or chat template than is served.
+    """Raise `PreflightError` when training.json names another base, tokenizer or chat template than is served, or sets
+    an argument of the engine's.
 
     Adapters trained elsewhere come without the file and are bound by their tensors alone. What the file does not
     record, or the base does not have, is not compared.
@@ -48,6 +49,7 @@ def check_lineage(directory: Path, base: BaseModel | None) -> None:
     if not path.is_file():
         return
     recorded = read_object(path)
+    check_template_kwargs(recorded)
     for field, attribute in _RECORDED.items():
         trained_on = recorded.get(field)
         if base is None or trained_on is None:

@@ -103,6 +103,20 @@ def peak(file: BinaryIO, tensor: Tensor) -> float:
     return float(largest.view(as_float)[0])
 
 
+def read_values(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Read the tensors of a safetensors file that preflight accepted, in fp32."""
+    values = dict[str, npt.NDArray[np.float32]]()
+    with path.open("rb") as file:
+        for name, tensor in read_header(path).items():
+            integer, _, as_float = _FLOATS[tensor.dtype]
+            file.seek(tensor.begin)
+            numbers = np.frombuffer(file.read(tensor.end - tensor.begin), np.dtype(integer).newbyteorder("<"))
+            if as_float is None:  # bfloat16 is the upper half of a float32
+                numbers, as_float = numbers.astype(np.uint32) << 16, np.float32
+            values[name] = numbers.view(as_float).astype(np.float32).reshape(tensor.shape)
+    return values
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:

@@ -13,7 +13,15 @@ import orjson
 from adapters.base_model import BaseModel, read_chat_template
 from adapters.errors import PreflightError
 from adapters.layout import ADDED_TOKENS_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG, TOKENIZER_FILE, TOKENIZER_FILES
+from adapters.manifest import TRAINING_FILE
 
+# The engine's own arguments of a rendering; every other name is a variable of the template.
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    {
+        *("add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "messages"),
+        *("return_dict", "tokenize", "tools"),
+    }
+)
 _MAX_BYTES = 128 << 20
 
 
@@ -30,6 +38,21 @@ def check_tokenizer(directory: Path, base: BaseModel | None) -> None:
         _check_tokens(directory, base)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PreflightError(present[0], "is no tokenizer's file; save it again, or leave it out.") from error
+
+
+def check_template_kwargs(training: Mapping[str, Any]) -> None:
+    """Raise `PreflightError` when training.json sets more than variables of the chat template.
+
+    The gateway adds them to every request for the adapter, and a template among them is a program that the engine runs.
+    """
+    kwargs = training.get("chat_template_kwargs")
+    where = f"{TRAINING_FILE}: chat_template_kwargs"
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise PreflightError(where, "is no object; write the variables of the chat template by name, or leave it out.")
+    if reserved := sorted(RESERVED_TEMPLATE_KWARGS.intersection(kwargs or ())):
+        raise PreflightError(
+            where, f"sets {reserved[0]}, which the engine sets itself; leave it out, variables of the template alone."
+        )
 
 
 def tokenizer_remarks(directory: Path, base: BaseModel | None) -> Iterator[str]:

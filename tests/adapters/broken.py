@@ -180,6 +180,14 @@ FIELDS: dict[str, tuple[Write, str]] = {
     "other base weights": (training({"base_weights_sha256": "0" * 64}), f"{TRAINING}: base_weights_sha256"),
     "another tokenizer": (training({"tokenizer_sha256": "0" * 64}), f"{TRAINING}: tokenizer_sha256"),
     "another chat template": (training({"chat_template_sha256": "0" * 64}), f"{TRAINING}: chat_template_sha256"),
+    "a template among the template's variables": (
+        training({"chat_template_kwargs": {"enable_thinking": False, "chat_template": "{{ 7 * 7 }}"}}),
+        f"{TRAINING}: chat_template_kwargs",
+    ),
+    "variables of the template that are no object": (
+        training({"chat_template_kwargs": ["chat_template"]}),
+        f"{TRAINING}: chat_template_kwargs",
+    ),
     "a lineage that is no hash": (training({"base_config_sha256": 7}), f"{TRAINING}: base_config_sha256"),
 }
 

@@ -22,7 +22,16 @@ from trainer.eval.task import read_schema, read_task
 from trainer.training.recipe import read_recipe
 
 EXAMPLES = ROOT / "examples"
-NAMES = ["classification", "extraction", "preference", "prompt", "retrieve", "support-triage", "voice"]
+NAMES = [
+    "classification",
+    "extraction",
+    "feedback-rounds",
+    "preference",
+    "prompt",
+    "retrieve",
+    "support-triage",
+    "voice",
+]
 EXAMPLE = pytest.mark.parametrize("name", NAMES)
 GENERATED = pytest.mark.parametrize("name", [name for name in NAMES if (EXAMPLES / name / "generate.py").is_file()])
 # More rows would be better, and take longer to train than a try-out should; the READMEs say so.
@@ -145,6 +154,19 @@ def test_a_pair_of_preference_prefers_the_answer_that_comes_to_the_point() -> No
         pair = json.loads(line)
         assert direct(pair["preferred_output"][0]["content"], "", {})
         assert not direct(pair["non_preferred_output"][0]["content"], "", {})
+
+
+def test_a_second_round_begins_from_the_version_that_the_first_one_publishes() -> None:
+    folder = EXAMPLES / "feedback-rounds"
+    first, second = (tomllib.loads((folder / name).read_text()) for name in ("recipe.toml", "round2.toml"))
+    assert second["lora"].pop("init") == f"{first['name']}@v1"
+    assert (second["name"], second["method"], second["lora"]) == (first["name"], "dpo", first["lora"])
+    complete = runpy.run_path(str(folder / "complete.py"))["is_complete"]
+    for line in (folder / second["train"]).read_text().splitlines():
+        pair = json.loads(line)
+        assert complete(pair["preferred_output"][0]["content"], "", {})
+        assert not complete(pair["non_preferred_output"][0]["content"], "", {})
+    assert run(commands.data, "check", folder / second["train"], folder / "test.jsonl").exit_code == 0
 
 
 def test_classes_of_the_classification_have_enough_rows_for_the_advice() -> None:

@@ -13,8 +13,8 @@ from adapters import BaseModel, Registry, State, Store, preflight
 from gateway.database import open_database
 from tests.trainer.order_recipes import recipe
 from trainer.errors import RunError
+from trainer.training.export import export
 from trainer.training.lineage import find_row_uses
-from trainer.training.merge import merge
 from trainer.training.run import Run, train
 
 QUIET = Console(quiet=True)
@@ -149,7 +149,8 @@ def test_ranks_alphas_and_targets_can_differ_by_module(tmp_path: Path, base_mode
     tensors = load_file(made.directory / "adapter_model.safetensors")
     ranks = {name.split(".")[-3]: tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
     assert ranks == {"q_proj": 8, "down_proj": 16}
-    merged = merge(made.directory, None, tmp_path / "merged", tmp_path, QUIET)
+    merged = export(str(made.directory), "merged", None, tmp_path / "merged", tmp_path, QUIET)
+    assert merged.differences is not None
     assert merged.differences.mean < 1.5 * merged.differences.of_bf16, "PEFT scales every module the same way"
     with pytest.raises(RunError, match="rank_pattern: o_proj matches no adapted module"):
         run(tmp_path, base_model, "lora", {**shape, "rank_pattern": {"o_proj": 16}})

@@ -10,11 +10,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from adapters import BaseModel, preflight
+from adapters.peft_config import PeftConfig
 from tests.trainer.order_recipes import RATINGS, ROWS, recipe
 from tests.trainer.precision import assert_as_exact, loss_token_logprobs
 from trainer.errors import DataError, RecipeError, RunError
+from trainer.training.export import ExportedAdapter, export
 from trainer.training.lineage import find_row_uses, resolve_row
-from trainer.training.merge import merge
 from trainer.training.run import Run, train
 from trainer.training.sweep import train_sweep
 
@@ -25,6 +26,10 @@ def run(folder: Path, base_model: Path, method: str) -> Run:
     made = train(recipe(folder, base_model, method), folder / "var", QUIET)
     assert made is not None
     return made
+
+
+def merge(adapter: Path, out: Path, base_model: str | None = None) -> ExportedAdapter:
+    return export(str(adapter), "merged", base_model, out, out.parent, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +142,8 @@ def test_the_parity_vectors_are_what_the_library_computes_on_the_served_base(lor
 
 @pytest.mark.numeric
 def test_a_merged_model_answers_as_base_and_adapter_do(lora: Run, base_model: Path, tmp_path: Path) -> None:
-    merged = merge(lora.directory, None, tmp_path / "merged", tmp_path, QUIET)
+    merged = merge(lora.directory, tmp_path / "merged")
+    assert merged.differences is not None
     assert merged.differences.mean < 1.5 * merged.differences.of_bf16
     assert not (tmp_path / "base-model").exists(), "the run's own base is found, not another one built"
     assert (tmp_path / "merged" / "chat_template.jinja").is_file()
@@ -149,9 +155,9 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lora: Run, base_model: Pa
 def test_a_merge_that_answers_otherwise_is_not_written(
     lora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.peft_config.PeftConfig.scaling", lambda config, _: 0.5 * config.lora_alpha / config.r)
+    monkeypatch.setattr(PeftConfig, "scaling", lambda config, module: 0.5 * config.lora_alpha / config.r)
     with pytest.raises(RunError, match="answers differently"):
-        merge(lora.directory, None, tmp_path / "merged", tmp_path, QUIET)
+        merge(lora.directory, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
@@ -167,9 +173,11 @@ def test_an_adapter_from_elsewhere_is_merged_into_the_base_that_it_names_or_asks
     ):
         (elsewhere / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
         with pytest.raises(RunError, match=said):
-            merge(elsewhere, None, tmp_path / "merged", tmp_path, QUIET)
+            merge(elsewhere, tmp_path / "merged")
     (elsewhere / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base_model)}))
-    assert merge(elsewhere, None, tmp_path / "merged", tmp_path, QUIET).differences.mean > 0
+    merged = merge(elsewhere, tmp_path / "merged")
+    assert merged.differences is not None
+    assert merged.differences.mean > 0
 
 
 def test_an_adapter_of_another_base_is_not_merged(lora: Run, base_model: Path, tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_an_adapter_of_another_base_is_not_merged(lora: Run, base_model: Path, t
         (other / path.name).write_bytes(path.read_bytes())
     (other / "config.json").write_text((base_model / "config.json").read_text() + " ")
     with pytest.raises(RunError, match="base_config_sha256"):
-        merge(lora.directory, str(other), tmp_path / "merged", tmp_path, QUIET)
+        merge(lora.directory, tmp_path / "merged", str(other))
     assert not (tmp_path / "merged").exists()
 
 

@@ -39,7 +39,7 @@ def local_rows(name: str, directory: Path, data_dir: Path) -> Path:
 
 def _convert(source: Path, made: Path) -> None:
     """Write the rows of a table as JSON Lines; raises `DataError` with every row that does not convert."""
-    problems = []
+    problems, number = [], 0
     with replacing(made) as out:
         for number, content in source_rows(source):
             try:
@@ -55,6 +55,8 @@ def _convert(source: Path, made: Path) -> None:
                 out.write(json.dumps(convert(content, shape), ensure_ascii=False) + "\n")
             except ValueError as error:
                 problems.append(Problem(str(source), number, str(error)))
+        if not number:
+            problems = [Problem(str(source), None, "has no rows below its columns; add some, or leave the file out")]
         if problems:
             raise DataError(problems)
 

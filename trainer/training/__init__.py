@@ -13,5 +13,6 @@ metrics_log     metrics.jsonl, progress bar, curves; tracking sends them to Tens
 parity          evaluate on the bf16 base as it is served, and record parity vectors
 run_metadata    training.json and rows.jsonl, which lineage searches
 artifacts       write and verify adapter, metadata and model card
-run             all of these in order; run_directory stages the folder; sweep, verify_run and merge build on it
+run             all of these in order; run_directory stages the folder; sweep and verify_run build on it
+export          PEFT's files, merge into the base, or gguf_adapter; hub pushes a run
 """

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapters import AdapterError, AdapterRef, BaseModel, Registry, Store, preflight
+from adapters import AdapterError, AdapterRef, BaseModel, UnknownAdapterError, preflight
 from adapters.manifest import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, content_digest, file_sha256
 from adapters.peft_config import ENGINE_RANKS, PeftConfig
+from adapters.stored import stored_adapter
 from trainer.errors import RunError
 from trainer.training.recipe import Lora, Recipe
 from trainer.training.run_metadata import read_metadata
@@ -19,8 +20,6 @@ from trainer.training.targets import renamed
 if TYPE_CHECKING:
     from trainer.training.model import TrainableModel
 
-DATABASE_FILE = "turntable.db"
-ADAPTERS_FOLDER = "adapters"
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
@@ -87,19 +86,12 @@ def _located(init: str, folder: Path, data_dir: Path) -> tuple[str, Path]:
         ref = AdapterRef.parse(init)
     except AdapterError as error:
         raise RunError(f"{nothing}, and {init} is no version: write name@v3, or the folder of an adapter.") from error
-    if not (data_dir / DATABASE_FILE).is_file():
-        raise RunError(f"{nothing}, and {data_dir} has no registry with {init}; set --data-dir to the gateway's.")
-    from sqlalchemy import create_engine
-
-    database = create_engine(f"sqlite:///{data_dir / DATABASE_FILE}")
     try:
-        version = Registry(database).snapshot.resolve(ref)
-        stored = Store(data_dir / ADAPTERS_FOLDER).verify(version.digest)
+        return stored_adapter(ref, data_dir)
+    except UnknownAdapterError as error:
+        raise RunError(f"{nothing}, and {error}") from error
     except AdapterError as error:
         raise RunError(f"lora.init: {error}") from error
-    finally:
-        database.dispose()
-    return f"{version.name}@v{version.version}", stored
 
 
 def _refuse_other_shape(init: str, lora: Lora, config: PeftConfig) -> None:

@@ -1,21 +1,19 @@
 """Merge an adapter into its base as a model directory, and verify that it answers as base and adapter do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from adapters import AdapterError, BaseModel, preflight
-from adapters.manifest import CONFIG_FILE, PARITY_FILE, TRAINING_FILE, WEIGHTS_FILE, file_sha256
-from adapters.peft_config import ENGINE_RANKS, read_peft_config
+from adapters import BaseModel
+from adapters.manifest import PARITY_FILE, TRAINING_FILE, WEIGHTS_FILE, file_sha256
+from adapters.peft_config import PeftConfig
+from adapters.tensor_file import PREFIX
 from trainer.errors import RunError
 from trainer.files import disk
-from trainer.training.artifacts import MODEL_WEIGHTS_FILE, RUN_FILE, copy_model_files, write_json
-from trainer.training.base import Base, find_base, prepare_libraries
-from trainer.training.run_directory import staged
+from trainer.training.artifacts import MODEL_WEIGHTS_FILE, copy_model_files, write_json
+from trainer.training.targets import checkpoint_prefix
 
 if TYPE_CHECKING:
     import torch
@@ -36,62 +34,28 @@ class Differences:
     of_bf16: float
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """A merged model and how it differs from base and adapter."""
-
-    directory: Path
-    differences: Differences
-
-
-def merge(adapter: Path, base_model: str | None, out: Path, data_dir: Path, console: Console) -> Merged:
+def merge(adapter: Path, config: PeftConfig, base_name: str, base: BaseModel, out: Path) -> Differences:
     """Write base and adapter as one model to `out`; raises `RunError` when its log-probabilities differ too much.
 
-    Without `base_model`, the base is the one that the adapter was trained on. The sum is taken in fp32 and rounded to
-    bf16 once, which may change log-probabilities by as much as computing in bf16 does (docs/how-to/train.md).
+    The sum is taken in fp32 and rounded to the base's type once, which may change log-probabilities by as much as
+    computing in bf16 does (docs/how-to/train.md).
     """
-    prepare_libraries()
-    base = _base(adapter, base_model, data_dir, console)
-    try:
-        described = BaseModel.read(base.directory)
-        preflight(adapter, described, max_rank=ENGINE_RANKS[-1])
-    except AdapterError as error:
-        raise RunError(f"{adapter} does not fit {base.name}: {error}") from error
-    with staged(out) as folder:
-        with disk(folder):
-            copy_model_files(base.directory, folder)
-        _write_weights(base.directory, adapter, folder / MODEL_WEIGHTS_FILE)
-        differences = _compare(base.directory, adapter, folder)
-        if differences.mean > _MOST_ROUNDING * differences.of_bf16:
-            raise RunError(
-                f"the merged model answers differently from base and adapter (log-probabilities differ by "
-                f"{differences.mean:.4f} on average, where bf16 accounts for {differences.of_bf16:.4f}); serve the "
-                "adapter unmerged."
-            )
-        with disk(folder):
-            write_json(folder / MERGE_FILE, _facts(base.name, described, adapter, differences))
-    return Merged(out, differences)
-
-
-def _base(adapter: Path, given: str | None, data_dir: Path, console: Console) -> Base:
-    """Return the given base, else the one of the run, else the one that adapter_config.json names."""
-    if given is not None:
-        return find_base(given, relative_to=Path(), data_dir=data_dir, console=console)
-    folder = _read(adapter / RUN_FILE).get("base_folder")
-    named = _read(adapter / CONFIG_FILE).get("base_model_name_or_path")
-    if folder is not None and (Path(folder) / "config.json").is_file():
-        return Base(named or Path(folder).name, Path(folder))
-    if not named:
-        raise RunError(f"{adapter} does not name its base model; give it with --base-model.")
-    try:
-        return find_base(named, relative_to=Path(), data_dir=data_dir, console=console)
-    except RunError as error:
+    with disk(out):
+        copy_model_files(base.path, out)
+    _write_weights(base.path, adapter, config, out / MODEL_WEIGHTS_FILE)
+    differences = _compare(base, adapter, config, out)
+    if differences.mean > _MOST_ROUNDING * differences.of_bf16:
         raise RunError(
-            f"{adapter} was trained on {named}, which is not on this machine; give its folder with --base-model."
-        ) from error
+            f"the merged model answers differently from base and adapter (log-probabilities differ by "
+            f"{differences.mean:.4f} on average, where bf16 accounts for {differences.of_bf16:.4f}); serve the "
+            "adapter unmerged."
+        )
+    with disk(out):
+        write_json(out / MERGE_FILE, _facts(base_name, base, adapter, differences))
+    return differences
 
 
-def _write_weights(base: Path, adapter: Path, target: Path) -> None:
+def _write_weights(base: Path, adapter: Path, config: PeftConfig, target: Path) -> None:
     """Add B·A to every adapted weight in fp32, then round to the base's type."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -99,11 +63,11 @@ def _write_weights(base: Path, adapter: Path, target: Path) -> None:
     weights: dict[str, torch.Tensor] = {}
     for shard in sorted(base.glob("*.safetensors")):
         weights |= load_file(shard)
-    adapted, config = load_file(adapter / WEIGHTS_FILE), read_peft_config(adapter)
+    adapted = load_file(adapter / WEIGHTS_FILE)
     for name, a in adapted.items():
         if ".lora_A." not in name:
             continue
-        key = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+        key = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
         b = adapted[name.replace(".lora_A.", ".lora_B.")]
         change = config.scaling(key.removesuffix(".weight")) * (b.float() @ a.float())
         weights[key] = (weights[key].float() + change).to(weights[key].dtype)
@@ -112,27 +76,65 @@ def _write_weights(base: Path, adapter: Path, target: Path) -> None:
         target.chmod(0o644)
 
 
-def _compare(base: Path, adapter: Path, merged: Path) -> "Differences":
+def _compare(base: BaseModel, adapter: Path, config: PeftConfig, merged: Path) -> Differences:
     """Compare both in fp32, so that only the rounding of the merged weights remains."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    rows = _rows(base, adapter)
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "local_files_only": True}
-    plain = AutoModelForCausalLM.from_pretrained(base, **options)
-    apart = PeftModel.from_pretrained(plain, adapter, autocast_adapter_dtype=False).eval()
+    rows = _rows(base.path, adapter)
+    apart = _with_adapter(_loaded(base.path), base, adapter, config)
     in_bf16 = _logprobs(apart, rows)
     exact = _logprobs(apart.float(), rows)
-    del plain, apart  # one model in fp32 at a time
-    rounded = _logprobs(AutoModelForCausalLM.from_pretrained(merged, **options).eval().float(), rows)
+    del apart  # one model in fp32 at a time
+    rounded = _logprobs(_loaded(merged).float(), rows)
     return Differences(
         mean=float((rounded - exact).abs().mean()),
         largest=float((rounded - exact).abs().max()),
         of_bf16=float((in_bf16 - exact).abs().mean()),
     )
+
+
+def _loaded(directory: Path) -> Any:
+    from transformers.utils.logging import disable_progress_bar
+
+    from trainer.training.model import PRECISION, architecture
+
+    disable_progress_bar()
+    return architecture(directory).from_pretrained(directory, dtype=PRECISION, local_files_only=True).eval()
+
+
+def _with_adapter(model: Any, base: BaseModel, adapter: Path, config: PeftConfig) -> Any:
+    """Return the model with the adapter on it, whose tensors are named as in the checkpoint and not as in memory."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    inside, outside = checkpoint_prefix(model, base)
+    stored = load_file(adapter / WEIGHTS_FILE)
+    tensors = {
+        PREFIX + inside + name.removeprefix(PREFIX).removeprefix(outside): tensor for name, tensor in stored.items()
+    }
+    of_modules = {
+        named.removeprefix(PREFIX).removesuffix(".lora_A.weight"): name.removeprefix(PREFIX).rpartition(".lora_")[0]
+        for named, name in zip(tensors, stored, strict=True)
+        if named.endswith(".lora_A.weight")
+    }
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules=list(of_modules),
+        r=config.r,
+        use_rslora=config.use_rslora,
+        rank_pattern={name: config.rank(module) for name, module in of_modules.items()},
+        alpha_pattern={name: config.alpha(module) for name, module in of_modules.items()},
+    )
+    try:
+        made = get_peft_model(model, lora, autocast_adapter_dtype=False)
+        unbound = set_peft_model_state_dict(made, tensors).unexpected_keys
+    except (RuntimeError, ValueError) as error:
+        raise _unbound(adapter, " ".join(str(error).split())[:200]) from error
+    if unbound:
+        raise _unbound(adapter, f"{unbound[0]} is no tensor of it")
+    return made.eval()
+
+
+def _unbound(adapter: Path, reason: str) -> RunError:
+    return RunError(f"PEFT cannot put {adapter} on its base ({reason}), so a merge is not checked; serve it unmerged.")
 
 
 def _logprobs(model: Any, rows: Sequence[Sequence[int]]) -> "torch.Tensor":
@@ -142,7 +144,7 @@ def _logprobs(model: Any, rows: Sequence[Sequence[int]]) -> "torch.Tensor":
     told = []
     with torch.no_grad():
         for ids in rows:
-            logprobs = model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+            logprobs = model(input_ids=torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
             told.append(logprobs.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1))
     return torch.cat(told)
 
@@ -159,20 +161,15 @@ def _rows(base: Path, adapter: Path) -> list[list[int]]:
     return [tokenizer(text)["input_ids"][:_TRIED_TOKENS]]
 
 
-def _facts(base: str, described: BaseModel, adapter: Path, differences: Differences) -> dict[str, Any]:
+def _facts(base_name: str, base: BaseModel, adapter: Path, differences: Differences) -> Mapping[str, Any]:
     training = adapter / TRAINING_FILE
     return {
         "format": 1,
-        "base_model": base,
-        "base_config_sha256": described.config_sha256,
+        "base_model": base_name,
+        "base_config_sha256": base.config_sha256,
         "adapter_weights_sha256": file_sha256(adapter / WEIGHTS_FILE),
         "adapter_training": json.loads(training.read_bytes()) if training.is_file() else None,
         "mean_logprob_difference": differences.mean,
         "largest_logprob_difference": differences.largest,
         "mean_logprob_difference_of_bf16": differences.of_bf16,
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return document

@@ -108,7 +108,7 @@ def load_base(directory: Path, device: torch.device, *, nf4: bool = False, shard
     register_packed_attention()
     options: dict[str, Any] = {"device_map": {"": device}, "quantization_config": _nf4()} if nf4 else {}
     options |= {"dtype": PRECISION, "local_files_only": True}
-    model = _architecture(directory).from_pretrained(directory, attn_implementation=EAGER, **options)
+    model = architecture(directory).from_pretrained(directory, attn_implementation=EAGER, **options)
     model.set_attn_implementation(PACKED)  # without effect on families that have attention code of their own
     _switch_off_dropout(model)
     model.requires_grad_(False)
@@ -214,7 +214,7 @@ def _sharded(model: TrainableModel, shards: int, *, unsharded: set[torch.nn.Para
     return model
 
 
-def _architecture(directory: Path) -> Any:
+def architecture(directory: Path) -> Any:
     """Return the class that wrote the checkpoint, so that its modules have the names that the engine knows."""
     import transformers
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from adapters import AdapterError, AdapterRef
 from adapters.peft_config import ENGINE_RANKS, MAX_SCALING, MIN_SCALING, is_plain_key
+from adapters.tokenizer_check import RESERVED_TEMPLATE_KWARGS
 from trainer.files import read_toml, validated
 
 EMBEDDED = "embedded"
@@ -31,10 +32,6 @@ _PRESETS = ("all-linear", "attention-only")
 _REGEX_SIGNS = set("*+?|()[]^$\\")
 _UNSERVED_MODULES = ("embed_tokens", "lm_head")
 _Above0 = Field(gt=0)
-_RESERVED_KWARGS = (
-    *("add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "messages"),
-    *("return_dict", "tokenize", "tools"),
-)
 
 
 class Lora(BaseModel):
@@ -260,7 +257,7 @@ class Data(BaseModel):
     @field_validator("chat_template_kwargs")
     @classmethod
     def _variables_of_the_template(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if reserved := [name for name in kwargs if name in _RESERVED_KWARGS]:
+        if reserved := [name for name in kwargs if name in RESERVED_TEMPLATE_KWARGS]:
             raise ValueError(f"sets {reserved[0]}, which the engine sets itself; leave it out.")
         return kwargs
 

@@ -195,7 +195,8 @@ main()
 
 
 @pytest.mark.parametrize(
-    "command", [("train", "recipe.toml"), ("train", "--verify-run", "."), ("merge", ".", "--out", "merged")]
+    "command",
+    [("train", "recipe.toml"), ("train", "--verify-run", "."), ("export", ".", "--format", "merged", "--out", "m")],
 )
 def test_threads_are_told_to_sleep_before_torch_is_imported(tmp_path: Path, command: tuple[str, ...]) -> None:
     """Threads that spin while they wait make training beside an engine three times as dear; torch reads this once."""

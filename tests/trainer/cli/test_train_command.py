@@ -111,11 +111,11 @@ def test_a_run_is_verified_and_a_changed_one_fails(typed: Typed, finished: dict[
 
 
 def test_a_run_is_merged_once_and_its_rows_are_found(typed: Typed, finished: dict[str, Any], base_model: Path) -> None:
-    merge = ("HERE/var/runs/finished", "--out", "HERE/merged", "--base-model", base_model)
-    merged = typed(commands.merge, *merge, "--json")
+    merge = ("HERE/var/runs/finished", "--format", "merged", "--out", "HERE/merged", "--base-model", base_model)
+    merged = typed(commands.export, *merge, "--json")
     assert merged.exit_code == 0, merged.output
     assert 0 < json.loads(merged.stdout)["mean_difference"] < 0.1
-    again = typed(commands.merge, *merge)
+    again = typed(commands.export, *merge)
     assert (again.exit_code, again.stderr.startswith("error: ")) == (2, True), again.output
     found = typed(commands.lineage, "row", "HERE/train.jsonl:3")
     assert found.exit_code == 0, found.output

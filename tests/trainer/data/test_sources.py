@@ -1,5 +1,6 @@
 """Several files in one recipe: mixed by weight, and read from CSV, Parquet and datasets of the hub."""
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.trainer.conftest import WriteJsonl, chat
+from tests.trainer import commands
+from tests.trainer.commands import run
+from tests.trainer.conftest import WriteJsonl, chat, pair
 from trainer.data.schema import Example
 from trainer.data.sources import local_rows
 from trainer.errors import DataError, RunError
@@ -78,6 +81,54 @@ def test_csv_and_parquet_are_read_as_the_rows_that_they_hold(tmp_path: Path) -> 
         ]
         assert file.path.parent == tmp_path / "var" / "datasets"
     assert loaded[0].train.sha256 == loaded[1].train.sha256
+
+
+def test_conversations_and_tables_are_mixed_by_their_weights(jsonl: WriteJsonl, tmp_path: Path) -> None:
+    jsonl(*(chat(f"one {n}?") for n in range(10)), name="one.jsonl")
+    table(tmp_path / "two.csv", *(f"two {n}?,Yes." for n in range(10)))
+    train = [{"path": "one.jsonl", "weight": 0.5}, {"path": "two.csv", "weight": 2.0}]
+    loaded = load_data(recipe(tmp_path, train), data_dir=tmp_path / "var")
+    assert [(file.name, len(file.rows), file.weight) for file in loaded.train.files] == [
+        ("one.jsonl", 5, 0.5),
+        ("two.csv", 20, 2.0),
+    ]
+    assert Counter(asked(loaded.train.rows)).most_common(1)[0][1] == 2
+
+
+BAD_FILES: dict[str, tuple[bytes | None, str]] = {
+    "empty.jsonl": (b"", "empty.jsonl: has no rows"),
+    "blank.jsonl": (b"\n \n", "blank.jsonl: has no rows"),
+    "empty.csv": (b"", "empty.csv: has no rows"),
+    "columns.csv": (b"question,answer\n", "columns.csv: has no rows below its columns; add some, or leave the file"),
+    "latin.jsonl": (b'{"messages": "\xe9"}\n', "latin.jsonl:1: is not UTF-8; save it as UTF-8"),
+    "cut.parquet": (b"PAR1xx", "cut.parquet: is not a complete Parquet file"),
+    "missing.csv": (None, "missing.csv: cannot be read (No such file or directory); check the path"),
+    "pairs.jsonl": (json.dumps(pair()).encode(), "pairs.jsonl:1: is a preference pair in a file of conversations"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [(name, *bad) for name, bad in BAD_FILES.items()], ids=BAD_FILES)
+def test_one_bad_file_of_several_stops_the_run_and_is_named(
+    name: str, content: bytes | None, said: str, jsonl: WriteJsonl, tmp_path: Path
+) -> None:
+    jsonl(*(chat(f"one {n}?") for n in range(10)), name="one.jsonl")
+    table(tmp_path / "two.csv", "Where is it?,On its way.")
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "recipe.toml").write_text(
+        f'name = "x"\ntrain = ["one.jsonl", {{path = "two.csv", weight = 2}}, {{path = "{name}", weight = 0.5}}]\n'
+    )
+    refused = run(commands.train, tmp_path / "recipe.toml", "--data-dir", tmp_path / "var")
+    assert refused.exit_code == 2
+    assert "the data has 1 problem; fix it and run again" in refused.stderr
+    assert f"{tmp_path}/{said}" in refused.stderr.replace("\n", " ")
+    assert not (tmp_path / "var" / "runs").exists()
+    assert [path.name[:4] for path in (tmp_path / "var" / "datasets").iterdir()] == ["two-"], "nothing half-made"
+
+
+def table(path: Path, *rows: str) -> None:
+    """Write a CSV file of questions and answers."""
+    path.write_text("".join(f"{row}\n" for row in ("question,answer", *rows)), encoding="utf-8")
 
 
 def test_a_table_whose_columns_say_nothing_names_them_and_leaves_nothing(tmp_path: Path) -> None:
