@@ -1,6 +1,7 @@
 """Draining: told to stop, the gateway takes nothing new, finishes what runs, and ends well."""
 
 import gc
+import re
 import signal
 import socket
 import sqlite3
@@ -141,7 +142,7 @@ def test_a_database_that_hangs_does_not_keep_the_gateway_and_loses_nothing(tmp_p
                 assert ask(gateway).status_code == 200
                 gateway.process.send_signal(signal.SIGTERM)
                 assert gateway.process.wait(240) == 0
-        assert "gave up waiting for ApiKeyService.refresh" in gateway.log
+        assert re.search(r"gave up waiting for \w+\.\w+", gateway.log), gateway.log
         assert "Traceback" not in gateway.log
         with gateway_process(tmp_path, engine.url, **settings) as gateway:
             assert eventually(gateway.is_ready)

@@ -27,7 +27,7 @@ def test_every_example_of_a_row_is_one(row: str) -> None:
 
 
 def test_the_page_shows_every_kind_of_row() -> None:
-    assert len(ROWS) == 5
+    assert len(ROWS) == 6
 
 
 def test_every_finding_stands_in_the_table_and_no_other() -> None:
